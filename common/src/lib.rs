@@ -1,0 +1,19 @@
+//! What both ends of hub & spoke speak.
+//!
+//! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
+//! (`tun`, `netlink`, `link`, `state`) say so at their head and are thin.
+
+pub mod drops;
+pub mod frame;
+pub mod icmp;
+pub mod link;
+pub mod netlink;
+pub mod noise;
+pub mod offload;
+pub mod packet;
+pub mod pool;
+pub mod queue;
+pub mod state;
+pub mod timer;
+pub mod tun;
+pub mod tunnel;

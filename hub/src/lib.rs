@@ -1,0 +1,1 @@
+//! The hub: members, routing, and the one event loop that serves them.

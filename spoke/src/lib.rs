@@ -1,0 +1,1 @@
+//! The spoke: the tunnel to the hub, kept up for ever.
