@@ -7,6 +7,7 @@ pub mod drops;
 pub mod frame;
 pub mod icmp;
 pub mod link;
+pub mod name;
 pub mod netlink;
 pub mod noise;
 pub mod offload;

@@ -1,1 +1,504 @@
-//! (to come)
+//! Keys, the clear hello, the Noise handshake, and records. Pure: ephemeral randomness is handed in.
+//!
+//! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to `ring` directly, as
+//! records are sealed and opened in place in the buffers of the tunnel; on the wire they are Noise
+//! transport messages (Noise specification, revision 34, sections 5.2 and 12.2).
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use snow::params::{CipherChoice, DHChoice, HashChoice};
+use snow::resolvers::{BoxedCryptoResolver, CryptoResolver, DefaultResolver, FallbackResolver, RingResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+
+/// Version of the wire protocol.
+pub const VERSION: u8 = 1;
+/// Length of the clear hello that each end sends first.
+pub const HELLO_LEN: usize = 8;
+/// Length of the tag behind each ciphertext.
+pub const TAG_LEN: usize = 16;
+/// Length of the `u16be` in front of a handshake message or record.
+pub const LENGTH_LEN: usize = 2;
+/// Most ciphertext bytes in one record: a Noise message (Noise specification, section 3).
+pub const MAX_RECORD: usize = 65_535;
+/// Most plaintext bytes in one record.
+pub const MAX_RECORD_PLAIN: usize = MAX_RECORD - TAG_LEN;
+/// Longest handshake message that is accepted: two keys, two tags and a join request.
+pub const MAX_HANDSHAKE: usize = 4_096;
+/// Most payload bytes in the third handshake message.
+pub const MAX_JOIN: usize = MAX_HANDSHAKE - 64;
+
+const PATTERN: &str = "Noise_XX_25519_AESGCM_SHA256";
+const MAGIC: &[u8; HELLO_LEN - 1] = b"hub&spk";
+
+/// The hello of this version.
+pub const fn hello() -> [u8; HELLO_LEN] {
+    let mut hello = [VERSION; HELLO_LEN];
+    let mut i = 0;
+    while i < MAGIC.len() {
+        hello[i] = MAGIC[i];
+        i += 1;
+    }
+    hello
+}
+
+/// What the other end turned out to be when its first bytes were not our hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// Speaks our protocol in another version.
+    Version(u8),
+    /// An HTTP client or server.
+    Http,
+    /// A TLS client or server.
+    Tls,
+    /// An SSH client or server.
+    Ssh,
+    /// Anything else.
+    Unknown,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stranger::Version(theirs) => {
+                write!(f, "speaks protocol version {theirs}, this end speaks {VERSION}: upgrade the older one")
+            }
+            Stranger::Http => f.write_str("speaks HTTP, not hub & spoke"),
+            Stranger::Tls => f.write_str("speaks TLS, not hub & spoke"),
+            Stranger::Ssh => f.write_str("speaks SSH, not hub & spoke"),
+            Stranger::Unknown => f.write_str("does not speak hub & spoke"),
+        }
+    }
+}
+
+/// Looks at the first bytes from the other end: `None` asks for more, `Ok` means [`HELLO_LEN`] bytes were
+/// the hello of this version.
+pub fn check_hello(bytes: &[u8]) -> Option<Result<(), Stranger>> {
+    let seen = &bytes[..bytes.len().min(HELLO_LEN)];
+    let known = seen.len().min(MAGIC.len());
+    if seen[..known] != MAGIC[..known] {
+        return stranger(seen).map(Err);
+    }
+    match seen.get(HELLO_LEN - 1) {
+        None => None,
+        Some(&VERSION) => Some(Ok(())),
+        Some(&version) => Some(Err(Stranger::Version(version))),
+    }
+}
+
+/// Names a stranger by its first bytes; `None` while it may still be one of several.
+fn stranger(seen: &[u8]) -> Option<Stranger> {
+    const HTTP: [&[u8]; 9] =
+        [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PRI * ", b"HTTP/"];
+    let is = |word: &[u8]| seen.starts_with(word);
+    if is(b"SSH-") {
+        return Some(Stranger::Ssh);
+    }
+    // A TLS record: handshake or alert, version 3.x (RFC 8446, 5.1).
+    if is(&[0x16, 3]) || is(&[0x15, 3]) {
+        return Some(Stranger::Tls);
+    }
+    if HTTP.iter().any(|word| is(word)) {
+        return Some(Stranger::Http);
+    }
+    let could_be = |word: &[u8]| word.starts_with(seen);
+    let undecided = could_be(b"SSH-")
+        || could_be(&[0x16, 3])
+        || could_be(&[0x15, 3])
+        || HTTP.iter().any(|word| could_be(&word[..word.len().min(HELLO_LEN)]));
+    if undecided { None } else { Some(Stranger::Unknown) }
+}
+
+/// A private X25519 key, in the base64 form that `wg genkey` uses too.
+#[derive(Clone)]
+pub struct PrivateKey([u8; 32]);
+
+/// A public X25519 key. Its base64 form is the fingerprint that people compare.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey([u8; 32]);
+
+/// A text that is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadKey;
+
+impl fmt::Display for BadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key is 44 characters of base64")
+    }
+}
+
+impl std::error::Error for BadKey {}
+
+fn decode_key(text: &str) -> Result<[u8; 32], BadKey> {
+    BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(BadKey)
+}
+
+impl PrivateKey {
+    /// The key of 32 random bytes.
+    pub fn from_random(bytes: [u8; 32]) -> PrivateKey {
+        PrivateKey(bytes)
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow is built with X25519");
+        dh.set(&self.0);
+        let mut public = [0; 32];
+        public.copy_from_slice(dh.pubkey());
+        PublicKey(public)
+    }
+
+    /// The text for a key file. Not a `Display`, so that no log line prints it by accident.
+    pub fn to_base64(&self) -> String {
+        BASE64.encode(self.0)
+    }
+}
+
+impl FromStr for PrivateKey {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<PrivateKey, BadKey> {
+        decode_key(text).map(PrivateKey)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(…)")
+    }
+}
+
+impl PublicKey {
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<PublicKey, BadKey> {
+        decode_key(text).map(PublicKey)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&BASE64.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The handshake or a record failed: forged, damaged, replayed or out of order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed;
+
+/// Which end of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Accepts tunnels: the Noise responder.
+    Hub,
+    /// Opens its tunnel: the Noise initiator.
+    Spoke,
+}
+
+/// The handshake of one tunnel: three messages, the spoke's first.
+pub struct Handshake {
+    state: Box<snow::HandshakeState>,
+    role: Role,
+}
+
+impl Handshake {
+    /// Starts a handshake; `ephemeral` must be 32 fresh random bytes.
+    pub fn new(role: Role, key: &PrivateKey, ephemeral: [u8; 32]) -> Handshake {
+        let prologue = [hello(), hello()].concat();
+        let builder = snow::Builder::with_resolver(
+            PATTERN.parse().expect("the pattern is well-formed"),
+            resolver(ephemeral),
+        )
+        .local_private_key(&key.0)
+        .and_then(|builder| builder.prologue(&prologue));
+        let state = builder
+            .and_then(|builder| match role {
+                Role::Hub => builder.build_responder(),
+                Role::Spoke => builder.build_initiator(),
+            })
+            .expect("key and prologue are set once, and every primitive is built in");
+        Handshake { state: Box::new(state), role }
+    }
+
+    /// Appends the next message of this end, with its length in front. `payload` is at most [`MAX_JOIN`] bytes.
+    pub fn write(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Failed> {
+        let mut message = [0; MAX_HANDSHAKE];
+        let len = self.state.write_message(payload, &mut message).map_err(|_| Failed)?;
+        let prefix = u16::try_from(len).map_err(|_| Failed)?;
+        out.extend_from_slice(&prefix.to_be_bytes());
+        out.extend_from_slice(&message[..len]);
+        Ok(())
+    }
+
+    /// Reads the other end's next message (without its length) and returns its payload.
+    pub fn read(&mut self, message: &[u8]) -> Result<Vec<u8>, Failed> {
+        let mut payload = vec![0; message.len()];
+        let len = self.state.read_message(message, &mut payload).map_err(|_| Failed)?;
+        payload.truncate(len);
+        Ok(payload)
+    }
+
+    /// The other end's key, once the handshake has proved it.
+    pub fn remote(&self) -> Option<PublicKey> {
+        self.state.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey)
+    }
+
+    /// After the third message: the keys of both directions.
+    pub fn finish(mut self) -> Result<(Sealer, Opener), Failed> {
+        if !self.state.is_handshake_finished() {
+            return Err(Failed);
+        }
+        let (spoke, hub) = self.state.dangerously_get_raw_split();
+        let (ours, theirs) = match self.role {
+            Role::Hub => (hub, spoke),
+            Role::Spoke => (spoke, hub),
+        };
+        Ok((Sealer(Direction::new(&ours)?), Opener(Direction::new(&theirs)?)))
+    }
+}
+
+/// ring's primitives, snow's X25519, and one ephemeral key that was handed in.
+fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
+    struct Once([u8; 32]);
+    struct OnceRandom(Option<[u8; 32]>);
+    impl Random for OnceRandom {
+        // An ephemeral key must never be used twice, so a second call fails.
+        fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
+            let bytes = self.0.take().filter(|bytes| bytes.len() == out.len()).ok_or(snow::Error::Rng)?;
+            out.copy_from_slice(&bytes);
+            Ok(())
+        }
+    }
+    impl CryptoResolver for Once {
+        fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+            Some(Box::new(OnceRandom(Some(self.0))))
+        }
+        fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn Dh>> {
+            None
+        }
+        fn resolve_hash(&self, _: &HashChoice) -> Option<Box<dyn Hash>> {
+            None
+        }
+        fn resolve_cipher(&self, _: &CipherChoice) -> Option<Box<dyn Cipher>> {
+            None
+        }
+    }
+    let primitives = FallbackResolver::new(Box::new(RingResolver), Box::new(DefaultResolver));
+    Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(primitives)))
+}
+
+/// One direction's key and the number of its next record.
+struct Direction {
+    key: Box<LessSafeKey>,
+    next: u64,
+}
+
+impl Direction {
+    fn new(key: &[u8; 32]) -> Result<Direction, Failed> {
+        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| Failed)?;
+        Ok(Direction { key: Box::new(LessSafeKey::new(key)), next: 0 })
+    }
+
+    /// The nonce of the next record: 32 zero bits, then the count, big-endian (Noise, 12.3).
+    fn nonce(&mut self) -> Result<Nonce, Failed> {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.next.to_be_bytes());
+        // The last value is reserved for rekeying (Noise, 5.1).
+        self.next = self.next.checked_add(1).filter(|&next| next < u64::MAX).ok_or(Failed)?;
+        Ok(Nonce::assume_unique_for_key(nonce))
+    }
+}
+
+/// Seals the records of one direction.
+pub struct Sealer(Direction);
+
+impl Sealer {
+    /// Seals `record[start + 2..]` in place as one record that begins at `start`: fills in the two bytes of
+    /// length and appends the tag. The plaintext is at most [`MAX_RECORD_PLAIN`] bytes.
+    pub fn seal(&mut self, record: &mut Vec<u8>, start: usize) -> Result<(), Failed> {
+        let plain = start + LENGTH_LEN;
+        let len = record.len().checked_sub(plain).ok_or(Failed)? + TAG_LEN;
+        let prefix = u16::try_from(len).map_err(|_| Failed)?;
+        record[start..plain].copy_from_slice(&prefix.to_be_bytes());
+        let nonce = self.0.nonce()?;
+        let tag = self
+            .0
+            .key
+            .seal_in_place_separate_tag(nonce, Aad::empty(), &mut record[plain..])
+            .map_err(|_| Failed)?;
+        record.extend_from_slice(tag.as_ref());
+        Ok(())
+    }
+}
+
+/// Opens the records of one direction.
+pub struct Opener(Direction);
+
+impl Opener {
+    /// Opens the record body `bytes[at..]` and leaves the plaintext at the front of `bytes`; returns its length.
+    pub fn open(&mut self, bytes: &mut [u8], at: usize) -> Result<usize, Failed> {
+        let nonce = self.0.nonce()?;
+        let plain = self.0.key.open_within(nonce, Aad::empty(), bytes, at..).map_err(|_| Failed)?;
+        Ok(plain.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u8) -> PrivateKey {
+        PrivateKey::from_random([seed; 32])
+    }
+
+    fn pair() -> (Handshake, Handshake) {
+        (Handshake::new(Role::Spoke, &key(1), [3; 32]), Handshake::new(Role::Hub, &key(2), [4; 32]))
+    }
+
+    fn carry(from: &mut Handshake, to: &mut Handshake, payload: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        from.write(payload, &mut message).unwrap();
+        to.read(&message[LENGTH_LEN..]).unwrap()
+    }
+
+    fn transport() -> ((Sealer, Opener), (Sealer, Opener)) {
+        let (mut spoke, mut hub) = pair();
+        carry(&mut spoke, &mut hub, b"");
+        carry(&mut hub, &mut spoke, b"");
+        assert_eq!(carry(&mut spoke, &mut hub, b"join"), b"join");
+        assert_eq!(spoke.remote(), Some(key(2).public()));
+        assert_eq!(hub.remote(), Some(key(1).public()));
+        (spoke.finish().unwrap(), hub.finish().unwrap())
+    }
+
+    #[test]
+    fn public_key_agrees_with_rfc_7748() {
+        // RFC 7748, 6.1: Alice's key pair.
+        let private = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=".parse::<PrivateKey>().unwrap();
+        assert_eq!(private.public().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+    }
+
+    #[test]
+    fn keys_survive_text_and_bad_texts_are_refused() {
+        let public = key(9).public();
+        assert_eq!(public.to_string().parse(), Ok(public));
+        for bad in ["", "abc", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo", "!!!!"] {
+            assert_eq!(bad.parse::<PublicKey>(), Err(BadKey));
+        }
+        assert!(!format!("{:?}", key(9)).contains(&key(9).to_base64()));
+    }
+
+    #[test]
+    fn records_agree_with_snows_own_transport() {
+        let (mut spoke, mut hub) = pair();
+        carry(&mut spoke, &mut hub, b"");
+        carry(&mut hub, &mut spoke, b"");
+        carry(&mut spoke, &mut hub, b"");
+        let mut snow = spoke.state.into_transport_mode().unwrap();
+        let (mut sealer, mut opener) = hub.finish().unwrap();
+        for text in [&b"first"[..], b"", b"third"] {
+            let mut message = [0; 100];
+            let len = snow.write_message(text, &mut message).unwrap();
+            let plain = opener.open(&mut message[..len], 0).unwrap();
+            assert_eq!(&message[..plain], text);
+
+            let mut record = [&[0; LENGTH_LEN], text].concat();
+            sealer.seal(&mut record, 0).unwrap();
+            let len = snow.read_message(&record[LENGTH_LEN..], &mut message).unwrap();
+            assert_eq!(&message[..len], text);
+        }
+    }
+
+    #[test]
+    fn opens_in_order_and_only_once_and_only_the_other_ends() {
+        let ((mut seal, mut own), (_, mut open)) = transport();
+        let mut first = vec![0; 2];
+        first.extend_from_slice(b"one");
+        seal.seal(&mut first, 0).unwrap();
+        let mut second = vec![0; 2];
+        second.extend_from_slice(b"two");
+        seal.seal(&mut second, 0).unwrap();
+
+        assert_eq!(own.open(&mut first.clone(), 2), Err(Failed), "reflected");
+        assert_eq!(open.open(&mut first.clone(), 2), Ok(3));
+        assert_eq!(open.open(&mut first.clone(), 2), Err(Failed), "replayed");
+        let ((mut seal, _), (_, mut open)) = transport();
+        let mut records = [vec![0; 2], vec![0; 2]];
+        for record in &mut records {
+            record.push(7);
+            seal.seal(record, 0).unwrap();
+        }
+        assert_eq!(open.open(&mut records[1].clone(), 2), Err(Failed), "reordered");
+    }
+
+    #[test]
+    fn refuses_every_flipped_bit_of_the_handshake() {
+        for message_number in 0..3 {
+            for bit in 0.. {
+                let (mut spoke, mut hub) = pair();
+                let mut flipped = false;
+                let mut failed = false;
+                for number in 0..3 {
+                    let (from, to) =
+                        if number == 1 { (&mut hub, &mut spoke) } else { (&mut spoke, &mut hub) };
+                    let mut message = Vec::new();
+                    from.write(if number == 2 { b"join" } else { b"" }, &mut message).unwrap();
+                    let body = &mut message[LENGTH_LEN..];
+                    if number == message_number && bit < body.len() * 8 {
+                        body[bit / 8] ^= 1 << (bit % 8);
+                        flipped = true;
+                    }
+                    if to.read(body).is_err() {
+                        failed = true;
+                        break;
+                    }
+                }
+                if !flipped {
+                    break;
+                }
+                // X25519 ignores the top bit of a public key (RFC 7748, 5), but the transcript hash does not.
+                assert!(failed, "message {message_number}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn hello_is_known_at_every_length() {
+        let ours = hello();
+        for len in 0..HELLO_LEN {
+            assert_eq!(check_hello(&ours[..len]), None);
+        }
+        assert_eq!(check_hello(&ours), Some(Ok(())));
+        let mut other = ours;
+        other[HELLO_LEN - 1] = 9;
+        assert_eq!(check_hello(&other), Some(Err(Stranger::Version(9))));
+        for (bytes, who) in [
+            (&b"GET / HTTP/1.1"[..], Stranger::Http),
+            (b"HTTP/1.1 400 Bad Request", Stranger::Http),
+            (b"SSH-2.0-OpenSSH", Stranger::Ssh),
+            (&[0x16, 3, 1, 0, 200], Stranger::Tls),
+            (&[0x15, 3, 3, 0, 2], Stranger::Tls),
+            (b"\0\0\0\0", Stranger::Unknown),
+            (b"hub%", Stranger::Unknown),
+        ] {
+            assert_eq!(check_hello(bytes), Some(Err(who)), "{bytes:?}");
+        }
+        assert_eq!(check_hello(b"G"), None);
+    }
+}
