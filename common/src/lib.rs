@@ -6,11 +6,13 @@
 pub mod drops;
 pub mod frame;
 pub mod icmp;
+pub mod inbox;
 pub mod link;
 pub mod name;
 pub mod netlink;
 pub mod noise;
 pub mod offload;
+pub mod pace;
 pub mod packet;
 pub mod pool;
 pub mod queue;
