@@ -1,1 +1,431 @@
-//! (to come)
+//! The TUN device: opened, read, written, configured.
+//!
+//! IO, and the only file with `unsafe`: it owns the device's descriptor and makes the ioctls that the
+//! standard library has no words for, one system call a block. Configuration goes through [`crate::netlink`].
+//!
+//! A packet, in and out, is 10 bytes of `virtio_net_hdr` (linux/virtio_net.h), little endian, and the IP
+//! packet behind them; with offload it is a super-packet of up to 64 KiB.
+//!
+//! Linux (drivers/net/tun.c) makes a TUN device `POINTOPOINT | NOARP | MULTICAST`. `BROADCAST` is fixed
+//! when the device is made: `__dev_change_flags` (net/core/dev.c) takes it from neither ioctl nor netlink,
+//! so no program sees that flag on one. Broadcast works all the same: the address carries its broadcast
+//! address, and packets to it and to 255.255.255.255 leave through the device.
+
+#![allow(unsafe_code, reason = "ioctl(2) and setsockopt(2) on plain integers; nothing else needs it")]
+#![expect(clippy::disallowed_methods, reason = "IO: opens /dev/net/tun")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::{error, fmt};
+
+use ipnetwork::IpNetwork;
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::netlink::{self, MAIN_TABLE, Netlink, Route};
+
+/// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
+pub const MIN_MTU: u32 = 576;
+/// Least MTU of a device with IPv6 (RFC 8200).
+pub const MIN_MTU_V6: u32 = 1280;
+/// Largest MTU of a TUN device (`MAX_MTU` of drivers/net/tun.c).
+pub const MAX_MTU: u32 = 65_535;
+
+const PATH: &str = "/dev/net/tun";
+/// Size of `struct virtio_net_hdr` without `num_buffers`.
+const VNET_LEN: libc::c_int = 10;
+
+/// A TUN device. It goes when this is dropped, with its addresses and routes.
+///
+/// It lives in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    name: String,
+    index: u32,
+    features: Features,
+    netlink: Netlink,
+}
+
+/// What the kernel hands over and takes unfinished.
+///
+/// Read: the kernel finishes what we did not ask for, so a packet from [`Tun::read`] is never more than
+/// these say. Written: `NEEDS_CSUM` and TCP super-packets (`GSO_TCPV4`, `GSO_TCPV6`, with or without `ECN`)
+/// are taken whatever these say, by every kernel that has `IFF_VNET_HDR` at all; UDP super-packets
+/// (`GSO_UDP_L4`) only where `udp` is true, Linux 6.2 and later, the one that can read them; an older one
+/// answers `EINVAL`. So a packet of that type must be split before it is written where `udp` is false.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Packets may come with a partial checksum (`TUN_F_CSUM`).
+    pub checksum: bool,
+    /// TCP super-packets may come (`TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_TSO_ECN`).
+    pub tcp: bool,
+    /// UDP super-packets may come and are taken (`TUN_F_USO4`, `TUN_F_USO6`).
+    pub udp: bool,
+}
+
+/// Why there is no device, or not as it was wanted. Each prints as one line that says what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// Not an interface's name.
+    BadName(String),
+    /// The machine or the container has no /dev/net/tun.
+    NoDevice(io::Error),
+    /// No CAP_NET_ADMIN, or no right to open /dev/net/tun.
+    NotAllowed(io::Error),
+    /// Another interface has this name.
+    NameTaken {
+        /// The name that was wanted.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Descriptors are used up.
+    Descriptors(io::Error),
+    /// No TUN device can have this MTU.
+    Mtu(u32),
+    /// The kernel refused a setting.
+    Netlink(netlink::Error),
+    /// The kernel refused something else.
+    Other {
+        /// What was wanted.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Tun {
+    /// Makes a TUN device called `name`, down and without addresses, that never blocks.
+    ///
+    /// # Errors
+    /// Every [`Error`] but `Mtu`.
+    pub fn open(name: &str) -> Result<Tun, Error> {
+        let request = InterfaceRequest::new(name)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(PATH)
+            .map_err(|source| Error::from_errno(source, name, "open /dev/net/tun"))?;
+        set_interface(file.as_fd(), request)
+            .map_err(|source| Error::from_errno(source, name, "make the TUN device"))?;
+        set_number(file.as_fd(), libc::TUNSETVNETHDRSZ, VNET_LEN)
+            .and_then(|()| set_number(file.as_fd(), libc::TUNSETVNETLE, 1))
+            .map_err(|source| Error::Other { action: "set the TUN device's header", source })?;
+        let features = probe(|offload| set_offload(file.as_fd(), offload))
+            .map_err(|source| Error::Other { action: "set the TUN device's offload", source })?;
+        let netlink = Netlink::open()?;
+        let index = netlink.link(name)?.index;
+        log::debug!(
+            "{name}: interface {index}, offload: checksum {}, TCP {}, UDP {}",
+            features.checksum,
+            features.tcp,
+            features.udp
+        );
+        Ok(Tun { file, name: name.to_owned(), index, features, netlink })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The offload that the kernel took.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The netlink socket of the device's namespace, for routes and rules beyond the device.
+    pub fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    /// Reads one packet that the machine sends, header first; the number of its bytes. What does not fit in
+    /// `buffer` is lost, so let it hold `packet::MAX_PACKET`.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; `EBADFD` once someone has deleted the device.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| (&self.file).read(buffer))
+    }
+
+    /// Hands one packet, header first, to the machine.
+    ///
+    /// # Errors
+    /// The packet is lost: `EINVAL` for one that the kernel calls malformed, `EIO` while the device is down,
+    /// `ENOMEM`, `ENOBUFS` or `WouldBlock` where memory is short, `WriteZero` if only part was taken.
+    /// `EBADFD` once someone has deleted the device.
+    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
+        match retry(|| (&self.file).write(packet))? {
+            written if written == packet.len() => Ok(()),
+            _ => Err(ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// Sets the MTU in bytes, [`MIN_MTU`] to [`MAX_MTU`]. Below [`MIN_MTU_V6`] the kernel takes IPv6 and its
+    /// addresses away.
+    ///
+    /// # Errors
+    /// [`Error::Mtu`] outside of this range, and [`Error::Netlink`].
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), Error> {
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(Error::Mtu(mtu));
+        }
+        Ok(self.netlink.set_mtu(self.index, mtu)?)
+    }
+
+    /// Gives the device an address; its prefix becomes a route through the device, once that is up. An IPv4
+    /// prefix up to 30 bits gets its broadcast address. An IPv6 address can be bound at once. Succeeds where
+    /// the device has it.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]
+    pub fn add_address(&self, address: IpNetwork) -> Result<(), Error> {
+        Ok(self.netlink.add_address(self.index, address)?)
+    }
+
+    /// Takes an address and its prefix's route away. Succeeds where it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]
+    pub fn remove_address(&self, address: IpNetwork) -> Result<(), Error> {
+        Ok(self.netlink.remove_address(self.index, address)?)
+    }
+
+    /// Brings the device up, with multicast.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]
+    pub fn up(&self) -> Result<(), Error> {
+        let flags = (libc::IFF_UP | libc::IFF_MULTICAST) as u32;
+        Ok(self.netlink.set_flags(self.index, flags, flags)?)
+    }
+
+    /// Keeps the kernel from giving the device a link-local IPv6 address when it comes up, and from sending
+    /// router solicitations and multicast reports by it. For a LAN without IPv6; to be called before
+    /// [`Tun::up`]. A TUN device has no hardware address, so the kernel would make up a random one
+    /// (`addrconf_dev_config` in net/ipv6/addrconf.c). Succeeds where the machine has no IPv6.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]
+    pub fn without_link_local(&self) -> Result<(), Error> {
+        Ok(self.netlink.without_link_local(self.index)?)
+    }
+
+    /// Routes `prefix` through the device, in the main table. Succeeds where it is there.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]; its errno is `EEXIST` where the machine has another route to this very prefix
+    /// with this metric, which is left as it is.
+    pub fn add_route(&self, prefix: IpNetwork, metric: Option<u32>) -> Result<(), Error> {
+        Ok(self.netlink.add_route(&self.route(prefix, metric))?)
+    }
+
+    /// Takes away what [`Tun::add_route`] added, whatever its metric. Succeeds where it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]
+    pub fn remove_route(&self, prefix: IpNetwork) -> Result<(), Error> {
+        Ok(self.netlink.remove_route(&self.route(prefix, None))?)
+    }
+
+    fn route(&self, prefix: IpNetwork, metric: Option<u32>) -> Route {
+        Route { prefix, gateway: None, interface: self.index, table: MAIN_TABLE, metric }
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Tun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Source for Tun {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.as_raw_fd()).register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.as_raw_fd()).reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        SourceFd(&self.as_raw_fd()).deregister(registry)
+    }
+}
+
+impl Error {
+    fn from_errno(source: io::Error, name: &str, action: &'static str) -> Error {
+        match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoDevice(source),
+            Some(libc::EACCES | libc::EPERM) => Error::NotAllowed(source),
+            Some(libc::EBUSY | libc::EEXIST) => Error::NameTaken { name: name.to_owned(), source },
+            Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors(source),
+            _ => Error::Other { action, source },
+        }
+    }
+}
+
+impl From<netlink::Error> for Error {
+    fn from(error: netlink::Error) -> Error {
+        match error.errno() {
+            Some(errno @ (libc::EMFILE | libc::ENFILE)) => {
+                Error::Descriptors(io::Error::from_raw_os_error(errno))
+            }
+            _ => Error::Netlink(error),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::BadName(name) => write!(
+                f,
+                "no interface can be called {name:?}: choose 1 to 15 letters, digits, '-', '_' or '.' with --tun NAME"
+            ),
+            Error::NoDevice(source) => write!(
+                f,
+                "cannot open {PATH}: {source}: load the module with `modprobe tun`; \
+                 a container must be given the device, as `docker run --device {PATH}` does"
+            ),
+            Error::NotAllowed(source) => write!(
+                f,
+                "cannot make a TUN device: {source}: run as root or give CAP_NET_ADMIN; \
+                 in Docker `--cap-add NET_ADMIN --device {PATH}`"
+            ),
+            Error::NameTaken { name, .. } => {
+                write!(f, "an interface called {name} is there already: choose another with --tun NAME")
+            }
+            Error::Descriptors(source) => {
+                write!(f, "no descriptor left: {source}: raise `ulimit -n` (LimitNOFILE= in a systemd unit)")
+            }
+            Error::Mtu(mtu) => write!(
+                f,
+                "the MTU cannot be {mtu}: choose {MIN_MTU} to {MAX_MTU}, with IPv6 {MIN_MTU_V6} at least"
+            ),
+            Error::Netlink(error) => error.fmt(f),
+            Error::Other { action, source } => write!(f, "cannot {action}: {source}"),
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Error::BadName(_) | Error::Mtu(_) => None,
+            Error::NoDevice(source)
+            | Error::NotAllowed(source)
+            | Error::Descriptors(source)
+            | Error::NameTaken { source, .. }
+            | Error::Other { source, .. } => Some(source),
+            Error::Netlink(error) => error.source(),
+        }
+    }
+}
+
+/// `struct ifreq` (linux/if.h) as TUNSETIFF reads it: the name, the flags, and the rest of the union.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+impl InterfaceRequest {
+    /// Refuses what `dev_valid_name` (net/core/dev.c) does, and `%`, which the kernel would take for a
+    /// pattern.
+    fn new(name: &str) -> Result<InterfaceRequest, Error> {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+        let mut bytes = [0; libc::IFNAMSIZ];
+        if matches!(name, "" | "." | "..") || name.len() >= bytes.len() || name.chars().any(bad) {
+            return Err(Error::BadName(name.to_owned()));
+        }
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        Ok(InterfaceRequest { name: bytes, flags: flags as u16, rest: [0; 22] })
+    }
+}
+
+/// Asks for the most offload that the kernel takes.
+fn probe(set: impl Fn(libc::c_uint) -> io::Result<()>) -> io::Result<Features> {
+    const CHECKSUM: libc::c_uint = libc::TUN_F_CSUM;
+    const TCP: libc::c_uint = CHECKSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    const UDP: libc::c_uint = TCP | libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let steps = [
+        (UDP, Features { checksum: true, tcp: true, udp: true }),
+        (TCP, Features { checksum: true, tcp: true, udp: false }),
+        (CHECKSUM, Features { checksum: true, tcp: false, udp: false }),
+    ];
+    for (offload, features) in steps {
+        if set(offload).is_ok() {
+            return Ok(features);
+        }
+    }
+    set(0).map(|()| Features::default())
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => (),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Turns a `SOL_NETLINK` option of a netlink socket on.
+pub(crate) fn set_netlink_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for the call; the kernel reads `size_of::<c_int>()` bytes of `on`, which
+    // outlives the call, and writes none.
+    outcome(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+/// TUNSETIFF: binds the descriptor to a new interface.
+fn set_interface(tun: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the kernel reads and writes one `struct ifreq`, which
+    // `InterfaceRequest` has the size and layout of and which outlives the call.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// An ioctl that reads one `int`: TUNSETVNETHDRSZ or TUNSETVNETLE.
+fn set_number(tun: BorrowedFd<'_>, ioctl: libc::Ioctl, number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; these ioctls read one `int`, which outlives the call.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), ioctl, &raw const number) })
+}
+
+/// TUNSETOFFLOAD: its argument is the flags themselves.
+fn set_offload(tun: BorrowedFd<'_>, offload: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the argument is a number and no memory is touched.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) })
+}
+
+fn outcome(returned: libc::c_int) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
