@@ -3,7 +3,9 @@
 //! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
 //! (`tun`, `netlink`, `link`, `state`) say so at their head and are thin.
 
+mod codel;
 pub mod drops;
+mod flows;
 pub mod frame;
 pub mod icmp;
 pub mod inbox;
