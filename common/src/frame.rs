@@ -22,8 +22,10 @@ pub const HEADER_LEN: usize = 4;
 pub const MAX_BODY: usize = MAX_PACKET;
 /// Longest text in a control frame, in bytes.
 pub const MAX_TEXT: usize = 1_000;
-/// Most items in one list of a control frame that goes out; longer lists take several frames.
-pub const MAX_ITEMS: usize = 1_000;
+/// Most prefixes in one frame of routes that goes out; more of them take several frames.
+pub const MAX_PREFIXES: usize = 1_000;
+/// Most members in one frame that tells them.
+pub const MAX_PEERS: usize = 400;
 /// Most routes that one spoke may offer.
 pub const MAX_ROUTES: usize = 64;
 /// Length of an invite's secret.
@@ -196,15 +198,18 @@ pub enum Control {
         /// No longer.
         removed: Vec<IpNetwork>,
     },
-    /// A part of the answer to `AskMembers`.
+    /// A page of the list of members, the answer to `AskMembers`.
     Members {
-        /// At most [`MAX_ITEMS`] of them.
+        /// At most [`MAX_PEERS`] of them, in the order of their names.
         peers: Vec<Peer>,
-        /// Whether this is the last part.
+        /// Whether this is the last page.
         last: bool,
     },
-    /// The spoke asks for the list of members.
-    AskMembers,
+    /// The spoke asks for a page of the list of members.
+    AskMembers {
+        /// The last name that it has; nothing asks for the first page.
+        after: Option<Name>,
+    },
 }
 
 /// What a frame's header announces.
@@ -263,7 +268,7 @@ impl Control {
             kind::BYE => Control::Bye(Farewell::from_code(fields.code.ok_or(BadFrame)?)),
             kind::ROUTES => Control::Routes { added: fields.networks, removed: fields.removed },
             kind::MEMBERS => Control::Members { peers: fields.peers, last: fields.code.is_some() },
-            kind::ASK_MEMBERS => Control::AskMembers,
+            kind::ASK_MEMBERS => Control::AskMembers { after: fields.name },
             kind::OPTIONAL.. => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -311,7 +316,12 @@ impl Control {
                 }
                 kind::MEMBERS
             }
-            Control::AskMembers => kind::ASK_MEMBERS,
+            Control::AskMembers { after } => {
+                if let Some(name) = after {
+                    put(out, tag::NAME, name.as_str().as_bytes());
+                }
+                kind::ASK_MEMBERS
+            }
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);
@@ -523,7 +533,7 @@ mod tests {
             (networks(), networks()).prop_map(|(added, removed)| Control::Routes { added, removed }),
             (proptest::collection::vec(peers, 0..20), any::<bool>())
                 .prop_map(|(peers, last)| Control::Members { peers, last }),
-            Just(Control::AskMembers),
+            proptest::option::of(names()).prop_map(|after| Control::AskMembers { after }),
         ]
     }
 

@@ -116,11 +116,16 @@ impl Inbox {
         &self.bytes[self.plain.clone()]
     }
 
-    /// Consumes `len` opened bytes and returns them.
-    pub fn consume_opened(&mut self, len: usize) -> &mut [u8] {
+    /// Consumes `len` opened bytes and returns where they lie, until the next `open_record` or `unpark`.
+    pub fn consume_opened(&mut self, len: usize) -> Range<usize> {
         let start = self.plain.start;
         debug_assert!(len <= self.plain.len());
         self.plain.start += len;
-        &mut self.bytes[start..start + len]
+        start..start + len
+    }
+
+    /// The bytes of a range that `consume_opened` returned.
+    pub fn bytes(&mut self, range: Range<usize>) -> &mut [u8] {
+        &mut self.bytes[range]
     }
 }

@@ -3,6 +3,7 @@
 //! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
 //! (`tun`, `netlink`, `link`, `state`) say so at their head and are thin.
 
+pub mod cli;
 mod codel;
 pub mod drops;
 mod flows;

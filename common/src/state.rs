@@ -63,9 +63,8 @@ impl fmt::Display for Error {
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
                 path.display()
             ),
-            Error::Io { tried, path, error } => write!(f, "cannot {tried} {}: {error}", path.display())?,
+            Error::Io { tried, path, error } => write!(f, "cannot {tried} {}: {error}", path.display()),
         }
-        Ok(())
     }
 }
 
@@ -189,7 +188,7 @@ fn write_synced(path: &Path, text: &str) -> io::Result<()> {
 /// 32 bytes from the system's random source.
 pub fn random() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
 }
 

@@ -7,6 +7,7 @@
 //! A packet stays plaintext in the queue until the socket will take it: once it is sealed its place in the
 //! order of nonces is fixed, and it can be neither dropped nor overtaken.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::frame::{self, BadFrame, Control, Farewell, Join, Refusal, Welcome};
@@ -85,7 +86,7 @@ impl From<BadFrame> for Error {
 
 /// What came out of a tunnel.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum Event {
     /// To the hub: the spoke with this key asks to join; answer with `welcome` or `refuse`.
     Join {
         /// The key that it proved.
@@ -93,8 +94,8 @@ pub enum Event<'a> {
         /// What it asks for, unless that cannot be read.
         join: Result<Join, BadFrame>,
     },
-    /// A packet: virtio-net header and IP, not validated yet.
-    Packet(&'a mut [u8]),
+    /// A packet, virtio-net header and IP, not validated yet: where it lies in the inbox.
+    Packet(Range<usize>),
     /// Anything else but pings, which the tunnel answers itself.
     Control(Control),
 }
@@ -268,12 +269,12 @@ impl Tunnel {
     }
 
     /// Takes the next event out of the inbox; `None` asks for more bytes.
-    pub fn open<'a>(
+    pub fn open(
         &mut self,
-        inbox: &'a mut Inbox,
+        inbox: &mut Inbox,
         pool: &mut Pool,
         now: Instant,
-    ) -> Result<Option<Event<'a>>, Error> {
+    ) -> Result<Option<Event>, Error> {
         loop {
             if self.is_half_open() {
                 match self.shake_hands(inbox, pool)? {
@@ -303,7 +304,7 @@ impl Tunnel {
                 return Ok(Some(Event::Packet(inbox.consume_opened(header.len))));
             }
             let body = inbox.consume_opened(header.len);
-            if let Some(control) = Control::decode(header, body)?
+            if let Some(control) = Control::decode(header, inbox.bytes(body))?
                 && let Some(control) = self.handle_control(control, now)?
             {
                 return Ok(Some(Event::Control(control)));
@@ -344,7 +345,7 @@ impl Tunnel {
             (Role::Spoke, Control::Routes { .. } | Control::Members { .. }) if self.is_open() => {
                 Ok(Some(control))
             }
-            (Role::Hub, Control::AskMembers) if self.is_open() => Ok(Some(control)),
+            (Role::Hub, Control::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
             _ => Err(Error::Frame),
         }
     }

@@ -1,3 +1,64 @@
 //! The command line of `hub`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use hub::server::{Config, Error, Server};
+use hub::subnets::Subnets;
+use ipnetwork::IpNetwork;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// The server of a LAN over TCP: spokes connect to it, and all are on one network.
+#[derive(FromArgs)]
+struct Args {
+    /// the LAN's prefix, such as 10.0.0.0/24; may be given twice, for IPv4 and IPv6
+    #[argh(option)]
+    subnet: Vec<IpNetwork>,
+    /// where to listen, ADDR:PORT (default [::]:5678, IPv4 included)
+    #[argh(option)]
+    listen: Option<std::net::SocketAddr>,
+    /// name of the network device (default hub0)
+    #[argh(option, default = "\"hub0\".to_owned()")]
+    tun: String,
+    /// largest packet on the LAN in bytes (default 1500); the spokes are told
+    #[argh(option, default = "1500")]
+    mtu: u32,
+    /// directory of the hub's key and members (default /var/lib/hub)
+    #[argh(option, default = "\"/var/lib/hub\".into()")]
+    state: std::path::PathBuf,
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+}
+
+fn main() -> ExitCode {
+    let args: Args = argh::from_env();
+    if args.version {
+        return common::cli::print_version("hub", env!("CARGO_PKG_VERSION"));
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config {
+        subnets: Subnets::new(&args.subnet)?,
+        listen: args.listen,
+        tun: args.tun.clone(),
+        mtu: args.mtu,
+        state: args.state.clone(),
+    };
+    let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
+    signals.set_nonblocking(true)?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    let result: Result<(), Error> = Server::new(&config, signals).and_then(|mut server| server.run());
+    Ok(result?)
+}

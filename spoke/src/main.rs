@@ -1,3 +1,95 @@
 //! The command line of `spoke`.
 
-fn main() {}
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use common::name::Name;
+use common::noise::PublicKey;
+use common::state::{self, State};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use spoke::client::{Client, Config};
+use spoke::target::Target;
+
+const DEFAULT_STATE: &str = "/var/lib/spoke";
+
+/// Joins this machine to the LAN of a hub.
+#[derive(FromArgs)]
+struct Args {
+    /// where the hub is: HOST[:PORT], port 5678 unless given
+    #[argh(option)]
+    hub: Option<Target>,
+    /// address on the LAN to ask for (default: the hub chooses, always the same); may be given twice, for IPv4 and IPv6
+    #[argh(option)]
+    ip: Vec<IpAddr>,
+    /// name on the LAN (default: the host name)
+    #[argh(option)]
+    name: Option<Name>,
+    /// name of the network device (default spoke0)
+    #[argh(option, default = "\"spoke0\".to_owned()")]
+    tun: String,
+    /// directory of the spoke's key and of the keys of hubs (default /var/lib/spoke)
+    #[argh(option)]
+    state: Option<PathBuf>,
+    /// the hub's key, as it prints it at start (default: the first one seen is remembered)
+    #[argh(option)]
+    hub_key: Option<PublicKey>,
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+}
+
+fn main() -> ExitCode {
+    let args: Args = argh::from_env();
+    if args.version {
+        return common::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    let hub = args.hub.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+    if args.ip.iter().filter(|ip| ip.is_ipv4()).count() > 1 || args.ip.iter().filter(|ip| ip.is_ipv6()).count() > 1 {
+        return Err("give at most one IPv4 and one IPv6 --ip".into());
+    }
+    let state = match &args.state {
+        Some(path) => State::open(path)?,
+        None => default_state(args.ip.first())?,
+    };
+    let config = Config {
+        hub,
+        hub_key: args.hub_key,
+        addresses: args.ip,
+        name: args.name.unwrap_or_else(common::cli::host_name),
+        tun: args.tun,
+    };
+    let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
+    signals.set_nonblocking(true)?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(Client::new(config, state, signals)?.run()?)
+}
+
+/// The default state directory, or one in it for this address where another spoke uses that: then two spokes
+/// on one machine, in two network namespaces say, are two members without being told so.
+fn default_state(address: Option<&IpAddr>) -> Result<State, state::Error> {
+    let shared = Path::new(DEFAULT_STATE);
+    let Some(address) = address else { return State::open(shared) };
+    let own = shared.join(address.to_string());
+    if own.exists() {
+        return State::open(&own);
+    }
+    match State::open(shared) {
+        Err(state::Error::InUse(_)) => State::open(&own),
+        opened => opened,
+    }
+}

@@ -1,0 +1,424 @@
+//! The hub's event loop: its sockets, its device and its clock. IO; all decisions are the switch's.
+//!
+//! One turn: wait, read the clock once, serve each source that is ready within a budget, do what is due, flush
+//! each session that has something to write once, and only then take out the sessions that ended. A source
+//! that had more than its budget stays on our own ready list: edge-triggered, it is not reported again.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the hub's clock and sockets")]
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::{Duration, Instant};
+
+use common::inbox::Inbox;
+use common::link::{self, Filled, Flushed, Link};
+use common::packet::MAX_PACKET;
+use common::state::{self, State};
+use common::tun::{self, Tun};
+use log::{error, info, warn};
+use mio::net::{TcpListener, UnixStream};
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::members::{Access, Members};
+use crate::subnets::Subnets;
+use crate::switch::{Lan, Switch};
+
+const LISTENER: Token = Token(0);
+const TUN: Token = Token(1);
+const SIGNAL: Token = Token(2);
+/// Session `n` is token `FIRST_SESSION + n`.
+const FIRST_SESSION: usize = 8;
+
+/// Bytes that one source may bring in one turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// Packets that the device may bring in one turn: small ones cost more than their bytes.
+const TURN_PACKETS: usize = 256;
+/// How long to wait after an accept that failed, for descriptors or memory to come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait before the list of members is written again after that failed.
+const SAVE_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The LAN's prefixes.
+    pub subnets: Subnets,
+    /// Where to listen; without it, on port 5678 of all addresses.
+    pub listen: Option<SocketAddr>,
+    /// The device's name.
+    pub tun: String,
+    /// The LAN's MTU.
+    pub mtu: u32,
+    /// The state directory.
+    pub state: std::path::PathBuf,
+}
+
+/// Why the hub cannot run. Its text says what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// The state directory.
+    State(state::Error),
+    /// The device.
+    Tun(tun::Error),
+    /// The port.
+    Listen(SocketAddr, io::Error),
+    /// The system.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::State(error) => error.fmt(f),
+            Error::Tun(error) => error.fmt(f),
+            Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "{at} is in use: stop what listens there, or choose another with --listen ADDR:PORT")
+            }
+            Error::Listen(at, error) => {
+                write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
+            }
+            Error::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Error {
+        Error::State(error)
+    }
+}
+
+impl From<tun::Error> for Error {
+    fn from(error: tun::Error) -> Error {
+        Error::Tun(error)
+    }
+}
+
+/// A running hub.
+pub struct Server {
+    switch: Switch,
+    /// The socket of session `n` is at `n`.
+    links: Vec<Option<Link>>,
+    listener: TcpListener,
+    tun: Tun,
+    signals: UnixStream,
+    state: State,
+    poll: Poll,
+    ready: Vec<Token>,
+    accept_again_at: Option<Instant>,
+    save_again_at: Option<Instant>,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    scratch: Vec<usize>,
+}
+
+impl Server {
+    /// Opens everything that the hub needs. A byte on `signals` stops it.
+    pub fn new(config: &Config, signals: StdUnixStream) -> Result<Server, Error> {
+        let state = State::open(&config.state)?;
+        let key = state.key()?;
+        let text = state.read("members")?.unwrap_or_default();
+        let members = Members::parse(&text, config.subnets)
+            .map_err(|bad| state.damaged("members", bad.line, bad.why))?;
+        let (listener, at) = listen(config.listen)?;
+        let tun = open_tun(config)?;
+
+        info!("key {}", key.public());
+        info!("listening on {at}; the LAN is {}, on the device {}", config.subnets, tun.name());
+        info!("to join: spoke --hub HOST:{} --hub-key {}", at.port(), key.public());
+        warn!("open: anyone who reaches port {} can join the LAN", at.port());
+
+        let system = |what| move |error| Error::System(what, error);
+        let seed = state::random().map_err(system("get random bytes"))?;
+        let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
+        let lan = Lan { subnets: config.subnets, mtu: config.mtu };
+        let switch = Switch::new(key, lan, Access::Open, members, u64::from_ne_bytes(*seed));
+        let poll = Poll::new().map_err(system("make an event queue"))?;
+        let mut server = Server {
+            switch,
+            links: Vec::new(),
+            listener,
+            tun,
+            signals: UnixStream::from_std(signals),
+            state,
+            poll,
+            ready: Vec::new(),
+            accept_again_at: None,
+            save_again_at: None,
+            inbox: Inbox::default(),
+            outbox: link::outbox(),
+            scratch: Vec::new(),
+        };
+        let registry = server.poll.registry();
+        registry
+            .register(&mut server.listener, LISTENER, Interest::READABLE)
+            .and_then(|()| registry.register(&mut server.tun, TUN, Interest::READABLE))
+            .and_then(|()| registry.register(&mut server.signals, SIGNAL, Interest::READABLE))
+            .map_err(system("register with the event queue"))?;
+        Ok(server)
+    }
+
+    /// Runs until a signal says stop.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let mut events = Events::with_capacity(1_024);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Error::System("wait for events", error));
+                }
+                _ => {}
+            }
+            let now = Instant::now();
+            let mut ready = std::mem::take(&mut self.ready);
+            for event in &events {
+                match event.token() {
+                    SIGNAL => return Ok(self.stop(now)),
+                    LISTENER | TUN => ready.push(event.token()),
+                    token => {
+                        if event.is_writable() {
+                            self.handle_writable(token.0 - FIRST_SESSION);
+                        }
+                        if event.is_readable() || event.is_read_closed() || event.is_error() {
+                            ready.push(token);
+                        }
+                    }
+                }
+            }
+            ready.sort_unstable();
+            ready.dedup();
+            for token in ready {
+                match token {
+                    LISTENER => self.accept(now),
+                    TUN => self.read_tun(now),
+                    Token(session) => self.read_link(session - FIRST_SESSION, now),
+                }
+            }
+            self.handle_timeouts(now);
+            self.finish_turn(now);
+        }
+    }
+
+    /// What must come last in a turn: nothing goes out before the list of members that it rests on is saved,
+    /// and sessions are only taken out when nothing can touch them any more.
+    fn finish_turn(&mut self, now: Instant) {
+        self.save_members(now);
+        self.flush(now);
+        self.reap(now);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = [self.switch.deadline(), self.accept_again_at, self.save_again_at];
+        let next = deadline.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    // ---- sources
+
+    fn accept(&mut self, now: Instant) {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, source)) => {
+                    if let Err(error) = self.take_in(stream, source, now) {
+                        warn!("cannot serve {source}: {error}");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The connection was gone before we took it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of descriptors or memory: what waits in the backlog is not reported again.
+                    if self.accept_again_at.is_none() {
+                        warn!("cannot accept connections for now: {error}");
+                    }
+                    self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {
+        let mut link = Link::new(stream)?;
+        let ephemeral = state::random()?;
+        let Some(session) = self.switch.accept(source, ephemeral, now) else {
+            log::debug!("turned {source} away: too many links are not authenticated yet");
+            return Ok(());
+        };
+        if let Err(error) = link.register(self.poll.registry(), Token(FIRST_SESSION + session)) {
+            self.switch.end(session, error.to_string());
+        }
+        if self.links.len() <= session {
+            self.links.resize_with(session + 1, || None);
+        }
+        self.links[session] = Some(link);
+        Ok(())
+    }
+
+    fn read_tun(&mut self, now: Instant) {
+        let mut bytes = 0;
+        for _ in 0..TURN_PACKETS {
+            if bytes >= TURN_BYTES {
+                break;
+            }
+            let mut packet = self.switch.pool().take(MAX_PACKET);
+            match self.tun.read(packet.whole()) {
+                Ok(len) => {
+                    packet.set_len(len);
+                    bytes += len;
+                    self.switch.send(packet, now);
+                }
+                Err(error) => {
+                    self.switch.pool().give(packet);
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        error!("cannot read from {}: {error}", self.tun.name());
+                    }
+                    return;
+                }
+            }
+        }
+        self.ready.push(TUN);
+    }
+
+    fn read_link(&mut self, session: usize, now: Instant) {
+        if !self.switch.is_live(session) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { return };
+        let (tunnel, pool) = self.switch.tunnel(session);
+        tunnel.unpark(&mut self.inbox, pool);
+        let filled = link.fill(&mut self.inbox);
+        if matches!(filled, Ok(Filled::More | Filled::Drained)) {
+            tunnel.heard(now);
+        }
+        while let Some(packet) = self.switch.receive(session, &mut self.inbox, now) {
+            if self.tun.write(packet).is_err() {
+                self.switch.count_device_drop();
+            }
+        }
+        let (tunnel, pool) = self.switch.tunnel(session);
+        tunnel.park(&mut self.inbox, pool);
+        match filled {
+            Ok(Filled::More) => self.ready.push(Token(FIRST_SESSION + session)),
+            Ok(Filled::Drained) => {}
+            Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
+            Err(error) => self.switch.end(session, error.to_string()),
+        }
+    }
+
+    fn handle_writable(&mut self, session: usize) {
+        if let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) {
+            link.set_writable();
+            if self.switch.is_live(session) {
+                self.switch.mark_dirty(session);
+            }
+        }
+    }
+
+    // ---- the end of a turn
+
+    fn handle_timeouts(&mut self, now: Instant) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.accept(now);
+        }
+        if self.save_again_at.is_some_and(|at| at <= now) {
+            self.save_again_at = None;
+        }
+        self.switch.handle_timeouts(now);
+    }
+
+    fn save_members(&mut self, now: Instant) {
+        if !self.switch.members().is_changed() || self.save_again_at.is_some() {
+            return;
+        }
+        match self.state.write("members", &self.switch.members().to_text()) {
+            Ok(()) => self.switch.members_mut().set_saved(),
+            Err(error) => {
+                error!("{error}; the LAN goes on, but addresses given from now on may be forgotten");
+                self.save_again_at = Some(now + SAVE_PAUSE);
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let mut dirty = std::mem::take(&mut self.scratch);
+        self.switch.take_dirty(&mut dirty);
+        for session in dirty.drain(..) {
+            let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { continue };
+            let (tunnel, pool) = self.switch.tunnel(session);
+            match link.flush(tunnel, &mut self.outbox, pool, now) {
+                Ok(Flushed::Done) => {}
+                Ok(Flushed::More) => {
+                    self.switch.mark_dirty(session);
+                    self.ready.push(Token(FIRST_SESSION + session));
+                }
+                Err(error) => self.switch.end(session, error.to_string()),
+            }
+        }
+        self.scratch = dirty;
+    }
+
+    fn reap(&mut self, now: Instant) {
+        while let Some(session) = self.switch.poll_ended(now) {
+            if let Some(link) = self.links.get_mut(session) {
+                *link = None;
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        info!("stopping");
+        self.switch.stop();
+        self.finish_turn(now);
+    }
+}
+
+/// Listens on the given address, or on port 5678 of all addresses of both families.
+fn listen(at: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Error> {
+    const PORT: u16 = 5678;
+    let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT));
+    let tried = at.unwrap_or(any);
+    let bound = match (bind(tried), at) {
+        // IPv6 is off in this kernel.
+        (Err(error), None) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            bind((Ipv4Addr::UNSPECIFIED, PORT).into())
+        }
+        (bound, _) => bound,
+    };
+    let listener = bound.map_err(|error| Error::Listen(tried, error))?;
+    let at = listener.local_addr().map_err(|error| Error::Listen(tried, error))?;
+    Ok((listener, at))
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A hub that restarts must not wait for the connections of the one before.
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(1_024)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
+    let tun = Tun::open(&config.tun)?;
+    tun.set_mtu(config.mtu)?;
+    if !config.subnets.iter().any(|subnet| subnet.is_ipv6()) {
+        tun.without_link_local()?;
+    }
+    for address in config.subnets.hub() {
+        tun.add_address(address)?;
+    }
+    tun.up()?;
+    Ok(tun)
+}

@@ -1,0 +1,606 @@
+//! The spoke's event loop: its socket, its device and its clock. IO.
+//!
+//! It looks the hub up, dials, joins, carries packets until the link ends, waits, and begins again, for ever.
+//! The device stays up all the while, so that connections inside the LAN outlive the link.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the spoke's clock and device")]
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::drops::{Drops, Reason};
+use common::frame::{Control, Farewell, Join, Refusal, Welcome};
+use common::inbox::Inbox;
+use common::link::{self, Broken, Filled, Flushed, Link};
+use common::name::Name;
+use common::noise::{PrivateKey, PublicKey};
+use common::offload;
+use common::packet::{self, MAX_PACKET, VNET_LEN};
+use common::pool::Pool;
+use common::state::{self, State};
+use common::tun::{self, Tun};
+use common::tunnel::{self, Event, Tunnel};
+use ipnetwork::IpNetwork;
+use log::{error, info, log_enabled, trace, warn};
+use mio::net::UnixStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::backoff::Backoff;
+use crate::dial::{Dial, Dialed, Lookup};
+use crate::hubs;
+use crate::target::Target;
+
+const TUN: Token = Token(0);
+const SIGNAL: Token = Token(1);
+const WAKE: Token = Token(2);
+/// Attempts to connect have tokens from here on, which the link then keeps.
+const FIRST_DIAL: usize = 8;
+
+/// Bytes that the device may bring in one turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// Packets that it may bring.
+const TURN_PACKETS: usize = 256;
+/// Unused buffers that the spoke keeps.
+const SPARE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the hub is.
+    pub hub: Target,
+    /// The hub's key, where the person gave it.
+    pub hub_key: Option<PublicKey>,
+    /// The addresses to ask for.
+    pub addresses: Vec<IpAddr>,
+    /// The name to ask for.
+    pub name: Name,
+    /// The device's name.
+    pub tun: String,
+}
+
+/// Why the spoke cannot run, or may not join. Its text says what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// The state directory.
+    State(state::Error),
+    /// The device.
+    Tun(tun::Error),
+    /// The hub refused us.
+    Refused(Refusal, String),
+    /// The hub proved another key than the one it had before.
+    KeyChanged {
+        /// The hub.
+        hub: Target,
+        /// The key that we know.
+        known: PublicKey,
+        /// The key that it has now.
+        seen: PublicKey,
+        /// Where the known key came from.
+        pinned_in: Option<std::path::PathBuf>,
+    },
+    /// The system.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::State(error) => error.fmt(f),
+            Error::Tun(error) => error.fmt(f),
+            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", text.escape_debug()),
+            Error::KeyChanged { hub, known, seen, pinned_in } => {
+                write!(f, "the hub at {hub} has key {seen}, not {known}: someone may be in between, or it was ")?;
+                match pinned_in {
+                    Some(path) => write!(
+                        f,
+                        "set up anew; compare with the key that the hub prints at start, and if it is the same \
+                         run with --hub-key {seen} once, or delete its line in {}",
+                        path.display()
+                    ),
+                    None => f.write_str("set up anew; give --hub-key the key that the hub prints at start"),
+                }
+            }
+            Error::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Error {
+        Error::State(error)
+    }
+}
+
+impl From<tun::Error> for Error {
+    fn from(error: tun::Error) -> Error {
+        Error::Tun(error)
+    }
+}
+
+/// Where the spoke stands with its hub.
+enum Phase {
+    /// Waits before it tries again.
+    Pause(Instant),
+    Lookup(Lookup),
+    Dial(Dial),
+    Linked(Box<Linked>),
+}
+
+struct Linked {
+    link: Link,
+    tunnel: Tunnel,
+    token: Token,
+    hub: SocketAddr,
+}
+
+/// Why a try ended, for the person; the same reason is told once.
+#[derive(Default)]
+struct Failures {
+    last: String,
+    count: usize,
+}
+
+/// A running spoke.
+pub struct Client {
+    config: Config,
+    key: PrivateKey,
+    /// The key that the hub must prove, once it is known.
+    hub_key: Option<PublicKey>,
+    state: State,
+    tun: Tun,
+    /// What the device is set to.
+    addresses: Vec<IpNetwork>,
+    was_on_lan: bool,
+    phase: Phase,
+    backoff: Backoff,
+    failures: Failures,
+    drops: Drops,
+    pool: Pool,
+    flow_seed: u64,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    poll: Poll,
+    waker: Arc<Waker>,
+    signals: UnixStream,
+    ready: Vec<Token>,
+}
+
+impl Client {
+    /// Opens everything that the spoke needs. A byte on `signals` stops it.
+    pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
+        let key = state.key()?;
+        let text = state.read("hubs")?.unwrap_or_default();
+        let pinned = hubs::pinned(&text, &config.hub)
+            .map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+        let tun = Tun::open(&config.tun)?;
+
+        let system = |what| move |error| Error::System(what, error);
+        let seed = state::random().map_err(system("get random bytes"))?;
+        let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
+        let poll = Poll::new().map_err(system("make an event queue"))?;
+        let registry = poll.registry();
+        let waker = Arc::new(Waker::new(registry, WAKE).map_err(system("make an event queue"))?);
+        let mut client = Client {
+            hub_key: config.hub_key.or(pinned),
+            phase: Phase::Pause(Instant::now()),
+            flow_seed: u64::from_ne_bytes(*seed),
+            config,
+            key,
+            state,
+            tun,
+            addresses: Vec::new(),
+            was_on_lan: false,
+            backoff: Backoff::default(),
+            failures: Failures::default(),
+            drops: Drops::default(),
+            pool: Pool::new(SPARE_BYTES),
+            inbox: Inbox::default(),
+            outbox: link::outbox(),
+            waker,
+            signals: UnixStream::from_std(signals),
+            ready: Vec::new(),
+            poll,
+        };
+        let registry = client.poll.registry();
+        registry
+            .register(&mut client.tun, TUN, Interest::READABLE)
+            .and_then(|()| registry.register(&mut client.signals, SIGNAL, Interest::READABLE))
+            .map_err(system("register with the event queue"))?;
+        Ok(client)
+    }
+
+    /// Runs until a signal says stop, or the hub refuses this spoke for good.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let mut events = Events::with_capacity(64);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Error::System("wait for events", error));
+                }
+                _ => {}
+            }
+            let now = Instant::now();
+            let mut ready = std::mem::take(&mut self.ready);
+            for event in &events {
+                match event.token() {
+                    SIGNAL => return Ok(self.stop(now)),
+                    WAKE => {}
+                    TUN => ready.push(TUN),
+                    token => {
+                        if let Phase::Linked(linked) = &mut self.phase
+                            && linked.token == token
+                        {
+                            if event.is_writable() {
+                                linked.link.set_writable();
+                            }
+                            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                                ready.push(token);
+                            }
+                        }
+                    }
+                }
+            }
+            ready.sort_unstable();
+            ready.dedup();
+            for token in ready {
+                match token {
+                    TUN => self.read_tun(now),
+                    token => self.read_link(token, now)?,
+                }
+            }
+            self.advance(now)?;
+            self.flush(now)?;
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = match &self.phase {
+            Phase::Pause(until) => *until,
+            Phase::Lookup(_) => return None,
+            Phase::Dial(dial) => dial.deadline(),
+            Phase::Linked(linked) => linked.tunnel.deadline(),
+        };
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    // ---- from phase to phase
+
+    /// Takes the steps towards the hub that are due.
+    fn advance(&mut self, now: Instant) -> Result<(), Error> {
+        match &mut self.phase {
+            Phase::Pause(until) if *until <= now => {
+                self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
+            }
+            Phase::Lookup(lookup) if lookup.is_finished() => {
+                let Phase::Lookup(lookup) = std::mem::replace(&mut self.phase, Phase::Pause(now)) else {
+                    return Ok(());
+                };
+                match lookup.finish() {
+                    Ok(addresses) => {
+                        self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
+                        return self.advance(now);
+                    }
+                    Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
+                }
+            }
+            Phase::Dial(dial) => match dial.poll(self.poll.registry(), now) {
+                Dialed::Wait => {}
+                Dialed::Connected(hub, stream, token) => self.link(hub, stream, token, now),
+                Dialed::Failed(error) => {
+                    let why = match error.kind() {
+                        io::ErrorKind::ConnectionRefused => "nothing listens there: is the hub running?".to_owned(),
+                        io::ErrorKind::TimedOut => "no answer: is the port open on the way?".to_owned(),
+                        _ => error.to_string(),
+                    };
+                    self.retry(format!("cannot reach {}: {why}", self.config.hub), now);
+                }
+            },
+            Phase::Linked(linked) => {
+                if let Err(error) = linked.tunnel.handle_timeout(now) {
+                    self.broken(error.into(), now)?;
+                }
+            }
+            Phase::Pause(_) | Phase::Lookup(_) => {}
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, hub: SocketAddr, stream: mio::net::TcpStream, token: Token, now: Instant) {
+        let (link, ephemeral) = match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
+            Ok(made) => made,
+            Err(error) => return self.retry(format!("cannot use the connection to {hub}: {error}"), now),
+        };
+        let join = Join {
+            name: self.config.name.clone(),
+            addresses: self.wanted_addresses(),
+            routes: Vec::new(),
+            mtu: None,
+            invite: None,
+        };
+        let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
+        self.phase = Phase::Linked(Box::new(Linked { link, tunnel, token, hub }));
+        // The hub may have been quicker than this turn.
+        self.ready.push(token);
+    }
+
+    /// What the person asked for, and for other families what we have had, so that a hub that lost its list
+    /// gives it again.
+    fn wanted_addresses(&self) -> Vec<IpAddr> {
+        let mut wanted = self.config.addresses.clone();
+        for had in &self.addresses {
+            if wanted.iter().all(|address| address.is_ipv4() != had.is_ipv4()) {
+                wanted.push(had.ip());
+            }
+        }
+        wanted
+    }
+
+    /// Ends the try or the link, tells why, and begins again after a pause.
+    fn retry(&mut self, why: String, now: Instant) {
+        if let Phase::Linked(linked) = &mut self.phase {
+            linked.tunnel.close(&mut self.pool);
+        }
+        let random = state::random().map_or(u32::MAX / 2, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let pause = self.backoff.pause(random);
+        self.failures.tell(why);
+        self.phase = Phase::Pause(now + pause);
+    }
+
+    fn broken(&mut self, why: Broken, now: Instant) -> Result<(), Error> {
+        if let Broken::Tunnel(tunnel::Error::HubKey { seen }) = why {
+            let error = Error::KeyChanged {
+                hub: self.config.hub.clone(),
+                known: self.hub_key.unwrap_or(seen),
+                seen,
+                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join("hubs")),
+            };
+            if !self.was_on_lan {
+                return Err(error);
+            }
+            self.backoff.slow_down();
+            self.retry(error.to_string(), now);
+            return Ok(());
+        }
+        let what = if self.is_on_lan() { "lost the hub" } else { "cannot join through" };
+        self.retry(format!("{what} {}: {why}", self.config.hub), now);
+        Ok(())
+    }
+
+    fn is_on_lan(&self) -> bool {
+        matches!(&self.phase, Phase::Linked(linked) if linked.tunnel.is_open())
+    }
+
+    // ---- sources
+
+    fn read_tun(&mut self, now: Instant) {
+        let mut bytes = 0;
+        for _ in 0..TURN_PACKETS {
+            if bytes >= TURN_BYTES {
+                break;
+            }
+            let mut packet = self.pool.take(MAX_PACKET);
+            match self.tun.read(packet.whole()) {
+                Ok(len) => {
+                    packet.set_len(len);
+                    bytes += len;
+                    self.send(packet, now);
+                }
+                Err(error) => {
+                    self.pool.give(packet);
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        error!("cannot read from {}: {error}", self.tun.name());
+                    }
+                    return;
+                }
+            }
+        }
+        self.ready.push(TUN);
+    }
+
+    /// Queues a packet from the kernel for the hub.
+    fn send(&mut self, packet: common::pool::Buf, now: Instant) {
+        let header = packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse);
+        let verdict = match (&header, &mut self.phase) {
+            (&Err(reason), _) => Err(reason),
+            (Ok(_), Phase::Linked(linked)) if linked.tunnel.is_open() => Ok(&mut linked.tunnel),
+            (Ok(_), _) => Err(Reason::NotOnLan),
+        };
+        if log_enabled!(log::Level::Trace)
+            && let Ok(header) = &header
+        {
+            trace!("{header} to the hub: {}", verdict.as_ref().err().map_or("sent", |reason| reason.label()));
+        }
+        match (verdict, header) {
+            (Ok(tunnel), Ok(header)) => {
+                tunnel.enqueue(packet, header.flow(self.flow_seed), &mut self.pool, now);
+            }
+            (Err(reason), _) | (_, Err(reason)) => {
+                self.drops.add(reason);
+                self.pool.give(packet);
+            }
+        }
+    }
+
+    fn read_link(&mut self, token: Token, now: Instant) -> Result<(), Error> {
+        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+        if linked.token != token {
+            return Ok(());
+        }
+        linked.tunnel.unpark(&mut self.inbox, &mut self.pool);
+        let filled = linked.link.fill(&mut self.inbox);
+        if matches!(filled, Ok(Filled::More | Filled::Drained)) {
+            linked.tunnel.heard(now);
+        }
+        loop {
+            let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+            match linked.tunnel.open(&mut self.inbox, &mut self.pool, now) {
+                Ok(Some(Event::Packet(range))) => {
+                    if let Err(reason) = deliver(&self.tun, self.inbox.bytes(range)) {
+                        self.drops.add(reason);
+                    }
+                }
+                Ok(Some(Event::Control(control))) => self.handle_control(control, now)?,
+                // Only a hub is asked to let someone join.
+                Ok(Some(Event::Join { .. })) => {}
+                Ok(None) => break,
+                Err(error) => return self.broken(error.into(), now),
+            }
+        }
+        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+        linked.tunnel.park(&mut self.inbox, &mut self.pool);
+        match filled {
+            Ok(Filled::More) => self.ready.push(token),
+            Ok(Filled::Drained) => {}
+            Ok(Filled::Closed) => {
+                let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+                self.broken(closed.into(), now)?;
+            }
+            Err(error) => self.broken(error.into(), now)?,
+        }
+        Ok(())
+    }
+
+    fn handle_control(&mut self, control: Control, now: Instant) -> Result<(), Error> {
+        match control {
+            Control::Welcome(welcome) => self.handle_welcome(welcome, now),
+            Control::Refused { reason, text } => {
+                self.pin_hub();
+                let refused = Error::Refused(reason, text);
+                if !self.was_on_lan || reason == Refusal::Revoked {
+                    return Err(refused);
+                }
+                self.retry(refused.to_string(), now);
+                Ok(())
+            }
+            Control::Bye(farewell) => {
+                let why = match farewell {
+                    Farewell::Stopping => "it stops",
+                    Farewell::Replaced => {
+                        self.backoff.slow_down();
+                        "another spoke joined with the same key: if that was a second one on purpose, give each its \
+                         own --state DIR"
+                    }
+                    Farewell::Revoked => {
+                        let text = "its membership was revoked".to_owned();
+                        return Err(Error::Refused(Refusal::Revoked, text));
+                    }
+                    Farewell::AddressLost => "our address went to another spoke while we did not answer",
+                    Farewell::Changed => "our membership was changed",
+                    Farewell::Other(_) => "it said goodbye",
+                };
+                self.retry(format!("lost the hub {}: {why}", self.config.hub), now);
+                Ok(())
+            }
+            Control::Routes { .. } | Control::Members { .. } => Ok(()),
+            // The tunnel answers or refuses these itself.
+            Control::Ping(_) | Control::Pong(_) | Control::AskMembers { .. } => Ok(()),
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
+        self.pin_hub();
+        self.configure(&welcome)?;
+        self.was_on_lan = true;
+        self.backoff.reset();
+        self.failures = Failures::default();
+        let own: Vec<String> = welcome.addresses.iter().map(|address| address.ip().to_string()).collect();
+        if let Phase::Linked(linked) = &mut self.phase {
+            info!("on the LAN as {} ({}), through {}", own.join(" and "), welcome.name, linked.hub);
+            if let Err(error) = linked.tunnel.ping(now) {
+                self.broken(error.into(), now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the device to what the hub granted; what is set already stays untouched.
+    fn configure(&mut self, welcome: &Welcome) -> Result<(), Error> {
+        for &old in self.addresses.iter().filter(|old| !welcome.addresses.contains(old)) {
+            self.tun.remove_address(old)?;
+        }
+        self.tun.set_mtu(welcome.mtu)?;
+        if !welcome.addresses.iter().any(|address| address.is_ipv6()) {
+            self.tun.without_link_local()?;
+        }
+        for &address in welcome.addresses.iter().filter(|new| !self.addresses.contains(new)) {
+            self.tun.add_address(address)?;
+        }
+        self.tun.up()?;
+        self.addresses.clone_from(&welcome.addresses);
+        Ok(())
+    }
+
+    /// Remembers the hub's key, the first time or when the person gave another one.
+    fn pin_hub(&mut self) {
+        let Phase::Linked(linked) = &self.phase else { return };
+        let Some(key) = linked.tunnel.remote() else { return };
+        let text = match self.state.read("hubs") {
+            Ok(text) => text.unwrap_or_default(),
+            Err(error) => return warn!("{error}; the hub's key is not remembered"),
+        };
+        if hubs::pinned(&text, &self.config.hub) != Ok(Some(key)) {
+            match self.state.write("hubs", &hubs::with_pin(&text, &self.config.hub, key)) {
+                Ok(()) => info!("the hub at {} has key {key}; it is remembered", self.config.hub),
+                Err(error) => warn!("{error}; the hub's key is not remembered"),
+            }
+        }
+        self.hub_key = Some(key);
+    }
+
+    // ---- the end of a turn
+
+    fn flush(&mut self, now: Instant) -> Result<(), Error> {
+        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+        match linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now) {
+            Ok(Flushed::Done) => Ok(()),
+            Ok(Flushed::More) => {
+                self.ready.push(linked.token);
+                Ok(())
+            }
+            Err(error) => self.broken(error, now),
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        info!("stopping");
+        if let Phase::Linked(linked) = &mut self.phase {
+            // There may be nobody left to hear it.
+            let _ = linked.tunnel.bye(Farewell::Stopping);
+            let _ = linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now);
+        }
+    }
+}
+
+/// Gives a packet from the hub to the kernel. The hub checked it too, but the kernel is ours to protect.
+fn deliver(tun: &Tun, bytes: &mut [u8]) -> Result<(), Reason> {
+    let header = offload::check(bytes)?;
+    let written = tun.write(bytes).map_err(|_| Reason::Device);
+    if log_enabled!(log::Level::Trace) {
+        trace!("{header} from the hub: {}", written.as_ref().err().map_or("delivered", |reason| reason.label()));
+    }
+    written
+}
+
+impl Failures {
+    /// Tells a reason: the first time, and then each tenth.
+    fn tell(&mut self, why: String) {
+        if why != self.last {
+            self.last = why;
+            self.count = 0;
+        }
+        self.count += 1;
+        if self.count == 1 {
+            warn!("{}; trying again until it works", self.last);
+        } else if self.count.is_multiple_of(10) {
+            warn!("{} (tried {} times)", self.last, self.count);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Finding the hub: its name, and the first of its addresses that answers (RFC 8305). IO.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it resolves names and opens sockets")]
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token, Waker};
+
+use crate::target::Target;
+
+/// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+/// How long all of them may take.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// Most addresses that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// A name that is being looked up.
+///
+/// `getaddrinfo` blocks for as long as name servers take, and signals must be served meanwhile: so it has a
+/// thread of its own, the only second one of the program, and only until it answers.
+pub struct Lookup {
+    thread: JoinHandle<io::Result<Vec<SocketAddr>>>,
+}
+
+impl Lookup {
+    /// Starts looking up; `waker` wakes the event loop at the end.
+    pub fn start(hub: &Target, waker: &Arc<Waker>) -> Lookup {
+        let (host, port, waker) = (hub.host.clone(), hub.port, Arc::clone(waker));
+        let thread = std::thread::spawn(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            // A loop that is gone needs no waking.
+            let _ = waker.wake();
+            found
+        });
+        Lookup { thread }
+    }
+
+    /// Whether there is an answer to take.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// The addresses; waits where it is not finished.
+    pub fn finish(self) -> io::Result<Vec<SocketAddr>> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the look-up failed")))
+    }
+}
+
+/// Connections that are being tried.
+pub struct Dial {
+    left: std::vec::IntoIter<SocketAddr>,
+    tried: Vec<Option<(SocketAddr, TcpStream)>>,
+    next_at: Instant,
+    give_up_at: Instant,
+    failure: io::Error,
+    first_token: usize,
+}
+
+/// How a dial stands.
+pub enum Dialed {
+    /// Nothing to tell yet.
+    Wait,
+    /// Connected, and registered for both directions under this token.
+    Connected(SocketAddr, TcpStream, Token),
+    /// None of the addresses answered; the last reason.
+    Failed(io::Error),
+}
+
+impl Dial {
+    /// Tries the addresses; the attempts use tokens from `first_token` on.
+    pub fn start(addresses: Vec<SocketAddr>, first_token: usize, now: Instant) -> Dial {
+        let mut left = alternate(addresses);
+        left.truncate(MAX_ADDRESSES);
+        Dial {
+            left: left.into_iter(),
+            tried: Vec::new(),
+            next_at: now,
+            give_up_at: now + GIVE_UP_AFTER,
+            failure: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+            first_token,
+        }
+    }
+
+    /// When `poll` has something to do without an event.
+    pub fn deadline(&self) -> Instant {
+        if self.left.len() > 0 { self.next_at.min(self.give_up_at) } else { self.give_up_at }
+    }
+
+    /// Looks at the attempts, and starts the next one when it is time.
+    pub fn poll(&mut self, registry: &Registry, now: Instant) -> Dialed {
+        for (index, slot) in self.tried.iter_mut().enumerate() {
+            let Some((address, stream)) = slot.as_mut() else { continue };
+            let outcome = match stream.take_error() {
+                Ok(Some(error)) | Err(error) => Err(error),
+                Ok(None) => match stream.peer_addr() {
+                    Ok(_) => Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            let address = *address;
+            match outcome {
+                Ok(()) => {
+                    if let Some((_, stream)) = slot.take() {
+                        return Dialed::Connected(address, stream, Token(self.first_token + index));
+                    }
+                }
+                Err(error) => {
+                    log::debug!("no connection to {address}: {error}");
+                    self.failure = error;
+                    *slot = None;
+                    self.next_at = now;
+                }
+            }
+        }
+        while now >= self.next_at && now < self.give_up_at {
+            let Some(address) = self.left.next() else { break };
+            match self.attempt(address, registry) {
+                Ok(()) => self.next_at = now + NEXT_AFTER,
+                Err(error) => self.failure = error,
+            }
+        }
+        if self.left.len() == 0 && self.tried.iter().all(Option::is_none) {
+            return Dialed::Failed(std::mem::replace(&mut self.failure, io::ErrorKind::Other.into()));
+        }
+        if now >= self.give_up_at {
+            return Dialed::Failed(io::ErrorKind::TimedOut.into());
+        }
+        Dialed::Wait
+    }
+
+    fn attempt(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
+        let mut stream = TcpStream::connect(address)?;
+        let token = Token(self.first_token + self.tried.len());
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.tried.push(Some((address, stream)));
+        Ok(())
+    }
+}
+
+/// The families in turn, beginning with that of the first address (RFC 8305, section 4).
+fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut mixed = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        match (first.next(), second.next()) {
+            (None, None) => return mixed,
+            (a, b) => mixed.extend(a.into_iter().chain(b)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let mixed = alternate(parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]));
+        assert_eq!(mixed, parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+    }
+}
