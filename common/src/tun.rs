@@ -40,7 +40,9 @@ const VNET_LEN: libc::c_int = 10;
 
 /// A TUN device. It goes when this is dropped, with its addresses and routes.
 ///
-/// It lives in the network namespace of the thread that opened it.
+/// It lives in the network namespace of the thread that opened it. When someone deletes it, as
+/// `ip link del` can, mio reports an event with `is_error`, not readable, and reads and writes fail with
+/// `EBADFD` from then on.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -72,7 +74,7 @@ pub struct Features {
 pub enum Error {
     /// Not an interface's name.
     BadName(String),
-    /// The machine or the container has no /dev/net/tun.
+    /// The machine or the container has no /dev/net/tun, or it is something else.
     NoDevice(io::Error),
     /// No CAP_NET_ADMIN, or no right to open /dev/net/tun.
     NotAllowed(io::Error),
@@ -210,9 +212,9 @@ impl Tun {
         Ok(self.netlink.set_flags(self.index, flags, flags)?)
     }
 
-    /// Keeps the kernel from giving the device a link-local IPv6 address when it comes up, and from sending
-    /// router solicitations and multicast reports by it. For a LAN without IPv6; to be called before
-    /// [`Tun::up`]. A TUN device has no hardware address, so the kernel would make up a random one
+    /// Keeps the kernel from giving the device a link-local IPv6 address when it comes up, and from
+    /// soliciting routers by it again and again. For a LAN without IPv6; to be called before [`Tun::up`].
+    /// A TUN device has no hardware address, so the kernel would make up a random one
     /// (`addrconf_dev_config` in net/ipv6/addrconf.c). Succeeds where the machine has no IPv6.
     ///
     /// # Errors
@@ -272,7 +274,7 @@ impl Source for Tun {
 impl Error {
     fn from_errno(source: io::Error, name: &str, action: &'static str) -> Error {
         match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoDevice(source),
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTTY) => Error::NoDevice(source),
             Some(libc::EACCES | libc::EPERM) => Error::NotAllowed(source),
             Some(libc::EBUSY | libc::EEXIST) => Error::NameTaken { name: name.to_owned(), source },
             Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors(source),
@@ -301,7 +303,7 @@ impl fmt::Display for Error {
             ),
             Error::NoDevice(source) => write!(
                 f,
-                "cannot open {PATH}: {source}: load the module with `modprobe tun`; \
+                "{PATH} is not there: {source}: load the module with `modprobe tun`; \
                  a container must be given the device, as `docker run --device {PATH}` does"
             ),
             Error::NotAllowed(source) => write!(
@@ -433,6 +435,7 @@ fn outcome(returned: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+    use std::process::Command;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -591,6 +594,20 @@ mod tests {
             drop(tun);
             assert_eq!(netlink.link("t").unwrap_err().errno(), Some(libc::ENODEV));
             open("t");
+        });
+    }
+
+    #[test]
+    fn a_device_that_someone_deleted_is_reported() {
+        in_namespace(|| {
+            let mut tun = device(&[]);
+            let mut waiter = Waiter::new(&mut [&mut tun]);
+            let deleted = Command::new("ip").args(["link", "del", "dev", "t"]).status();
+            assert!(deleted.expect("this test needs `ip` of iproute2").success());
+            waiter.wait();
+            assert!(waiter.1.iter().any(|event| event.is_error()), "{:?}", waiter.1);
+            assert_eq!(tun.read(&mut [0; 100]).unwrap_err().raw_os_error(), Some(libc::EBADFD));
+            assert_eq!(tun.write(&[0; 30]).unwrap_err().raw_os_error(), Some(libc::EBADFD));
         });
     }
 
