@@ -158,8 +158,9 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn set_flags(&self, interface: u32, flags: u32, mask: u32) -> Result<(), Error> {
-        self.change(codec::set_flags(interface, flags, mask), &[])
-            .map_err(|refusal| refusal.to("bring the interface up"))
+        self.change(codec::set_flags(interface, flags, mask), &[]).map_err(|refusal| {
+            refusal.to(format!("set flags {flags:#x} of {mask:#x} on interface {interface}"))
+        })
     }
 
     /// Keeps the kernel from giving an interface an IPv6 link-local address of its own when it comes up.
