@@ -1,21 +1,22 @@
 //! The machine's network configuration, by rtnetlink(7): links, addresses, routes and policy rules.
 //!
 //! IO: owns one netlink socket, and works in the network namespace that it was opened in. A request is
-//! answered before the kernel returns from it, so no call here waits. The bytes are [`message`]'s.
+//! answered before the kernel returns from it, so no call here waits. The bytes are `message`'s and `codec`'s.
 //! Changing anything needs CAP_NET_ADMIN, when the socket is opened and when it is used.
 
 #![expect(clippy::disallowed_methods, reason = "IO: opens the netlink socket")]
 
+mod codec;
 mod message;
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::{error, fmt};
 
 use ipnetwork::IpNetwork;
-use message::{Message, Request, attribute, attributes, number_i32, number_u16, number_u32};
+use message::{Message, Request, number_i32};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::tun;
@@ -134,12 +135,12 @@ impl Netlink {
     /// # Errors
     /// `ENODEV` where there is none.
     pub fn link(&self, name: &str) -> Result<Link, Error> {
-        let request = Request::new(libc::RTM_GETLINK, ACK, &link_header(0, 0, 0))
-            .attribute(libc::IFLA_IFNAME, &terminated(name));
         let mut link = None;
-        self.exchange(request, &mut |message| link = link.take().or_else(|| read_link(message)))
-            .and_then(|()| link.ok_or_else(malformed))
-            .map_err(|refusal| refusal.to(format!("look up the interface {name}")))
+        self.exchange(codec::get_link(name), &mut |message| {
+            link = link.take().or_else(|| codec::read_link(message))
+        })
+        .and_then(|()| link.ok_or_else(malformed))
+        .map_err(|refusal| refusal.to(format!("look up the interface {name}")))
     }
 
     /// Sets the MTU of an interface, in bytes. Below 1280 the kernel takes IPv6 and its addresses away.
@@ -147,9 +148,8 @@ impl Netlink {
     /// # Errors
     /// `EINVAL` outside of what the interface can.
     pub fn set_mtu(&self, interface: u32, mtu: u32) -> Result<(), Error> {
-        let request = Request::new(libc::RTM_SETLINK, ACK, &link_header(interface, 0, 0))
-            .attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
-        self.change(request, &[]).map_err(|refusal| refusal.to(format!("set the MTU to {mtu}")))
+        self.change(codec::set_mtu(interface, mtu), &[])
+            .map_err(|refusal| refusal.to(format!("set the MTU to {mtu}")))
     }
 
     /// Sets those of an interface's flags that are in `mask` to what they are in `flags`
@@ -158,8 +158,9 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn set_flags(&self, interface: u32, flags: u32, mask: u32) -> Result<(), Error> {
-        let request = Request::new(libc::RTM_SETLINK, ACK, &link_header(interface, flags, mask));
-        self.change(request, &[]).map_err(|refusal| refusal.to("bring the interface up"))
+        self.change(codec::set_flags(interface, flags, mask), &[]).map_err(|refusal| {
+            refusal.to(format!("set flags {flags:#x} of {mask:#x} on interface {interface}"))
+        })
     }
 
     /// Keeps the kernel from giving an interface an IPv6 link-local address of its own when it comes up.
@@ -168,10 +169,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn without_link_local(&self, interface: u32) -> Result<(), Error> {
-        let mode = attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
-        let request = Request::new(libc::RTM_SETLINK, ACK, &link_header(interface, 0, 0))
-            .attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET6 as u16, &mode));
-        self.change(request, &[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
+        self.change(codec::set_no_link_local(interface), &[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
             .map_err(|refusal| refusal.to("switch the link-local address off"))
     }
 
@@ -180,8 +178,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>, Error> {
-        let header = address_header(libc::AF_UNSPEC as u8, 0, 0);
-        self.dump(|| Request::new(libc::RTM_GETADDR, DUMP, &header), read_address)
+        self.dump(codec::list_addresses, codec::read_address)
             .map_err(|refusal| refusal.to("list the addresses"))
     }
 
@@ -191,9 +188,8 @@ impl Netlink {
     /// # Errors
     /// Where IPv6 is switched off, and as the kernel has it.
     pub fn add_address(&self, interface: u32, address: IpNetwork) -> Result<(), Error> {
-        let request = address_request(libc::RTM_NEWADDR, CREATE | ACK, interface, address);
         let action = || format!("add the address {address}");
-        match self.change(request, &[]) {
+        match self.change(codec::new_address(interface, address), &[]) {
             Err(refusal) if refusal.is(libc::EEXIST) => {
                 // The kernel tells IPv6 addresses apart without their prefix.
                 let there = self.addresses()?.contains(&(interface, address));
@@ -211,8 +207,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn remove_address(&self, interface: u32, address: IpNetwork) -> Result<(), Error> {
-        let request = address_request(libc::RTM_DELADDR, ACK, interface, address);
-        self.change(request, &[libc::EADDRNOTAVAIL])
+        self.change(codec::del_address(interface, address), &[libc::EADDRNOTAVAIL])
             .map_err(|refusal| refusal.to(format!("remove the address {address}")))
     }
 
@@ -221,10 +216,8 @@ impl Netlink {
     /// # Errors
     /// `EEXIST` where the table has another route to the same prefix with the same metric.
     pub fn add_route(&self, route: &Route) -> Result<(), Error> {
-        let scope = if route.gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
-        let request = route_request(libc::RTM_NEWROUTE, CREATE | ACK, scope, route);
         let action = || format!("add the route {}", route.prefix);
-        match self.change(request, &[]) {
+        match self.change(codec::new_route(route), &[]) {
             Err(refusal) if refusal.is(libc::EEXIST) => {
                 if self.has_route(route).map_err(|refusal| refusal.to(action()))? {
                     return Ok(());
@@ -241,9 +234,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn remove_route(&self, route: &Route) -> Result<(), Error> {
-        // For IPv4 "nowhere" means whatever the scope; IPv6 has none.
-        let request = route_request(libc::RTM_DELROUTE, ACK, libc::RT_SCOPE_NOWHERE, route);
-        self.change(request, &[libc::ESRCH])
+        self.change(codec::del_route(route), &[libc::ESRCH])
             .map_err(|refusal| refusal.to(format!("remove the route {}", route.prefix)))
     }
 
@@ -253,13 +244,11 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn route_to(&self, destination: IpAddr, mark: Option<u32>) -> Result<Option<NextHop>, Error> {
-        let family = Family::of(destination);
-        let header = [family.number(), family.bits(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let request = Request::new(libc::RTM_GETROUTE, ACK, &header)
-            .attribute(libc::RTA_DST, &octets(destination))
-            .maybe(libc::RTA_MARK, mark.map(u32::to_ne_bytes).as_ref().map(|mark| &mark[..]));
         let mut hop = None;
-        match self.exchange(request, &mut |message| hop = hop.take().or_else(|| read_next_hop(message))) {
+        let request = codec::get_route(destination, mark);
+        match self
+            .exchange(request, &mut |message| hop = hop.take().or_else(|| codec::read_next_hop(message)))
+        {
             Err(refusal) if refusal.is(libc::ENETUNREACH) || refusal.is(libc::EHOSTUNREACH) => Ok(None),
             outcome => outcome
                 .map(|()| hop)
@@ -272,8 +261,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it; `EAFNOSUPPORT` for IPv6 where the kernel has none.
     pub fn add_rule(&self, rule: &Rule) -> Result<(), Error> {
-        self.change(rule_request(libc::RTM_NEWRULE, CREATE | ACK, rule), &[libc::EEXIST])
-            .map_err(|refusal| refusal.to("add a policy rule"))
+        self.change(codec::new_rule(rule), &[libc::EEXIST]).map_err(|refusal| refusal.to("add a policy rule"))
     }
 
     /// Removes a policy rule. Succeeds where it is gone.
@@ -281,25 +269,14 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it; `EAFNOSUPPORT` for IPv6 where the kernel has none.
     pub fn remove_rule(&self, rule: &Rule) -> Result<(), Error> {
-        self.change(rule_request(libc::RTM_DELRULE, ACK, rule), &[libc::ENOENT])
+        self.change(codec::del_rule(rule), &[libc::ENOENT])
             .map_err(|refusal| refusal.to("remove a policy rule"))
     }
 
     /// Whether exactly this route is in its table.
     fn has_route(&self, route: &Route) -> Result<bool, Refusal> {
-        let family = Family::of(route.prefix.ip());
-        let header = [family.number(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let request = || {
-            Request::new(libc::RTM_GETROUTE, DUMP, &header)
-                .attribute(libc::RTA_TABLE, &route.table.to_ne_bytes())
-                .attribute(libc::RTA_OIF, &route.interface.to_ne_bytes())
-        };
-        let wanted = Route {
-            prefix: network(route.prefix),
-            metric: Some(route.metric.unwrap_or(0)).filter(|&metric| metric != 0).or(family.metric()),
-            ..route.clone()
-        };
-        Ok(self.dump(request, read_route)?.contains(&wanted))
+        let listed = self.dump(|| codec::list_routes(route), codec::read_route)?;
+        Ok(listed.contains(&codec::as_listed(route)))
     }
 
     /// A request that changes something; an errno in `fine` is as good as success.
@@ -371,30 +348,6 @@ impl Family {
     pub fn of(address: IpAddr) -> Family {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
-
-    /// `AF_INET` or `AF_INET6`.
-    fn number(self) -> u8 {
-        match self {
-            Family::V4 => libc::AF_INET as u8,
-            Family::V6 => libc::AF_INET6 as u8,
-        }
-    }
-
-    /// Bits of an address.
-    fn bits(self) -> u8 {
-        match self {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        }
-    }
-
-    /// The metric that a dump shows for a route that was added without (`IP6_RT_PRIO_USER`).
-    fn metric(self) -> Option<u32> {
-        match self {
-            Family::V4 => None,
-            Family::V6 => Some(1024),
-        }
-    }
 }
 
 impl Error {
@@ -440,11 +393,11 @@ impl Refusal {
         self.cause.raw_os_error() == Some(errno)
     }
 
-    /// Whether an IPv6 address was refused because there is no IPv6: by sysctl, by MTU, or in the kernel.
+    /// Whether an IPv6 address was refused because there is no IPv6: by sysctl (`EACCES`), by MTU (`EINVAL`
+    /// without a word, `ENOBUFS` before Linux 5.19), or in the kernel.
     fn says_no_ipv6(&self) -> bool {
-        [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::ENOBUFS]
-            .iter()
-            .any(|&errno| self.is(errno))
+        let errnos = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::ENOBUFS];
+        errnos.iter().any(|&errno| self.is(errno)) || (self.is(libc::EINVAL) && self.words.is_none())
     }
 
     fn because(self, words: &str) -> Refusal {
@@ -462,25 +415,6 @@ impl From<io::Error> for Refusal {
     }
 }
 
-const ACK: u16 = libc::NLM_F_ACK as u16;
-const DUMP: u16 = libc::NLM_F_DUMP as u16;
-/// Make it, and say so when it is there.
-const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-
-/// Both of linux/if_link.h.
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
-
-/// linux/fib_rules.h.
-const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
-const FRA_PROTOCOL: u16 = 21;
-const FR_ACT_TO_TBL: u8 = 1;
-const FIB_RULE_INVERT: u32 = 2;
-
 const NO_IPV6: &str = "this interface has no IPv6: its MTU is below 1280, or IPv6 is switched off, \
                        see `sysctl net.ipv6.conf.all.disable_ipv6 net.ipv6.conf.default.disable_ipv6`";
 
@@ -497,184 +431,160 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// `struct ifinfomsg`: family, padding, type, index, flags, mask of the flags to change.
-fn link_header(interface: u32, flags: u32, mask: u32) -> [u8; 16] {
-    let mut header = [0; 16];
-    header[4..8].copy_from_slice(&interface.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header[12..].copy_from_slice(&mask.to_ne_bytes());
-    header
-}
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::thread;
 
-/// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
-fn address_header(family: u8, prefix: u8, interface: u32) -> [u8; 8] {
-    let mut header = [family, prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
-    header[4..].copy_from_slice(&interface.to_ne_bytes());
-    header
-}
+    use super::*;
+    use crate::tun::Tun;
 
-fn address_request(kind: u16, flags: u16, interface: u32, address: IpNetwork) -> Request {
-    let ip = octets(address.ip());
-    let header = address_header(Family::of(address.ip()).number(), address.prefix(), interface);
-    let request =
-        Request::new(kind, flags, &header).attribute(libc::IFA_LOCAL, &ip).attribute(libc::IFA_ADDRESS, &ip);
-    match address {
-        // A prefix of 31 or 32 bits has no broadcast address (RFC 3021).
-        IpNetwork::V4(address) if address.prefix() <= 30 => {
-            request.attribute(libc::IFA_BROADCAST, &address.broadcast().octets())
-        }
-        IpNetwork::V4(_) => request,
-        IpNetwork::V6(_) => request.attribute(libc::IFA_FLAGS, &libc::IFA_F_NODAD.to_ne_bytes()),
+    /// Runs `test` on a thread in a network namespace of its own; what it returns stays in there.
+    pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+        let body = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect(
+                "this test makes a network namespace: run it as root, in a container with CAP_SYS_ADMIN",
+            );
+            test()
+        };
+        thread::scope(|scope| match scope.spawn(body).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
-}
 
-/// `struct rtmsg`: family, prefix lengths, TOS, table, protocol, scope, type, flags. The table's number
-/// goes in an attribute, since it may not fit.
-fn route_request(kind: u16, flags: u16, scope: u8, route: &Route) -> Request {
-    let family = Family::of(route.prefix.ip());
-    let mut header = [0; 12];
-    header[0] = family.number();
-    header[1] = route.prefix.prefix();
-    header[5] = libc::RTPROT_STATIC;
-    header[6] = scope;
-    header[7] = libc::RTN_UNICAST;
-    let request = Request::new(kind, flags, &header)
-        .attribute(libc::RTA_DST, &octets(route.prefix.network()))
-        .attribute(libc::RTA_TABLE, &route.table.to_ne_bytes())
-        .attribute(libc::RTA_OIF, &route.interface.to_ne_bytes())
-        .maybe(libc::RTA_PRIORITY, route.metric.map(u32::to_ne_bytes).as_ref().map(|metric| &metric[..]));
-    match route.gateway {
-        None => request,
-        Some(gateway) if Family::of(gateway) == family => {
-            request.attribute(libc::RTA_GATEWAY, &octets(gateway))
-        }
-        Some(gateway) => {
-            // struct rtvia: IPv4 by way of an IPv6 router (RFC 5549).
-            let mut via = u16::from(Family::of(gateway).number()).to_ne_bytes().to_vec();
-            via.extend(octets(gateway));
-            request.attribute(libc::RTA_VIA, &via)
-        }
+    fn ip(address: &str) -> IpAddr {
+        address.parse().unwrap()
     }
-}
 
-/// `struct fib_rule_hdr`: family, prefix lengths, TOS, table, two reserved, action, flags.
-fn rule_request(kind: u16, flags: u16, rule: &Rule) -> Request {
-    let inverted = match rule.verdict {
-        Verdict::Unmarked { .. } => FIB_RULE_INVERT,
-        Verdict::MainWithoutDefault => 0,
-    };
-    let mut header = [0; 12];
-    header[0] = rule.family.number();
-    header[7] = FR_ACT_TO_TBL;
-    header[8..].copy_from_slice(&inverted.to_ne_bytes());
-    let request = Request::new(kind, flags, &header)
-        .attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes())
-        .attribute(FRA_PROTOCOL, &[libc::RTPROT_STATIC]);
-    match rule.verdict {
-        Verdict::Unmarked { mark, table } => request
-            .attribute(FRA_TABLE, &table.to_ne_bytes())
-            .attribute(FRA_FWMARK, &mark.to_ne_bytes())
-            .attribute(FRA_FWMASK, &u32::MAX.to_ne_bytes()),
-        Verdict::MainWithoutDefault => request
-            .attribute(FRA_TABLE, &MAIN_TABLE.to_ne_bytes())
-            .attribute(FRA_SUPPRESS_PREFIXLEN, &0u32.to_ne_bytes()),
+    fn net(prefix: &str) -> IpNetwork {
+        prefix.parse().unwrap()
     }
-}
 
-fn read_link(message: &Message<'_>) -> Option<Link> {
-    let index = number_u32(message.body, 4)?;
-    let flags = number_u32(message.body, 8)?;
-    let mtu = attributes(message.body.get(16..)?).find(|&(kind, _)| kind == libc::IFLA_MTU)?.1;
-    Some(Link { index, mtu: number_u32(mtu, 0)?, flags })
-}
-
-fn read_address(message: &Message<'_>) -> Option<(u32, IpNetwork)> {
-    let prefix = *message.body.get(1)?;
-    let index = number_u32(message.body, 4)?;
-    let (mut local, mut peer) = (None, None);
-    for (kind, value) in attributes(message.body.get(8..)?) {
-        match kind {
-            libc::IFA_LOCAL => local = address(value),
-            libc::IFA_ADDRESS => peer = address(value),
-            _ => (),
-        }
+    /// Two devices that are up: `a` with 10.1.0.1/24 and fd01::1/64, `b` with 10.2.0.1/24 and fd02::1/64.
+    fn two_devices() -> (Tun, Tun) {
+        let device = |name, addresses: [&str; 2]| {
+            let tun = Tun::open(name).unwrap_or_else(|error| panic!("this test needs a TUN device: {error}"));
+            for address in addresses {
+                tun.add_address(net(address)).unwrap();
+            }
+            tun.up().unwrap();
+            tun
+        };
+        (device("a", ["10.1.0.1/24", "fd01::1/64"]), device("b", ["10.2.0.1/24", "fd02::1/64"]))
     }
-    // IFA_ADDRESS is the other end where there is one, and IPv6 has IFA_LOCAL only then.
-    Some((index, IpNetwork::new(local.or(peer)?, prefix).ok()?))
-}
 
-fn read_route(message: &Message<'_>) -> Option<Route> {
-    let family = match i32::from(*message.body.first()?) {
-        libc::AF_INET => Family::V4,
-        libc::AF_INET6 => Family::V6,
-        _ => return None,
-    };
-    let mut destination = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let mut table = u32::from(*message.body.get(4)?);
-    let (mut gateway, mut interface, mut metric) = (None, None, None);
-    for (kind, value) in attributes(message.body.get(12..)?) {
-        match kind {
-            libc::RTA_DST => destination = address(value)?,
-            libc::RTA_TABLE => table = number_u32(value, 0)?,
-            libc::RTA_OIF => interface = number_u32(value, 0),
-            libc::RTA_PRIORITY => metric = number_u32(value, 0),
-            libc::RTA_GATEWAY => gateway = address(value),
-            libc::RTA_VIA => gateway = via(value),
-            _ => (),
-        }
+    fn interface_to(netlink: &Netlink, destination: &str, mark: Option<u32>) -> Option<u32> {
+        netlink.route_to(ip(destination), mark).unwrap().map(|hop| hop.interface)
     }
-    let prefix = IpNetwork::new(destination, *message.body.get(1)?).ok()?;
-    Some(Route { prefix, gateway, interface: interface?, table, metric })
-}
 
-fn read_next_hop(message: &Message<'_>) -> Option<NextHop> {
-    // Only these two lead anywhere; the others forbid.
-    if ![libc::RTN_UNICAST, libc::RTN_LOCAL].contains(message.body.get(7)?) {
-        return None;
+    #[test]
+    fn an_unknown_interface_is_an_error_that_names_it() {
+        in_namespace(|| {
+            let error = Netlink::open().unwrap().link("nowhere").unwrap_err();
+            assert_eq!(error.errno(), Some(libc::ENODEV));
+            assert!(error.to_string().contains("nowhere"), "{error}");
+        });
     }
-    let (mut gateway, mut interface, mut source) = (None, None, None);
-    for (kind, value) in attributes(message.body.get(12..)?) {
-        match kind {
-            libc::RTA_OIF => interface = number_u32(value, 0),
-            libc::RTA_GATEWAY => gateway = address(value),
-            libc::RTA_VIA => gateway = via(value),
-            libc::RTA_PREFSRC => source = address(value),
-            _ => (),
-        }
+
+    #[test]
+    fn the_kernels_words_are_in_the_error() {
+        in_namespace(|| {
+            let tun = Tun::open("a").unwrap();
+            let error = tun.netlink().set_mtu(tun.index(), 70_000).unwrap_err();
+            assert_eq!(error.errno(), Some(libc::EINVAL));
+            assert!(error.to_string().contains("mtu greater than device maximum"), "{error}");
+        });
     }
-    Some(NextHop { gateway, interface: interface?, source })
-}
 
-/// An address without its host bits.
-fn network(prefix: IpNetwork) -> IpNetwork {
-    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+    #[test]
+    fn routes_lead_by_the_gateway_and_go_again() {
+        in_namespace(|| {
+            let (a, b) = two_devices();
+            let netlink = a.netlink();
+            for (prefix, gateway, host) in
+                [("192.168.5.0/24", "10.1.0.9", "192.168.5.7"), ("2001:db8::/48", "fd01::9", "2001:db8::7")]
+            {
+                assert_eq!(netlink.route_to(ip(host), None).unwrap(), None);
+                let route = Route {
+                    prefix: net(prefix),
+                    gateway: Some(ip(gateway)),
+                    interface: a.index(),
+                    table: MAIN_TABLE,
+                    metric: Some(3),
+                };
+                netlink.add_route(&route).unwrap();
+                netlink.add_route(&route).unwrap();
+                let hop = netlink.route_to(ip(host), None).unwrap().unwrap();
+                assert_eq!((hop.gateway, hop.interface), (route.gateway, a.index()));
+                assert!(hop.source.is_some());
+                let other = Route { interface: b.index(), gateway: None, ..route.clone() };
+                assert_eq!(netlink.add_route(&other).unwrap_err().errno(), Some(libc::EEXIST));
+                netlink.remove_route(&other).unwrap();
+                assert_eq!(interface_to(netlink, host, None), Some(a.index()), "another's route is gone");
+                netlink.remove_route(&route).unwrap();
+                netlink.remove_route(&route).unwrap();
+                assert_eq!(netlink.route_to(ip(host), None).unwrap(), None);
+            }
+        });
     }
-}
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
+    #[test]
+    fn rules_send_all_but_the_marked_through_a_table_of_its_own() {
+        const MARK: u32 = 0x7365;
+        const TABLE: u32 = 51_820;
+        in_namespace(|| {
+            let (a, b) = two_devices();
+            let netlink = a.netlink();
+            for (family, everywhere, outside, router) in [
+                (Family::V4, "0.0.0.0/0", "198.51.100.7", "10.1.0.9"),
+                (Family::V6, "::/0", "2001:db8::7", "fd01::9"),
+            ] {
+                let default = |interface, table, gateway| Route {
+                    prefix: net(everywhere),
+                    gateway,
+                    interface,
+                    table,
+                    metric: None,
+                };
+                netlink.add_route(&default(a.index(), MAIN_TABLE, Some(ip(router)))).unwrap();
+                netlink.add_route(&default(b.index(), TABLE, None)).unwrap();
+                assert_eq!(interface_to(netlink, outside, None), Some(a.index()));
+
+                let main = Rule { family, priority: 5000, verdict: Verdict::MainWithoutDefault };
+                let unmarked = Verdict::Unmarked { mark: MARK, table: TABLE };
+                let unmarked = Rule { family, priority: 5001, verdict: unmarked };
+                for rule in [main, unmarked, main, unmarked] {
+                    netlink.add_rule(&rule).unwrap();
+                }
+                assert_eq!(interface_to(netlink, outside, None), Some(b.index()));
+                assert_eq!(interface_to(netlink, outside, Some(MARK)), Some(a.index()));
+                assert_eq!(
+                    interface_to(netlink, router, None),
+                    Some(a.index()),
+                    "more specific than a default"
+                );
+
+                for rule in [main, unmarked, main, unmarked] {
+                    netlink.remove_rule(&rule).unwrap();
+                }
+                assert_eq!(interface_to(netlink, outside, None), Some(a.index()));
+            }
+        });
     }
-}
 
-fn via(bytes: &[u8]) -> Option<IpAddr> {
-    number_u16(bytes, 0)?;
-    address(bytes.get(2..)?)
-}
-
-fn terminated(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
+    #[test]
+    fn a_dump_longer_than_one_answer_is_read_whole() {
+        in_namespace(|| {
+            let (a, _b) = two_devices();
+            for host in 0..2000u32 {
+                let address = std::net::Ipv4Addr::from(0x0a64_0000 + host);
+                a.add_address(IpNetwork::new(address.into(), 32).unwrap()).unwrap();
+            }
+            let found = a.netlink().addresses().unwrap();
+            assert_eq!(
+                found.iter().filter(|(index, address)| *index == a.index() && address.is_ipv4()).count(),
+                2001
+            );
+        });
+    }
 }

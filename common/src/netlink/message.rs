@@ -7,6 +7,8 @@
 //! ```
 //! All numbers are in the machine's own byte order.
 
+#![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
+
 /// Size of `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 /// Size of `struct nlattr`.
