@@ -246,6 +246,7 @@ impl Queue {
     fn release(&mut self, pool: &mut Pool) {
         debug_assert_eq!((self.cost, self.bytes, self.packets), (0, 0, 0));
         let Some(mut table) = self.table.take() else { return };
+        debug_assert!(table.flows().iter().all(|flow| flow.bytes == 0));
         let told = table.flows().iter().filter(|flow| flow.codel.last_episode().is_some());
         if let Some(flow) = told.max_by_key(|flow| flow.codel.last_episode()) {
             self.told = Some((flow.bucket, flow.codel));

@@ -122,20 +122,21 @@ fn a_sparse_flow_goes_before_a_bulk_flow() {
 #[test]
 fn a_flow_that_comes_and_goes_gets_no_more_than_its_share() {
     let mut b = Bench::new(CAP);
-    (0..200).for_each(|n| b.push(1, 1_500, n));
-    let mut sent = [0; 3];
-    for n in 0..200 {
-        // Refilled whenever it is found empty: still not new before the other had its turn.
-        if sent[2] == n as usize - sent[1] {
-            b.push(2, 1_500, n);
-        }
+    for n in 0..100 {
+        (1..=3).for_each(|bulk| b.push(bulk, 1_510, n));
+    }
+    let mut sent = [0; 5];
+    for n in 0..80 {
         let (flow, ..) = b.pop().unwrap();
         sent[flow as usize] += 1;
-        if flow == 1 && sent[1] >= 100 {
-            break;
+        // It sends again as soon as it was found empty.
+        if flow != 4 && sent[4] == sent[0] {
+            b.push(4, 1_400, n);
+            sent[0] += 1;
         }
     }
-    assert!(sent[2] <= sent[1] + 2, "{sent:?}");
+    assert_eq!(sent[1..].iter().sum::<i32>(), 80);
+    assert!(sent[1..].iter().all(|n| (17..=23).contains(n)), "{sent:?}");
 }
 
 #[test]
@@ -172,13 +173,41 @@ fn the_fattest_flow_pays_with_its_oldest_packets() {
         assert!(b.queue.cost() <= CAP);
     }
     let lost = b.queue.drops().of(Reason::QueueFull) as u32;
-    assert!((16..=64).contains(&lost), "a batch, but not half the flow: {lost}");
+    assert_eq!(lost, 65_536_u32.div_ceil(2_048 + 40), "a batch by bytes");
     assert_eq!(b.order(1), [1]);
     let left: Vec<_> = std::iter::from_fn(|| b.pop()).collect();
     assert_eq!(left.iter().filter(|p| p.0 == 2).count(), 20);
     let first = left.iter().find(|p| p.0 == 3).unwrap().1;
     assert_eq!(first, lost);
     assert_eq!(left.iter().filter(|p| p.0 == 3).count() as u32, n - lost);
+}
+
+#[test]
+fn the_fattest_flow_keeps_half_of_what_it_had() {
+    let mut b = Bench::new(20_000);
+    (0..10).for_each(|n| b.push(1, 1_500, n));
+    assert_eq!(b.queue.drops().of(Reason::QueueFull), 5);
+    assert_eq!(b.pop(), Some((1, 5, 1_500)));
+}
+
+#[test]
+fn a_flow_that_lost_everything_starts_its_interval_afresh() {
+    let mut b = Bench::new(200_000);
+    (0..2).for_each(|n| b.push_super(1, 60, n));
+    b.later(ms(6));
+    assert_eq!(b.pop().unwrap().0, 1);
+    let mut n = 0;
+    while b.queue.drops().total() == 0 {
+        b.push(10 + n % 10, 1_500, n);
+        n += 1;
+    }
+    assert_eq!(b.queue.drops().of(Reason::QueueFull), 1, "the other packet of flow 1");
+    while b.pop().is_some_and(|(flow, ..)| flow != 19) {}
+    b.later(ms(110));
+    (0..3).for_each(|n| b.push(1, 1_510, n));
+    b.later(ms(6));
+    while b.pop().is_some() {}
+    assert_eq!(b.queue.drops().of(Reason::Delay), 0);
 }
 
 #[test]
@@ -276,12 +305,14 @@ fn ecn_capable_packets_are_marked_and_not_dropped() {
 #[test]
 fn the_last_packet_is_never_dropped_for_its_delay() {
     let mut b = Bench::new(CAP);
-    for n in 0..100 {
-        b.push_super(1, 60, n);
-        b.later(ms(500));
-        assert_eq!(b.pop(), Some((1, n, HEADERS + 60_000)));
+    (0..4).for_each(|n| b.push_super(1, 60, n));
+    let mut lengths = Vec::new();
+    while let Some((.., len)) = b.pop() {
+        lengths.push(len - HEADERS);
+        b.later(ms(if lengths.len() == 1 { 6 } else { 150 }));
     }
-    assert_eq!(b.queue.drops().total(), 0);
+    assert_eq!(lengths, [60_000, 60_000, 59_000, 60_000]);
+    assert_eq!(b.queue.drops().of(Reason::Delay), 1);
 }
 
 #[test]
