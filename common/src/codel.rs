@@ -2,16 +2,18 @@
 //!
 //! Owns the state machine of one flow. Times are nanoseconds since the queue's own epoch.
 
+use crate::packet::VNET_LEN;
+
 /// A delay that is fine to stay, RFC 8289 section 4.4: 5 ms.
 pub(crate) const TARGET: u64 = 5_000_000;
 
 /// The time in which a sender can be expected to react, RFC 8289 section 4.3: 100 ms.
 pub(crate) const INTERVAL: u64 = 100_000_000;
 
-/// A backlog of no more than this is never too much: RFC 8289's `maxpacket`, one packet of the usual
-/// MTU with room for its headers. It is not the largest packet seen: that is a super-packet of 64 KiB
+/// A backlog of no more than this is never too much: RFC 8289's `MAXPACKET`, one packet of the usual
+/// MTU. It is not the largest packet seen: that is a super-packet of 64 KiB
 /// here, and 64 KiB are a standing delay of 26 ms at 20 Mbit/s.
-pub(crate) const SMALL_BACKLOG: usize = 1_514;
+pub(crate) const SMALL_BACKLOG: usize = VNET_LEN + 1_500;
 
 /// Control state of one flow (RFC 8289 section 5.2).
 #[derive(Clone, Copy, Debug, Default)]

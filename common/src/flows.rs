@@ -6,7 +6,7 @@
 use crate::codel::Codel;
 use crate::pool::Buf;
 
-/// Buckets that flows are hashed into, RFC 8290 section 5.2.4.
+/// Buckets that flows are hashed into, RFC 8290 section 5.2.5.
 const BUCKETS: usize = 1_024;
 
 const NO_FLOW: u16 = u16::MAX;
@@ -23,10 +23,10 @@ pub(crate) struct Table {
     buckets: [FlowId; BUCKETS],
     flows: Vec<Flow>,
     /// What each flow's packets cost; apart from the flows, as the fattest is searched here.
-    costs: Vec<usize>,
+    costs: Vec<u32>,
     nodes: Vec<Node>,
     free: u32,
-    /// Flows that had nothing queued when their packet came, RFC 8290 section 4.2: served first.
+    /// Flows that had nothing queued when their packet came, RFC 8290 section 4.1: served first.
     new: List,
     /// The other active flows.
     old: List,
@@ -35,7 +35,7 @@ pub(crate) struct Table {
 /// The packets of one bucket, and what the scheduler knows about them.
 pub(crate) struct Flow {
     pub(crate) codel: Codel,
-    /// Bytes that it may still send in this round, RFC 8290 section 1.3.
+    /// Bytes that it may still send in this round, RFC 8290 section 4.2.
     pub(crate) deficit: isize,
     /// Length of its packets.
     pub(crate) bytes: usize,
@@ -78,7 +78,7 @@ impl Table {
     pub(crate) fn truesize(&self) -> usize {
         size_of::<Table>()
             + self.flows.capacity() * size_of::<Flow>()
-            + self.costs.capacity() * size_of::<usize>()
+            + self.costs.capacity() * size_of::<u32>()
             + self.nodes.capacity() * NODE
     }
 
@@ -141,7 +141,7 @@ impl Table {
     pub(crate) fn enqueue(&mut self, id: FlowId, packet: Buf, since: u64) {
         let flow = &mut self.flows[usize::from(id)];
         flow.bytes += packet.len();
-        self.costs[usize::from(id)] += Table::cost(&packet);
+        self.costs[usize::from(id)] += Table::cost(&packet) as u32;
         let node = Node { packet: Some(packet), since, next: NO_NODE };
         let at = self.free;
         let at = match self.nodes.get_mut(at as usize) {
@@ -182,15 +182,15 @@ impl Table {
         node.next = self.free;
         self.free = at;
         flow.bytes -= packet.len();
-        self.costs[usize::from(id)] -= Table::cost(&packet);
+        self.costs[usize::from(id)] -= Table::cost(&packet) as u32;
         Some(packet)
     }
 
     /// The flow whose packets cost most, and what they cost.
     pub(crate) fn fattest(&self) -> Option<(FlowId, usize)> {
-        let most = self.costs.iter().copied().max()?;
+        let most = self.costs.iter().copied().fold(0, u32::max);
         let at = self.costs.iter().position(|&cost| cost == most)?;
-        Some((at as FlowId, most))
+        Some((at as FlowId, most as usize))
     }
 
     /// Makes a flow active, as the last of the new ones; false if it was active.

@@ -10,6 +10,13 @@
 //! What it lets pass, [`split_front`], [`complete`] and [`segment`] cut without a further question; none
 //! of them panics on what it never saw.
 
+mod checksum;
+mod split;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use split::{Features, complete, segment, split_front};
+
 use crate::drops::Reason;
 use crate::packet::{self, Fragment, Header, VNET_LEN, protocol};
 
@@ -41,11 +48,11 @@ const TCP_MAX_SEGMENTS: usize = 2048;
 const UDP_MAX_SEGMENTS: usize = 128;
 
 /// Offset of the checksum in a TCP header (RFC 9293).
-const TCP_CHECKSUM: u16 = 16;
+const TCP_CHECKSUM: usize = 16;
 /// Bytes of a TCP header without options.
 const TCP_LEN: usize = 20;
 /// Offset of the checksum in a UDP header (RFC 768).
-const UDP_CHECKSUM: u16 = 6;
+const UDP_CHECKSUM: usize = 6;
 /// Bytes of a UDP header.
 const UDP_LEN: usize = 8;
 
@@ -109,7 +116,7 @@ impl Vnet {
             _ => return Err(Reason::Offload),
         }
         let (csum_offset, headers) = headers(header, ip).ok_or(Reason::Offload)?;
-        if usize::from(self.csum_start) != header.l4 || self.csum_offset != csum_offset {
+        if usize::from(self.csum_start) != header.l4 || usize::from(self.csum_offset) != csum_offset {
             return Err(Reason::Offload);
         }
         let single = Vnet {
@@ -154,7 +161,7 @@ impl Vnet {
 
 /// Where a packet's L4 checksum stands in its L4 header, and the bytes of all headers, both L3 and L4:
 /// for a whole TCP or UDP packet with whole headers.
-fn headers(header: &Header, ip: &[u8]) -> Option<(u16, usize)> {
+fn headers(header: &Header, ip: &[u8]) -> Option<(usize, usize)> {
     if header.fragment != Fragment::No {
         return None;
     }
@@ -204,9 +211,6 @@ pub fn check(packet: &mut [u8]) -> Result<Header, Reason> {
     }
     Ok(header)
 }
-
-#[cfg(test)]
-pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests {
