@@ -10,10 +10,12 @@
 //! What it lets pass, [`split_front`], [`complete`] and [`segment`] cut without a further question; none
 //! of them panics on what it never saw.
 
-mod checksum;
+pub(crate) mod checksum;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use split::{Features, complete, segment, split_front};
 
