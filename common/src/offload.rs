@@ -7,16 +7,18 @@
 //!
 //! The header comes from the network with the packet, and the kernel believes much of it, so [`check`]
 //! comes first, always: also for what was read from our own TUN, whose `hdr_len` and flags it tidies.
-//! What it lets pass, [`split_front`], [`complete`] and [`segment`] cut without a further question; none
-//! of them panics on what it never saw.
+//! What it lets pass, [`split_front`], [`complete`], [`segment`] and [`fragment`] cut without a further
+//! question; none of them panics on what it never saw.
 
 pub(crate) mod checksum;
+mod fragment;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod vectors;
 
+pub use fragment::fragment;
 pub use split::{Features, complete, segment, split_front};
 
 use crate::drops::Reason;
