@@ -60,7 +60,8 @@ pub fn unreachable(
 /// "Fragmentation needed" (RFC 1191: type 3, code 4) or "packet too big" (RFC 4443: type 2) with the
 /// receiver's `mtu` in bytes, never less than IPv6's least to IPv6.
 ///
-/// None where [`unreachable()`] is, and for IPv4 without "don't fragment": see [`fragment`](crate::offload::fragment) for that.
+/// None where [`unreachable()`] is, and for IPv4 without "don't fragment", for which there is
+/// [`fragment`](crate::offload::fragment).
 pub fn too_big(
     original: &[u8],
     header: &Header,
@@ -81,8 +82,8 @@ pub fn too_big(
     answer(original, header, from, broadcast, message)
 }
 
-/// Whether a packet that [`check`](crate::offload::check) let pass does not fit `mtu`, the largest IP packet that its
-/// receiver takes. Of a super-packet one segment counts: headers and `gso_size`.
+/// Whether a packet that [`check`](crate::offload::check) let pass does not fit `mtu`, the largest IP
+/// packet that its receiver takes. Of a super-packet one segment counts: headers and `gso_size`.
 #[inline]
 pub fn exceeds(packet: &[u8], header: &Header, mtu: usize) -> bool {
     let longest = match packet.first_chunk().map(Vnet::read) {

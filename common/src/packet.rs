@@ -103,6 +103,7 @@ pub fn parse(ip: &[u8]) -> Result<Header, Reason> {
     }
 }
 
+#[inline]
 fn parse_v4(ip: &[u8]) -> Result<Header, Reason> {
     let fixed: &[u8; IPV4_LEN] = ip.first_chunk().ok_or(Reason::Malformed)?;
     let l4 = usize::from(fixed[0] & 0x0f) * 4;
@@ -128,6 +129,7 @@ fn parse_v4(ip: &[u8]) -> Result<Header, Reason> {
     })
 }
 
+#[inline]
 fn parse_v6(ip: &[u8]) -> Result<Header, Reason> {
     let fixed: &[u8; IPV6_LEN] = ip.first_chunk().ok_or(Reason::Malformed)?;
     let length = IPV6_LEN + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));

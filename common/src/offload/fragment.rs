@@ -121,15 +121,17 @@ mod tests {
             let shape = Shape { extra: extra * 8, dont_fragment: false, ..Shape::new(false, false, payload) };
             let mut packet = shape.partial(None);
             let header = header(&packet);
-            let mut fragments = Vec::new();
-            prop_assert!(fragment(&mut packet, &header, mtu, &mut Vec::new(), |piece| fragments.push(piece.to_vec())));
+            let (mut fragments, mut scratch) = (Vec::new(), Vec::new());
+            let done = fragment(&mut packet, &header, mtu, &mut scratch, |piece| fragments.push(piece.to_vec()));
+            prop_assert!(done);
             let data = reassemble(&fragments, mtu, shape.l4());
             prop_assert_eq!(&data, &shape.whole()[VNET_LEN + shape.l4()..]);
             // Fragments of fragments are as good.
             let mut finer = Vec::new();
             for mut piece in fragments {
                 let header = super::tests::header(&piece);
-                prop_assert!(fragment(&mut piece, &header, again, &mut Vec::new(), |piece| finer.push(piece.to_vec())));
+                let done = fragment(&mut piece, &header, again, &mut scratch, |piece| finer.push(piece.to_vec()));
+                prop_assert!(done);
             }
             prop_assert_eq!(reassemble(&finer, mtu.min(again), shape.l4()), data);
         }
