@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::drops::Reason;
+use crate::offload::checksum;
 
 /// Bytes of `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h) ahead of each IP packet.
 pub const VNET_LEN: usize = 10;
@@ -102,6 +103,7 @@ pub fn parse(ip: &[u8]) -> Result<Header, Reason> {
     }
 }
 
+#[inline]
 fn parse_v4(ip: &[u8]) -> Result<Header, Reason> {
     let fixed: &[u8; IPV4_LEN] = ip.first_chunk().ok_or(Reason::Malformed)?;
     let l4 = usize::from(fixed[0] & 0x0f) * 4;
@@ -127,6 +129,7 @@ fn parse_v4(ip: &[u8]) -> Result<Header, Reason> {
     })
 }
 
+#[inline]
 fn parse_v6(ip: &[u8]) -> Result<Header, Reason> {
     let fixed: &[u8; IPV6_LEN] = ip.first_chunk().ok_or(Reason::Malformed)?;
     let length = IPV6_LEN + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
@@ -310,7 +313,9 @@ pub fn mark_congestion(packet: &mut [u8]) -> bool {
                 return false;
             }
             ip[1] |= CE;
-            let sum = mend(u16::from_be_bytes([ip[10], ip[11]]), old, [ip[0], ip[1]]);
+            let old_sum = !u16::from_be_bytes([ip[10], ip[11]]);
+            let sum =
+                !checksum::replace(old_sum, u16::from_be_bytes(old), u16::from_be_bytes([ip[0], ip[1]]));
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
             true
         }
@@ -325,13 +330,6 @@ pub fn mark_congestion(packet: &mut [u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// An Internet checksum after one 16-bit word under it changed (RFC 1624, equation 3).
-pub(crate) fn mend(checksum: u16, old: [u8; 2], new: [u8; 2]) -> u16 {
-    let sum = u32::from(!checksum) + u32::from(!u16::from_be_bytes(old)) + u32::from(u16::from_be_bytes(new));
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -441,7 +439,8 @@ mod tests {
         let fragment =
             |next, offset: u16| [vec![next, 0], (offset << 3).to_be_bytes().to_vec(), vec![0; 4]].concat();
         let ports = PORTS.to_vec();
-        let cases: &[(&str, u8, Vec<Vec<u8>>, u8, usize, Fragment)] = &[
+        type Case = (&'static str, u8, Vec<Vec<u8>>, u8, usize, Fragment);
+        let cases: &[Case] = &[
             ("none", 17, vec![], 17, 0, Fragment::No),
             ("hop-by-hop", 0, vec![hop(17)], 17, 8, Fragment::No),
             ("three", 0, vec![hop(43), long(60), hop(17)], 17, 32, Fragment::No),

@@ -30,6 +30,13 @@ pub(crate) fn replace(sum: u16, old: u16, new: u16) -> u16 {
     add(add(sum, !old), new)
 }
 
+/// Writes the checksum of `bytes`, with `extra` summed in, at `at`.
+pub(crate) fn put(bytes: &mut [u8], at: usize, extra: u16) {
+    bytes[at..at + 2].fill(0);
+    let sum = !add(sum(bytes), extra);
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

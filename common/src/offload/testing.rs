@@ -3,8 +3,8 @@
 use crate::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use crate::packet::{VNET_LEN, protocol};
 
-pub(crate) const SOURCE_V4: [u8; 4] = [10, 0, 0, 2];
-pub(crate) const DESTINATION_V4: [u8; 4] = [10, 0, 0, 3];
+const SOURCE_V4: [u8; 4] = [10, 0, 0, 2];
+const DESTINATION_V4: [u8; 4] = [10, 0, 0, 3];
 
 pub(crate) const CWR: u8 = 0x80;
 pub(crate) const ACK: u8 = 0x10;
@@ -23,6 +23,8 @@ pub(crate) struct Shape {
     pub(crate) tcp_flags: u8,
     pub(crate) sequence: u32,
     pub(crate) id: u16,
+    /// IPv4 only.
+    pub(crate) dont_fragment: bool,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -36,6 +38,7 @@ impl Shape {
             tcp_flags: ACK,
             sequence: 0xffff_f000,
             id: 0xfffe,
+            dont_fragment: true,
             payload: (0..payload).map(|at| (at * 31 + at / 256) as u8).collect(),
         }
     }
@@ -104,7 +107,7 @@ impl Shape {
             ip.extend([0x45 + self.extra as u8 / 4, 0]);
             ip.extend(total.to_be_bytes());
             ip.extend(self.id.to_be_bytes());
-            ip.extend([0x40, 0, 64, self.protocol(), 0, 0]);
+            ip.extend([if self.dont_fragment { 0x40 } else { 0 }, 0, 64, self.protocol(), 0, 0]);
             ip.extend(SOURCE_V4);
             ip.extend(DESTINATION_V4);
             ip.extend(vec![1; self.extra]);
