@@ -1,4 +1,4 @@
-//! A host: a thread in a network namespace and a mount namespace of its own.
+//! A host: a thread in a network namespace, a mount namespace and a host name of its own.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -14,14 +14,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::{Pid, gettid, sethostname};
 use socket2::{Domain, Socket, Type};
 
 use super::{Context, Failure, Process, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A machine of the house: its own network stack, and its own empty directory for state.
+/// A machine of the house: its own network stack, its own name, and its own empty directory for state.
 ///
 /// The namespaces live as long as the thread, its programs and the sockets opened in them; none has a name
 /// that could stay behind. Dropping the host kills the programs that it got going.
@@ -43,11 +43,11 @@ impl Host {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (ready, set_up) = mpsc::channel();
         let private = private_directory()?;
-        let directory = private.clone();
+        let (directory, host_name) = (private.clone(), name.to_owned());
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let entered = enter(&directory);
+                let entered = enter(&directory, &host_name);
                 let failed = entered.is_err();
                 if ready.send(entered).is_err() || failed {
                     return;
@@ -64,7 +64,7 @@ impl Host {
         Ok(host)
     }
 
-    /// The name given to it: it is only for messages.
+    /// Its host name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -240,11 +240,17 @@ pub(crate) fn allow_cubic() -> Result<()> {
 }
 
 /// Moves the calling thread into namespaces of its own and prepares them.
-fn enter(private: &Path) -> Result<(File, Pid)> {
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
-        let hint = if error == Errno::EPERM { ": run this as root (sudo)" } else { "" };
-        return Err(Failure::new(format!("network namespaces need root; unshare says {error}{hint}")));
+fn enter(private: &Path, name: &str) -> Result<(File, Pid)> {
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
+    {
+        let hint = if error == Errno::EPERM {
+            ": run this as root (sudo; in a container, docker run --privileged)"
+        } else {
+            ""
+        };
+        return Err(Failure::new(format!("make a network namespace: {error}{hint}")));
     }
+    sethostname(name).context("name the host")?;
     let nothing = None::<&Path>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .context("make mounts private")?;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Context, Failure, Net, Process, Result};
+use super::{Context, Failure, Host, Net, Process, Result};
 
 /// Part of the line by which a spoke says that it has joined; its address follows.
 pub(crate) const SPOKE_ON_LAN: &str = "on the LAN as ";
+
+/// Part of the line by which a hub says that it is ready.
+pub(crate) const HUB_LISTENS: &str = "listening on";
 
 /// How long a program may take to be ready.
 const START: Duration = Duration::from_secs(10);
@@ -108,24 +111,40 @@ pub(crate) fn require_tun() -> Result<()> {
     ))
 }
 
-/// Starts a hub for 10.0.0.0/24 in the hub's host and waits until it listens. `extra` follows its arguments.
-pub(crate) fn start_hub(net: &Net, binaries: &Binaries, extra: &[&str]) -> Result<Process> {
-    let host = net.hub();
+/// The command line of a hub for 10.0.0.0/24, with `extra` behind.
+pub(crate) fn hub_command(net: &Net, binaries: &Binaries, extra: &[&str]) -> Command {
     let mut command = Command::new(&binaries.hub);
-    command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(host.private().join("hub")).args(extra);
-    let hub = host.spawn("hub", &command)?;
-    hub.wait_for_line("listening on", START)?;
+    command.args(["--subnet", "10.0.0.0/24"]).args(own_state(net.hub(), "hub")).args(extra);
+    command
+}
+
+/// The command line of spoke `i`, with `extra` behind. Its name is its host's.
+pub(crate) fn spoke_command(net: &Net, binaries: &Binaries, i: usize, extra: &[&str]) -> Command {
+    let (hub, address) = (format!("{}:5678", Net::hub_v4()), Lan::address(i).to_string());
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", &hub, "--ip", &address]).args(own_state(net.spoke(i), "spoke")).args(extra);
+    command
+}
+
+/// Starts a hub for 10.0.0.0/24 and waits until it listens.
+pub(crate) fn start_hub(net: &Net, binaries: &Binaries, extra: &[&str]) -> Result<Process> {
+    let hub = net.hub().spawn("hub", &hub_command(net, binaries, extra))?;
+    hub.wait_for_line(HUB_LISTENS, START)?;
     Ok(hub)
 }
 
-/// Starts spoke `i` in its host, without waiting. `extra` follows its arguments.
+/// Starts spoke `i`, without waiting.
 pub(crate) fn spawn_spoke(net: &Net, binaries: &Binaries, i: usize, extra: &[&str]) -> Result<Process> {
     let host = net.spoke(i);
-    let mut command = Command::new(&binaries.spoke);
-    command
-        .args(["--hub", &format!("{}:5678", Net::hub_v4()), "--ip", &Lan::address(i).to_string()])
-        .args(["--name", host.name(), "--state"])
-        .arg(host.private().join("spoke"))
-        .args(extra);
-    host.spawn(host.name(), &command)
+    host.spawn(host.name(), &spoke_command(net, binaries, i, extra))
+}
+
+/// The arguments by which a program keeps its state in its host alone: none where its default directory is
+/// the host's own.
+fn own_state(host: &Host, program: &str) -> Vec<String> {
+    let directory = host.private().join(program);
+    if directory.parent() == Some(Path::new("/var/lib")) {
+        return Vec::new();
+    }
+    vec!["--state".to_owned(), directory.display().to_string()]
 }

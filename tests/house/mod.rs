@@ -29,7 +29,9 @@ use std::fmt;
 use std::io;
 
 pub(crate) use host::{Host, allow_cubic};
-pub(crate) use lan::{Binaries, Lan, SPOKE_ON_LAN};
+pub(crate) use lan::{
+    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, hub_command, require_tun, spawn_spoke, spoke_command, start_hub,
+};
 pub(crate) use net::{Direction, Net};
 pub(crate) use probe::{Transfer, digest, echo_udp, fill_seeded, ping, ping_until, transfer};
 pub(crate) use process::Process;

@@ -34,14 +34,20 @@ pub(crate) enum Direction {
 }
 
 impl Net {
-    /// A hub's host and `spokes` others, each reaching each other.
+    /// A hub's host `hub` and hosts `spoke0`, `spoke1`… for spokes, each reaching each other.
     pub(crate) fn new(spokes: usize) -> Result<Net> {
-        if spokes > MAX_SPOKES {
+        let names: Vec<_> = (0..spokes).map(|i| format!("spoke{i}")).collect();
+        Net::named(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// A hub's host `hub` and hosts of these names for spokes.
+    pub(crate) fn named(spokes: &[&str]) -> Result<Net> {
+        if spokes.len() > MAX_SPOKES {
             return Err(Failure::new(format!("a net has at most {MAX_SPOKES} spokes")));
         }
-        let names = (0..=spokes).map(name);
+        let names = ["hub"].into_iter().chain(spokes.iter().copied());
         let made: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = names.map(|name| scope.spawn(move || Host::new(&name))).collect();
+            let threads: Vec<_> = names.map(|name| scope.spawn(move || Host::new(name))).collect();
             threads.into_iter().map(|thread| thread.join().expect("making a host does not panic")).collect()
         });
         let hosts = made.into_iter().collect::<Result<Vec<_>>>()?;
@@ -173,13 +179,6 @@ impl Net {
             }
         }
         batch
-    }
-}
-
-fn name(port: usize) -> String {
-    match port {
-        0 => "hub".to_owned(),
-        port => format!("spoke{}", port - 1),
     }
 }
 
