@@ -77,88 +77,68 @@ pub struct Welcome {
     pub mtu: u32,
 }
 
-/// Why a spoke may not join.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The address is not one that a member can have.
-    BadAddress,
-    /// Another member holds the address.
-    AddressHeld,
-    /// No address, or no place in the list of members, is left.
-    Full,
-    /// The hub is locked and does not know this key.
-    Locked,
-    /// The invite is unknown, used or expired.
-    BadInvite,
-    /// The member was revoked.
-    Revoked,
-    /// A route may not be offered.
-    BadRoute,
-    /// The join request could not be read.
-    BadRequest,
-    /// A reason of a later version.
-    Other(u8),
-}
-
-impl Refusal {
-    const CODES: [(Refusal, u8); 8] = [
-        (Refusal::BadAddress, 1),
-        (Refusal::AddressHeld, 2),
-        (Refusal::Full, 3),
-        (Refusal::Locked, 4),
-        (Refusal::BadInvite, 5),
-        (Refusal::Revoked, 6),
-        (Refusal::BadRoute, 7),
-        (Refusal::BadRequest, 8),
-    ];
-
-    fn code(self) -> u8 {
-        match self {
-            Refusal::Other(code) => code,
-            known => Self::CODES.iter().find(|(refusal, _)| *refusal == known).map_or(0, |&(_, code)| code),
+/// Declares an enum that travels as one byte, with room for what later versions say.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+            /// Of a later version.
+            Other(u8),
         }
-    }
 
-    fn from_code(code: u8) -> Refusal {
-        Self::CODES.iter().find(|&&(_, c)| c == code).map_or(Refusal::Other(code), |&(refusal, _)| refusal)
-    }
-}
+        impl $name {
+            fn code(self) -> u8 {
+                match self {
+                    $($name::$variant => $code,)+
+                    $name::Other(code) => code,
+                }
+            }
 
-/// Why an end says goodbye.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Farewell {
-    /// The process ends.
-    Stopping,
-    /// The same key joined again, on another link.
-    Replaced,
-    /// The member was revoked: it need not come back.
-    Revoked,
-    /// The member lost its address to another one.
-    AddressLost,
-    /// The member's rights were changed: it may come back and will find them.
-    Changed,
-    /// A reason of a later version.
-    Other(u8),
-}
-
-impl Farewell {
-    const CODES: [(Farewell, u8); 5] = [
-        (Farewell::Stopping, 1),
-        (Farewell::Replaced, 2),
-        (Farewell::Revoked, 3),
-        (Farewell::AddressLost, 4),
-        (Farewell::Changed, 5),
-    ];
-
-    fn code(self) -> u8 {
-        match self {
-            Farewell::Other(code) => code,
-            known => Self::CODES.iter().find(|(farewell, _)| *farewell == known).map_or(0, |&(_, code)| code),
+            fn from_code(code: u8) -> $name {
+                match code {
+                    $($code => $name::$variant,)+
+                    other => $name::Other(other),
+                }
+            }
         }
-    }
+    };
+}
 
-    fn from_code(code: u8) -> Farewell {
-        Self::CODES.iter().find(|&&(_, c)| c == code).map_or(Farewell::Other(code), |&(farewell, _)| farewell)
+codes! {
+    /// Why a spoke may not join.
+    Refusal {
+        /// The address is not one that a member can have.
+        BadAddress = 1,
+        /// Another member holds the address.
+        AddressHeld = 2,
+        /// No address, or no place in the list of members, is left.
+        Full = 3,
+        /// The hub is locked and does not know this key.
+        Locked = 4,
+        /// The invite is unknown, used or expired.
+        BadInvite = 5,
+        /// The member was revoked.
+        Revoked = 6,
+        /// The join request could not be read.
+        BadRequest = 7,
+    }
+}
+
+codes! {
+    /// Why an end says goodbye.
+    Farewell {
+        /// The process ends.
+        Stopping = 1,
+        /// The same key joined again, on another link.
+        Replaced = 2,
+        /// The member was revoked: it need not come back.
+        Revoked = 3,
+        /// The member lost its address to another one.
+        AddressLost = 4,
+        /// The member's rights were changed: it may come back and will find them.
+        Changed = 5,
     }
 }
 
@@ -289,7 +269,7 @@ impl Control {
             }
             Control::Refused { reason, text } => {
                 put(out, tag::CODE, &[reason.code()]);
-                put(out, tag::TEXT, &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)]);
+                put(out, tag::TEXT, text.chars().take(MAX_TEXT / 4).collect::<String>().as_bytes());
                 kind::REFUSED
             }
             Control::Ping(token) => {
@@ -413,8 +393,10 @@ impl Fields {
     }
 }
 
-/// The first field's tag and value, and what is behind it.
-fn next_field(body: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, BadFrame> {
+/// A field's tag and value, and what is behind it.
+type Field<'a> = (u8, &'a [u8], &'a [u8]);
+
+fn next_field(body: &[u8]) -> Result<Option<Field<'_>>, BadFrame> {
     if body.is_empty() {
         return Ok(None);
     }
@@ -519,8 +501,11 @@ mod tests {
     }
 
     fn controls() -> impl Strategy<Value = Control> {
-        let peers = (names(), addresses(), any::<bool>())
-            .prop_map(|(name, addresses, online)| Peer { name, addresses, online });
+        let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
+            name,
+            addresses,
+            online,
+        });
         prop_oneof![
             (names(), networks(), addresses(), any::<u32>()).prop_map(|(name, addresses, hub, mtu)| {
                 Control::Welcome(Welcome { name, addresses, hub, mtu })

@@ -64,7 +64,10 @@ impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Stranger::Version(theirs) => {
-                write!(f, "speaks protocol version {theirs}, this end speaks {VERSION}: upgrade the older one")
+                write!(
+                    f,
+                    "speaks protocol version {theirs}, this end speaks {VERSION}: upgrade the older one"
+                )
             }
             Stranger::Http => f.write_str("speaks HTTP, not hub & spoke"),
             Stranger::Tls => f.write_str("speaks TLS, not hub & spoke"),

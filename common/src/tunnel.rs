@@ -269,12 +269,7 @@ impl Tunnel {
     }
 
     /// Takes the next event out of the inbox; `None` asks for more bytes.
-    pub fn open(
-        &mut self,
-        inbox: &mut Inbox,
-        pool: &mut Pool,
-        now: Instant,
-    ) -> Result<Option<Event>, Error> {
+    pub fn open(&mut self, inbox: &mut Inbox, pool: &mut Pool, now: Instant) -> Result<Option<Event>, Error> {
         loop {
             if self.is_half_open() {
                 match self.shake_hands(inbox, pool)? {

@@ -211,15 +211,15 @@ impl Members {
         for subnet in self.subnets.iter() {
             let same_family = |address: &&IpAddr| address.is_ipv4() == subnet.is_ipv4();
             let wanted = join.addresses.iter().find(same_family).copied();
-            let recorded =
-                known.and_then(|id| self.member(id).addresses.iter().find(same_family).copied());
+            let recorded = known.and_then(|id| self.member(id).addresses.iter().find(same_family).copied());
             let chosen = match wanted.or(recorded) {
                 Some(address) => {
                     if let Err(unfit) = self.subnets.check(address) {
                         return Admission::Refused(Refusal::BadAddress, format!("{address} {unfit}"));
                     }
                     if access == Access::Locked && recorded.is_some_and(|recorded| recorded != address) {
-                        let text = format!("{address} is not the address that the locked hub has for this key");
+                        let text =
+                            format!("{address} is not the address that the locked hub has for this key");
                         return Admission::Refused(Refusal::BadAddress, text);
                     }
                     Some(address)
@@ -274,7 +274,10 @@ impl Members {
     /// The refusal for an address that another member holds.
     pub fn held(&self, holder: MemberId, address: IpAddr) -> (Refusal, String) {
         let holder = &self.member(holder).name;
-        (Refusal::AddressHeld, format!("{address} is held by {holder}: choose another with --ip, or leave it out"))
+        (
+            Refusal::AddressHeld,
+            format!("{address} is held by {holder}: choose another with --ip, or leave it out"),
+        )
     }
 
     /// The address of this family whose holder is offline and was not seen for the longest time.

@@ -74,7 +74,10 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "{at} is in use: stop what listens there, or choose another with --listen ADDR:PORT")
+                write!(
+                    f,
+                    "{at} is in use: stop what listens there, or choose another with --listen ADDR:PORT"
+                )
             }
             Error::Listen(at, error) => {
                 write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
@@ -176,7 +179,10 @@ impl Server {
             let mut ready = std::mem::take(&mut self.ready);
             for event in &events {
                 match event.token() {
-                    SIGNAL => return Ok(self.stop(now)),
+                    SIGNAL => {
+                        self.stop(now);
+                        return Ok(());
+                    }
                     LISTENER | TUN => ready.push(event.token()),
                     token => {
                         if event.is_writable() {
@@ -388,7 +394,9 @@ fn listen(at: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Error> {
     let tried = at.unwrap_or(any);
     let bound = match (bind(tried), at) {
         // IPv6 is off in this kernel.
-        (Err(error), None) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+        (Err(error), None)
+            if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+        {
             bind((Ipv4Addr::UNSPECIFIED, PORT).into())
         }
         (bound, _) => bound,

@@ -89,7 +89,10 @@ impl Subnets {
                     subnet.prefix() >= 4 && !v4.is_loopback() && !v4.is_multicast() && v4.octets()[0] != 0
                 }
                 IpAddr::V6(v6) => {
-                    subnet.prefix() >= 4 && !v6.is_loopback() && !v6.is_multicast() && !v6.is_unicast_link_local()
+                    subnet.prefix() >= 4
+                        && !v6.is_loopback()
+                        && !v6.is_multicast()
+                        && !v6.is_unicast_link_local()
                 }
             };
             if subnet.network() != ip {

@@ -235,7 +235,12 @@ impl Switch {
 
     /// Handles what the inbox holds for a session, up to the next packet for the hub's own kernel.
     /// `None` asks for more bytes.
-    pub fn receive<'a>(&mut self, session: usize, inbox: &'a mut Inbox, now: Instant) -> Option<&'a mut [u8]> {
+    pub fn receive<'a>(
+        &mut self,
+        session: usize,
+        inbox: &'a mut Inbox,
+        now: Instant,
+    ) -> Option<&'a mut [u8]> {
         loop {
             let entry = &mut self.sessions[session];
             if entry.end.is_some() {
@@ -402,7 +407,11 @@ impl Switch {
     /// Asks the holder of an address for a sign of life before another one gets or does not get it.
     fn dispute(&mut self, session: usize, key: PublicKey, join: Join, holder: MemberId, now: Instant) {
         let Some(held_by) = self.members.member(holder).session else { return };
-        debug!("{} asks for an address of {}", self.sessions[session].source, self.members.member(holder).name);
+        debug!(
+            "{} asks for an address of {}",
+            self.sessions[session].source,
+            self.members.member(holder).name
+        );
         if let Err(error) = self.sessions[held_by].tunnel.ping(now) {
             self.end_with(held_by, End::Broken(error.to_string()));
         }

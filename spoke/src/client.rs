@@ -92,7 +92,10 @@ impl fmt::Display for Error {
             Error::Tun(error) => error.fmt(f),
             Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", text.escape_debug()),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
-                write!(f, "the hub at {hub} has key {seen}, not {known}: someone may be in between, or it was ")?;
+                write!(
+                    f,
+                    "the hub at {hub} has key {seen}, not {known}: someone may be in between, or it was "
+                )?;
                 match pinned_in {
                     Some(path) => write!(
                         f,
@@ -175,8 +178,8 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read("hubs")?.unwrap_or_default();
-        let pinned = hubs::pinned(&text, &config.hub)
-            .map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+        let pinned =
+            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -228,7 +231,10 @@ impl Client {
             let mut ready = std::mem::take(&mut self.ready);
             for event in &events {
                 match event.token() {
-                    SIGNAL => return Ok(self.stop(now)),
+                    SIGNAL => {
+                        self.stop(now);
+                        return Ok(());
+                    }
                     WAKE => {}
                     TUN => ready.push(TUN),
                     token => {
@@ -295,10 +301,12 @@ impl Client {
                 Dialed::Wait => {}
                 Dialed::Connected(hub, stream, token) => self.link(hub, stream, token, now),
                 Dialed::Failed(error) => {
-                    let why = match error.kind() {
-                        io::ErrorKind::ConnectionRefused => "nothing listens there: is the hub running?".to_owned(),
-                        io::ErrorKind::TimedOut => "no answer: is the port open on the way?".to_owned(),
-                        _ => error.to_string(),
+                    let why = if error.kind() == io::ErrorKind::ConnectionRefused {
+                        "nothing listens there: is the hub running?".to_owned()
+                    } else if error.kind() == io::ErrorKind::TimedOut {
+                        "no answer: is the port open on the way?".to_owned()
+                    } else {
+                        error.to_string()
                     };
                     self.retry(format!("cannot reach {}: {why}", self.config.hub), now);
                 }
@@ -348,7 +356,8 @@ impl Client {
         if let Phase::Linked(linked) = &mut self.phase {
             linked.tunnel.close(&mut self.pool);
         }
-        let random = state::random().map_or(u32::MAX / 2, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let random = state::random()
+            .map_or(u32::MAX / 2, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
         let pause = self.backoff.pause(random);
         self.failures.tell(why);
         self.phase = Phase::Pause(now + pause);
@@ -584,7 +593,10 @@ fn deliver(tun: &Tun, bytes: &mut [u8]) -> Result<(), Reason> {
     let header = offload::check(bytes)?;
     let written = tun.write(bytes).map_err(|_| Reason::Device);
     if log_enabled!(log::Level::Trace) {
-        trace!("{header} from the hub: {}", written.as_ref().err().map_or("delivered", |reason| reason.label()));
+        trace!(
+            "{header} from the hub: {}",
+            written.as_ref().err().map_or("delivered", |reason| reason.label())
+        );
     }
     written
 }

@@ -57,7 +57,9 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let hub = args.hub.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
-    if args.ip.iter().filter(|ip| ip.is_ipv4()).count() > 1 || args.ip.iter().filter(|ip| ip.is_ipv6()).count() > 1 {
+    if args.ip.iter().filter(|ip| ip.is_ipv4()).count() > 1
+        || args.ip.iter().filter(|ip| ip.is_ipv6()).count() > 1
+    {
         return Err("give at most one IPv4 and one IPv6 --ip".into());
     }
     let state = match &args.state {

@@ -38,9 +38,11 @@ impl FromStr for Target {
             },
         };
         let port = match port {
-            Some(port) => {
-                port.parse().ok().filter(|&port| port != 0).ok_or_else(|| bad("the port is not 1 to 65535"))?
-            }
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|&port| port != 0)
+                .ok_or_else(|| bad("the port is not 1 to 65535"))?,
             None => DEFAULT_PORT,
         };
         if host.is_empty() {

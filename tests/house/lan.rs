@@ -1,0 +1,150 @@
+//! A real LAN: the binaries `hub` and `spoke`, each in its host.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Context, Failure, Host, Net, Process, Result};
+
+/// Part of the line by which a spoke says that it has joined; its address follows.
+pub(crate) const SPOKE_ON_LAN: &str = "on the LAN as ";
+
+/// Part of the line by which a hub says that it is ready.
+pub(crate) const HUB_LISTENS: &str = "listening on";
+
+/// How long a program may take to be ready.
+const START: Duration = Duration::from_secs(10);
+
+/// Where the two programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    pub(crate) hub: PathBuf,
+    pub(crate) spoke: PathBuf,
+}
+
+impl Binaries {
+    /// The programs built with this target: Cargo tells a test or benchmark of either package where its
+    /// program is; an example lies one directory below.
+    pub(crate) fn find() -> Result<Binaries> {
+        let told = option_env!("CARGO_BIN_EXE_hub").or(option_env!("CARGO_BIN_EXE_spoke"));
+        let directory = match told {
+            Some(program) => Path::new(program).parent().map(Path::to_owned),
+            None => {
+                let program = std::env::current_exe().context("find this program")?;
+                program.ancestors().nth(2).map(Path::to_owned)
+            }
+        };
+        let directory = directory.ok_or_else(|| Failure::new("this program is in no directory"))?;
+        let binaries = Binaries { hub: directory.join("hub"), spoke: directory.join("spoke") };
+        for program in [&binaries.hub, &binaries.spoke] {
+            if !program.is_file() {
+                let program = program.display();
+                return Err(Failure::new(format!("{program} is missing: run cargo test --workspace")));
+            }
+        }
+        Ok(binaries)
+    }
+}
+
+/// A hub and its spokes, running. The LAN is 10.0.0.0/24, the hub 10.0.0.1, spoke `i` 10.0.0.(2+i).
+pub(crate) struct Lan {
+    // Programs are dropped before the hosts that hold them.
+    pub(crate) hub: Process,
+    pub(crate) spokes: Vec<Process>,
+    pub(crate) net: Net,
+    pub(crate) binaries: Binaries,
+}
+
+impl Lan {
+    /// Starts a hub and `spokes` spokes, and waits until all are on the LAN.
+    pub(crate) fn new(spokes: usize) -> Result<Lan> {
+        Lan::with(Net::new(spokes)?, spokes)
+    }
+
+    /// As [`Lan::new`] in a net that may have more hosts, for those who are not on the LAN.
+    pub(crate) fn with(net: Net, spokes: usize) -> Result<Lan> {
+        require_tun()?;
+        let binaries = Binaries::find()?;
+        let hub = start_hub(&net, &binaries, &[])?;
+        let started: Result<Vec<_>> = (0..spokes).map(|i| spawn_spoke(&net, &binaries, i, &[])).collect();
+        let spokes = started?;
+        for spoke in &spokes {
+            spoke.wait_for_line(SPOKE_ON_LAN, START)?;
+        }
+        Ok(Lan { hub, spokes, net, binaries })
+    }
+
+    /// The hub's own address in the LAN.
+    pub(crate) fn hub_address() -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, 1)
+    }
+
+    /// The address of spoke `i` in the LAN.
+    pub(crate) fn address(i: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, u8::try_from(2 + i).expect("fewer spokes than the subnet has addresses"))
+    }
+
+    /// Ends the hub with SIGKILL and starts another with the same state.
+    pub(crate) fn restart_hub(&mut self) -> Result<()> {
+        self.hub.kill()?;
+        self.hub = start_hub(&self.net, &self.binaries, &[])?;
+        Ok(())
+    }
+
+    /// Ends spoke `i` with SIGKILL, starts another with the same state and waits until it is on the LAN.
+    pub(crate) fn restart_spoke(&mut self, i: usize) -> Result<()> {
+        self.spokes[i].kill()?;
+        self.spokes[i] = spawn_spoke(&self.net, &self.binaries, i, &[])?;
+        self.spokes[i].wait_for_line(SPOKE_ON_LAN, START).map(drop)
+    }
+}
+
+/// Says so where this machine has no TUN device.
+pub(crate) fn require_tun() -> Result<()> {
+    if Path::new("/dev/net/tun").exists() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "/dev/net/tun is missing: load the module (modprobe tun), or give the container the device \
+         (docker run --device /dev/net/tun)",
+    ))
+}
+
+/// The command line of a hub for 10.0.0.0/24, with `extra` behind.
+pub(crate) fn hub_command(net: &Net, binaries: &Binaries, extra: &[&str]) -> Command {
+    let mut command = Command::new(&binaries.hub);
+    command.args(["--subnet", "10.0.0.0/24"]).args(own_state(net.hub(), "hub")).args(extra);
+    command
+}
+
+/// The command line of spoke `i`, with `extra` behind. Its name is its host's.
+pub(crate) fn spoke_command(net: &Net, binaries: &Binaries, i: usize, extra: &[&str]) -> Command {
+    let (hub, address) = (format!("{}:5678", Net::hub_v4()), Lan::address(i).to_string());
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", &hub, "--ip", &address]).args(own_state(net.spoke(i), "spoke")).args(extra);
+    command
+}
+
+/// Starts a hub for 10.0.0.0/24 and waits until it listens.
+pub(crate) fn start_hub(net: &Net, binaries: &Binaries, extra: &[&str]) -> Result<Process> {
+    let hub = net.hub().spawn("hub", &hub_command(net, binaries, extra))?;
+    hub.wait_for_line(HUB_LISTENS, START)?;
+    Ok(hub)
+}
+
+/// Starts spoke `i`, without waiting.
+pub(crate) fn spawn_spoke(net: &Net, binaries: &Binaries, i: usize, extra: &[&str]) -> Result<Process> {
+    let host = net.spoke(i);
+    host.spawn(host.name(), &spoke_command(net, binaries, i, extra))
+}
+
+/// The arguments by which a program keeps its state in its host alone: none where its default directory is
+/// the host's own.
+fn own_state(host: &Host, program: &str) -> Vec<String> {
+    let directory = host.private().join(program);
+    if directory.parent() == Some(Path::new("/var/lib")) {
+        return Vec::new();
+    }
+    vec!["--state".to_owned(), directory.display().to_string()]
+}
