@@ -135,16 +135,14 @@ impl Vnet {
         }
         let (max_segments, min_size) = self.bounds(header, ip).ok_or(Reason::Offload)?;
         let payload = header.length - headers;
-        if self.gso_size < min_size
-            || payload > usize::from(self.gso_size) * max_segments
-            || headers > usize::from(u16::MAX)
-        {
+        if self.gso_size < min_size || payload > usize::from(self.gso_size) * max_segments {
             return Err(Reason::Offload);
         }
         if payload <= usize::from(self.gso_size) {
             return Ok(single);
         }
-        Ok(Vnet { gso_type: self.gso_type, hdr_len: headers as u16, gso_size: self.gso_size, ..single })
+        let hdr_len = u16::try_from(headers).map_err(|_| Reason::Offload)?;
+        Ok(Vnet { gso_type: self.gso_type, hdr_len, gso_size: self.gso_size, ..single })
     }
 
     /// The most segments and the least `gso_size` of this super-packet, if its type agrees with the

@@ -477,6 +477,7 @@ mod tests {
         assert_eq!(parse(&jumbogram), Err(Reason::Malformed));
         assert_eq!(parse(&v6(0, &[17])), Err(Reason::Malformed), "extension header cut short");
         assert_eq!(parse(&v6(60, &[17, 1, 0, 0, 0, 0, 0, 0])), Err(Reason::Malformed), "extension too long");
+        assert_eq!(parse(&v6(60, &[17, 0, 0, 0, 0, 0, 0])), Err(Reason::Malformed), "too long by one byte");
         assert_eq!(parse(&v6(59, &[])).unwrap().length, 40);
     }
 

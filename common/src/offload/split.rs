@@ -31,7 +31,8 @@ pub struct Features {
 }
 
 impl Features {
-    /// Whether such a kernel takes the packet as it is; otherwise [`segment`] makes packets that it takes.
+    /// Whether such a kernel takes the packet, which [`check`](super::check) let pass, as it is; otherwise
+    /// [`segment`] makes packets that it takes.
     #[inline]
     pub fn fits(self, packet: &[u8]) -> bool {
         let Some(vnet) = packet.first_chunk().map(Vnet::read) else { return true };
