@@ -169,12 +169,10 @@ impl Queue {
     /// Takes a packet out of a flow, having dropped those that CoDel wants dropped (RFC 8289 section 5.5).
     fn pop_flow(&mut self, id: FlowId, now: u64, max: usize, pool: &mut Pool) -> Option<Buf> {
         loop {
-            let table = self.table.as_deref_mut()?;
-            let (packet, since) = table.head(id)?;
-            let len = packet.len().min(max);
-            let flow = table.flow(id);
-            let signal = flow.codel.must_signal(now, now.saturating_sub(since), flow.bytes - len);
+            let (_, since) = self.table.as_deref_mut()?.head(id)?;
             let mut packet = self.take_front(id, max, pool)?;
+            let flow = self.table.as_deref_mut()?.flow(id);
+            let signal = flow.codel.must_signal(now, now.saturating_sub(since), flow.bytes);
             if !signal {
                 return self.sent(id, packet);
             }

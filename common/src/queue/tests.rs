@@ -316,6 +316,20 @@ fn the_last_packet_is_never_dropped_for_its_delay() {
 }
 
 #[test]
+fn the_last_packet_is_never_dropped_even_if_it_should_have_been_cut() {
+    let mut b = Bench::new(CAP);
+    (0..5).for_each(|n| b.push(1, 60_000, n));
+    let mut numbers = Vec::new();
+    while let Some((_, number, _)) = b.pop_up_to(4_000) {
+        numbers.push(number);
+        b.later(ms(150));
+    }
+    assert_eq!(numbers, [0, 1, 3, 4]);
+    assert_eq!(b.queue.drops().of(Reason::Delay), 1);
+    assert!(b.queue.table.is_none());
+}
+
+#[test]
 fn a_flow_that_drained_is_remembered_for_a_while() {
     let mut b = Bench::new(CAP);
     events(&mut b, NOT_ECT, 600, |queue| queue.drops().total());
