@@ -235,7 +235,7 @@ impl Client {
                         self.stop(now);
                         return Ok(());
                     }
-                    WAKE => {}
+                    WAKE => self.handle_found(now),
                     TUN => ready.push(TUN),
                     token => {
                         if let Phase::Linked(linked) = &mut self.phase
@@ -285,18 +285,6 @@ impl Client {
             Phase::Pause(until) if *until <= now => {
                 self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
             }
-            Phase::Lookup(lookup) if lookup.is_finished() => {
-                let Phase::Lookup(lookup) = std::mem::replace(&mut self.phase, Phase::Pause(now)) else {
-                    return Ok(());
-                };
-                match lookup.finish() {
-                    Ok(addresses) => {
-                        self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
-                        return self.advance(now);
-                    }
-                    Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
-                }
-            }
             Phase::Dial(dial) => match dial.poll(self.poll.registry(), now) {
                 Dialed::Wait => {}
                 Dialed::Connected(hub, stream, token) => self.link(hub, stream, token, now),
@@ -319,6 +307,17 @@ impl Client {
             Phase::Pause(_) | Phase::Lookup(_) => {}
         }
         Ok(())
+    }
+
+    /// Dials what the look-up found. The look-up wakes the loop once, as the last thing that it does.
+    fn handle_found(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.phase, Phase::Pause(now)) {
+            Phase::Lookup(lookup) => match lookup.finish() {
+                Ok(addresses) => self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now)),
+                Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
+            },
+            other => self.phase = other,
+        }
     }
 
     fn link(&mut self, hub: SocketAddr, stream: mio::net::TcpStream, token: Token, now: Instant) {

@@ -40,12 +40,7 @@ impl Lookup {
         Lookup { thread }
     }
 
-    /// Whether there is an answer to take.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// The addresses; waits where it is not finished.
+    /// The addresses; waits for the thread to end, which it does right after it woke the loop.
     pub fn finish(self) -> io::Result<Vec<SocketAddr>> {
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the look-up failed")))
     }
