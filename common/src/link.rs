@@ -2,7 +2,7 @@
 //!
 //! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
@@ -139,7 +139,9 @@ impl Link {
     /// Writes once; a short write means that the socket is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            return match self.stream.write(bytes) {
+            // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
+            // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).
+            return match SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL) {
                 Ok(len) => {
                     self.writable = len == bytes.len();
                     Ok(len)
@@ -157,7 +159,7 @@ impl Link {
 
 /// Bytes that the kernel may hold unsent before the socket counts as full: our queue, not the kernel's, is
 /// where packets wait.
-const NOTSENT_LOWAT: u32 = 16 * 1024;
+const NOTSENT_LOWAT: u32 = 8 * 1024;
 
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {
