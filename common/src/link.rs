@@ -159,7 +159,7 @@ impl Link {
 
 /// Bytes that the kernel may hold unsent before the socket counts as full: our queue, not the kernel's, is
 /// where packets wait.
-const NOTSENT_LOWAT: u32 = 8 * 1024;
+const NOTSENT_LOWAT: u32 = 4 * 1024;
 
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {
