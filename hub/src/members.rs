@@ -408,6 +408,7 @@ fn comma_separated(items: &[impl fmt::Display]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
     use common::noise::PrivateKey;
 

@@ -316,7 +316,7 @@ impl Client {
                 Ok(addresses) => self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now)),
                 Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
             },
-            other => self.phase = other,
+            other @ (Phase::Pause(_) | Phase::Dial(_) | Phase::Linked(_)) => self.phase = other,
         }
     }
 
