@@ -71,7 +71,7 @@ mod tests {
         let name = Name::nearest(&format!("m{seed}"));
         let join = Join { name, addresses, routes: vec![], mtu: None, invite: None };
         let key = PrivateKey::from_random([seed; 32]).public();
-        let Admission::Member { id, ousted } = members.admit(key, &join, Access::Open, false) else {
+        let Admission::Member { id, ousted } = members.admit(key, &join, Access::Open, &[]) else {
             return None;
         };
         assert!(ousted.is_empty(), "the test gives each member its own address");
