@@ -2,8 +2,10 @@
 //!
 //! `subnets`, `members`, `router` and `switch` are pure; `server` owns the sockets and the device.
 
+pub mod bucket;
 pub mod members;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod subnets;
 pub mod switch;
