@@ -20,6 +20,7 @@ pub mod packet;
 pub mod pool;
 pub mod queue;
 pub mod state;
+pub mod text;
 pub mod timer;
 pub mod tun;
 pub mod tunnel;

@@ -321,7 +321,7 @@ impl fmt::Display for Error {
             }
             Error::Mtu(mtu) => write!(
                 f,
-                "the MTU cannot be {mtu}: choose {MIN_MTU} to {MAX_MTU}, with IPv6 {MIN_MTU_V6} at least"
+                "the MTU cannot be {mtu}: choose {MIN_MTU} to {MAX_MTU} with --mtu N, with IPv6 {MIN_MTU_V6} at least"
             ),
             Error::Netlink(error) => error.fmt(f),
             Error::Other { action, source } => write!(f, "cannot {action}: {source}"),

@@ -24,7 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::members::{Access, Members};
 use crate::subnets::Subnets;
-use crate::switch::{Lan, RouteChange, Switch};
+use crate::switch::{Ended, Lan, RouteChange, Switch};
 
 const LISTENER: Token = Token(0);
 const TUN: Token = Token(1);
@@ -407,9 +407,10 @@ impl Server {
     }
 
     fn reap(&mut self, now: Instant) {
-        while let Some(session) = self.switch.poll_ended(now) {
-            if let Some(link) = self.links.get_mut(session) {
-                *link = None;
+        while let Some(Ended { session, is_silent }) = self.switch.poll_ended(now) {
+            let link = self.links.get_mut(session).and_then(Option::take);
+            if let Some(link) = link.filter(|_| is_silent) {
+                link.abort();
             }
         }
     }

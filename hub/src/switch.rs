@@ -18,7 +18,7 @@ use common::packet::{self, Header, VNET_LEN};
 use common::pool::{Buf, Pool};
 use common::timer::Timers;
 use common::tun;
-use common::tunnel::{Event, Tunnel};
+use common::tunnel::{Error, Event, Tunnel};
 use ipnetwork::IpNetwork;
 use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
@@ -83,6 +83,17 @@ enum End {
     Farewell(&'static str),
     /// Something is wrong with it.
     Broken(String),
+    /// Nothing is heard of it.
+    Silent,
+}
+
+/// A session that has ended, for the server to close its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its key.
+    pub session: usize,
+    /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
+    pub is_silent: bool,
 }
 
 /// A wish for an address whose holder was asked for a sign of life.
@@ -238,7 +249,7 @@ impl Switch {
     }
 
     /// Takes out a session that has ended; the server closes its socket.
-    pub fn poll_ended(&mut self, now: Instant) -> Option<usize> {
+    pub fn poll_ended(&mut self, now: Instant) -> Option<Ended> {
         let key = self.ended.pop()?;
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
@@ -248,6 +259,7 @@ impl Switch {
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
+            Some(End::Silent) => "nothing was heard of it",
             None => "it ended",
         };
         match session.member.filter(|&id| self.members.member(id).session == Some(key)) {
@@ -263,7 +275,7 @@ impl Switch {
             None => info!("link from {} closed before it joined: {why}", session.source),
         }
         session.tunnel.close(&mut self.pool);
-        Some(key)
+        Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
     }
 
     fn forget_half_open(&mut self, source: SocketAddr) {
@@ -655,7 +667,7 @@ impl Switch {
         let Some(dispute) = self.sessions[session].dispute.take() else { return };
         let holder = self.members.member(dispute.holder).session;
         let heard = holder.is_some_and(|holder| self.sessions[holder].tunnel.heard_at() > dispute.asked_at);
-        if !heard && now < dispute.asked_at + DISPUTE_TIME {
+        if holder.is_some() && !heard && now < dispute.asked_at + DISPUTE_TIME {
             self.timers.set(session, now + DISPUTE_TIME / 40);
             self.sessions[session].dispute = Some(dispute);
             return;
@@ -675,7 +687,8 @@ impl Switch {
     /// Tells a member that lost an address, and ends its link: it will join anew.
     fn oust(&mut self, holder: MemberId, address: IpAddr, by: MemberId) {
         let (holder, by) = (self.members.member(holder), self.members.member(by));
-        warn!("{address} goes from {}, who does not answer, to {}", holder.name, by.name);
+        let state = if holder.session.is_some() { "does not answer" } else { "is offline" };
+        warn!("{address} goes from {}, who {state}, to {}", holder.name, by.name);
         if let Some(session) = holder.session {
             self.dismiss(session, Farewell::AddressLost, "its address went to another");
         }
@@ -729,9 +742,16 @@ impl Switch {
                 continue;
             }
             self.settle(key, now);
-            if let Err(error) = self.sessions[key].tunnel.handle_timeout(now) {
-                self.end_with(key, End::Broken(error.to_string()));
-                continue;
+            match self.sessions[key].tunnel.handle_timeout(now) {
+                Ok(()) => {}
+                Err(Error::Silent) => {
+                    self.end_with(key, End::Silent);
+                    continue;
+                }
+                Err(error) => {
+                    self.end_with(key, End::Broken(error.to_string()));
+                    continue;
+                }
             }
             if self.sessions[key].tunnel.wants_write() {
                 self.mark_dirty(key);

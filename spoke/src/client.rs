@@ -23,6 +23,7 @@ use common::offload;
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::pool::Pool;
 use common::state::{self, State};
+use common::text::Printable;
 use common::tun::{self, Tun};
 use common::tunnel::{self, Event, Tunnel};
 use ipnetwork::IpNetwork;
@@ -101,7 +102,7 @@ impl fmt::Display for Error {
         match self {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
-            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", text.escape_debug()),
+            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
                 write!(
                     f,
@@ -422,6 +423,9 @@ impl Client {
             self.backoff.slow_down();
             self.retry(error.to_string(), now);
             return Ok(());
+        }
+        if let (Broken::Tunnel(tunnel::Error::Silent), Phase::Linked(linked)) = (&why, &self.phase) {
+            linked.link.abort();
         }
         let what = if self.is_on_lan() { "lost the hub" } else { "cannot join through" };
         self.retry(format!("{what} {}: {why}", self.config.hub), now);
