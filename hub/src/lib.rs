@@ -1,6 +1,7 @@
 //! The hub: members, routing, and the one event loop that serves them.
 //!
 //! `subnets`, `members`, `router` and `switch` are pure; `server` owns the sockets and the device.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
 pub mod bucket;
 pub mod members;

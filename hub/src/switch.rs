@@ -367,9 +367,9 @@ impl Switch {
                     self.enqueue(to, packet, &header, now);
                     return Outcome::Done;
                 }
-                Some(to) => match self.cut_or_answer(to, bytes, &header, now) {
-                    Ok(()) => return Outcome::Done,
-                    Err(answer) => (Reason::TooBig, answer),
+                Some(to) => match self.too_big(to, bytes, &header) {
+                    None if self.cut(to, bytes, &header, now) => return Outcome::Done,
+                    answer => (Reason::TooBig, answer),
                 },
                 None => (Reason::Offline, self.unreachable(bytes, &header)),
             },
@@ -409,9 +409,10 @@ impl Switch {
                     self.enqueue(to, packet, &header, now);
                     return None;
                 }
-                Some(to) => {
-                    self.cut_or_answer(to, &mut packet, &header, now).err().map(|a| (Reason::TooBig, a))
-                }
+                Some(to) => match self.too_big(to, &packet, &header) {
+                    None if self.cut(to, &mut packet, &header, now) => None,
+                    answer => Some((Reason::TooBig, answer)),
+                },
                 None => Some((Reason::Offline, self.unreachable(&packet, &header))),
             },
             Verdict::Flood if self.flood.take(now) => {
@@ -447,27 +448,21 @@ impl Switch {
         mtu >= self.lan.mtu as usize || !icmp::exceeds(bytes, header, mtu)
     }
 
-    /// Sends a packet that is too big in fragments, where it may be fragmented; else the answer to it.
-    fn cut_or_answer(
-        &mut self,
-        to: usize,
-        bytes: &mut [u8],
-        header: &Header,
-        now: Instant,
-    ) -> Result<(), Option<Answer>> {
+    /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
+    fn too_big(&self, to: usize, bytes: &[u8], header: &Header) -> Option<Answer> {
+        icmp::too_big(bytes, header, self.hub_address(header)?, self.broadcast(), self.sessions[to].mtu)
+    }
+
+    /// Sends a packet that is too big in fragments; `false` where it may not be cut.
+    fn cut(&mut self, to: usize, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
         let mtu = self.sessions[to].mtu;
-        let answer =
-            self.hub_address(header).and_then(|hub| icmp::too_big(bytes, header, hub, self.broadcast(), mtu));
-        if answer.is_some() {
-            return Err(answer);
-        }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let cut = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
+        let is_cut = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
             let piece = self.pool.copy(piece);
             self.enqueue(to, piece, header, now);
         });
         self.scratch = scratch;
-        if cut { Ok(()) } else { Err(None) }
+        is_cut
     }
 
     fn unreachable(&self, bytes: &[u8], header: &Header) -> Option<Answer> {
@@ -500,7 +495,7 @@ impl Switch {
                 self.enqueue(key, packet, header, now);
                 continue;
             }
-            if self.cut_or_answer(key, &mut packet, header, now).is_err() {
+            if !self.cut(key, &mut packet, header, now) {
                 self.sessions[key].drops.add(Reason::TooBig);
             }
             self.pool.give(packet);

@@ -350,18 +350,18 @@ impl Client {
 
     /// Dials what the look-up found. The look-up wakes the loop once, as the last thing that it does.
     fn handle_found(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.phase, Phase::Pause(now)) {
-            Phase::Lookup(lookup) => match lookup.finish() {
-                Ok(addresses) => {
-                    self.hub_addresses =
-                        addresses.iter().map(|address| address.ip().to_canonical()).collect();
-                    // No route may lead the dialling itself into the LAN.
-                    self.set_routes();
-                    self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
-                }
-                Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
-            },
-            other => self.phase = other,
+        if !matches!(self.phase, Phase::Lookup(_)) {
+            return;
+        }
+        let Phase::Lookup(lookup) = std::mem::replace(&mut self.phase, Phase::Pause(now)) else { return };
+        match lookup.finish() {
+            Ok(addresses) => {
+                self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
+                // No route may lead the dialling itself into the LAN.
+                self.set_routes();
+                self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
+            }
+            Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! `backoff`, `hosts`, `hubs`, `routes` and `target` are pure; `dial`, `table` and `client` own the sockets, the
 //! routes and the device.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
 pub mod backoff;
 pub mod client;
