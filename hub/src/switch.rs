@@ -101,6 +101,8 @@ struct Dispute {
     key: PublicKey,
     join: Join,
     holder: MemberId,
+    /// Holders of other addresses of this wish that did not answer.
+    found_dead: Vec<MemberId>,
     asked_at: Instant,
 }
 
@@ -506,17 +508,19 @@ impl Switch {
 
     fn handle_join(&mut self, session: usize, key: PublicKey, join: Result<Join, BadFrame>, now: Instant) {
         match join {
-            Ok(join) => self.admit(session, key, join, false, now),
+            Ok(join) => self.admit(session, key, join, Vec::new(), now),
             Err(BadFrame) => {
                 self.refuse(session, Refusal::BadRequest, "the join request makes no sense".to_owned());
             }
         }
     }
 
-    fn admit(&mut self, session: usize, key: PublicKey, join: Join, uncontested: bool, now: Instant) {
-        match self.members.admit(key, &join, self.access, uncontested) {
+    fn admit(&mut self, session: usize, key: PublicKey, join: Join, found_dead: Vec<MemberId>, now: Instant) {
+        match self.members.admit(key, &join, self.access, &found_dead) {
             Admission::Refused(reason, text) => self.refuse(session, reason, text),
-            Admission::Dispute(holder) => self.dispute(session, key, join, holder, now),
+            Admission::Dispute(holder) => {
+                self.dispute(session, Dispute { key, join, holder, found_dead, asked_at: now }, now);
+            }
             Admission::Member { id, ousted } => {
                 for (holder, address) in ousted {
                     self.oust(holder, address, id);
@@ -641,23 +645,21 @@ impl Switch {
     }
 
     /// Asks the holder of an address for a sign of life before another one gets or does not get it.
-    fn dispute(&mut self, session: usize, key: PublicKey, join: Join, holder: MemberId, now: Instant) {
-        let Some(held_by) = self.members.member(holder).session else { return };
-        debug!(
-            "{} asks for an address of {}",
-            self.sessions[session].source,
-            self.members.member(holder).name
-        );
-        if let Err(error) = self.sessions[held_by].tunnel.ping(now) {
-            self.end_with(held_by, End::Broken(error.to_string()));
+    fn dispute(&mut self, session: usize, dispute: Dispute, now: Instant) {
+        let holder = self.members.member(dispute.holder);
+        debug!("{} asks for an address of {}", self.sessions[session].source, holder.name);
+        if let Some(held_by) = holder.session {
+            if let Err(error) = self.sessions[held_by].tunnel.ping(now) {
+                self.end_with(held_by, End::Broken(error.to_string()));
+            }
+            self.mark_dirty(held_by);
         }
-        self.mark_dirty(held_by);
-        self.sessions[session].dispute = Some(Box::new(Dispute { key, join, holder, asked_at: now }));
+        self.sessions[session].dispute = Some(Box::new(dispute));
         // Looked at again soon, as the answer of a living holder is a matter of a round trip.
         self.timers.set(session, now + DISPUTE_TIME / 40);
     }
 
-    /// Settles a dispute if the holder was heard since, or if its time is over.
+    /// Settles a dispute if the holder was heard since or is gone, or if its time is over.
     fn settle(&mut self, session: usize, now: Instant) {
         let Some(dispute) = self.sessions[session].dispute.take() else { return };
         let holder = self.members.member(dispute.holder).session;
@@ -667,16 +669,17 @@ impl Switch {
             self.sessions[session].dispute = Some(dispute);
             return;
         }
+        let Dispute { key, join, holder, mut found_dead, .. } = *dispute;
         if heard {
-            let address = dispute.join.addresses.iter().copied();
-            let held = address.clone().find(|&address| self.members.holder(address) == Some(dispute.holder));
-            if let Some(address) = held {
-                let (reason, text) = self.members.held(dispute.holder, address);
+            let held = join.addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
+            if let Some(&address) = held {
+                let (reason, text) = self.members.held(holder, address);
                 return self.refuse(session, reason, text);
             }
+        } else {
+            found_dead.push(holder);
         }
-        let Dispute { key, join, .. } = *dispute;
-        self.admit(session, key, join, !heard, now);
+        self.admit(session, key, join, found_dead, now);
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.
