@@ -33,7 +33,7 @@ pub(crate) use lan::{
     Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, hub_command, require_tun, spawn_spoke, spoke_command, start_hub,
 };
 pub(crate) use net::{Direction, Net};
-pub(crate) use probe::{Transfer, digest, echo_udp, fill_seeded, ping, ping_until, transfer};
+pub(crate) use probe::{Transfer, digest, echo_request, echo_udp, fill_seeded, ping, ping_until, transfer};
 pub(crate) use process::Process;
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
