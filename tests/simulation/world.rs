@@ -330,6 +330,7 @@ impl World {
                     assert!(last && peers.len() <= self.spokes.len());
                     return Ok(true);
                 }
+                Event::Control(Control::Routes { .. } | Control::MembersChanged) => {}
                 other => panic!("the hub said {other:?}"),
             }
         }
