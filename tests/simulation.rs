@@ -185,8 +185,14 @@ fn knock(world: &mut World) {
 fn speak(world: &mut World, spoke: usize) {
     let control = match world.rng.below(4) {
         0 => Control::Pong(world.rng.next()),
-        1 => Control::Welcome(Welcome { name: Name::nearest("x"), addresses: vec![], hub: vec![], mtu: 1 }),
-        _ => Control::AskMembers { after: None },
+        1 => Control::Welcome(Welcome {
+            name: Name::nearest("x"),
+            addresses: vec![],
+            hub: vec![],
+            mtu: 1,
+            routes: vec![],
+        }),
+        _ => Control::AskMembers { after: None, watch: true },
     };
     let Some(link) = world.spokes[spoke].link.as_mut().filter(|link| link.tunnel.is_open()) else { return };
     link.tunnel.control(&control).unwrap();

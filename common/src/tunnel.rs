@@ -337,7 +337,9 @@ impl Tunnel {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
-            (Role::Spoke, Control::Routes { .. } | Control::Members { .. }) if self.is_open() => {
+            (Role::Spoke, Control::Routes { .. } | Control::Members { .. } | Control::MembersChanged)
+                if self.is_open() =>
+            {
                 Ok(Some(control))
             }
             (Role::Hub, Control::AskMembers { .. }) if self.is_open() => Ok(Some(control)),

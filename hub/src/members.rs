@@ -276,6 +276,13 @@ impl Members {
         Admission::Member { id, ousted }
     }
 
+    /// Records the prefixes that a member may offer.
+    pub fn set_routes(&mut self, id: MemberId, routes: &[IpNetwork]) {
+        if self.member(id).routes != routes {
+            self.update(id, |member| member.routes = routes.to_vec());
+        }
+    }
+
     /// The refusal for an address that another member holds.
     pub fn held(&self, holder: MemberId, address: IpAddr) -> (Refusal, String) {
         let holder = &self.member(holder).name;

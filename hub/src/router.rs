@@ -4,6 +4,7 @@ use common::drops::Reason;
 use common::packet::Header;
 
 use crate::members::{MemberId, Members};
+use crate::routes::{Owner, Routes};
 use crate::subnets::Subnets;
 
 /// Where a packet goes.
@@ -21,22 +22,42 @@ pub enum Verdict {
 
 /// Routes a packet that came from a member, or from the hub's own kernel (`None`).
 ///
-/// A member may only send from addresses that it holds. The hub's kernel is trusted: it may forward.
-pub fn route(members: &Members, subnets: &Subnets, from: Option<MemberId>, header: &Header) -> Verdict {
-    if from.is_some() && members.holder(header.source) != from {
+/// A member may only send from addresses that it holds, or that lie behind it. The hub's kernel is trusted: it
+/// may forward.
+pub fn route(
+    members: &Members,
+    routes: &Routes,
+    subnets: &Subnets,
+    from: Option<MemberId>,
+    header: &Header,
+) -> Verdict {
+    if let Some(from) = from
+        && members.holder(header.source) != Some(from)
+        && routes.owner(header.source) != Some(Owner::Member(from))
+    {
         return Verdict::Drop(Reason::ForgedSource);
     }
-    if subnets.is_for_all(header.destination) {
+    let destination = header.destination;
+    if subnets.is_for_all(destination) {
         return Verdict::Flood;
     }
-    if subnets.is_hub(header.destination) {
-        return if from.is_some() { Verdict::Tun } else { Verdict::Drop(Reason::Hairpin) };
-    }
-    match members.holder(header.destination) {
-        Some(to) if Some(to) == from => Verdict::Drop(Reason::Hairpin),
-        Some(to) if members.member(to).session.is_none() => Verdict::Drop(Reason::Offline),
-        Some(to) => Verdict::To(to),
+    let owner = if subnets.is_hub(destination) {
+        Some(Owner::Hub)
+    } else {
+        match members.holder(destination) {
+            Some(holder) => Some(Owner::Member(holder)),
+            // What is in the subnet is a member's or nobody's, whatever the routes say.
+            None if subnets.with_prefix(destination).is_some() => None,
+            None => routes.owner(destination),
+        }
+    };
+    match owner {
         None => Verdict::Drop(Reason::NoRoute),
+        Some(Owner::Hub) if from.is_none() => Verdict::Drop(Reason::Hairpin),
+        Some(Owner::Hub) => Verdict::Tun,
+        Some(Owner::Member(to)) if Some(to) == from => Verdict::Drop(Reason::Hairpin),
+        Some(Owner::Member(to)) if members.member(to).session.is_none() => Verdict::Drop(Reason::Offline),
+        Some(Owner::Member(to)) => Verdict::To(to),
     }
 }
 
@@ -155,7 +176,7 @@ mod tests {
                 };
                 let header = header(source, destination);
                 let id = from.map(|from| known[from].id);
-                let verdict = route(&members, &subnets, id, &header);
+                let verdict = route(&members, &Routes::default(), &subnets, id, &header);
                 prop_assert_eq!(verdict, model(&known, from, &header), "{} from {:?} of {:?}", header, from, known);
             }
         }
@@ -188,7 +209,11 @@ mod tests {
             (None, "10.0.0.1", "10.0.0.31", Verdict::Flood),
         ] {
             let header = header(ip(source), ip(destination));
-            assert_eq!(route(&members, &subnets, from, &header), verdict, "{from:?}: {header}");
+            assert_eq!(
+                route(&members, &Routes::default(), &subnets, from, &header),
+                verdict,
+                "{from:?}: {header}"
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use common::pool::Pool;
 use common::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel};
 use hub::members::{Access, Members};
 use hub::subnets::Subnets;
-use hub::switch::{DISPUTE_TIME, Lan, Switch};
+use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
 
 use crate::packets::{Book, HUB, HUB_V4, HUB_V6};
 use crate::pipe::{Pipe, Read};
@@ -81,7 +81,13 @@ impl World {
         let members = Members::parse(&lines.collect::<String>(), subnets).unwrap();
         let access = if is_locked { Access::Locked } else { Access::Open };
         let key = PrivateKey::from_random(rng.key());
-        let switch = Switch::new(key, Lan { subnets, mtu: 1500 }, access, members, rng.next());
+        let switch = Switch::new(
+            key,
+            Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] },
+            access,
+            members,
+            rng.next(),
+        );
         World {
             rng,
             now: Instant::now(),
@@ -209,7 +215,7 @@ impl World {
         }
         self.switch.handle_timeouts(self.now);
         self.flush_hub();
-        while let Some(session) = self.switch.poll_ended(self.now) {
+        while let Some(Ended { session, .. }) = self.switch.poll_ended(self.now) {
             let conn = self.by_session.remove(&session).expect("each session has a connection");
             if let Some(conn) = self.conns.get_mut(&conn) {
                 conn.session = None;
@@ -324,6 +330,7 @@ impl World {
                     assert!(last && peers.len() <= self.spokes.len());
                     return Ok(true);
                 }
+                Event::Control(Control::Routes { .. } | Control::MembersChanged) => {}
                 other => panic!("the hub said {other:?}"),
             }
         }

@@ -26,7 +26,7 @@ fn join() -> Join {
 }
 
 fn welcome() -> Welcome {
-    Welcome { name: Name::nearest("laptop"), addresses: vec![], hub: vec![], mtu: 1500 }
+    Welcome { name: Name::nearest("laptop"), addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] }
 }
 
 /// What a tunnel gave out.
@@ -635,7 +635,7 @@ fn unknown_kinds_are_skipped_from_128_on_and_break_the_link_below() {
 #[test]
 fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
     let refused = Control::Refused { reason: Refusal::Full, text: String::new() };
-    let routes = Control::Routes { added: vec![], removed: vec![] };
+    let routes = Control::Routes { added: vec![], removed: vec![], all: true };
     let members = Control::Members { peers: vec![], last: true };
     // Who may hear it: a hub that decides, a hub, a spoke that waits, a spoke.
     let table: &[(Control, [bool; 4])] = &[
@@ -646,7 +646,7 @@ fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
         (refused, [false, false, true, false]),
         (routes, [false, false, false, true]),
         (members, [false, false, false, true]),
-        (Control::AskMembers { after: None }, [false, true, false, false]),
+        (Control::AskMembers { after: None, watch: false }, [false, true, false, false]),
     ];
     for (control, allowed) in table {
         for (at, &allowed) in allowed.iter().enumerate() {
