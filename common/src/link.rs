@@ -2,7 +2,7 @@
 //!
 //! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
@@ -92,6 +92,12 @@ impl Link {
         self.writable = true;
     }
 
+    /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.
+    pub fn abort(&self) {
+        // Where it fails, the other end finds out by itself, later.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Reads once into the inbox.
     pub fn fill(&mut self, inbox: &mut Inbox) -> io::Result<Filled> {
         let space = inbox.space();
@@ -139,7 +145,11 @@ impl Link {
     /// Writes once; a short write means that the socket is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            return match self.stream.write(bytes) {
+            // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
+            // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).
+            return match SockRef::from(&self.stream)
+                .send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL)
+            {
                 Ok(len) => {
                     self.writable = len == bytes.len();
                     Ok(len)
@@ -157,7 +167,7 @@ impl Link {
 
 /// Bytes that the kernel may hold unsent before the socket counts as full: our queue, not the kernel's, is
 /// where packets wait.
-const NOTSENT_LOWAT: u32 = 16 * 1024;
+const NOTSENT_LOWAT: u32 = 4 * 1024;
 
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {

@@ -1,9 +1,12 @@
 //! The hub: members, routing, and the one event loop that serves them.
 //!
 //! `subnets`, `members`, `router` and `switch` are pure; `server` owns the sockets and the device.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
+pub mod bucket;
 pub mod members;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod subnets;
 pub mod switch;

@@ -103,7 +103,7 @@ pub(crate) fn echo_request(to: IpAddr, sequence: u16, size: usize) -> Vec<u8> {
 }
 
 /// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.map(u64::from).sum();
     while sum > 0xffff {
