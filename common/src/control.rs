@@ -272,6 +272,12 @@ pub fn encode<T: Serialize>(answer: Result<T, String>) -> Vec<u8> {
     bytes
 }
 
+/// A value as one line of JSON.
+pub fn to_json(value: &impl Serialize) -> String {
+    // As above: this cannot fail.
+    serde_json::to_string(value).unwrap_or_default() + "\n"
+}
+
 /// Reads a request.
 pub fn decode<T: DeserializeOwned>(request: &[u8]) -> Result<T, String> {
     serde_json::from_slice(request).map_err(|error| format!("the request makes no sense: {error}"))

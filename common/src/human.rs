@@ -1,5 +1,53 @@
 //! Figures and tables for people. Pure.
 
+use std::fmt;
+use std::str::FromStr;
+
+/// A span as people write it: `90s`, `15m`, `24h`, `7d`; a bare number is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(u64);
+
+/// A text that is no span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSpan;
+
+impl fmt::Display for BadSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a span is a number and s, m, h or d, such as 24h")
+    }
+}
+
+impl std::error::Error for BadSpan {}
+
+impl Span {
+    /// So many hours.
+    pub const fn hours(hours: u64) -> Span {
+        Span(hours * 3_600)
+    }
+
+    /// Its seconds, at least one.
+    pub const fn seconds(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = BadSpan;
+
+    fn from_str(text: &str) -> Result<Span, BadSpan> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: u64 = match &text[digits.len()..] {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return Err(BadSpan),
+        };
+        let number: u64 = digits.parse().map_err(|_| BadSpan)?;
+        number.checked_mul(unit).filter(|&seconds| seconds > 0).map(Span).ok_or(BadSpan)
+    }
+}
+
 /// A number of bytes: `999 B`, `1.5 KiB`, `230 MiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -79,6 +127,18 @@ mod tests {
             assert_eq!(span(seconds), text);
         }
         assert_eq!([0.418, 9.99, 9.996, 31.4].map(millis), ["0.42 ms", "9.99 ms", "10 ms", "31 ms"]);
+    }
+
+    #[test]
+    fn spans_are_read_as_people_write_them() {
+        for (text, seconds) in [("90s", 90), ("90", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(text.parse().map(Span::seconds), Ok(seconds), "{text}");
+        }
+        for bad in
+            ["", "h", "0s", "-1h", "1.5h", "1w", "1 h", "1hh", "99999999999999999999", "213503982334602d"]
+        {
+            assert_eq!(bad.parse::<Span>(), Err(BadSpan), "{bad}");
+        }
     }
 
     #[test]

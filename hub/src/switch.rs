@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use common::damper::Damper;
 use common::drops::{Drops, Reason};
 use common::frame::{BadFrame, Control, Farewell, Join, MAX_PEERS, Peer, Refusal, Welcome};
 use common::inbox::Inbox;
@@ -20,9 +21,14 @@ use common::tunnel::{Event, Tunnel};
 use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
+use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
 use crate::subnets::Subnets;
+
+mod admin;
+
+pub use admin::LinkFacts;
 
 /// Most links whose other end is not authenticated yet.
 pub const MAX_HALF_OPEN: usize = 1_024;
@@ -79,6 +85,9 @@ pub struct Switch {
     lan: Lan,
     access: Access,
     members: Members,
+    invites: Invites,
+    /// The time of day, for invites: Unix seconds.
+    unix_time: u64,
     sessions: Slab<Session>,
     half_open: HashMap<IpAddr, usize>,
     timers: Timers,
@@ -89,6 +98,21 @@ pub struct Switch {
     ended: Vec<usize>,
     /// Drops of packets that no session can be blamed for: those from the hub's own kernel.
     drops: Drops,
+    /// Lines that anybody can provoke.
+    damper: Damper<Provoked>,
+    /// Lines that a member can provoke.
+    member_damper: Damper<MemberId>,
+}
+
+/// A log line that anybody outside can provoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provoked {
+    /// A connection was turned away.
+    TurnedAway,
+    /// A link closed before it joined.
+    NotJoined,
+    /// A join was refused.
+    Refused,
 }
 
 impl Switch {
@@ -99,6 +123,8 @@ impl Switch {
             lan,
             access,
             members,
+            invites: Invites::default(),
+            unix_time: 0,
             sessions: Slab::new(),
             half_open: HashMap::new(),
             timers: Timers::default(),
@@ -107,6 +133,8 @@ impl Switch {
             dirty: Vec::new(),
             ended: Vec::new(),
             drops: Drops::default(),
+            damper: Damper::default(),
+            member_damper: Damper::default(),
         }
     }
 
@@ -190,15 +218,21 @@ impl Switch {
             Some(End::Broken(why)) => why.as_str(),
             None => "it ended",
         };
-        match session.member.filter(|&id| self.members.member(id).session == Some(key)) {
+        let is_its_own = |id| self.members.get(id).is_some_and(|member| member.session == Some(key));
+        match session.member.filter(|&id| is_its_own(id)) {
             Some(id) => {
                 let member = self.members.member_mut(id);
                 member.session = None;
                 member.seen_at = Some(now);
-                info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                if self.member_damper.tell(id, now) {
+                    info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                }
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => info!("link from {} closed before it joined: {why}", session.source),
+            None if self.damper.tell(Provoked::NotJoined, now) => {
+                info!("link from {} closed before it joined: {why}", session.source);
+            }
+            None => {}
         }
         session.tunnel.close(&mut self.pool);
         Some(key)
@@ -350,14 +384,21 @@ impl Switch {
         match join {
             Ok(join) => self.admit(session, key, join, false, now),
             Err(BadFrame) => {
-                self.refuse(session, Refusal::BadRequest, "the join request makes no sense".to_owned());
+                let text = "the join request makes no sense".to_owned();
+                self.refuse(session, Refusal::BadRequest, text, now);
             }
         }
     }
 
-    fn admit(&mut self, session: usize, key: PublicKey, join: Join, uncontested: bool, now: Instant) {
-        match self.members.admit(key, &join, self.access, uncontested) {
-            Admission::Refused(reason, text) => self.refuse(session, reason, text),
+    fn admit(&mut self, session: usize, key: PublicKey, mut join: Join, uncontested: bool, now: Instant) {
+        let claim = match self.claim(&key, &mut join) {
+            Ok(claim) => claim,
+            Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
+        };
+        let admission = self.members.admit(key, &join, self.access_with(claim), uncontested);
+        self.settle_claim(claim, &admission);
+        match admission {
+            Admission::Refused(reason, text) => self.refuse(session, reason, text, now),
             Admission::Dispute(holder) => self.dispute(session, key, join, holder, now),
             Admission::Member { id, ousted } => {
                 for (holder, address) in ousted {
@@ -368,9 +409,11 @@ impl Switch {
         }
     }
 
-    fn refuse(&mut self, session: usize, reason: Refusal, text: String) {
+    fn refuse(&mut self, session: usize, reason: Refusal, text: String, now: Instant) {
         let entry = &mut self.sessions[session];
-        info!("refused {:?} from {}: {text}", reason, entry.source);
+        if self.damper.tell(Provoked::Refused, now) {
+            info!("refused {:?} from {}: {text}", reason, entry.source);
+        }
         // It has only just begun: there is room for one frame.
         let _ = entry.tunnel.refuse(reason, text);
         self.end_with(session, End::Farewell("refused"));
@@ -391,7 +434,9 @@ impl Switch {
             mtu: self.lan.mtu,
         };
         let entry = &mut self.sessions[session];
-        info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        if self.member_damper.tell(id, now) {
+            info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        }
         entry.member = Some(id);
         entry.joined_at = Some(now);
         let source = entry.source;
@@ -436,7 +481,7 @@ impl Switch {
             let held = address.clone().find(|&address| self.members.holder(address) == Some(dispute.holder));
             if let Some(address) = held {
                 let (reason, text) = self.members.held(dispute.holder, address);
-                return self.refuse(session, reason, text);
+                return self.refuse(session, reason, text, now);
             }
         }
         let Dispute { key, join, .. } = *dispute;
@@ -482,7 +527,10 @@ impl Switch {
 
     /// When `handle_timeouts` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.damper.deadline(), self.member_damper.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Pings who is due, ends who is dead, settles disputes.
@@ -502,6 +550,7 @@ impl Switch {
             let deadline = self.sessions[key].tunnel.deadline();
             self.timers.set(key, deadline);
         }
+        self.tell_counts(now);
     }
 
     // ---- sending
