@@ -47,6 +47,13 @@ pub struct Ticket {
     serial: u64,
 }
 
+impl Ticket {
+    /// One for tests, which no connection has.
+    pub fn for_test(serial: u64) -> Ticket {
+        Ticket { slot: MAX_CONNECTIONS, serial }
+    }
+}
+
 /// The program's end.
 pub struct Control {
     listener: UnixListener,

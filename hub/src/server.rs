@@ -154,10 +154,6 @@ impl Server {
         let (listener, at) = listen(config.listen)?;
         let tun = open_tun(config)?;
 
-        info!("key {}", key.public());
-        info!("listening on {at}; the LAN is {}, on the device {}", config.subnets, tun.name());
-        info!("to join: spoke --hub HOST:{} --hub-key {}", at.port(), key.public());
-
         let system = |what| move |error| Error::System(what, error);
         let seed = state::random().map_err(system("get random bytes"))?;
         let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
@@ -194,9 +190,18 @@ impl Server {
             .map_err(system("register with the event queue"))?;
         server.switch.set_unix_time(server.unix_time);
         server.switch.set_invites(invites);
-        server.set_access(access);
         server.open_control();
+        server.announce();
+        server.set_access(access);
         Ok(server)
+    }
+
+    /// Says that all is ready.
+    fn announce(&self) {
+        let (key, About { listening, device, .. }) = (self.switch.key(), &self.about);
+        info!("key {key}");
+        info!("listening on {listening}; the LAN is {}, on the device {device}", self.switch.lan().subnets);
+        info!("to join: spoke --hub HOST:{} --hub-key {key}", listening.port());
     }
 
     /// The LAN can do without its control socket, as in a state directory that cannot be written.

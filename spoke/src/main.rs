@@ -1,18 +1,20 @@
 //! The command line of `spoke`.
 
+mod commands;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use commands::{Command, DEFAULT_STATE};
+use common::invite::Secret;
 use common::name::Name;
 use common::noise::PublicKey;
 use common::state::{self, State};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
 use spoke::target::Target;
-
-const DEFAULT_STATE: &str = "/var/lib/spoke";
 
 /// Joins this machine to the LAN of a hub.
 #[derive(FromArgs)]
@@ -35,15 +37,23 @@ struct Args {
     /// the hub's key, as it prints it at start (default: the first one seen is remembered)
     #[argh(option)]
     hub_key: Option<PublicKey>,
+    /// the invite that the hub's owner made for this machine (hub invite)
+    #[argh(option)]
+    invite: Option<Secret>,
     /// print the version
     #[argh(switch)]
     version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
         return common::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
+    }
+    if let Some(command) = args.command {
+        return commands::run(command, args.state);
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(args) {
@@ -72,6 +82,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         addresses: args.ip,
         name: args.name.unwrap_or_else(common::cli::host_name),
         tun: args.tun,
+        invite: args.invite,
     };
     let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
     signals.set_nonblocking(true)?;
