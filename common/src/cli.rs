@@ -4,6 +4,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use ipnetwork::IpNetwork;
+
 use crate::name::Name;
 
 /// Prints name and version, for `--version`.
@@ -11,6 +13,19 @@ pub fn print_version(name: &str, version: &str) -> ExitCode {
     match writeln!(std::io::stdout(), "{name} {version}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Warns where this machine is to forward to these prefixes, but its kernel does not forward.
+pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
+    for (is_ipv6, switch) in [(false, "net.ipv4.ip_forward"), (true, "net.ipv6.conf.all.forwarding")] {
+        let path = format!("/proc/sys/{}", switch.replace('.', "/"));
+        let is_off = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
+        if is_off && prefixes.iter().any(|prefix| prefix.is_ipv6() == is_ipv6) {
+            log::warn!(
+                "this machine does not forward packets, so the routes lead nowhere: run `sysctl -w {switch}=1`"
+            );
+        }
     }
 }
 

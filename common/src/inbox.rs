@@ -35,6 +35,13 @@ pub struct Parked {
     plain_len: usize,
 }
 
+impl Parked {
+    /// Its buffer, to be given back unread.
+    pub(crate) fn into_bytes(self) -> Buf {
+        self.bytes
+    }
+}
+
 impl Default for Inbox {
     fn default() -> Inbox {
         Inbox { bytes: vec![0; MAX_PARKED + READ_BYTES].into(), plain: 0..0, cipher: 0..0 }

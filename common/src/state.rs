@@ -149,17 +149,7 @@ impl State {
 
     /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        let path = self.path.join(name);
-        let new = self.path.join(format!(".{name}.new"));
-        let written = write_synced(&new, text).and_then(|()| fs::rename(&new, &path));
-        written.map_err(|error| {
-            // It may never have been made; the reason is told already.
-            let _ = fs::remove_file(&new);
-            Error::Io { tried: "write", path, error }
-        })?;
-        // A directory that cannot be synced still holds the new file.
-        let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
-        Ok(())
+        write_file(&self.path.join(name), text, 0o600)
     }
 
     /// Removes a file; none there is fine.
@@ -179,10 +169,26 @@ impl State {
     }
 }
 
-fn write_synced(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+/// Writes a file with this mode whole or not at all, also through a loss of power.
+pub fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(fail(io::ErrorKind::IsADirectory.into()));
+    };
+    let new = directory.join(format!(".{}.new", name.to_string_lossy()));
+    let write_new = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write_new().and_then(|()| fs::rename(&new, path)).map_err(|error| {
+        // It may never have been made; the reason is told already.
+        let _ = fs::remove_file(&new);
+        fail(error)
+    })?;
+    // A directory that cannot be synced still holds the new file.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
 }
 
 /// 32 bytes from the system's random source.

@@ -337,7 +337,9 @@ impl Tunnel {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
-            (Role::Spoke, Control::Routes { .. } | Control::Members { .. }) if self.is_open() => {
+            (Role::Spoke, Control::Routes { .. } | Control::Members { .. } | Control::MembersChanged)
+                if self.is_open() =>
+            {
                 Ok(Some(control))
             }
             (Role::Hub, Control::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
@@ -577,10 +579,10 @@ impl Tunnel {
     /// Gives all buffers back.
     pub fn close(&mut self, pool: &mut Pool) {
         self.queue.clear(pool);
-        for buf in [self.begun.take(), self.unsent.take()].into_iter().flatten() {
+        let parked = self.parked.take().map(Parked::into_bytes);
+        for buf in [self.begun.take(), self.unsent.take(), parked].into_iter().flatten() {
             pool.give(buf);
         }
-        self.parked = None;
         self.state = State::Closing;
     }
 }
@@ -594,3 +596,6 @@ enum Step {
     /// Hub: the spoke asks to join.
     Join { key: PublicKey, join: Result<Join, BadFrame> },
 }
+
+#[cfg(test)]
+mod tests;

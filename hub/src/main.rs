@@ -28,6 +28,9 @@ struct Args {
     /// largest packet on the LAN in bytes (default 1500); the spokes are told
     #[argh(option, default = "1500")]
     mtu: u32,
+    /// offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0; may be repeated
+    #[argh(option)]
+    route: Vec<IpNetwork>,
     /// directory of the hub's key and members (default /var/lib/hub)
     #[argh(option)]
     state: Option<PathBuf>,
@@ -62,8 +65,17 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         listen: args.listen,
         tun: args.tun.clone(),
         mtu: args.mtu,
+        routes: args.route.clone(),
         state: args.state.clone().unwrap_or_else(|| DEFAULT_STATE.into()),
     };
+    if let Some(bad) = args.route.iter().find(|prefix| prefix.network() != prefix.ip()) {
+        let (network, length) = (bad.network(), bad.prefix());
+        return Err(format!(
+            "--route {bad} has bits set behind its prefix: did you mean {network}/{length}?"
+        )
+        .into());
+    }
+    common::cli::warn_if_not_forwarding(&args.route);
     let signals = on_signals(&[SIGINT, SIGTERM])?;
     let hangups = on_signals(&[SIGHUP])?;
     let result: Result<(), Error> =

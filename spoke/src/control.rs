@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::control::{MAX_CONNECTIONS, Ticket, encode};
+use common::control::{MAX_CONNECTIONS, Ticket};
 use common::drops::Drops;
 use common::frame::Peer;
 use common::name::Name;
@@ -131,48 +131,74 @@ pub fn before(name: &Name) -> Option<Name> {
     text.get(..text.len().checked_sub(1)?)?.parse().ok()
 }
 
-/// Requests whose answer the hub has to give. It answers in the order in which it is asked.
+/// Who asked the hub for members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// This spoke itself.
+    Own,
+    /// A person, through the control socket.
+    Person(Ticket),
+}
+
+/// Questions for members that the hub has not answered yet. It answers in the order in which it is asked.
 #[derive(Debug, Default)]
 pub struct Waiting(VecDeque<Wait>);
 
 #[derive(Debug)]
 struct Wait {
     /// Whoever gave up keeps its place in the order.
-    ticket: Option<Ticket>,
-    until: Instant,
+    asker: Option<Asker>,
+    /// How long a person waits.
+    until: Option<Instant>,
+}
+
+impl Wait {
+    fn person(&self) -> Option<(Ticket, Instant)> {
+        match (self.asker, self.until) {
+            (Some(Asker::Person(ticket)), Some(until)) => Some((ticket, until)),
+            (Some(Asker::Own | Asker::Person(_)) | None, _) => None,
+        }
+    }
 }
 
 impl Waiting {
-    /// Whether another one may wait.
+    /// Whether another person may wait.
     pub fn has_room(&self) -> bool {
         self.0.len() < MAX_CONNECTIONS
     }
 
-    /// The hub was asked for this one.
+    /// The hub was asked for this person.
     pub fn push(&mut self, ticket: Ticket, now: Instant) {
-        self.0.push_back(Wait { ticket: Some(ticket), until: now + PATIENCE });
+        self.0.push_back(Wait { asker: Some(Asker::Person(ticket)), until: Some(now + PATIENCE) });
     }
 
-    /// The hub has told a page: who gets it, and the bytes to answer with. `None` if nobody waits for it.
-    pub fn told(&mut self, peers: Vec<Peer>, last: bool) -> Option<(Ticket, Vec<u8>)> {
-        let ticket = self.0.pop_front()?.ticket?;
-        let page = Page { members: peers.into_iter().map(MemberStatus::from).collect(), last };
-        Some((ticket, encode(Ok(page))))
+    /// The hub was asked by this spoke itself.
+    pub fn push_own(&mut self) {
+        self.0.push_back(Wait { asker: Some(Asker::Own), until: None });
+    }
+
+    /// The hub has told a page: who asked for it, unless that one gave up.
+    pub fn told(&mut self) -> Option<Asker> {
+        self.0.pop_front()?.asker
     }
 
     /// Someone who has waited for too long.
     pub fn poll(&mut self, now: Instant) -> Option<Ticket> {
-        self.0.iter_mut().find(|wait| wait.ticket.is_some() && wait.until <= now)?.ticket.take()
+        let late = |wait: &&mut Wait| wait.person().is_some_and(|(_, until)| until <= now);
+        let wait = self.0.iter_mut().find(late)?;
+        let (ticket, _) = wait.person()?;
+        wait.asker = None;
+        Some(ticket)
     }
 
     /// When `poll` has something to tell.
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.iter().filter(|wait| wait.ticket.is_some()).map(|wait| wait.until).min()
+        self.0.iter().filter_map(Wait::person).map(|(_, until)| until).min()
     }
 
     /// The link is gone, and with it all answers: those who wait in vain.
     pub fn take_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
-        std::mem::take(&mut self.0).into_iter().filter_map(|wait| wait.ticket)
+        std::mem::take(&mut self.0).into_iter().filter_map(|wait| Some(wait.person()?.0))
     }
 }
 
@@ -181,32 +207,26 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn peer(name: &str) -> Peer {
-        Peer { name: name.parse().unwrap(), addresses: vec![], online: true }
-    }
-
     #[test]
     fn pages_go_to_those_who_asked_in_order_and_not_to_those_who_gave_up() {
         let start = Instant::now();
-        let [a, b, c] = [1, 2, 3].map(|serial| Ticket::for_test(serial));
+        let [a, b, c] = [1, 2, 3].map(Ticket::for_test);
         let mut waiting = Waiting::default();
-        assert_eq!(waiting.told(vec![], true), None, "unasked");
+        assert_eq!(waiting.told(), None, "unasked");
         waiting.push(a, start);
+        waiting.push_own();
         waiting.push(b, start + Duration::from_millis(1));
         waiting.push(c, start + Duration::from_millis(500));
         assert_eq!(waiting.deadline(), Some(start + PATIENCE));
         assert_eq!(waiting.poll(start + PATIENCE), Some(a));
         assert_eq!(waiting.poll(start + PATIENCE), None);
         assert_eq!(waiting.deadline(), Some(start + PATIENCE + Duration::from_millis(1)));
-        assert_eq!(waiting.told(vec![peer("x")], true), None, "that was for the one who gave up");
-        let (ticket, answer) = waiting.told(vec![peer("y")], false).unwrap();
-        assert_eq!(ticket, b);
-        assert_eq!(
-            answer,
-            b"{\"ok\":{\"members\":[{\"name\":\"y\",\"addresses\":[],\"online\":true}],\"last\":false}}\n"
-        );
+        assert_eq!(waiting.told(), None, "that was for the one who gave up");
+        assert_eq!(waiting.told(), Some(Asker::Own));
+        assert_eq!(waiting.told(), Some(Asker::Person(b)));
+        waiting.push_own();
         assert_eq!(waiting.take_all().collect::<Vec<_>>(), [c]);
-        assert_eq!(waiting.deadline(), None);
+        assert_eq!((waiting.deadline(), waiting.told()), (None, None));
     }
 
     #[test]

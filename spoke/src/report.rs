@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use common::human::{bytes, millis, span, table};
+use common::text::Printable;
 
 use crate::control::{Status, Traffic};
 
@@ -48,7 +49,7 @@ pub fn status(status: &Status) -> String {
                 _ => "waiting before the next try",
             };
             let trouble =
-                status.trouble.as_deref().map_or(String::new(), |why| format!(": {}", why.escape_debug()));
+                status.trouble.as_deref().map_or(String::new(), |why| format!(": {}", Printable(why)));
             let _ = writeln!(text, "not on the LAN, {phase}{trouble}");
         }
     }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use common::noise::PublicKey;
-use ipnetwork::IpNetwork;
 use slab::Slab;
 
 use super::{Line, Member, MemberId, Members, format_member};
@@ -97,11 +96,6 @@ impl Members {
         self.reserved = addresses;
     }
 
-    /// Says which prefixes a member may offer.
-    pub fn set_routes(&mut self, id: MemberId, routes: Vec<IpNetwork>) {
-        self.update(id, |member| member.routes = routes);
-    }
-
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
     ///
     /// A member that is in both lists keeps its id, session and time of sight. One that joined since the text was
@@ -190,7 +184,7 @@ mod tests {
     }
 
     fn admit(members: &mut Members, seed: u8, ip: Option<&str>) -> Admission {
-        members.admit(key(seed), &join(&format!("m{seed}"), ip), Access::Open, false)
+        members.admit(key(seed), &join(&format!("m{seed}"), ip), Access::Open, &[])
     }
 
     /// `name:fate` of each change, in the order of names.
@@ -297,7 +291,7 @@ mod tests {
     #[test]
     fn an_invited_key_joins_a_locked_hub_and_takes_nothing_from_others() {
         let mut members = parse(&format!("{} a 10.0.0.2\n", key(1)));
-        let mut ask = |ip: Option<&str>| members.admit(key(2), &join("b", ip), Access::Invited, false);
+        let mut ask = |ip: Option<&str>| members.admit(key(2), &join("b", ip), Access::Invited, &[]);
         assert!(matches!(ask(Some("10.0.0.2")), Admission::Refused(Refusal::AddressHeld, _)));
         assert!(matches!(ask(Some("10.0.0.3")), Admission::Member { .. }));
     }

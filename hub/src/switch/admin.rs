@@ -7,6 +7,7 @@ use common::drops::Drops;
 use common::frame::{Farewell, Join};
 use common::invite::{Secret, SecretHash};
 use common::noise::PublicKey;
+use common::text::Printable;
 use common::tunnel::Tunnel;
 use log::info;
 
@@ -153,7 +154,7 @@ impl Switch {
         if let Admission::Member { id, .. } = admission {
             let routes =
                 self.invites.iter().find(|invite| invite.hash == hash).map(|invite| invite.routes.clone());
-            self.members.set_routes(*id, routes.unwrap_or_default());
+            self.members.set_routes(*id, &routes.unwrap_or_default());
             self.invites.remove(hash);
             info!("{} has used its invite", self.members.member(*id).name);
         }
@@ -181,13 +182,13 @@ impl Switch {
         let by_name = || self.members.by_name(&who.parse().ok()?);
         by_address
             .or_else(by_name)
-            .ok_or_else(|| format!("no member has the name, address or key {}", who.escape_debug()))
+            .ok_or_else(|| format!("no member has the name, address or key {}", Printable(who)))
     }
 
     /// Strikes a member off the list for good, and ends its link.
     pub fn revoke(&mut self, id: MemberId, now: Instant) -> Change {
         let change = self.members.revoke(id);
-        self.carry_out(&change);
+        self.carry_out(&change, now);
         self.reopen_disputes(now);
         change
     }
@@ -196,14 +197,14 @@ impl Switch {
     pub fn replace_members(&mut self, members: Members, now: Instant) -> Vec<Change> {
         let changes = self.members.replace(members);
         for change in &changes {
-            self.carry_out(change);
+            self.carry_out(change, now);
         }
         self.reopen_disputes(now);
         changes
     }
 
-    fn carry_out(&mut self, change: &Change) {
-        let Change { member, fate, .. } = change;
+    fn carry_out(&mut self, change: &Change, now: Instant) {
+        let Change { id, member, fate } = change;
         let (farewell, why) = match fate {
             Fate::Revoked => (Farewell::Revoked, "its membership was revoked"),
             // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
@@ -213,6 +214,8 @@ impl Switch {
         // The link of one that is still in the list tells its own end.
         if *fate != Fate::Changed {
             info!("{} ({}) is no member any more: {why}", member.name, member.addresses_text());
+            self.set_routes(*id, &[]);
+            self.nudge(now);
         }
         if let Some(session) = member.session {
             self.dismiss(session, farewell, why);
@@ -228,7 +231,7 @@ impl Switch {
             .filter_map(|(key, session)| Some((key, session.dispute.take()?)))
             .collect();
         for (session, dispute) in disputes {
-            self.admit(session, dispute.key, dispute.join, false, now);
+            self.admit(session, dispute.key, dispute.join, Vec::new(), now);
         }
     }
 

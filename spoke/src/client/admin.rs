@@ -8,7 +8,7 @@ use log::warn;
 use mio::Token;
 
 use super::{CONTROL, Client, Phase, socket};
-use crate::control::{self, LinkStatus, PATIENCE, Request, Status};
+use crate::control::{self, LinkStatus, MemberStatus, PATIENCE, Page, Request, Status};
 
 impl Client {
     /// The spoke can do without its control socket, as in a state directory that cannot be written.
@@ -33,7 +33,7 @@ impl Client {
         match decode(&request) {
             Ok(Request::Status) => self.answer(ticket, encode(Ok(self.status(now))), now),
             Ok(Request::Members { after }) => {
-                if let Err(text) = self.ask_members(ticket, Frame::AskMembers { after }, now) {
+                if let Err(text) = self.pass_on(ticket, Frame::AskMembers { after, watch: false }, now) {
                     self.answer(ticket, encode::<()>(Err(text)), now);
                 }
             }
@@ -41,7 +41,7 @@ impl Client {
         }
     }
 
-    fn ask_members(&mut self, ticket: Ticket, question: Frame, now: Instant) -> Result<(), String> {
+    fn pass_on(&mut self, ticket: Ticket, question: Frame, now: Instant) -> Result<(), String> {
         let Phase::Linked(linked) = &mut self.phase else { return Err(NOT_ON_LAN.to_owned()) };
         if !linked.tunnel.is_open() {
             return Err(NOT_ON_LAN.to_owned());
@@ -55,10 +55,9 @@ impl Client {
     }
 
     /// Hands on what the hub has told.
-    pub(super) fn handle_members(&mut self, peers: Vec<Peer>, last: bool, now: Instant) {
-        if let Some((ticket, answer)) = self.waiting.told(peers, last) {
-            self.answer(ticket, answer, now);
-        }
+    pub(super) fn answer_members(&mut self, ticket: Ticket, peers: Vec<Peer>, last: bool, now: Instant) {
+        let page = Page { members: peers.into_iter().map(MemberStatus::from).collect(), last };
+        self.answer(ticket, encode(Ok(page)), now);
     }
 
     /// Tells those who wait for the hub that its link is gone.
