@@ -1,7 +1,7 @@
 //! What both ends of hub & spoke speak.
 //!
 //! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
-//! (`tun`, `netlink`, `link`, `state`) say so at their head and are thin.
+//! (`tun`, `netlink`, `link`, `state`, `sandbox`, `limits`) say so at their head and are thin.
 
 pub mod cli;
 mod codel;
@@ -19,6 +19,7 @@ pub mod pace;
 pub mod packet;
 pub mod pool;
 pub mod queue;
+pub mod sandbox;
 pub mod state;
 pub mod timer;
 pub mod tun;
