@@ -1,7 +1,7 @@
 //! What both ends of hub & spoke speak.
 //!
 //! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
-//! (`tun`, `netlink`, `link`, `state`, `sandbox`, `limits`) say so at their head and are thin.
+//! (`tun`, `netlink`, `link`, `state`, `sandbox`) say so at their head and are thin.
 
 pub mod cli;
 mod codel;

@@ -141,7 +141,9 @@ impl Link {
         loop {
             // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
             // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).
-            return match SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL) {
+            return match SockRef::from(&self.stream)
+                .send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL)
+            {
                 Ok(len) => {
                     self.writable = len == bytes.len();
                     Ok(len)

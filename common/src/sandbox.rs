@@ -127,15 +127,16 @@ pub fn enter(state: &State, user: Option<&User>, reach: Reach) -> Result<(), Err
     }
     match confine_files(state, reach) {
         Ok(RulesetStatus::FullyEnforced) => {}
-        Ok(RulesetStatus::PartiallyEnforced) => debug!("this kernel's Landlock is an older one: partly confined"),
+        Ok(RulesetStatus::PartiallyEnforced) => {
+            debug!("this kernel's Landlock is an older one: partly confined")
+        }
         Ok(RulesetStatus::NotEnforced) => debug!("this kernel has no Landlock: files are not confined"),
         Err(error) => warn!("cannot confine the use of files: {error}"),
     }
     match calls::confine(reach) {
-        Ok(true) => debug!(
-            "confined; to see a system call that is refused: strace -f -Z -p {}",
-            std::process::id()
-        ),
+        Ok(true) => {
+            debug!("confined; to see a system call that is refused: strace -f -Z -p {}", std::process::id())
+        }
         Ok(false) => debug!("no list of system calls for {}: they are not confined", std::env::consts::ARCH),
         Err(error) => warn!("cannot confine system calls: {error}"),
     }
@@ -182,8 +183,14 @@ fn readable(reach: Reach) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
     if reach == Reach::Resolves {
         // Whole directories: a file that is replaced, as editors and DHCP clients do it, is a new one.
-        const SETTINGS: [&str; 6] =
-            ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/nscd", "/var/lib/sss"];
+        const SETTINGS: [&str; 6] = [
+            "/etc",
+            "/run/systemd/resolve",
+            "/run/NetworkManager",
+            "/run/resolvconf",
+            "/run/nscd",
+            "/var/lib/sss",
+        ];
         const MODULES: [&str; 5] = ["/usr", "/lib", "/lib64", "/nix/store", "/gnu/store"];
         paths.extend(SETTINGS.into_iter().chain(MODULES).map(PathBuf::from));
         paths.push(nearest_directory(&link_target(Path::new("/etc/resolv.conf"))));

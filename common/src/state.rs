@@ -167,9 +167,9 @@ impl State {
     /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         let new = format!(".{name}.new");
-        let written = self.write_synced(&new, text).and_then(|()| {
-            Ok(renameat(&self.directory, new.as_str(), &self.directory, name)?)
-        });
+        let written = self
+            .write_synced(&new, text)
+            .and_then(|()| Ok(renameat(&self.directory, new.as_str(), &self.directory, name)?));
         written.map_err(|error| {
             // It may never have been made; the reason is told already.
             let _ = unlinkat(&self.directory, new.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -206,8 +206,11 @@ impl State {
             nix::unistd::fchown(&self.directory, Some(user), Some(group))
                 .map_err(|error| fail(self.path.clone(), error))?;
         }
-        let names = fs::read_dir(&self.path)
-            .map_err(|error| Error::Io { tried: "list", path: self.path.clone(), error })?;
+        let names = fs::read_dir(&self.path).map_err(|error| Error::Io {
+            tried: "list",
+            path: self.path.clone(),
+            error,
+        })?;
         for name in names.filter_map(|entry| Some(entry.ok()?.file_name())) {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let given = openat(&self.directory, name.as_os_str(), flags, Mode::empty()).and_then(|file| {

@@ -226,6 +226,11 @@ impl Tunnel {
         matches!(self.state, State::Hello(..) | State::Third(_))
     }
 
+    /// Hub: whether the handshake has begun, and waits for its third message.
+    pub fn has_greeted(&self) -> bool {
+        matches!(self.state, State::Third(_))
+    }
+
     /// The other end's key, once it is proved.
     pub fn remote(&self) -> Option<PublicKey> {
         self.transport.as_ref().map(|transport| transport.remote)

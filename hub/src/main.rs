@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use hub::server::{Config, Error, Server};
+use common::sandbox::{self, Reach, User};
+use hub::server::{Config, Server};
 use hub::subnets::Subnets;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -26,6 +27,9 @@ struct Args {
     /// directory of the hub's key and members (default /var/lib/hub)
     #[argh(option, default = "\"/var/lib/hub\".into()")]
     state: std::path::PathBuf,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
@@ -59,6 +63,8 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    let result: Result<(), Error> = Server::new(&config, signals).and_then(|mut server| server.run());
-    Ok(result?)
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    let mut server = Server::new(&config, signals)?;
+    sandbox::enter(server.state(), user.as_ref(), Reach::Accepts)?;
+    Ok(server.run()?)
 }

@@ -35,8 +35,16 @@ const FIRST_SESSION: usize = 8;
 const TURN_BYTES: usize = 256 * 1024;
 /// Packets that the device may bring in one turn: small ones cost more than their bytes.
 const TURN_PACKETS: usize = 256;
+/// Connections that are taken in one turn, so that a flood of them leaves time for members.
+const TURN_ACCEPTS: usize = 64;
+/// Descriptors that are kept for the hub itself: its device, its files, its control socket.
+const OWN_DESCRIPTORS: usize = 32;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Half-open links that are closed then.
+const MAKE_ROOM: usize = 16;
+/// How often it is told that connections cannot be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait before the list of members is written again after that failed.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -113,6 +121,7 @@ pub struct Server {
     poll: Poll,
     ready: Vec<Token>,
     accept_again_at: Option<Instant>,
+    accept_told_at: Option<Instant>,
     save_again_at: Option<Instant>,
     inbox: Inbox,
     outbox: Vec<u8>,
@@ -139,7 +148,8 @@ impl Server {
         let seed = state::random().map_err(system("get random bytes"))?;
         let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
         let lan = Lan { subnets: config.subnets, mtu: config.mtu };
-        let switch = Switch::new(key, lan, Access::Open, members, u64::from_ne_bytes(*seed));
+        let mut switch = Switch::new(key, lan, Access::Open, members, u64::from_ne_bytes(*seed));
+        switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
         let mut server = Server {
             switch,
@@ -151,6 +161,7 @@ impl Server {
             poll,
             ready: Vec::new(),
             accept_again_at: None,
+            accept_told_at: None,
             save_again_at: None,
             inbox: Inbox::default(),
             outbox: link::outbox(),
@@ -163,6 +174,11 @@ impl Server {
             .and_then(|()| registry.register(&mut server.signals, SIGNAL, Interest::READABLE))
             .map_err(system("register with the event queue"))?;
         Ok(server)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop.
@@ -228,7 +244,7 @@ impl Server {
     // ---- sources
 
     fn accept(&mut self, now: Instant) {
-        loop {
+        for _ in 0..TURN_ACCEPTS {
             match self.listener.accept() {
                 Ok((stream, source)) => {
                     if let Err(error) = self.take_in(stream, source, now) {
@@ -241,14 +257,21 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of descriptors or memory: what waits in the backlog is not reported again.
-                    if self.accept_again_at.is_none() {
+                    if self.accept_told_at.is_none_or(|told_at| now >= told_at + TELL_EVERY) {
                         warn!("cannot accept connections for now: {error}");
+                        self.accept_told_at = Some(now);
                     }
-                    self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    // What these held is free at the end of this turn.
+                    if (0..MAKE_ROOM).filter(|_| self.switch.make_room(now)).count() > 0 {
+                        self.ready.push(LISTENER);
+                    } else {
+                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    }
                     return;
                 }
             }
         }
+        self.ready.push(LISTENER);
     }
 
     fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {

@@ -4,7 +4,6 @@
 //! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
 //! keys stay valid within a turn.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -20,16 +19,11 @@ use common::tunnel::{Event, Tunnel};
 use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
+use crate::gate::{Gate, Tell, Verdict as Admittance};
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
 use crate::subnets::Subnets;
 
-/// Most links whose other end is not authenticated yet.
-pub const MAX_HALF_OPEN: usize = 1_024;
-/// Most of them from one source address (IPv6: from one /64).
-pub const MAX_HALF_OPEN_PER_SOURCE: usize = 128;
-/// Most links in all.
-pub const MAX_SESSIONS: usize = 65_536;
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
 /// Unused buffers that the hub keeps.
@@ -80,7 +74,7 @@ pub struct Switch {
     access: Access,
     members: Members,
     sessions: Slab<Session>,
-    half_open: HashMap<IpAddr, usize>,
+    gate: Gate,
     timers: Timers,
     pool: Pool,
     flow_seed: u64,
@@ -100,7 +94,7 @@ impl Switch {
             access,
             members,
             sessions: Slab::new(),
-            half_open: HashMap::new(),
+            gate: Gate::default(),
             timers: Timers::default(),
             pool: Pool::new(SPARE_BYTES),
             flow_seed,
@@ -127,18 +121,18 @@ impl Switch {
 
     // ---- links come and go
 
-    /// Takes in a connection from `source`; `None` where there are too many. `ephemeral`: 32 random bytes.
+    /// Sets how many links there can be.
+    pub fn limit_sessions(&mut self, links: usize) {
+        self.gate.limit(links);
+    }
+
+    /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<usize> {
-        let network = source_network(source.ip());
-        let total: usize = self.half_open.values().sum();
-        let from_there = self.half_open.get(&network).copied().unwrap_or(0);
-        if total >= MAX_HALF_OPEN
-            || from_there >= MAX_HALF_OPEN_PER_SOURCE
-            || self.sessions.len() >= MAX_SESSIONS
-        {
-            return None;
+        match self.gate.admit(source.ip(), now) {
+            Admittance::Admit => {}
+            Admittance::Replace(session) => self.evict(session),
+            Admittance::Refuse => return None,
         }
-        *self.half_open.entry(network).or_default() += 1;
         let tunnel = Tunnel::hub(&self.key, ephemeral, now);
         let deadline = tunnel.deadline();
         let session = self.sessions.insert(Session {
@@ -151,8 +145,22 @@ impl Switch {
             end: None,
             dirty: false,
         });
+        self.gate.enter(source.ip(), session, now);
         self.timers.set(session, deadline);
         Some(session)
+    }
+
+    /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        let chosen = self.gate.make_room(now);
+        if let Some(session) = chosen {
+            self.evict(session);
+        }
+        chosen.is_some()
+    }
+
+    fn evict(&mut self, session: usize) {
+        self.end(session, "others need its place".to_owned());
     }
 
     /// The tunnel of a session.
@@ -182,9 +190,13 @@ impl Switch {
         let key = self.ended.pop()?;
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
-        if session.member.is_none() {
-            self.forget_half_open(session.source);
-        }
+        let source = session.source.ip();
+        let tell = if session.member.is_some() {
+            self.gate.left(source, now);
+            Tell::Nothing
+        } else {
+            self.gate.failed(source, key, now)
+        };
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
@@ -198,20 +210,19 @@ impl Switch {
                 info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => info!("link from {} closed before it joined: {why}", session.source),
+            None => match tell {
+                Tell::First => info!("link from {} closed before it joined: {why}", session.source),
+                Tell::Count(count) => {
+                    info!(
+                        "link from {} closed before it joined: {why} ({count} of its kind)",
+                        session.source
+                    );
+                }
+                Tell::Nothing => debug!("link from {} closed before it joined: {why}", session.source),
+            },
         }
         session.tunnel.close(&mut self.pool);
         Some(key)
-    }
-
-    fn forget_half_open(&mut self, source: SocketAddr) {
-        let network = source_network(source.ip());
-        if let Some(count) = self.half_open.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
-                self.half_open.remove(&network);
-            }
-        }
     }
 
     /// Says goodbye to everyone.
@@ -255,6 +266,9 @@ impl Switch {
                 Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
                 Ok(Some(Event::Control(control))) => self.handle_control(session, control),
                 Ok(None) => {
+                    if entry.tunnel.has_greeted() {
+                        self.gate.greeted(entry.source.ip(), session);
+                    }
                     // The handshake and control frames are answered.
                     if self.sessions[session].tunnel.wants_write() {
                         self.mark_dirty(session);
@@ -399,7 +413,7 @@ impl Switch {
         if let Err(error) = entry.tunnel.welcome(welcome).and_then(|()| entry.tunnel.ping(now)) {
             self.end_with(session, End::Broken(error.to_string()));
         }
-        self.forget_half_open(source);
+        self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
     }
@@ -524,14 +538,6 @@ impl Switch {
                 session.dirty = false;
             }
         }
-    }
-}
-
-/// What counts as one source of links: an IPv4 address, or an IPv6 /64, as one machine can have all of it.
-fn source_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
     }
 }
 

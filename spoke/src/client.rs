@@ -217,6 +217,11 @@ impl Client {
         Ok(client)
     }
 
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
     pub fn run(&mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use common::name::Name;
 use common::noise::PublicKey;
+use common::sandbox::{self, Reach, User};
 use common::state::{self, State};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
@@ -35,6 +36,9 @@ struct Args {
     /// the hub's key, as it prints it at start (default: the first one seen is remembered)
     #[argh(option)]
     hub_key: Option<PublicKey>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
@@ -78,7 +82,12 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    Ok(Client::new(config, state, signals)?.run()?)
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    // The numeric form of an address needs no look-up.
+    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
+    let mut client = Client::new(config, state, signals)?;
+    sandbox::enter(client.state(), user.as_ref(), reach)?;
+    Ok(client.run()?)
 }
 
 /// The default state directory, or one in it for this address where another spoke uses that: then two spokes

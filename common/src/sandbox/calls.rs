@@ -200,8 +200,20 @@ mod imp {
             rules.entry(libc::SYS_socket).or_default().push(argument(0, SeccompCmpOp::Eq, family as u64)?);
         }
         // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number.
-        for request in [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD, libc::SIOCGIFINDEX] {
-            rules.entry(libc::SYS_ioctl).or_default().push(argument(1, SeccompCmpOp::Eq, request as u64)?);
+        const REQUESTS: [libc::Ioctl; 6] = [
+            libc::TCGETS,
+            libc::TCGETS2,
+            libc::TIOCGWINSZ,
+            libc::FIONBIO,
+            libc::FIONREAD,
+            libc::SIOCGIFINDEX,
+        ];
+        for request in REQUESTS {
+            rules.entry(libc::SYS_ioctl).or_default().push(argument(
+                1,
+                SeccompCmpOp::Eq,
+                (request as u32).into(),
+            )?);
         }
         // abort(3) signals this process. Limits can be read: that is the third argument, where to set none.
         rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, process.into())?]);
