@@ -3,14 +3,14 @@
 //! `ATTACK_SECONDS=60` makes the floods as long as the promise says; the figures are printed
 //! (`cargo test -p hub --test attack -- --nocapture`).
 
-#![allow(clippy::disallowed_methods, reason = "tests of IO")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use house::{
     HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
     spawn_spoke,
 };
-use socket2::SockRef;
+use socket2::{Domain, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(10);
 /// How long a new member may take to join, whatever goes on.
@@ -49,8 +49,16 @@ fn withstand(newcomer: usize) {
     let (memory, descriptors) = (lan.hub.resident_bytes().unwrap(), lan.hub.descriptors().unwrap());
     let (cpu, began) = (cpu_time(&lan.hub), Instant::now());
 
-    let flood = Flood::start(lan.net.spoke(2), (Net::hub_v4(), 5678).into(), HALF_OPEN, 500);
+    // Enough addresses for the hub to let it hold as many, the one that it shares with the newcomer among them.
+    let attacker = lan.net.spoke(2);
+    let more = (100..120).map(|i| Ipv4Addr::new(192, 0, 2, i));
+    let addresses: Vec<Ipv4Addr> = std::iter::once(Net::spoke_v4(2)).chain(more).collect();
+    for address in &addresses[1..] {
+        attacker.ip(&format!("addr add {address}/24 dev eth0")).unwrap();
+    }
+    let flood = Flood::start(attacker, addresses, HALF_OPEN, 500);
     let end = began + Duration::from_secs(seconds);
+    let mut most_descriptors = descriptors;
     let (mut most_memory, mut slowest_join, mut slowest_ping) = (memory, Duration::ZERO, Duration::ZERO);
     let mut joins = 0;
     while Instant::now() < end {
@@ -63,6 +71,7 @@ fn withstand(newcomer: usize) {
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {
             slowest_ping = slowest_ping.max(ping(first, Lan::address(1).into(), 56, SOON).unwrap());
+            most_descriptors = most_descriptors.max(lan.hub.descriptors().unwrap());
             most_memory = most_memory.max(lan.hub.resident_bytes().unwrap());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -74,7 +83,8 @@ fn withstand(newcomer: usize) {
     let back = await_true(Duration::from_secs(15), || lan.hub.descriptors().unwrap() <= descriptors);
     println!(
         "{took:.1?}: {garbage} garbage and {silent} silent connections; {joins} joins, the slowest in {slowest_join:.0?}; \
-         slowest ping {slowest_ping:.1?}; memory +{} KiB; {:.0} % of a core; descriptors back after {back:.1?}",
+         slowest ping {slowest_ping:.1?}; {} more descriptors; memory +{} KiB; {:.0} % of a core; descriptors back after {back:.1?}",
+        most_descriptors - descriptors,
         (most_memory - memory) / 1024,
         hub_share * 100.0,
     );
@@ -97,7 +107,7 @@ fn a_hub_with_few_descriptors_takes_newcomers_in() {
     command.arg("--nofile=48:48").arg(hub.get_program()).args(hub.get_args());
     let hub = net.hub().spawn("hub", &command).unwrap();
     hub.wait_for_line(HUB_LISTENS, SOON).unwrap();
-    let flood = Flood::start(net.spoke(1), (Net::hub_v4(), 5678).into(), 200, 100);
+    let flood = Flood::start(net.spoke(1), vec![Net::spoke_v4(1)], 200, 100);
     let spoke = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
@@ -111,7 +121,7 @@ fn a_hub_with_few_descriptors_takes_newcomers_in() {
 fn a_hub_that_is_out_of_descriptors_neither_spins_nor_gives_up() {
     let lan = Lan::with(Net::new(3).unwrap(), 1).unwrap();
     let before = lan.hub.descriptors().unwrap();
-    let flood = |count| Flood::start(lan.net.spoke(1), (Net::hub_v4(), 5678).into(), count, 0);
+    let flood = |count| Flood::start(lan.net.spoke(1), vec![Net::spoke_v4(1)], count, 0);
 
     // Nothing can be closed to make room.
     set_descriptor_limit(&lan.hub, before);
@@ -156,12 +166,13 @@ struct Flood {
 }
 
 impl Flood {
-    /// From `host`: holds `hold` silent connections, opening at most 400 a second, and makes `rate` a second
-    /// that send garbage.
-    fn start(host: &Host, to: SocketAddr, hold: usize, rate: u32) -> Flood {
+    /// From `host`: holds `hold` silent connections, opening at most 400 a second, from its addresses `from` in
+    /// turn; and makes `rate` a second that send garbage, from the first of them.
+    fn start(host: &Host, from: Vec<Ipv4Addr>, hold: usize, rate: u32) -> Flood {
         let (stop, garbage, silent) =
             (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut threads = Vec::new();
+        let first = from[0];
         let (end, count) = (Arc::clone(&stop), Arc::clone(&silent));
         threads.push(host.thread(move || {
             let mut held = Vec::new();
@@ -169,10 +180,12 @@ impl Flood {
             while !end.load(Ordering::Relaxed) {
                 held.retain(is_open);
                 for _ in 0..pace.due() {
+                    let done = count.load(Ordering::Relaxed);
                     if held.len() < hold
-                        && let Some(mut stream) = connect(to)
+                        && let Some(mut stream) = connect(from[done as usize % from.len()])
                     {
-                        if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        if done.is_multiple_of(2) {
                             // The hub may be quicker to close it.
                             let _ = stream.write_all(b"hub");
                         }
@@ -189,7 +202,7 @@ impl Flood {
             let mut seed = 7;
             while !end.load(Ordering::Relaxed) {
                 for _ in 0..pace.due() {
-                    if let Some(mut stream) = connect(to) {
+                    if let Some(mut stream) = connect(first) {
                         let mut bytes = [0; 512];
                         house::fill_seeded(&mut bytes, &mut seed);
                         if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
@@ -238,12 +251,16 @@ impl Pace {
     }
 }
 
-/// A connection that leaves no trace on this side when it is dropped: ports must not run out.
-fn connect(to: SocketAddr) -> Option<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, Duration::from_millis(200)).ok()?;
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    Some(stream)
+/// A connection to the hub that leaves no trace on this side when it is dropped: ports must not run out.
+fn connect(from: Ipv4Addr) -> Option<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    let hub = SocketAddr::from((Net::hub_v4(), 5678));
+    socket.connect_timeout(&hub.into(), Duration::from_millis(200)).ok()?;
+    socket.set_nonblocking(true).unwrap();
+    Some(socket.into())
 }
 
 fn is_open(stream: &TcpStream) -> bool {

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use ipnetwork::IpNetwork;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::name::Name;
@@ -26,6 +27,19 @@ pub fn raise_descriptor_limit() -> usize {
     });
     // The least that POSIX lets a system have is 20; no system is known without a figure.
     raised.map_or(20, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Warns where this machine is to forward to these prefixes, but its kernel does not forward.
+pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
+    for (is_ipv6, switch) in [(false, "net.ipv4.ip_forward"), (true, "net.ipv6.conf.all.forwarding")] {
+        let path = format!("/proc/sys/{}", switch.replace('.', "/"));
+        let is_off = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
+        if is_off && prefixes.iter().any(|prefix| prefix.is_ipv6() == is_ipv6) {
+            log::warn!(
+                "this machine does not forward packets, so the routes lead nowhere: run `sysctl -w {switch}=1`"
+            );
+        }
+    }
 }
 
 /// The name nearest to the machine's own.

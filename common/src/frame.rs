@@ -45,6 +45,7 @@ mod kind {
     pub(super) const ROUTES: u8 = 7;
     pub(super) const MEMBERS: u8 = 8;
     pub(super) const ASK_MEMBERS: u8 = 9;
+    pub(super) const MEMBERS_CHANGED: u8 = 10;
     /// From here on, unknown kinds and tags are skipped.
     pub(super) const OPTIONAL: u8 = 128;
 }
@@ -75,6 +76,8 @@ pub struct Welcome {
     pub hub: Vec<IpAddr>,
     /// The LAN's MTU, in bytes of IP packet.
     pub mtu: u32,
+    /// The networks behind the spoke that the hub takes, of those offered.
+    pub routes: Vec<IpNetwork>,
 }
 
 /// Declares an enum that travels as one byte, with room for what later versions say.
@@ -171,12 +174,14 @@ pub enum Control {
     Pong(u64),
     /// The last frame of a link that closes in good order.
     Bye(Farewell),
-    /// Changes to the prefixes that are reached through the hub.
+    /// Changes to the prefixes that are reached through the hub. After a welcome, all of them are told.
     Routes {
-        /// Reachable from now on.
+        /// Reachable from now on; at most [`MAX_PREFIXES`].
         added: Vec<IpNetwork>,
-        /// No longer.
+        /// No longer; at most [`MAX_PREFIXES`].
         removed: Vec<IpNetwork>,
+        /// Whether all that are reachable have been told on this link.
+        all: bool,
     },
     /// A page of the list of members, the answer to `AskMembers`.
     Members {
@@ -189,7 +194,11 @@ pub enum Control {
     AskMembers {
         /// The last name that it has; nothing asks for the first page.
         after: Option<Name>,
+        /// Whether to be told of changes from now on.
+        watch: bool,
     },
+    /// To a spoke that watches: the list of members is another one now.
+    MembersChanged,
 }
 
 /// What a frame's header announces.
@@ -238,6 +247,7 @@ impl Control {
                 addresses: fields.networks,
                 hub: fields.addresses,
                 mtu: fields.mtu.ok_or(BadFrame)?,
+                routes: fields.granted,
             }),
             kind::REFUSED => Control::Refused {
                 reason: Refusal::from_code(fields.code.ok_or(BadFrame)?),
@@ -246,9 +256,14 @@ impl Control {
             kind::PING => Control::Ping(fields.token.ok_or(BadFrame)?),
             kind::PONG => Control::Pong(fields.token.ok_or(BadFrame)?),
             kind::BYE => Control::Bye(Farewell::from_code(fields.code.ok_or(BadFrame)?)),
-            kind::ROUTES => Control::Routes { added: fields.networks, removed: fields.removed },
+            kind::ROUTES => Control::Routes {
+                added: fields.networks,
+                removed: fields.removed,
+                all: fields.code.is_some(),
+            },
             kind::MEMBERS => Control::Members { peers: fields.peers, last: fields.code.is_some() },
-            kind::ASK_MEMBERS => Control::AskMembers { after: fields.name },
+            kind::ASK_MEMBERS => Control::AskMembers { after: fields.name, watch: fields.code.is_some() },
+            kind::MEMBERS_CHANGED => Control::MembersChanged,
             kind::OPTIONAL.. => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -265,6 +280,7 @@ impl Control {
                 welcome.addresses.iter().for_each(|&network| put_network(out, tag::NETWORK, network));
                 welcome.hub.iter().for_each(|&address| put_address(out, address));
                 put(out, tag::MTU, &welcome.mtu.to_be_bytes());
+                welcome.routes.iter().for_each(|&route| put_network(out, tag::GRANTED, route));
                 kind::WELCOME
             }
             Control::Refused { reason, text } => {
@@ -284,24 +300,25 @@ impl Control {
                 put(out, tag::CODE, &[farewell.code()]);
                 kind::BYE
             }
-            Control::Routes { added, removed } => {
+            Control::Routes { added, removed, all } => {
                 added.iter().for_each(|&network| put_network(out, tag::NETWORK, network));
                 removed.iter().for_each(|&network| put_network(out, tag::REMOVED, network));
+                put_flag(out, *all);
                 kind::ROUTES
             }
             Control::Members { peers, last } => {
                 peers.iter().for_each(|peer| put_peer(out, peer));
-                if *last {
-                    put(out, tag::CODE, &[1]);
-                }
+                put_flag(out, *last);
                 kind::MEMBERS
             }
-            Control::AskMembers { after } => {
+            Control::AskMembers { after, watch } => {
                 if let Some(name) = after {
                     put(out, tag::NAME, name.as_str().as_bytes());
                 }
+                put_flag(out, *watch);
                 kind::ASK_MEMBERS
             }
+            Control::MembersChanged => kind::MEMBERS_CHANGED,
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);
@@ -352,6 +369,7 @@ mod tag {
     pub(super) const TEXT: u8 = 8;
     pub(super) const TOKEN: u8 = 9;
     pub(super) const PEER: u8 = 10;
+    pub(super) const GRANTED: u8 = 11;
 }
 
 /// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
@@ -361,6 +379,7 @@ struct Fields {
     addresses: Vec<IpAddr>,
     networks: Vec<IpNetwork>,
     removed: Vec<IpNetwork>,
+    granted: Vec<IpNetwork>,
     mtu: Option<u32>,
     invite: Option<[u8; INVITE_LEN]>,
     code: Option<u8>,
@@ -379,6 +398,7 @@ impl Fields {
                 tag::ADDRESS => fields.addresses.push(address(value)?),
                 tag::NETWORK => fields.networks.push(network(value)?),
                 tag::REMOVED => fields.removed.push(network(value)?),
+                tag::GRANTED => fields.granted.push(network(value)?),
                 tag::MTU => fields.mtu = Some(u32::from_be_bytes(exactly(value)?)),
                 tag::INVITE => fields.invite = Some(exactly(value)?),
                 tag::CODE => fields.code = Some(u8::from_be_bytes(exactly(value)?)),
@@ -454,6 +474,13 @@ fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
+/// A flag is a code that is there or not.
+fn put_flag(out: &mut Vec<u8>, flag: bool) {
+    if flag {
+        put(out, tag::CODE, &[1]);
+    }
+}
+
 fn put_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => put(out, tag::ADDRESS, &v4.octets()),
@@ -507,18 +534,26 @@ mod tests {
             online,
         });
         prop_oneof![
-            (names(), networks(), addresses(), any::<u32>()).prop_map(|(name, addresses, hub, mtu)| {
-                Control::Welcome(Welcome { name, addresses, hub, mtu })
-            }),
+            (names(), networks(), addresses(), any::<u32>(), networks()).prop_map(
+                |(name, addresses, hub, mtu, routes)| {
+                    Control::Welcome(Welcome { name, addresses, hub, mtu, routes })
+                }
+            ),
             (any::<u8>(), ".{0,100}")
                 .prop_map(|(code, text)| Control::Refused { reason: Refusal::from_code(code), text }),
             any::<u64>().prop_map(Control::Ping),
             any::<u64>().prop_map(Control::Pong),
             any::<u8>().prop_map(|code| Control::Bye(Farewell::from_code(code))),
-            (networks(), networks()).prop_map(|(added, removed)| Control::Routes { added, removed }),
+            (networks(), networks(), any::<bool>()).prop_map(|(added, removed, all)| Control::Routes {
+                added,
+                removed,
+                all
+            }),
             (proptest::collection::vec(peers, 0..20), any::<bool>())
                 .prop_map(|(peers, last)| Control::Members { peers, last }),
-            proptest::option::of(names()).prop_map(|after| Control::AskMembers { after }),
+            (proptest::option::of(names()), any::<bool>())
+                .prop_map(|(after, watch)| Control::AskMembers { after, watch }),
+            Just(Control::MembersChanged),
         ]
     }
 

@@ -35,6 +35,26 @@ pub struct Parked {
     plain_len: usize,
 }
 
+impl Parked {
+    /// Its buffer, to be given back unread.
+    pub(crate) fn into_bytes(self) -> Buf {
+        self.bytes
+    }
+}
+
+impl Parked {
+    /// Moves the bytes to a buffer made to measure.
+    pub fn fit(&mut self, pool: &mut Pool) {
+        let fitting = Buf::fitting(&self.bytes);
+        pool.give(std::mem::replace(&mut self.bytes, fitting));
+    }
+
+    /// What this costs, in bytes.
+    pub fn truesize(&self) -> usize {
+        self.bytes.truesize()
+    }
+}
+
 impl Default for Inbox {
     fn default() -> Inbox {
         Inbox { bytes: vec![0; MAX_PARKED + READ_BYTES].into(), plain: 0..0, cipher: 0..0 }

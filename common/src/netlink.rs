@@ -69,7 +69,7 @@ pub struct NextHop {
 }
 
 /// An IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4
     V4,
@@ -77,31 +77,20 @@ pub enum Family {
     V6,
 }
 
-/// A policy rule of one family, as ip-rule(8) has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A policy rule, as ip-rule(8) has them: what is looked up in another table than it would be. It is marked
+/// with a protocol number of ours, by which [`Netlink::rules`] finds what a killed process left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// The packets it applies to.
     pub family: Family,
     /// Lower is asked first; the kernel's own `main` rule is 32766.
     pub priority: u32,
-    /// What it does.
-    pub verdict: Verdict,
-}
-
-/// What a [`Rule`] does with a packet. The two together send everything through a tunnel except what
-/// carries the mark, which is the tunnel's own connection, and what a more specific route takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// `not fwmark MARK lookup TABLE`: what is not marked is routed by `table`.
-    Unmarked {
-        /// The firewall mark (`SO_MARK`).
-        mark: u32,
-        /// The table that has the default route.
-        table: u32,
-    },
-    /// `lookup main suppress_prefixlength 0`: the main table without its default routes. To be asked
-    /// before [`Verdict::Unmarked`], so with a lower priority number.
-    MainWithoutDefault,
+    /// Only packets to this prefix.
+    pub to: Option<IpNetwork>,
+    /// The table that it asks.
+    pub table: u32,
+    /// Passes over the table's routes with a prefix of this length or shorter (`suppress_prefixlength`).
+    pub suppress: Option<u8>,
 }
 
 /// The kernel refused a request. One line, with the fix where there is one.
@@ -238,14 +227,14 @@ impl Netlink {
             .map_err(|refusal| refusal.to(format!("remove the route {}", route.prefix)))
     }
 
-    /// Where the kernel sends what goes to `destination`, for a socket with the firewall mark `mark`.
+    /// Where the kernel sends what goes to `destination`.
     /// `None` where there is no route.
     ///
     /// # Errors
     /// As the kernel has it.
-    pub fn route_to(&self, destination: IpAddr, mark: Option<u32>) -> Result<Option<NextHop>, Error> {
+    pub fn route_to(&self, destination: IpAddr) -> Result<Option<NextHop>, Error> {
         let mut hop = None;
-        let request = codec::get_route(destination, mark);
+        let request = codec::get_route(destination);
         match self
             .exchange(request, &mut |message| hop = hop.take().or_else(|| codec::read_next_hop(message)))
         {
@@ -271,6 +260,14 @@ impl Netlink {
     pub fn remove_rule(&self, rule: &Rule) -> Result<(), Error> {
         self.change(codec::del_rule(rule), &[libc::ENOENT])
             .map_err(|refusal| refusal.to("remove a policy rule"))
+    }
+
+    /// The policy rules that carry our mark.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn rules(&self) -> Result<Vec<Rule>, Error> {
+        self.dump(codec::list_rules, codec::read_rule).map_err(|refusal| refusal.to("list the policy rules"))
     }
 
     /// Whether exactly this route is in its table.
@@ -473,8 +470,8 @@ pub(crate) mod tests {
         (device("a", ["10.1.0.1/24", "fd01::1/64"]), device("b", ["10.2.0.1/24", "fd02::1/64"]))
     }
 
-    fn interface_to(netlink: &Netlink, destination: &str, mark: Option<u32>) -> Option<u32> {
-        netlink.route_to(ip(destination), mark).unwrap().map(|hop| hop.interface)
+    fn interface_to(netlink: &Netlink, destination: &str) -> Option<u32> {
+        netlink.route_to(ip(destination)).unwrap().map(|hop| hop.interface)
     }
 
     #[test]
@@ -504,7 +501,7 @@ pub(crate) mod tests {
             for (prefix, gateway, host) in
                 [("192.168.5.0/24", "10.1.0.9", "192.168.5.7"), ("2001:db8::/48", "fd01::9", "2001:db8::7")]
             {
-                assert_eq!(netlink.route_to(ip(host), None).unwrap(), None);
+                assert_eq!(netlink.route_to(ip(host)).unwrap(), None);
                 let route = Route {
                     prefix: net(prefix),
                     gateway: Some(ip(gateway)),
@@ -514,23 +511,22 @@ pub(crate) mod tests {
                 };
                 netlink.add_route(&route).unwrap();
                 netlink.add_route(&route).unwrap();
-                let hop = netlink.route_to(ip(host), None).unwrap().unwrap();
+                let hop = netlink.route_to(ip(host)).unwrap().unwrap();
                 assert_eq!((hop.gateway, hop.interface), (route.gateway, a.index()));
                 assert!(hop.source.is_some());
                 let other = Route { interface: b.index(), gateway: None, ..route.clone() };
                 assert_eq!(netlink.add_route(&other).unwrap_err().errno(), Some(libc::EEXIST));
                 netlink.remove_route(&other).unwrap();
-                assert_eq!(interface_to(netlink, host, None), Some(a.index()), "another's route is gone");
+                assert_eq!(interface_to(netlink, host), Some(a.index()), "another's route is gone");
                 netlink.remove_route(&route).unwrap();
                 netlink.remove_route(&route).unwrap();
-                assert_eq!(netlink.route_to(ip(host), None).unwrap(), None);
+                assert_eq!(netlink.route_to(ip(host)).unwrap(), None);
             }
         });
     }
 
     #[test]
-    fn rules_send_all_but_the_marked_through_a_table_of_its_own() {
-        const MARK: u32 = 0x7365;
+    fn rules_send_all_but_one_destination_through_another_table() {
         const TABLE: u32 = 51_820;
         in_namespace(|| {
             let (a, b) = two_devices();
@@ -548,26 +544,30 @@ pub(crate) mod tests {
                 };
                 netlink.add_route(&default(a.index(), MAIN_TABLE, Some(ip(router)))).unwrap();
                 netlink.add_route(&default(b.index(), TABLE, None)).unwrap();
-                assert_eq!(interface_to(netlink, outside, None), Some(a.index()));
+                assert_eq!(interface_to(netlink, outside), Some(a.index()));
 
-                let main = Rule { family, priority: 5000, verdict: Verdict::MainWithoutDefault };
-                let unmarked = Verdict::Unmarked { mark: MARK, table: TABLE };
-                let unmarked = Rule { family, priority: 5001, verdict: unmarked };
-                for rule in [main, unmarked, main, unmarked] {
+                let rule = |priority, to, table, suppress| Rule { family, priority, to, table, suppress };
+                let whole = if family == Family::V4 { 32 } else { 128 };
+                let hub = IpNetwork::new(ip(outside), whole).unwrap();
+                let main = rule(5000, None, MAIN_TABLE, Some(0));
+                let tunnel = rule(5001, None, TABLE, None);
+                for rule in [main, tunnel, main, tunnel] {
                     netlink.add_rule(&rule).unwrap();
                 }
-                assert_eq!(interface_to(netlink, outside, None), Some(b.index()));
-                assert_eq!(interface_to(netlink, outside, Some(MARK)), Some(a.index()));
-                assert_eq!(
-                    interface_to(netlink, router, None),
-                    Some(a.index()),
-                    "more specific than a default"
-                );
+                assert_eq!(interface_to(netlink, outside), Some(b.index()));
+                assert_eq!(interface_to(netlink, router), Some(a.index()), "more specific than a default");
+                let pinned = rule(4999, Some(hub), MAIN_TABLE, None);
+                netlink.add_rule(&pinned).unwrap();
+                assert_eq!(interface_to(netlink, outside), Some(a.index()), "around the tunnel");
 
-                for rule in [main, unmarked, main, unmarked] {
-                    netlink.remove_rule(&rule).unwrap();
+                let mut rules = netlink.rules().unwrap();
+                rules.sort();
+                assert_eq!(rules, [pinned, main, tunnel]);
+                for rule in rules.iter().chain(&rules) {
+                    netlink.remove_rule(rule).unwrap();
                 }
-                assert_eq!(interface_to(netlink, outside, None), Some(a.index()));
+                assert_eq!(netlink.rules().unwrap(), []);
+                assert_eq!(interface_to(netlink, outside), Some(a.index()));
             }
         });
     }

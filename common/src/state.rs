@@ -5,10 +5,10 @@
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the state directory")]
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -237,6 +237,31 @@ impl State {
     }
 }
 
+/// A file outside of the state directory that is rewritten now and then.
+///
+/// It is opened once and written in place: a program that has given up its rights can open no other.
+#[derive(Debug)]
+pub struct KeptFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl KeptFile {
+    /// Opens the file, making it (readable by all) where it is missing.
+    pub fn open(path: &Path) -> Result<KeptFile, Error> {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
+        let file = opened.map_err(|error| Error::Io { tried: "write", path: path.to_owned(), error })?;
+        Ok(KeptFile { path: path.to_owned(), file })
+    }
+
+    /// Gives the file this text.
+    pub fn write(&self, text: &str) -> Result<(), Error> {
+        let written = self.file.write_all_at(text.as_bytes(), 0);
+        let cut = written.and_then(|()| self.file.set_len(text.len() as u64));
+        cut.map_err(|error| Error::Io { tried: "write", path: self.path.clone(), error })
+    }
+}
+
 /// 32 bytes from the system's random source.
 pub fn random() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
@@ -308,6 +333,19 @@ mod tests {
         fs::create_dir(&scratch.0).unwrap();
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(State::open(&scratch.0).unwrap_err().to_string().contains("chmod 700"));
+    }
+
+    #[test]
+    fn rewrites_a_kept_file_whole() {
+        let scratch = Scratch::new();
+        let kept = KeptFile::open(&scratch.0).unwrap();
+        for text in ["a longer text\n", "short\n", ""] {
+            kept.write(text).unwrap();
+            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
+        }
+        fs::remove_file(&scratch.0).unwrap();
+        let error = KeptFile::open(&scratch.0.join("below")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write "), "{error}");
     }
 
     #[test]

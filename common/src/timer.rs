@@ -54,6 +54,7 @@ impl Timers {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
     use std::time::Duration;
 

@@ -26,6 +26,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::netlink::{self, MAIN_TABLE, Netlink, Route};
+use crate::offload::{self, Features};
 
 /// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
 pub const MIN_MTU: u32 = 576;
@@ -50,23 +51,6 @@ pub struct Tun {
     index: u32,
     features: Features,
     netlink: Netlink,
-}
-
-/// What the kernel hands over and takes unfinished.
-///
-/// Read: the kernel finishes what we did not ask for, so a packet from [`Tun::read`] is never more than
-/// these say. Written: `NEEDS_CSUM` and TCP super-packets (`GSO_TCPV4`, `GSO_TCPV6`, with or without `ECN`)
-/// are taken whatever these say, by every kernel that has `IFF_VNET_HDR` at all; UDP super-packets
-/// (`GSO_UDP_L4`) only where `udp` is true, Linux 6.2 and later, the one that can read them; an older one
-/// answers `EINVAL`. So a packet of that type must be split before it is written where `udp` is false.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
-    /// Packets may come with a partial checksum (`TUN_F_CSUM`).
-    pub checksum: bool,
-    /// TCP super-packets may come (`TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_TSO_ECN`).
-    pub tcp: bool,
-    /// UDP super-packets may come and are taken (`TUN_F_USO4`, `TUN_F_USO6`).
-    pub udp: bool,
 }
 
 /// Why there is no device, or not as it was wanted. Each prints as one line that says what to do.
@@ -171,6 +155,24 @@ impl Tun {
             written if written == packet.len() => Ok(()),
             _ => Err(ErrorKind::WriteZero.into()),
         }
+    }
+
+    /// Hands over a packet that [`offload::check`] let pass, cut into such as this kernel takes where that is
+    /// needed. `scratch` is overwritten.
+    ///
+    /// # Errors
+    /// As for [`Tun::write`]; where a packet was cut, those of its pieces that were taken stay delivered.
+    pub fn deliver(&self, packet: &mut [u8], scratch: &mut Vec<u8>) -> io::Result<()> {
+        if self.features.fits(packet) {
+            return self.write(packet);
+        }
+        let mut written = Ok(());
+        offload::segment(packet, self.features, scratch, |piece| {
+            if let Err(error) = self.write(piece) {
+                written = Err(error);
+            }
+        });
+        written
     }
 
     /// Sets the MTU in bytes, [`MIN_MTU`] to [`MAX_MTU`]. Below [`MIN_MTU_V6`] the kernel takes IPv6 and its
@@ -319,7 +321,7 @@ impl fmt::Display for Error {
             }
             Error::Mtu(mtu) => write!(
                 f,
-                "the MTU cannot be {mtu}: choose {MIN_MTU} to {MAX_MTU}, with IPv6 {MIN_MTU_V6} at least"
+                "the MTU cannot be {mtu}: choose {MIN_MTU} to {MAX_MTU} with --mtu N, with IPv6 {MIN_MTU_V6} at least"
             ),
             Error::Netlink(error) => error.fmt(f),
             Error::Other { action, source } => write!(f, "cannot {action}: {source}"),
@@ -630,14 +632,14 @@ mod tests {
                 assert_eq!(link.flags & libc::IFF_MULTICAST as u32, libc::IFF_MULTICAST as u32);
                 let neighbour = address.iter().find(|&ip| ip != address.ip() && ip != address.network());
                 let neighbour = neighbour.unwrap_or(address.network());
-                let hop = tun.netlink().route_to(neighbour, None).unwrap().unwrap();
+                let hop = tun.netlink().route_to(neighbour).unwrap().unwrap();
                 assert_eq!((hop.interface, hop.gateway, hop.source), (tun.index(), None, Some(address.ip())));
                 // Bound at once: no duplicate address detection in the way.
                 UdpSocket::bind((address.ip(), 0)).unwrap();
                 tun.remove_address(address).unwrap();
                 tun.remove_address(address).unwrap();
                 assert!(!held(), "{address}");
-                assert_eq!(tun.netlink().route_to(neighbour, None).unwrap(), None);
+                assert_eq!(tun.netlink().route_to(neighbour).unwrap(), None);
             }
         });
     }
@@ -769,7 +771,7 @@ mod tests {
             for (prefix, host) in [("192.168.5.0/24", "192.168.5.7"), ("2001:db8::/48", "2001:db8::7")] {
                 let prefix: IpNetwork = prefix.parse().unwrap();
                 let interface = || {
-                    let hop = tun.netlink().route_to(host.parse().unwrap(), None).unwrap();
+                    let hop = tun.netlink().route_to(host.parse().unwrap()).unwrap();
                     hop.map(|hop| (hop.interface, hop.gateway))
                 };
                 for metric in [None, Some(50)] {

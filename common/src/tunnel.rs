@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use crate::frame::{self, BadFrame, Control, Farewell, Join, Refusal, Welcome};
 use crate::inbox::{Inbox, Parked};
 use crate::noise::{
-    Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, PrivateKey, PublicKey, Role, Sealer,
-    Stranger, check_hello, hello,
+    FIRST_LEN, Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, PrivateKey, PublicKey, Role,
+    SECOND_LEN, Sealer, Stranger, check_hello, hello,
 };
 use crate::pace::Pace;
 use crate::pool::{Buf, Pool};
@@ -266,6 +266,12 @@ impl Tunnel {
     /// Keeps what is left in the inbox after the last `open`.
     pub fn park(&mut self, inbox: &mut Inbox, pool: &mut Pool) {
         self.parked = inbox.park(pool);
+        // Strangers can have many tunnels: they get no more memory than they have sent bytes.
+        if self.is_half_open()
+            && let Some(parked) = &mut self.parked
+        {
+            parked.fit(pool);
+        }
     }
 
     /// Tells that a read brought bytes.
@@ -342,7 +348,9 @@ impl Tunnel {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
-            (Role::Spoke, Control::Routes { .. } | Control::Members { .. }) if self.is_open() => {
+            (Role::Spoke, Control::Routes { .. } | Control::Members { .. } | Control::MembersChanged)
+                if self.is_open() =>
+            {
                 Ok(Some(control))
             }
             (Role::Hub, Control::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
@@ -370,7 +378,12 @@ impl Tunnel {
         let behind = &inbox.sealed()[skip..];
         let Some(&prefix) = behind.first_chunk::<LENGTH_LEN>() else { return Ok(Step::Wait) };
         let len = usize::from(u16::from_be_bytes(prefix));
-        if len > MAX_HANDSHAKE {
+        let longest = match (&self.state, self.role) {
+            (State::Hello(..), Role::Hub) => FIRST_LEN,
+            (State::Hello(..), Role::Spoke) => SECOND_LEN,
+            _ => MAX_HANDSHAKE,
+        };
+        if len > longest {
             return Err(Error::Handshake);
         }
         let Some(message) = behind[LENGTH_LEN..].get(..len) else { return Ok(Step::Wait) };
@@ -582,10 +595,10 @@ impl Tunnel {
     /// Gives all buffers back.
     pub fn close(&mut self, pool: &mut Pool) {
         self.queue.clear(pool);
-        for buf in [self.begun.take(), self.unsent.take()].into_iter().flatten() {
+        let parked = self.parked.take().map(Parked::into_bytes);
+        for buf in [self.begun.take(), self.unsent.take(), parked].into_iter().flatten() {
             pool.give(buf);
         }
-        self.parked = None;
         self.state = State::Closing;
     }
 }
@@ -599,3 +612,6 @@ enum Step {
     /// Hub: the spoke asks to join.
     Join { key: PublicKey, join: Result<Join, BadFrame> },
 }
+
+#[cfg(test)]
+mod tests;

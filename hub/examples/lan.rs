@@ -143,7 +143,7 @@ fn typed(command: &Command) -> String {
 
 /// Pings each pair: a table of times, and the number of pings that had no answer.
 fn ping_all(hosts: &[(&Host, Ipv4Addr)]) -> (String, usize) {
-    let mut table = format!("  {:<20}", "from, to");
+    let mut table = format!("  {:<20}", "from \\ to");
     for (_, address) in hosts {
         let _ = write!(table, "{:>12}", address.to_string());
     }

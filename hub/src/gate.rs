@@ -172,10 +172,8 @@ impl Gate {
     /// Tells that a link's other end is a member now.
     pub fn joined(&mut self, address: IpAddr, session: usize, now: Instant) {
         let network = network(address);
-        if self.take(network, session) {
-            // It counts as before.
-            self.links += 1;
-        }
+        self.take(network, session);
+        self.links += 1;
         self.sources.entry(network).or_insert_with(|| Source::new(now)).members += 1;
     }
 

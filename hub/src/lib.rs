@@ -1,10 +1,13 @@
 //! The hub: members, routing, and the one event loop that serves them.
 //!
 //! `gate`, `subnets`, `members`, `router` and `switch` are pure; `server` owns the sockets and the device.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
+pub mod bucket;
 pub mod gate;
 pub mod members;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod subnets;
 pub mod switch;

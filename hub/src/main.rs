@@ -24,6 +24,9 @@ struct Args {
     /// largest packet on the LAN in bytes (default 1500); the spokes are told
     #[argh(option, default = "1500")]
     mtu: u32,
+    /// offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0; may be repeated
+    #[argh(option)]
+    route: Vec<IpNetwork>,
     /// directory of the hub's key and members (default /var/lib/hub)
     #[argh(option, default = "\"/var/lib/hub\".into()")]
     state: std::path::PathBuf,
@@ -56,8 +59,17 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         listen: args.listen,
         tun: args.tun.clone(),
         mtu: args.mtu,
+        routes: args.route.clone(),
         state: args.state.clone(),
     };
+    if let Some(bad) = args.route.iter().find(|prefix| prefix.network() != prefix.ip()) {
+        let (network, length) = (bad.network(), bad.prefix());
+        return Err(format!(
+            "--route {bad} has bits set behind its prefix: did you mean {network}/{length}?"
+        )
+        .into());
+    }
+    common::cli::warn_if_not_forwarding(&args.route);
     let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
     signals.set_nonblocking(true)?;
     for signal in [SIGINT, SIGTERM] {

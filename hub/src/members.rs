@@ -191,8 +191,14 @@ impl Members {
         self.by_name.get(name).copied()
     }
 
-    /// Decides on a join request. `uncontested`: whoever holds an address and is online was found dead.
-    pub fn admit(&mut self, key: PublicKey, join: &Join, access: Access, uncontested: bool) -> Admission {
+    /// Decides on a join request. `found_dead`: members that seem to be online but did not answer.
+    pub fn admit(
+        &mut self,
+        key: PublicKey,
+        join: &Join,
+        access: Access,
+        found_dead: &[MemberId],
+    ) -> Admission {
         let known = self.by_key(&key);
         if known.is_none() && access == Access::Locked {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
@@ -233,13 +239,12 @@ impl Members {
                 return Admission::Refused(Refusal::Full, text);
             };
             if let Some(holder) = self.holder(address).filter(|&holder| Some(holder) != known) {
-                let online = self.member(holder).session.is_some();
-                if online && !uncontested && access == Access::Open {
-                    return Admission::Dispute(holder);
-                }
-                if access == Access::Locked || online && !uncontested {
+                if access == Access::Locked {
                     let (reason, text) = self.held(holder, address);
                     return Admission::Refused(reason, text);
+                }
+                if self.member(holder).session.is_some() && !found_dead.contains(&holder) {
+                    return Admission::Dispute(holder);
                 }
                 ousted.push((holder, address));
             }
@@ -269,6 +274,13 @@ impl Members {
             }
         };
         Admission::Member { id, ousted }
+    }
+
+    /// Records the prefixes that a member may offer.
+    pub fn set_routes(&mut self, id: MemberId, routes: &[IpNetwork]) {
+        if self.member(id).routes != routes {
+            self.update(id, |member| member.routes = routes.to_vec());
+        }
     }
 
     /// The refusal for an address that another member holds.
@@ -408,6 +420,7 @@ fn comma_separated(items: &[impl fmt::Display]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
     use common::noise::PrivateKey;
 
@@ -432,7 +445,7 @@ mod tests {
 
     /// What the member with this key asked for, and what it is or why it is not let in.
     fn admit(members: &mut Members, seed: u8, name: &str, ip: Option<&str>) -> String {
-        match members.admit(key(seed), &join(name, ip), Access::Open, false) {
+        match members.admit(key(seed), &join(name, ip), Access::Open, &[]) {
             Admission::Member { id, .. } => {
                 let member = members.member(id);
                 format!("{} {}", member.name, member.addresses_text())
@@ -483,8 +496,8 @@ mod tests {
         set_online(&mut members, 1);
         assert_eq!(admit(&mut members, 2, "b", Some("10.0.0.5")), "dispute with a");
         assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.5")), "a 10.0.0.5", "not with itself");
-        let decision = members.admit(key(2), &join("b", Some("10.0.0.5")), Access::Open, true);
         let holder = members.by_key(&key(1)).unwrap();
+        let decision = members.admit(key(2), &join("b", Some("10.0.0.5")), Access::Open, &[holder]);
         let address = "10.0.0.5".parse().unwrap();
         assert_eq!(
             decision,
@@ -492,6 +505,23 @@ mod tests {
         );
         assert!(members.member(holder).addresses.is_empty());
         assert_eq!(members.holder(address), members.by_key(&key(2)));
+    }
+
+    #[test]
+    fn only_a_holder_that_was_found_dead_loses_its_address() {
+        let both = ["10.0.0.0/29", "fd00::/64"].map(|text| text.parse().unwrap());
+        let mut members = Members::parse("", Subnets::new(&both).unwrap()).unwrap();
+        for (seed, ip) in [(1, "10.0.0.5"), (2, "fd00::5")] {
+            admit(&mut members, seed, "m", Some(ip));
+            set_online(&mut members, seed);
+        }
+        let [dead, alive] = [1, 2].map(|seed| members.by_key(&key(seed)).unwrap());
+        let addresses = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse().unwrap()).to_vec();
+        let wish = Join { addresses, ..join("newcomer", None) };
+        let mut ask = |found_dead: &[_]| members.admit(key(3), &wish, Access::Open, found_dead);
+        assert_eq!(ask(&[]), Admission::Dispute(dead));
+        assert_eq!(ask(&[dead]), Admission::Dispute(alive));
+        assert!(matches!(ask(&[dead, alive]), Admission::Member { ousted, .. } if ousted.len() == 2));
     }
 
     #[test]
@@ -516,7 +546,7 @@ mod tests {
     fn a_locked_hub_knows_only_its_members_and_their_addresses() {
         let mut members = empty();
         admit(&mut members, 1, "a", Some("10.0.0.5"));
-        let mut ask = |seed, ip| members.admit(key(seed), &join("x", ip), Access::Locked, false);
+        let mut ask = |seed, ip| members.admit(key(seed), &join("x", ip), Access::Locked, &[]);
         assert!(matches!(ask(2, None), Admission::Refused(Refusal::Locked, _)));
         assert!(matches!(ask(1, Some("10.0.0.6")), Admission::Refused(Refusal::BadAddress, _)));
         assert!(matches!(ask(1, Some("10.0.0.5")), Admission::Member { .. }));

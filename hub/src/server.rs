@@ -16,6 +16,7 @@ use common::link::{self, Filled, Flushed, Link};
 use common::packet::MAX_PACKET;
 use common::state::{self, State};
 use common::tun::{self, Tun};
+use ipnetwork::IpNetwork;
 use log::{error, info, warn};
 use mio::net::{TcpListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
@@ -23,7 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::members::{Access, Members};
 use crate::subnets::Subnets;
-use crate::switch::{Lan, Switch};
+use crate::switch::{Ended, Lan, RouteChange, Switch};
 
 const LISTENER: Token = Token(0);
 const TUN: Token = Token(1);
@@ -59,6 +60,8 @@ pub struct Config {
     pub tun: String,
     /// The LAN's MTU.
     pub mtu: u32,
+    /// Prefixes to offer, to which this machine forwards.
+    pub routes: Vec<IpNetwork>,
     /// The state directory.
     pub state: std::path::PathBuf,
 }
@@ -125,7 +128,9 @@ pub struct Server {
     save_again_at: Option<Instant>,
     inbox: Inbox,
     outbox: Vec<u8>,
-    scratch: Vec<usize>,
+    /// For packets that the device takes in pieces.
+    cut: Vec<u8>,
+    dirty: Vec<usize>,
 }
 
 impl Server {
@@ -147,7 +152,17 @@ impl Server {
         let system = |what| move |error| Error::System(what, error);
         let seed = state::random().map_err(system("get random bytes"))?;
         let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
-        let lan = Lan { subnets: config.subnets, mtu: config.mtu };
+        let own = tun.netlink().addresses().map_err(tun::Error::from)?;
+        let own = own.into_iter().filter(|&(interface, _)| interface != tun.index());
+        let lan = Lan {
+            subnets: config.subnets,
+            mtu: config.mtu,
+            routes: config.routes.clone(),
+            hub_networks: own
+                .map(|(_, network)| network)
+                .filter(|network| !network.ip().is_loopback())
+                .collect(),
+        };
         let mut switch = Switch::new(key, lan, Access::Open, members, u64::from_ne_bytes(*seed));
         switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
@@ -165,7 +180,8 @@ impl Server {
             save_again_at: None,
             inbox: Inbox::default(),
             outbox: link::outbox(),
-            scratch: Vec::new(),
+            cut: Vec::new(),
+            dirty: Vec::new(),
         };
         let registry = server.poll.registry();
         registry
@@ -230,6 +246,20 @@ impl Server {
         self.save_members(now);
         self.flush(now);
         self.reap(now);
+        self.set_routes();
+    }
+
+    /// Has the hub's own kernel reach what is behind members.
+    fn set_routes(&mut self) {
+        while let Some(change) = self.switch.poll_route_change() {
+            let set = match change {
+                RouteChange::Added(prefix) => self.tun.add_route(prefix, None),
+                RouteChange::Removed(prefix) => self.tun.remove_route(prefix),
+            };
+            if let Err(error) = set {
+                warn!("the hub itself does not reach {change:?}: {error}");
+            }
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -302,7 +332,11 @@ impl Server {
                 Ok(len) => {
                     packet.set_len(len);
                     bytes += len;
-                    self.switch.send(packet, now);
+                    if let Some(answer) = self.switch.send(packet, now)
+                        && self.tun.write(&answer).is_err()
+                    {
+                        self.switch.count_device_drop();
+                    }
                 }
                 Err(error) => {
                     self.switch.pool().give(packet);
@@ -328,7 +362,7 @@ impl Server {
             tunnel.heard(now);
         }
         while let Some(packet) = self.switch.receive(session, &mut self.inbox, now) {
-            if self.tun.write(packet).is_err() {
+            if self.tun.deliver(packet, &mut self.cut).is_err() {
                 self.switch.count_device_drop();
             }
         }
@@ -378,7 +412,7 @@ impl Server {
     }
 
     fn flush(&mut self, now: Instant) {
-        let mut dirty = std::mem::take(&mut self.scratch);
+        let mut dirty = std::mem::take(&mut self.dirty);
         self.switch.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
             let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { continue };
@@ -392,13 +426,14 @@ impl Server {
                 Err(error) => self.switch.end(session, error.to_string()),
             }
         }
-        self.scratch = dirty;
+        self.dirty = dirty;
     }
 
     fn reap(&mut self, now: Instant) {
-        while let Some(session) = self.switch.poll_ended(now) {
-            if let Some(link) = self.links.get_mut(session) {
-                *link = None;
+        while let Some(Ended { session, is_silent }) = self.switch.poll_ended(now) {
+            let link = self.links.get_mut(session).and_then(Option::take);
+            if let Some(link) = link.filter(|_| is_silent) {
+                link.abort();
             }
         }
     }

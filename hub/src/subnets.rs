@@ -133,13 +133,14 @@ impl Subnets {
     /// Whether everyone on the LAN is meant: broadcast or multicast.
     pub fn is_for_all(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(v4) => {
-                v4.is_multicast()
-                    || v4 == Ipv4Addr::BROADCAST
-                    || self.v4.is_some_and(|subnet| v4 == subnet.broadcast())
-            }
+            IpAddr::V4(v4) => v4.is_multicast() || v4 == Ipv4Addr::BROADCAST || Some(v4) == self.broadcast(),
             IpAddr::V6(v6) => v6.is_multicast(),
         }
+    }
+
+    /// The IPv4 subnet's broadcast address.
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        self.v4.map(|subnet| subnet.broadcast())
     }
 
     /// Whether the LAN has this family.

@@ -4,38 +4,71 @@
 //! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
 //! keys stay valid within a turn.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::drops::{Drops, Reason};
-use common::frame::{BadFrame, Control, Farewell, Join, MAX_PEERS, Peer, Refusal, Welcome};
+use common::frame::{BadFrame, Control, Farewell, Join, MAX_PEERS, MAX_PREFIXES, Peer, Refusal, Welcome};
+use common::icmp::{self, Answer};
 use common::inbox::Inbox;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, Header, VNET_LEN};
 use common::pool::{Buf, Pool};
 use common::timer::Timers;
-use common::tunnel::{Event, Tunnel};
+use common::tun;
+use common::tunnel::{Error, Event, Tunnel};
+use ipnetwork::IpNetwork;
 use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
+use crate::bucket::Bucket;
 use crate::gate::{Gate, Tell, Verdict as Admittance};
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
+use crate::routes::{self, Owner, Routes};
 use crate::subnets::Subnets;
 
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
+/// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
+const FLOOD: Bucket = Bucket::new(Duration::from_millis(1), 1_000);
+/// ICMP answers that one source may get.
+const ANSWERS: Bucket = Bucket::new(Duration::from_millis(10), 50);
+/// Who watches the list of members is told of changes at most so often.
+const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
 /// What the LAN is, as the command line says it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Lan {
     /// Its prefixes.
     pub subnets: Subnets,
     /// The largest packet on it, in bytes of IP.
     pub mtu: u32,
+    /// Prefixes to which the hub's own kernel forwards.
+    pub routes: Vec<IpNetwork>,
+    /// Networks that the hub itself is in: no member may offer a way there.
+    pub hub_networks: Vec<IpNetwork>,
+}
+
+/// A prefix that the hub's own kernel has to reach through the LAN from now on, or no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteChange {
+    /// From now on.
+    Added(IpNetwork),
+    /// No longer.
+    Removed(IpNetwork),
+}
+
+/// What a received packet means for the hub's own kernel.
+enum Outcome {
+    /// Nothing.
+    Done,
+    /// It is for it, or for it too.
+    Tun,
 }
 
 /// Why a session ends.
@@ -45,6 +78,17 @@ enum End {
     Farewell(&'static str),
     /// Something is wrong with it.
     Broken(String),
+    /// Nothing is heard of it.
+    Silent,
+}
+
+/// A session that has ended, for the server to close its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its key.
+    pub session: usize,
+    /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
+    pub is_silent: bool,
 }
 
 /// A wish for an address whose holder was asked for a sign of life.
@@ -52,6 +96,8 @@ struct Dispute {
     key: PublicKey,
     join: Join,
     holder: MemberId,
+    /// Holders of other addresses of this wish that did not answer.
+    found_dead: Vec<MemberId>,
     asked_at: Instant,
 }
 
@@ -62,6 +108,14 @@ struct Session {
     joined_at: Option<Instant>,
     dispute: Option<Box<Dispute>>,
     drops: Drops,
+    /// The largest packet that it takes.
+    mtu: usize,
+    /// What it may still send to everyone.
+    flood: Bucket,
+    /// The ICMP answers that it may still get.
+    answers: Bucket,
+    /// Whether it is told of changes in the list of members.
+    watches: bool,
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
     dirty: bool,
@@ -73,6 +127,8 @@ pub struct Switch {
     lan: Lan,
     access: Access,
     members: Members,
+    routes: Routes,
+    route_changes: VecDeque<RouteChange>,
     sessions: Slab<Session>,
     gate: Gate,
     timers: Timers,
@@ -83,12 +139,21 @@ pub struct Switch {
     ended: Vec<usize>,
     /// Drops of packets that no session can be blamed for: those from the hub's own kernel.
     drops: Drops,
+    flood: Bucket,
+    answers: Bucket,
+    /// When those who watch the list of members are told that it changed.
+    nudge_at: Option<Instant>,
+    nudged_at: Option<Instant>,
+    /// For packets that are cut.
+    scratch: Vec<u8>,
 }
 
 impl Switch {
     /// A switch with nobody on it. `flow_seed`: random, so that flows cannot be aimed at each other.
     pub fn new(key: PrivateKey, lan: Lan, access: Access, members: Members, flow_seed: u64) -> Switch {
         Switch {
+            routes: Routes::new(&lan.routes),
+            route_changes: VecDeque::new(),
             key,
             lan,
             access,
@@ -101,6 +166,11 @@ impl Switch {
             dirty: Vec::new(),
             ended: Vec::new(),
             drops: Drops::default(),
+            flood: FLOOD,
+            answers: ANSWERS,
+            nudge_at: None,
+            nudged_at: None,
+            scratch: Vec::new(),
         }
     }
 
@@ -142,6 +212,10 @@ impl Switch {
             joined_at: None,
             dispute: None,
             drops: Drops::default(),
+            mtu: self.lan.mtu as usize,
+            flood: FLOOD,
+            answers: ANSWERS,
+            watches: false,
             end: None,
             dirty: false,
         });
@@ -186,7 +260,7 @@ impl Switch {
     }
 
     /// Takes out a session that has ended; the server closes its socket.
-    pub fn poll_ended(&mut self, now: Instant) -> Option<usize> {
+    pub fn poll_ended(&mut self, now: Instant) -> Option<Ended> {
         let key = self.ended.pop()?;
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
@@ -200,6 +274,7 @@ impl Switch {
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
+            Some(End::Silent) => "nothing was heard of it",
             None => "it ended",
         };
         match session.member.filter(|&id| self.members.member(id).session == Some(key)) {
@@ -208,6 +283,8 @@ impl Switch {
                 member.session = None;
                 member.seen_at = Some(now);
                 info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                self.set_routes(id, &[]);
+                self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
             None => match tell {
@@ -222,7 +299,7 @@ impl Switch {
             },
         }
         session.tunnel.close(&mut self.pool);
-        Some(key)
+        Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
     }
 
     /// Says goodbye to everyone.
@@ -259,8 +336,9 @@ impl Switch {
             }
             match entry.tunnel.open(inbox, &mut self.pool, now) {
                 Ok(Some(Event::Packet(range))) => {
-                    if self.forward(session, inbox.bytes(range.clone()), now) {
-                        return Some(inbox.bytes(range));
+                    match self.forward(session, inbox.bytes(range.clone()), now) {
+                        Outcome::Done => {}
+                        Outcome::Tun => return Some(inbox.bytes(range)),
                     }
                 }
                 Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
@@ -280,56 +358,95 @@ impl Switch {
         }
     }
 
-    /// Sends a packet from a member on its way; `true` if it is for the hub's own kernel too.
-    fn forward(&mut self, session: usize, bytes: &mut [u8], now: Instant) -> bool {
+    /// Sends a packet from a member on its way.
+    fn forward(&mut self, session: usize, bytes: &mut [u8], now: Instant) -> Outcome {
         let from = self.sessions[session].member;
         let header = match offload::check(bytes) {
             Ok(header) => header,
             Err(reason) => {
                 trace!("{} bytes that are no packet: {reason}", bytes.len());
                 self.sessions[session].drops.add(reason);
-                return false;
+                return Outcome::Done;
             }
         };
-        let verdict = router::route(&self.members, &self.lan.subnets, from, &header);
+        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, from, &header);
         trace_packet(from.map(|id| self.members.member(id).name.as_str()), &header, verdict);
-        match verdict {
-            Verdict::To(to) => {
-                let packet = self.pool.copy(bytes);
-                self.deliver(to, packet, &header, now);
-                false
-            }
-            Verdict::Flood => {
+        let (reason, answer) = match verdict {
+            Verdict::Tun => return Outcome::Tun,
+            Verdict::Flood if self.sessions[session].flood.take(now) => {
                 self.flood(from, bytes, &header, now);
-                true
+                return Outcome::Tun;
             }
-            Verdict::Tun => true,
-            Verdict::Drop(reason) => {
-                self.sessions[session].drops.add(reason);
-                false
+            Verdict::Flood => (Reason::RateLimit, None),
+            Verdict::To(to) => match self.receiver(to) {
+                Some(to) if self.fits(to, bytes, &header) => {
+                    let packet = self.pool.copy(bytes);
+                    self.enqueue(to, packet, &header, now);
+                    return Outcome::Done;
+                }
+                Some(to) => match self.too_big(to, bytes, &header) {
+                    None if self.cut(to, bytes, &header, now) => return Outcome::Done,
+                    answer => (Reason::TooBig, answer),
+                },
+                None => (Reason::Offline, self.unreachable(bytes, &header)),
+            },
+            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
+                (reason, self.unreachable(bytes, &header))
             }
+            Verdict::Drop(reason) => (reason, None),
+        };
+        let entry = &mut self.sessions[session];
+        entry.drops.add(reason);
+        if let Some(answer) = answer
+            && entry.answers.take(now)
+            && let Ok(header) = answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse)
+        {
+            let answer = self.pool.copy(&answer);
+            self.enqueue(session, answer, &header, now);
         }
+        Outcome::Done
     }
 
-    /// Sends a packet from the hub's own kernel (virtio-net header and IP) on its way.
-    pub fn send(&mut self, mut packet: Buf, now: Instant) {
-        let verdict = match packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
-            Ok(header) => {
-                let verdict = router::route(&self.members, &self.lan.subnets, None, &header);
-                trace_packet(None, &header, verdict);
-                match verdict {
-                    Verdict::To(to) => return self.deliver(to, packet, &header, now),
-                    Verdict::Flood => self.flood(None, &mut packet, &header, now),
-                    Verdict::Tun | Verdict::Drop(_) => {}
-                }
-                verdict
+    /// Sends a packet from the hub's own kernel (virtio-net header and IP) on its way. What comes back is for
+    /// that kernel: the answer to a packet that cannot be delivered.
+    pub fn send(&mut self, mut packet: Buf, now: Instant) -> Option<Answer> {
+        let header = match offload::check(&mut packet) {
+            Ok(header) => header,
+            Err(reason) => {
+                self.drops.add(reason);
+                self.pool.give(packet);
+                return None;
             }
-            Err(reason) => Verdict::Drop(reason),
         };
-        if let Verdict::Drop(reason) = verdict {
-            self.drops.add(reason);
-        }
+        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, None, &header);
+        trace_packet(None, &header, verdict);
+        let dropped = match verdict {
+            Verdict::To(to) => match self.receiver(to) {
+                Some(to) if self.fits(to, &packet, &header) => {
+                    self.enqueue(to, packet, &header, now);
+                    return None;
+                }
+                Some(to) => match self.too_big(to, &packet, &header) {
+                    None if self.cut(to, &mut packet, &header, now) => None,
+                    answer => Some((Reason::TooBig, answer)),
+                },
+                None => Some((Reason::Offline, self.unreachable(&packet, &header))),
+            },
+            Verdict::Flood if self.flood.take(now) => {
+                self.flood(None, &mut packet, &header, now);
+                None
+            }
+            Verdict::Flood => Some((Reason::RateLimit, None)),
+            Verdict::Tun => None,
+            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
+                Some((reason, self.unreachable(&packet, &header)))
+            }
+            Verdict::Drop(reason) => Some((reason, None)),
+        };
         self.pool.give(packet);
+        let (reason, answer) = dropped?;
+        self.drops.add(reason);
+        answer.filter(|_| self.answers.take(now))
     }
 
     /// Counts a packet that the hub's own device did not take.
@@ -337,24 +454,68 @@ impl Switch {
         self.drops.add(Reason::Device);
     }
 
-    fn deliver(&mut self, to: MemberId, packet: Buf, header: &Header, now: Instant) {
-        let Some(session) = self.members.member(to).session.filter(|&session| self.is_live(session)) else {
-            return self.pool.give(packet);
-        };
+    /// The session of a member that packets can be sent to.
+    fn receiver(&self, to: MemberId) -> Option<usize> {
+        self.members.member(to).session.filter(|&session| self.is_live(session))
+    }
+
+    /// Whether the receiver takes a packet of this size.
+    fn fits(&self, to: usize, bytes: &[u8], header: &Header) -> bool {
+        let mtu = self.sessions[to].mtu;
+        mtu >= self.lan.mtu as usize || !icmp::exceeds(bytes, header, mtu)
+    }
+
+    /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
+    fn too_big(&self, to: usize, bytes: &[u8], header: &Header) -> Option<Answer> {
+        icmp::too_big(bytes, header, self.hub_address(header)?, self.broadcast(), self.sessions[to].mtu)
+    }
+
+    /// Sends a packet that is too big in fragments; `false` where it may not be cut.
+    fn cut(&mut self, to: usize, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
+        let mtu = self.sessions[to].mtu;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let is_cut = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
+            let piece = self.pool.copy(piece);
+            self.enqueue(to, piece, header, now);
+        });
+        self.scratch = scratch;
+        is_cut
+    }
+
+    fn unreachable(&self, bytes: &[u8], header: &Header) -> Option<Answer> {
+        icmp::unreachable(bytes, header, self.hub_address(header)?, self.broadcast())
+    }
+
+    /// The hub's address of the packet's family.
+    fn hub_address(&self, header: &Header) -> Option<IpAddr> {
+        self.lan.subnets.hub().map(|hub| hub.ip()).find(|hub| hub.is_ipv6() == header.is_ipv6())
+    }
+
+    fn broadcast(&self) -> Option<Ipv4Addr> {
+        self.lan.subnets.broadcast()
+    }
+
+    fn enqueue(&mut self, session: usize, packet: Buf, header: &Header, now: Instant) {
         let flow = header.flow(self.flow_seed);
         self.sessions[session].tunnel.enqueue(packet, flow, &mut self.pool, now);
         self.mark_dirty(session);
     }
 
     fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
-        let flow = header.flow(self.flow_seed);
         for key in 0..self.sessions.capacity() {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            if session.tunnel.is_open() && session.end.is_none() && session.member != from {
-                let packet = self.pool.copy(bytes);
-                session.tunnel.enqueue(packet, flow, &mut self.pool, now);
-                self.mark_dirty(key);
+            let Some(session) = self.sessions.get(key) else { continue };
+            if !session.tunnel.is_open() || session.end.is_some() || session.member == from {
+                continue;
             }
+            let mut packet = self.pool.copy(bytes);
+            if self.fits(key, &packet, header) {
+                self.enqueue(key, packet, header, now);
+                continue;
+            }
+            if !self.cut(key, &mut packet, header, now) {
+                self.sessions[key].drops.add(Reason::TooBig);
+            }
+            self.pool.give(packet);
         }
     }
 
@@ -362,22 +523,24 @@ impl Switch {
 
     fn handle_join(&mut self, session: usize, key: PublicKey, join: Result<Join, BadFrame>, now: Instant) {
         match join {
-            Ok(join) => self.admit(session, key, join, false, now),
+            Ok(join) => self.admit(session, key, join, Vec::new(), now),
             Err(BadFrame) => {
                 self.refuse(session, Refusal::BadRequest, "the join request makes no sense".to_owned());
             }
         }
     }
 
-    fn admit(&mut self, session: usize, key: PublicKey, join: Join, uncontested: bool, now: Instant) {
-        match self.members.admit(key, &join, self.access, uncontested) {
+    fn admit(&mut self, session: usize, key: PublicKey, join: Join, found_dead: Vec<MemberId>, now: Instant) {
+        match self.members.admit(key, &join, self.access, &found_dead) {
             Admission::Refused(reason, text) => self.refuse(session, reason, text),
-            Admission::Dispute(holder) => self.dispute(session, key, join, holder, now),
+            Admission::Dispute(holder) => {
+                self.dispute(session, Dispute { key, join, holder, found_dead, asked_at: now }, now);
+            }
             Admission::Member { id, ousted } => {
                 for (holder, address) in ousted {
                     self.oust(holder, address, id);
                 }
-                self.welcome(session, id, now);
+                self.welcome(session, id, &join, now);
             }
         }
     }
@@ -391,10 +554,11 @@ impl Switch {
     }
 
     /// Lets a member in, in the place of any other link that it may have.
-    fn welcome(&mut self, session: usize, id: MemberId, now: Instant) {
+    fn welcome(&mut self, session: usize, id: MemberId, join: &Join, now: Instant) {
         if let Some(old) = self.members.member(id).session {
             self.dismiss(old, Farewell::Replaced, "the same key joined again");
         }
+        let routes = self.accept_routes(id, &join.routes);
         let member = self.members.member_mut(id);
         member.session = Some(session);
         let addresses = member.addresses.iter().filter_map(|&address| self.lan.subnets.with_prefix(address));
@@ -403,11 +567,14 @@ impl Switch {
             addresses: addresses.collect(),
             hub: self.lan.subnets.hub().map(|hub| hub.ip()).collect(),
             mtu: self.lan.mtu,
+            routes: routes.clone(),
         };
         let entry = &mut self.sessions[session];
         info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
         entry.member = Some(id);
         entry.joined_at = Some(now);
+        entry.mtu =
+            join.mtu.map_or(usize::MAX, |mtu| mtu.max(tun::MIN_MTU) as usize).min(self.lan.mtu as usize);
         let source = entry.source;
         // A welcome, then a ping, so that the round trip is known from the start.
         if let Err(error) = entry.tunnel.welcome(welcome).and_then(|()| entry.tunnel.ping(now)) {
@@ -416,51 +583,125 @@ impl Switch {
         self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
+        self.set_routes(id, &routes);
+        self.tell_all_routes(session, id);
+        self.nudge(now);
+    }
+
+    // ---- routes
+
+    /// Those of the offered prefixes that a member may offer.
+    fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+        let mut accepted: Vec<IpNetwork> = Vec::new();
+        for &prefix in offered {
+            let member = self.members.member(id);
+            let granted = self.access == Access::Open || member.routes.contains(&prefix);
+            let fit = self.routes.check(prefix, id, &self.lan.subnets, &self.lan.hub_networks);
+            match if granted { fit } else { Err(routes::Unfit::NotGranted) } {
+                Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
+                Ok(()) => {}
+                Err(unfit) => warn!("the route {prefix} of {} is not taken: {unfit}", member.name),
+            }
+        }
+        if self.access == Access::Open {
+            self.members.set_routes(id, &accepted);
+        }
+        accepted
+    }
+
+    /// Makes these the prefixes behind a member, and tells everyone else and the hub's own kernel.
+    fn set_routes(&mut self, id: MemberId, prefixes: &[IpNetwork]) {
+        let (added, removed) = self.routes.set(id, prefixes);
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        self.route_changes.extend(removed.iter().copied().map(RouteChange::Removed));
+        self.route_changes.extend(added.iter().copied().map(RouteChange::Added));
+        let change = Control::Routes { added, removed, all: true };
+        for key in 0..self.sessions.capacity() {
+            let is_other = |session: &Session| session.tunnel.is_open() && session.member != Some(id);
+            if self.sessions.get(key).is_some_and(is_other) {
+                self.tell(key, &change);
+            }
+        }
+    }
+
+    /// Tells a new session all prefixes but its own.
+    fn tell_all_routes(&mut self, session: usize, id: MemberId) {
+        let others = self.routes.iter().filter(|&(_, owner)| owner != Owner::Member(id));
+        let prefixes: Vec<IpNetwork> = others.map(|(prefix, _)| prefix).collect();
+        let mut parts = prefixes.chunks(MAX_PREFIXES).peekable();
+        if parts.peek().is_none() {
+            self.tell(session, &Control::Routes { added: vec![], removed: vec![], all: true });
+        }
+        while let Some(part) = parts.next() {
+            let all = parts.peek().is_none();
+            self.tell(session, &Control::Routes { added: part.to_vec(), removed: vec![], all });
+        }
+    }
+
+    /// The next change to the prefixes behind members, for the hub's own kernel.
+    pub fn poll_route_change(&mut self) -> Option<RouteChange> {
+        self.route_changes.pop_front()
+    }
+
+    /// Queues a control frame; a session that does not read what it was told before ends.
+    fn tell(&mut self, session: usize, control: &Control) {
+        match self.sessions[session].tunnel.control(control) {
+            Ok(()) => self.mark_dirty(session),
+            Err(error) => self.end_with(session, End::Broken(error.to_string())),
+        }
+    }
+
+    /// Has those who watch the list of members told that it is another one.
+    fn nudge(&mut self, now: Instant) {
+        let earliest = self.nudged_at.map_or(now, |at| at + NUDGE_EVERY);
+        self.nudge_at.get_or_insert(earliest.max(now));
     }
 
     /// Asks the holder of an address for a sign of life before another one gets or does not get it.
-    fn dispute(&mut self, session: usize, key: PublicKey, join: Join, holder: MemberId, now: Instant) {
-        let Some(held_by) = self.members.member(holder).session else { return };
-        debug!(
-            "{} asks for an address of {}",
-            self.sessions[session].source,
-            self.members.member(holder).name
-        );
-        if let Err(error) = self.sessions[held_by].tunnel.ping(now) {
-            self.end_with(held_by, End::Broken(error.to_string()));
+    fn dispute(&mut self, session: usize, dispute: Dispute, now: Instant) {
+        let holder = self.members.member(dispute.holder);
+        debug!("{} asks for an address of {}", self.sessions[session].source, holder.name);
+        if let Some(held_by) = holder.session {
+            if let Err(error) = self.sessions[held_by].tunnel.ping(now) {
+                self.end_with(held_by, End::Broken(error.to_string()));
+            }
+            self.mark_dirty(held_by);
         }
-        self.mark_dirty(held_by);
-        self.sessions[session].dispute = Some(Box::new(Dispute { key, join, holder, asked_at: now }));
+        self.sessions[session].dispute = Some(Box::new(dispute));
         // Looked at again soon, as the answer of a living holder is a matter of a round trip.
         self.timers.set(session, now + DISPUTE_TIME / 40);
     }
 
-    /// Settles a dispute if the holder was heard since, or if its time is over.
+    /// Settles a dispute if the holder was heard since or is gone, or if its time is over.
     fn settle(&mut self, session: usize, now: Instant) {
         let Some(dispute) = self.sessions[session].dispute.take() else { return };
         let holder = self.members.member(dispute.holder).session;
         let heard = holder.is_some_and(|holder| self.sessions[holder].tunnel.heard_at() > dispute.asked_at);
-        if !heard && now < dispute.asked_at + DISPUTE_TIME {
+        if holder.is_some() && !heard && now < dispute.asked_at + DISPUTE_TIME {
             self.timers.set(session, now + DISPUTE_TIME / 40);
             self.sessions[session].dispute = Some(dispute);
             return;
         }
+        let Dispute { key, join, holder, mut found_dead, .. } = *dispute;
         if heard {
-            let address = dispute.join.addresses.iter().copied();
-            let held = address.clone().find(|&address| self.members.holder(address) == Some(dispute.holder));
-            if let Some(address) = held {
-                let (reason, text) = self.members.held(dispute.holder, address);
+            let held = join.addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
+            if let Some(&address) = held {
+                let (reason, text) = self.members.held(holder, address);
                 return self.refuse(session, reason, text);
             }
+        } else {
+            found_dead.push(holder);
         }
-        let Dispute { key, join, .. } = *dispute;
-        self.admit(session, key, join, !heard, now);
+        self.admit(session, key, join, found_dead, now);
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.
     fn oust(&mut self, holder: MemberId, address: IpAddr, by: MemberId) {
         let (holder, by) = (self.members.member(holder), self.members.member(by));
-        warn!("{address} goes from {}, who does not answer, to {}", holder.name, by.name);
+        let state = if holder.session.is_some() { "does not answer" } else { "is offline" };
+        warn!("{address} goes from {}, who {state}, to {}", holder.name, by.name);
         if let Some(session) = holder.session {
             self.dismiss(session, Farewell::AddressLost, "its address went to another");
         }
@@ -469,7 +710,8 @@ impl Switch {
     fn handle_control(&mut self, session: usize, control: Control) {
         match control {
             Control::Bye(_) => self.end_with(session, End::Farewell("it said goodbye")),
-            Control::AskMembers { after } => {
+            Control::AskMembers { after, watch } => {
+                self.sessions[session].watches |= watch;
                 let members = self.members.after(after.as_ref()).map(|member| Peer {
                     name: member.name.clone(),
                     addresses: member.addresses.clone(),
@@ -478,9 +720,7 @@ impl Switch {
                 let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
                 let last = peers.len() <= MAX_PEERS;
                 peers.truncate(MAX_PEERS);
-                if let Err(error) = self.sessions[session].tunnel.control(&Control::Members { peers, last }) {
-                    self.end_with(session, End::Broken(error.to_string()));
-                }
+                self.tell(session, &Control::Members { peers, last });
             }
             // The tunnel lets nothing else through to a hub.
             Control::Welcome(_)
@@ -488,7 +728,8 @@ impl Switch {
             | Control::Ping(_)
             | Control::Pong(_)
             | Control::Routes { .. }
-            | Control::Members { .. } => {}
+            | Control::Members { .. }
+            | Control::MembersChanged => {}
         }
     }
 
@@ -496,19 +737,34 @@ impl Switch {
 
     /// When `handle_timeouts` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.nudge_at].into_iter().flatten().min()
     }
 
     /// Pings who is due, ends who is dead, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
+        if self.nudge_at.take_if(|at| *at <= now).is_some() {
+            self.nudged_at = Some(now);
+            for key in 0..self.sessions.capacity() {
+                if self.sessions.get(key).is_some_and(|session| session.watches && session.tunnel.is_open()) {
+                    self.tell(key, &Control::MembersChanged);
+                }
+            }
+        }
         while let Some(key) = self.timers.pop(now) {
             if !self.is_live(key) {
                 continue;
             }
             self.settle(key, now);
-            if let Err(error) = self.sessions[key].tunnel.handle_timeout(now) {
-                self.end_with(key, End::Broken(error.to_string()));
-                continue;
+            match self.sessions[key].tunnel.handle_timeout(now) {
+                Ok(()) => {}
+                Err(Error::Silent) => {
+                    self.end_with(key, End::Silent);
+                    continue;
+                }
+                Err(error) => {
+                    self.end_with(key, End::Broken(error.to_string()));
+                    continue;
+                }
             }
             if self.sessions[key].tunnel.wants_write() {
                 self.mark_dirty(key);

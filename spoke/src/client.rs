@@ -4,15 +4,17 @@
 //! The device stays up all the while, so that connections inside the LAN outlive the link.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the spoke's clock and device")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::drops::{Drops, Reason};
-use common::frame::{Control, Farewell, Join, Refusal, Welcome};
+use common::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
 use common::inbox::Inbox;
 use common::link::{self, Broken, Filled, Flushed, Link};
 use common::name::Name;
@@ -20,7 +22,8 @@ use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::pool::Pool;
-use common::state::{self, State};
+use common::state::{self, KeptFile, State};
+use common::text::Printable;
 use common::tun::{self, Tun};
 use common::tunnel::{self, Event, Tunnel};
 use ipnetwork::IpNetwork;
@@ -30,7 +33,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::backoff::Backoff;
 use crate::dial::{Dial, Dialed, Lookup};
+use crate::hosts;
 use crate::hubs;
+use crate::routes::{View, Way, Wishes};
+use crate::table::Table;
 use crate::target::Target;
 
 const TUN: Token = Token(0);
@@ -59,6 +65,12 @@ pub struct Config {
     pub name: Name,
     /// The device's name.
     pub tun: String,
+    /// Networks behind this spoke, and which prefixes to take.
+    pub wishes: Wishes,
+    /// The largest packet that the device is to take, where that is less than the LAN's.
+    pub mtu: Option<u32>,
+    /// A file in the format of hosts(5), kept in step with the members.
+    pub hosts: Option<PathBuf>,
 }
 
 /// Why the spoke cannot run, or may not join. Its text says what to do.
@@ -79,7 +91,7 @@ pub enum Error {
         /// The key that it has now.
         seen: PublicKey,
         /// Where the known key came from.
-        pinned_in: Option<std::path::PathBuf>,
+        pinned_in: Option<PathBuf>,
     },
     /// The system.
     System(&'static str, io::Error),
@@ -90,7 +102,7 @@ impl fmt::Display for Error {
         match self {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
-            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", text.escape_debug()),
+            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
                 write!(
                     f,
@@ -139,6 +151,10 @@ struct Linked {
     tunnel: Tunnel,
     token: Token,
     hub: SocketAddr,
+    /// What earlier links told of prefixes, and this one has not yet.
+    stale: BTreeSet<IpNetwork>,
+    /// The pages of the list of members that have come in so far.
+    peers: Vec<Peer>,
 }
 
 /// Why a try ended, for the person; the same reason is told once.
@@ -159,6 +175,15 @@ pub struct Client {
     /// What the device is set to.
     addresses: Vec<IpNetwork>,
     was_on_lan: bool,
+    /// The prefixes that the hub told.
+    told: BTreeSet<IpNetwork>,
+    /// Networks that this machine is in, but for the LAN, as they were when the last link came up.
+    own_networks: Vec<IpNetwork>,
+    /// Outer addresses of the hub.
+    hub_addresses: Vec<IpAddr>,
+    table: Table,
+    /// The prefixes about which the person has been told.
+    explained: BTreeSet<IpNetwork>,
     phase: Phase,
     backoff: Backoff,
     failures: Failures,
@@ -167,6 +192,9 @@ pub struct Client {
     flow_seed: u64,
     inbox: Inbox,
     outbox: Vec<u8>,
+    /// For packets that the device takes in pieces.
+    cut: Vec<u8>,
+    hosts: Option<KeptFile>,
     poll: Poll,
     waker: Arc<Waker>,
     signals: UnixStream,
@@ -180,6 +208,7 @@ impl Client {
         let text = state.read("hubs")?.unwrap_or_default();
         let pinned =
             hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+        let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -195,9 +224,16 @@ impl Client {
             config,
             key,
             state,
-            tun,
             addresses: Vec::new(),
             was_on_lan: false,
+            told: BTreeSet::new(),
+            own_networks: Vec::new(),
+            hub_addresses: Vec::new(),
+            table: Table::new(&tun),
+            tun,
+            explained: BTreeSet::new(),
+            cut: Vec::new(),
+            hosts,
             backoff: Backoff::default(),
             failures: Failures::default(),
             drops: Drops::default(),
@@ -224,6 +260,12 @@ impl Client {
 
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
     pub fn run(&mut self) -> Result<(), Error> {
+        let result = self.serve();
+        self.table.set(&self.tun, BTreeMap::new(), &[]);
+        result
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
@@ -316,12 +358,18 @@ impl Client {
 
     /// Dials what the look-up found. The look-up wakes the loop once, as the last thing that it does.
     fn handle_found(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.phase, Phase::Pause(now)) {
-            Phase::Lookup(lookup) => match lookup.finish() {
-                Ok(addresses) => self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now)),
-                Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
-            },
-            other => self.phase = other,
+        if !matches!(self.phase, Phase::Lookup(_)) {
+            return;
+        }
+        let Phase::Lookup(lookup) = std::mem::replace(&mut self.phase, Phase::Pause(now)) else { return };
+        match lookup.finish() {
+            Ok(addresses) => {
+                self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
+                // No route may lead the dialling itself into the LAN.
+                self.set_routes();
+                self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
+            }
+            Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
         }
     }
 
@@ -333,12 +381,13 @@ impl Client {
         let join = Join {
             name: self.config.name.clone(),
             addresses: self.wanted_addresses(),
-            routes: Vec::new(),
-            mtu: None,
+            routes: self.config.wishes.offered.clone(),
+            mtu: self.config.mtu,
             invite: None,
         };
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
-        self.phase = Phase::Linked(Box::new(Linked { link, tunnel, token, hub }));
+        let (stale, peers) = (self.told.clone(), Vec::new());
+        self.phase = Phase::Linked(Box::new(Linked { link, tunnel, token, hub, stale, peers }));
         // The hub may have been quicker than this turn.
         self.ready.push(token);
     }
@@ -365,6 +414,7 @@ impl Client {
         let pause = self.backoff.pause(random);
         self.failures.tell(why);
         self.phase = Phase::Pause(now + pause);
+        self.set_routes();
     }
 
     fn broken(&mut self, why: Broken, now: Instant) -> Result<(), Error> {
@@ -381,6 +431,9 @@ impl Client {
             self.backoff.slow_down();
             self.retry(error.to_string(), now);
             return Ok(());
+        }
+        if let (Broken::Tunnel(tunnel::Error::Silent), Phase::Linked(linked)) = (&why, &self.phase) {
+            linked.link.abort();
         }
         let what = if self.is_on_lan() { "lost the hub" } else { "cannot join through" };
         self.retry(format!("{what} {}: {why}", self.config.hub), now);
@@ -456,7 +509,7 @@ impl Client {
             let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
             match linked.tunnel.open(&mut self.inbox, &mut self.pool, now) {
                 Ok(Some(Event::Packet(range))) => {
-                    if let Err(reason) = deliver(&self.tun, self.inbox.bytes(range)) {
+                    if let Err(reason) = deliver(&self.tun, self.inbox.bytes(range), &mut self.cut) {
                         self.drops.add(reason);
                     }
                 }
@@ -512,7 +565,12 @@ impl Client {
                 self.retry(format!("lost the hub {}: {why}", self.config.hub), now);
                 Ok(())
             }
-            Control::Routes { .. } | Control::Members { .. } => Ok(()),
+            Control::Routes { added, removed, all } => {
+                self.handle_routes(added, &removed, all);
+                Ok(())
+            }
+            Control::Members { peers, last } => self.handle_members(peers, last, now),
+            Control::MembersChanged => self.ask_members(None, now),
             // The tunnel answers or refuses these itself.
             Control::Ping(_) | Control::Pong(_) | Control::AskMembers { .. } => Ok(()),
         }
@@ -521,6 +579,9 @@ impl Client {
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         self.pin_hub();
         self.configure(&welcome)?;
+        for route in self.config.wishes.offered.iter().filter(|route| !welcome.routes.contains(route)) {
+            warn!("the hub does not take the route {route}: its log says why");
+        }
         self.was_on_lan = true;
         self.backoff.reset();
         self.failures = Failures::default();
@@ -531,7 +592,94 @@ impl Client {
                 self.broken(error.into(), now)?;
             }
         }
+        if self.hosts.is_some() {
+            self.ask_members(None, now)?;
+        }
         Ok(())
+    }
+
+    /// Asks for the list of members, or for its next page, and for word of changes.
+    fn ask_members(&mut self, after: Option<Name>, now: Instant) -> Result<(), Error> {
+        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+        if after.is_none() {
+            linked.peers.clear();
+        }
+        match linked.tunnel.control(&Control::AskMembers { after, watch: true }) {
+            Ok(()) => Ok(()),
+            Err(error) => self.broken(error.into(), now),
+        }
+    }
+
+    fn handle_members(&mut self, mut peers: Vec<Peer>, last: bool, now: Instant) -> Result<(), Error> {
+        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
+        linked.peers.append(&mut peers);
+        if !last {
+            let after = linked.peers.last().map(|peer| peer.name.clone());
+            return self.ask_members(after, now);
+        }
+        if let Some(file) = &self.hosts
+            && let Err(error) = file.write(&hosts::text(&linked.peers))
+        {
+            warn!("{error}");
+        }
+        Ok(())
+    }
+
+    // ---- routes
+
+    fn handle_routes(&mut self, added: Vec<IpNetwork>, removed: &[IpNetwork], all: bool) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        for prefix in removed {
+            self.told.remove(prefix);
+        }
+        for prefix in added {
+            linked.stale.remove(&prefix);
+            if self.told.insert(prefix) {
+                self.own_networks = own_networks(&self.tun);
+            }
+        }
+        if all {
+            for prefix in std::mem::take(&mut linked.stale) {
+                self.told.remove(&prefix);
+            }
+            self.set_routes();
+            self.explain_routes();
+        }
+    }
+
+    /// Brings the kernel's routes in step with what the hub told and how the link stands.
+    fn set_routes(&mut self) {
+        if self.told.is_empty() && self.table.is_empty() {
+            return;
+        }
+        let plan = self.view().plan(&self.told);
+        self.table.set(&self.tun, plan, &self.hub_addresses);
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            wishes: &self.config.wishes,
+            own: &self.own_networks,
+            hub: &self.hub_addresses,
+            is_linked: matches!(self.phase, Phase::Linked(_)),
+        }
+    }
+
+    /// Tells about each prefix, once, why it is not taken or what is special about it.
+    fn explain_routes(&mut self) {
+        let mut told = Vec::new();
+        for &prefix in self.told.difference(&self.explained) {
+            match self.view().decide(prefix) {
+                Ok(Way::Main) => {}
+                Ok(Way::Around) => {
+                    warn!("route {prefix} holds the hub itself: the tunnel goes around it");
+                }
+                Err(skip) => info!("route {prefix} is not taken: {skip}"),
+            }
+            told.push(prefix);
+        }
+        self.explained.extend(told);
+        self.explained.retain(|prefix| self.told.contains(prefix));
     }
 
     /// Sets the device to what the hub granted; what is set already stays untouched.
@@ -539,7 +687,7 @@ impl Client {
         for &old in self.addresses.iter().filter(|old| !welcome.addresses.contains(old)) {
             self.tun.remove_address(old)?;
         }
-        self.tun.set_mtu(welcome.mtu)?;
+        self.tun.set_mtu(self.config.mtu.map_or(welcome.mtu, |mtu| mtu.min(welcome.mtu)))?;
         if !welcome.addresses.iter().any(|address| address.is_ipv6()) {
             self.tun.without_link_local()?;
         }
@@ -593,9 +741,9 @@ impl Client {
 }
 
 /// Gives a packet from the hub to the kernel. The hub checked it too, but the kernel is ours to protect.
-fn deliver(tun: &Tun, bytes: &mut [u8]) -> Result<(), Reason> {
+fn deliver(tun: &Tun, bytes: &mut [u8], cut: &mut Vec<u8>) -> Result<(), Reason> {
     let header = offload::check(bytes)?;
-    let written = tun.write(bytes).map_err(|_| Reason::Device);
+    let written = tun.deliver(bytes, cut).map_err(|_| Reason::Device);
     if log_enabled!(log::Level::Trace) {
         trace!(
             "{header} from the hub: {}",
@@ -603,6 +751,16 @@ fn deliver(tun: &Tun, bytes: &mut [u8]) -> Result<(), Reason> {
         );
     }
     written
+}
+
+/// The networks that this machine is in, but for the LAN and itself.
+fn own_networks(tun: &Tun) -> Vec<IpNetwork> {
+    let found = tun.netlink().addresses().unwrap_or_else(|error| {
+        warn!("{error}; routes that the hub tells may lie in a network of this machine");
+        Vec::new()
+    });
+    let others = found.into_iter().filter(|&(device, _)| device != tun.index());
+    others.map(|(_, network)| network).filter(|network| !network.ip().is_loopback()).collect()
 }
 
 impl Failures {

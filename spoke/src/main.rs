@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use common::frame::MAX_ROUTES;
 use common::name::Name;
 use common::noise::PublicKey;
 use common::sandbox::{self, Reach, User};
 use common::state::{self, State};
+use common::tun::{MAX_MTU, MIN_MTU};
+use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
+use spoke::routes::Wishes;
 use spoke::target::Target;
 
 const DEFAULT_STATE: &str = "/var/lib/spoke";
@@ -27,6 +31,21 @@ struct Args {
     /// name on the LAN (default: the host name)
     #[argh(option)]
     name: Option<Name>,
+    /// offer a network behind this machine, such as 192.168.5.0/24; may be repeated
+    #[argh(option)]
+    route: Vec<IpNetwork>,
+    /// take routes within this prefix though they are public, such as 0.0.0.0/0; may be repeated
+    #[argh(option)]
+    accept_route: Vec<IpNetwork>,
+    /// take no routes but those of --accept-route (default: private ones are taken)
+    #[argh(switch)]
+    no_routes: bool,
+    /// largest packet in bytes that the device takes, if less than the LAN's
+    #[argh(option)]
+    mtu: Option<u32>,
+    /// keep this file, in the format of /etc/hosts, in step with the members of the LAN
+    #[argh(option)]
+    hosts: Option<PathBuf>,
     /// name of the network device (default spoke0)
     #[argh(option, default = "\"spoke0\".to_owned()")]
     tun: String,
@@ -76,7 +95,11 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         addresses: args.ip,
         name: args.name.unwrap_or_else(common::cli::host_name),
         tun: args.tun,
+        wishes: Wishes { offered: args.route, accepted: args.accept_route, none: args.no_routes },
+        mtu: args.mtu,
+        hosts: args.hosts,
     };
+    check(&config)?;
     let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
     signals.set_nonblocking(true)?;
     for signal in [SIGINT, SIGTERM] {
@@ -88,6 +111,23 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), user.as_ref(), reach)?;
     Ok(client.run()?)
+}
+
+/// Refuses what can be known to be wrong, and warns of what may be.
+fn check(config: &Config) -> Result<(), String> {
+    let Wishes { offered, accepted, .. } = &config.wishes;
+    if let Some(bad) = offered.iter().chain(accepted).find(|prefix| prefix.network() != prefix.ip()) {
+        let (network, length) = (bad.network(), bad.prefix());
+        return Err(format!("{bad} has bits set behind its prefix: did you mean {network}/{length}?"));
+    }
+    if offered.len() > MAX_ROUTES {
+        return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
+    }
+    if let Some(mtu) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
+        return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
+    }
+    common::cli::warn_if_not_forwarding(offered);
+    Ok(())
 }
 
 /// The default state directory, or one in it for this address where another spoke uses that: then two spokes

@@ -175,6 +175,20 @@ impl Host {
         &self.private
     }
 
+    /// Gives the host a text of its own in place of a file that the machine has, such as /etc/hosts; again, to
+    /// change it.
+    pub(crate) fn set_file(&self, path: &str, text: &str) -> Result<()> {
+        let own = self.private.join(path.replace('/', "_"));
+        let is_new = !self.path(&own).exists();
+        fs::write(self.path(&own), text).context("write a file of the host's own")?;
+        if is_new {
+            let (path, nothing) = (path.to_owned(), None::<&Path>);
+            self.run(move || mount(Some(&own), path.as_str(), nothing, MsFlags::MS_BIND, nothing))
+                .context("mount a file of the host's own")?;
+        }
+        Ok(())
+    }
+
     /// A TCP listener of this host.
     pub(crate) fn tcp_listen(&self, address: impl Into<SocketAddr>) -> Result<TcpListener> {
         let address = address.into();

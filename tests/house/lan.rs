@@ -1,6 +1,8 @@
 //! A real LAN: the binaries `hub` and `spoke`, each in its host.
 
+use std::fs::{self, DirBuilder};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,7 +42,9 @@ impl Binaries {
         for program in [&binaries.hub, &binaries.spoke] {
             if !program.is_file() {
                 let program = program.display();
-                return Err(Failure::new(format!("{program} is missing: run cargo test --workspace")));
+                return Err(Failure::new(format!(
+                    "{program} is missing: run cargo build --bins, or cargo test --workspace"
+                )));
             }
         }
         Ok(binaries)
@@ -137,6 +141,22 @@ pub(crate) fn start_hub(net: &Net, binaries: &Binaries, extra: &[&str]) -> Resul
 pub(crate) fn spawn_spoke(net: &Net, binaries: &Binaries, i: usize, extra: &[&str]) -> Result<Process> {
     let host = net.spoke(i);
     host.spawn(host.name(), &spoke_command(net, binaries, i, extra))
+}
+
+/// The state directory of `hub` or `spoke` in a host, as this process sees it.
+pub(crate) fn state(host: &Host, program: &str) -> PathBuf {
+    host.path(host.private().join(program))
+}
+
+/// Copies a state directory, keys included: the other host becomes the same member, or the same hub.
+pub(crate) fn copy_state(from: &Path, to: &Path) -> Result<()> {
+    DirBuilder::new().mode(0o700).create(to).context("make a state directory")?;
+    for entry in fs::read_dir(from).context("read a state directory")? {
+        let path = entry?.path();
+        let name = path.file_name().expect("an entry has a name");
+        fs::copy(&path, to.join(name)).context("copy a state file")?;
+    }
+    Ok(())
 }
 
 /// The arguments by which a program keeps its state in its host alone: none where its default directory is

@@ -24,16 +24,18 @@ mod lan;
 mod net;
 mod probe;
 mod process;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::io;
 
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
-    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, hub_command, require_tun, spawn_spoke, spoke_command, start_hub,
+    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, require_tun, spawn_spoke,
+    spoke_command, start_hub, state,
 };
 pub(crate) use net::{Direction, Net};
-pub(crate) use probe::{Transfer, digest, echo_udp, fill_seeded, ping, ping_until, transfer};
+pub(crate) use probe::{Transfer, digest, echo_request, echo_udp, fill_seeded, ping, ping_until, transfer};
 pub(crate) use process::Process;
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.

@@ -86,7 +86,7 @@ fn exchange_echo(mut socket: &Socket, to: IpAddr, size: usize, timeout: Duration
 
 /// RFC 792 and RFC 4443: type, code, checksum, identifier, sequence number, data. The kernel fills in the
 /// checksum of ICMPv6.
-fn echo_request(to: IpAddr, sequence: u16, size: usize) -> Vec<u8> {
+pub(crate) fn echo_request(to: IpAddr, sequence: u16, size: usize) -> Vec<u8> {
     let mut message = vec![0; ECHO + size];
     message[4..6].copy_from_slice(&(std::process::id() as u16).to_be_bytes());
     message[6..8].copy_from_slice(&sequence.to_be_bytes());
@@ -103,7 +103,7 @@ fn echo_request(to: IpAddr, sequence: u16, size: usize) -> Vec<u8> {
 }
 
 /// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.map(u64::from).sum();
     while sum > 0xffff {

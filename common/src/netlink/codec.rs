@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::message::{Message, Request, attribute, attributes, number_u16, number_u32};
-use super::{Family, Link, MAIN_TABLE, NextHop, Route, Rule, Verdict};
+use super::{Family, Link, NextHop, Route, Rule};
 
 const ACK: u16 = libc::NLM_F_ACK as u16;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
@@ -19,14 +19,14 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
 /// linux/fib_rules.h.
+const FRA_DST: u16 = 1;
 const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
 const FRA_PROTOCOL: u16 = 21;
 const FR_ACT_TO_TBL: u8 = 1;
-const FIB_RULE_INVERT: u32 = 2;
+/// Who made a rule: a number that no one else uses (rtnetlink(7) leaves those above `RTPROT_STATIC` to users).
+const OUR_PROTOCOL: u8 = 178;
 
 /// Asks for an interface by name.
 pub(super) fn get_link(name: &str) -> Request {
@@ -81,11 +81,10 @@ pub(super) fn del_route(route: &Route) -> Request {
 }
 
 /// Asks where a packet would go.
-pub(super) fn get_route(destination: IpAddr, mark: Option<u32>) -> Request {
+pub(super) fn get_route(destination: IpAddr) -> Request {
     let family = Family::of(destination);
     Request::new(libc::RTM_GETROUTE, ACK, &route_header(family, family.bits(), 0, 0, 0))
         .attribute(libc::RTA_DST, &octets(destination))
-        .maybe(libc::RTA_MARK, mark.map(u32::to_ne_bytes).as_ref().map(|mark| &mark[..]))
 }
 
 /// Asks for the routes of `route`'s family, table and interface; an old kernel answers with more.
@@ -115,6 +114,31 @@ pub(super) fn new_rule(rule: &Rule) -> Request {
 /// Removes a policy rule.
 pub(super) fn del_rule(rule: &Rule) -> Request {
     rule_request(libc::RTM_DELRULE, ACK, rule)
+}
+
+/// Asks for all policy rules.
+pub(super) fn list_rules() -> Request {
+    Request::new(libc::RTM_GETRULE, DUMP, &[0; 12])
+}
+
+/// A rule of ours.
+pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
+    let family = if i32::from(*message.body.first()?) == libc::AF_INET { Family::V4 } else { Family::V6 };
+    let length = *message.body.get(1)?;
+    let mut ours = false;
+    let mut rule = Rule { family, priority: 0, to: None, table: 0, suppress: None };
+    for (kind, value) in attributes(message.body.get(12..)?) {
+        match kind {
+            FRA_PROTOCOL => ours = value == [OUR_PROTOCOL],
+            FRA_PRIORITY => rule.priority = number_u32(value, 0)?,
+            FRA_TABLE => rule.table = number_u32(value, 0)?,
+            FRA_DST => rule.to = IpNetwork::new(address(value)?, length).ok(),
+            // All ones stand for none.
+            FRA_SUPPRESS_PREFIXLEN => rule.suppress = u8::try_from(number_u32(value, 0)?).ok(),
+            _ => (),
+        }
+    }
+    ours.then_some(rule)
 }
 
 pub(super) fn read_link(message: &Message<'_>) -> Option<Link> {
@@ -245,26 +269,18 @@ fn route_request(kind: u16, flags: u16, scope: u8, route: &Route) -> Request {
 
 /// `struct fib_rule_hdr`: family, prefix lengths, TOS, table, two reserved, action, flags.
 fn rule_request(kind: u16, flags: u16, rule: &Rule) -> Request {
-    let inverted = match rule.verdict {
-        Verdict::Unmarked { .. } => FIB_RULE_INVERT,
-        Verdict::MainWithoutDefault => 0,
-    };
     let mut header = [0; 12];
     header[0] = rule.family.number();
+    header[1] = rule.to.map_or(0, |to| to.prefix());
     header[7] = FR_ACT_TO_TBL;
-    header[8..].copy_from_slice(&inverted.to_ne_bytes());
-    let request = Request::new(kind, flags, &header)
+    let to = rule.to.map(|to| octets(to.network()));
+    let suppress = rule.suppress.map(|length| u32::from(length).to_ne_bytes());
+    Request::new(kind, flags, &header)
         .attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes())
-        .attribute(FRA_PROTOCOL, &[libc::RTPROT_STATIC]);
-    match rule.verdict {
-        Verdict::Unmarked { mark, table } => request
-            .attribute(FRA_TABLE, &table.to_ne_bytes())
-            .attribute(FRA_FWMARK, &mark.to_ne_bytes())
-            .attribute(FRA_FWMASK, &u32::MAX.to_ne_bytes()),
-        Verdict::MainWithoutDefault => request
-            .attribute(FRA_TABLE, &MAIN_TABLE.to_ne_bytes())
-            .attribute(FRA_SUPPRESS_PREFIXLEN, &0u32.to_ne_bytes()),
-    }
+        .attribute(FRA_PROTOCOL, &[OUR_PROTOCOL])
+        .attribute(FRA_TABLE, &rule.table.to_ne_bytes())
+        .maybe(FRA_DST, to.as_deref())
+        .maybe(FRA_SUPPRESS_PREFIXLEN, suppress.as_ref().map(|length| &length[..]))
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

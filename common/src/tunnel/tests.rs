@@ -1,0 +1,850 @@
+//! Two tunnels joined by byte queues, in virtual time.
+
+#![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::frame::{HEADER_LEN, MAX_BODY};
+use crate::name::Name;
+use crate::noise::{MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
+use crate::offload::testing::Shape;
+use crate::packet::VNET_LEN;
+
+const FLOW: u32 = 7;
+/// Wire kinds that the tests forge.
+const PACKET: u8 = 1;
+const FIRST_UNKNOWN: u8 = 10;
+const FIRST_OPTIONAL: u8 = 128;
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from_random([seed; 32])
+}
+
+fn join() -> Join {
+    Join { name: Name::nearest("laptop"), addresses: vec![], routes: vec![], mtu: None, invite: None }
+}
+
+fn welcome() -> Welcome {
+    Welcome { name: Name::nearest("laptop"), addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] }
+}
+
+/// What a tunnel gave out.
+#[derive(Debug, PartialEq, Eq)]
+enum Got {
+    Join(PublicKey, Result<Join, BadFrame>),
+    Packet(Vec<u8>),
+    Control(Control),
+}
+
+/// A tunnel with all that its process shares among tunnels.
+struct End {
+    tunnel: Tunnel,
+    inbox: Inbox,
+    pool: Pool,
+    got: Vec<Got>,
+}
+
+impl End {
+    fn new(make: impl FnOnce(&mut Pool) -> Tunnel) -> End {
+        let mut pool = Pool::new(usize::MAX);
+        End { tunnel: make(&mut pool), inbox: Inbox::default(), pool, got: Vec::new() }
+    }
+
+    /// Reads `bytes` off the socket, at most `chunk` of them at once.
+    fn read(&mut self, bytes: &[u8], chunk: usize, now: Instant) -> Result<(), Error> {
+        for chunk in bytes.chunks(chunk) {
+            self.tunnel.unpark(&mut self.inbox, &mut self.pool);
+            self.inbox.space()[..chunk.len()].copy_from_slice(chunk);
+            self.inbox.filled(chunk.len());
+            self.tunnel.heard(now);
+            let opened = self.open_all(now);
+            self.tunnel.park(&mut self.inbox, &mut self.pool);
+            opened?;
+        }
+        Ok(())
+    }
+
+    fn open_all(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some(event) = self.tunnel.open(&mut self.inbox, &mut self.pool, now)? {
+            self.got.push(match event {
+                Event::Join { key, join } => Got::Join(key, join),
+                Event::Packet(range) => Got::Packet(self.inbox.bytes(range).to_vec()),
+                Event::Control(control) => Got::Control(control),
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes all there is; the socket takes at most `chunk` bytes at once.
+    fn write(&mut self, chunk: usize, now: Instant) -> Vec<u8> {
+        let mut wire = Vec::new();
+        let mut outbox = Vec::new();
+        while self.tunnel.wants_write() {
+            if self.tunnel.unsent().is_empty() {
+                outbox.clear();
+                self.tunnel.seal(&mut outbox, &mut self.pool, now).unwrap();
+                let len = outbox.len().min(chunk);
+                wire.extend_from_slice(&outbox[..len]);
+                self.tunnel.wrote(&outbox, len, &mut self.pool, now);
+            } else {
+                let len = self.tunnel.unsent().len().min(chunk);
+                wire.extend_from_slice(&self.tunnel.unsent()[..len]);
+                self.tunnel.sent(len, &mut self.pool, now);
+            }
+        }
+        wire
+    }
+
+    fn enqueue(&mut self, packet: &[u8], now: Instant) {
+        let packet = self.pool.copy(packet);
+        self.tunnel.enqueue(packet, FLOW, &mut self.pool, now);
+    }
+
+    /// A record of this plaintext, in its place in the order of records.
+    fn record(&mut self, plain: &[u8]) -> Vec<u8> {
+        let mut record = [&[0; LENGTH_LEN], plain].concat();
+        self.tunnel.transport.as_mut().unwrap().sealer.seal(&mut record, 0).unwrap();
+        record
+    }
+
+    /// A record for each control frame.
+    fn control_record(&mut self, control: &Control) -> Vec<u8> {
+        let mut plain = Vec::new();
+        control.encode(&mut plain);
+        self.record(&plain)
+    }
+
+    fn packets(&mut self) -> Vec<Vec<u8>> {
+        let packet = |got| match got {
+            Got::Packet(packet) => Some(packet),
+            Got::Join(..) | Got::Control(_) => None,
+        };
+        std::mem::take(&mut self.got).into_iter().filter_map(packet).collect()
+    }
+}
+
+struct Pair {
+    spoke: End,
+    hub: End,
+    now: Instant,
+}
+
+impl Pair {
+    /// Two ends that have not exchanged a byte yet.
+    fn strangers(hub_key: Option<PublicKey>) -> Pair {
+        let now = Instant::now();
+        let spoke = End::new(|pool| Tunnel::spoke(&key(1), [3; 32], hub_key, &join(), pool, now));
+        Pair { spoke, hub: End::new(|_| Tunnel::hub(&key(2), [4; 32], now)), now }
+    }
+
+    /// The handshake is done, and the hub has not decided yet.
+    fn joining() -> Pair {
+        let mut pair = Pair::strangers(None);
+        pair.exchange();
+        pair.hub.got.clear();
+        pair
+    }
+
+    /// Both ends on the LAN, nothing on the way.
+    fn open() -> Pair {
+        let mut pair = Pair::joining();
+        pair.hub.tunnel.welcome(welcome()).unwrap();
+        pair.exchange();
+        pair.spoke.got.clear();
+        assert!(pair.spoke.tunnel.is_open() && pair.hub.tunnel.is_open());
+        pair
+    }
+
+    /// Carries bytes both ways until both are silent.
+    fn exchange(&mut self) {
+        self.exchange_in(usize::MAX, usize::MAX);
+    }
+
+    fn exchange_in(&mut self, read: usize, write: usize) {
+        loop {
+            let up = self.spoke.write(write, self.now);
+            self.hub.read(&up, read, self.now).unwrap();
+            let down = self.hub.write(write, self.now);
+            self.spoke.read(&down, read, self.now).unwrap();
+            if up.is_empty() && down.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// What the spoke would write for these packets.
+    fn records_of(&mut self, packets: &[&[u8]]) -> Vec<u8> {
+        packets.iter().for_each(|packet| self.spoke.enqueue(packet, self.now));
+        self.spoke.write(usize::MAX, self.now)
+    }
+}
+
+/// What a hub's tunnel holds of bytes that it has read.
+fn parked(end: &End) -> usize {
+    end.tunnel.parked.as_ref().map_or(0, |parked| parked.truesize())
+}
+
+#[test]
+fn a_stranger_gets_no_more_memory_than_it_has_sent_bytes() {
+    let mut pair = Pair::strangers(None);
+    let first = pair.spoke.write(usize::MAX, pair.now);
+    let (most, rest) = first.split_at(first.len() - 1);
+    pair.hub.read(most, 1, pair.now).unwrap();
+    assert_eq!(parked(&pair.hub), most.len());
+    pair.hub.read(rest, 1, pair.now).unwrap();
+    let third = [&(MAX_HANDSHAKE as u16).to_be_bytes(), &[7; MAX_HANDSHAKE - 1][..]].concat();
+    pair.hub.read(&third, 1_000, pair.now).unwrap();
+    assert_eq!(parked(&pair.hub), LENGTH_LEN + MAX_HANDSHAKE - 1);
+    assert_eq!(pair.hub.read(&[7], 1, pair.now), Err(Error::Handshake));
+
+    // What is announced as too long is not waited for.
+    let too_long = (MAX_HANDSHAKE as u16 + 1).to_be_bytes();
+    let mut pair = Pair::strangers(None);
+    pair.hub.read(&first, usize::MAX, pair.now).unwrap();
+    assert_eq!(pair.hub.read(&too_long, usize::MAX, pair.now), Err(Error::Handshake));
+    let mut pair = Pair::strangers(None);
+    let greedy = [&hello()[..], &33_u16.to_be_bytes()].concat();
+    assert_eq!(pair.hub.read(&greedy, usize::MAX, pair.now), Err(Error::Handshake));
+}
+
+/// The records of a stream, each with its length.
+fn records(mut stream: &[u8]) -> Vec<&[u8]> {
+    let mut records = Vec::new();
+    while let Some(&prefix) = stream.first_chunk::<LENGTH_LEN>() {
+        let (record, rest) = stream.split_at(LENGTH_LEN + usize::from(u16::from_be_bytes(prefix)));
+        records.push(record);
+        stream = rest;
+    }
+    records
+}
+
+/// A packet that is no super-packet, and nothing else either.
+fn plain_packet(len: usize, filler: u8) -> Vec<u8> {
+    let mut packet = vec![filler; len];
+    packet[..VNET_LEN].fill(0);
+    packet
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let [_, high, middle, low] = (body.len() as u32).to_be_bytes();
+    [&[kind, high, middle, low], body].concat()
+}
+
+// ---- the handshake
+
+#[test]
+fn a_join_takes_two_round_trips() {
+    let mut pair = Pair::strangers(Some(key(2).public()));
+    let now = pair.now;
+    let first = pair.spoke.write(usize::MAX, now);
+    pair.hub.read(&first, usize::MAX, now).unwrap();
+    let second = pair.hub.write(usize::MAX, now);
+    assert!(pair.hub.tunnel.is_half_open() && pair.hub.tunnel.remote().is_none());
+    pair.spoke.read(&second, usize::MAX, now).unwrap();
+    assert_eq!(pair.spoke.tunnel.remote(), Some(key(2).public()));
+    let third = pair.spoke.write(usize::MAX, now);
+    pair.hub.read(&third, usize::MAX, now).unwrap();
+    assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Ok(join()))]);
+    assert!(!pair.hub.tunnel.is_half_open() && !pair.hub.tunnel.is_open());
+    pair.hub.tunnel.welcome(welcome()).unwrap();
+    let fourth = pair.hub.write(usize::MAX, now);
+    pair.spoke.read(&fourth, usize::MAX, now).unwrap();
+    assert_eq!(pair.spoke.got, [Got::Control(Control::Welcome(welcome()))]);
+    assert!(pair.spoke.tunnel.is_open() && pair.hub.tunnel.is_open());
+}
+
+#[test]
+fn a_refusal_arrives_and_ends_the_tunnel() {
+    let mut pair = Pair::joining();
+    pair.hub.tunnel.refuse(Refusal::Full, "no room".to_owned()).unwrap();
+    pair.exchange();
+    let refused = Control::Refused { reason: Refusal::Full, text: "no room".to_owned() };
+    assert_eq!(pair.spoke.got, [Got::Control(refused)]);
+    assert!(!pair.spoke.tunnel.is_open() && !pair.hub.tunnel.is_open());
+}
+
+#[test]
+fn an_unreadable_join_is_told_as_such() {
+    let mut pair = Pair::strangers(None);
+    if let State::Hello(_, expect) = &mut pair.spoke.tunnel.state {
+        expect.join = vec![1, 0];
+    }
+    pair.exchange();
+    assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Err(BadFrame))]);
+}
+
+#[test]
+fn the_handshake_survives_a_cut_at_every_byte_and_waits_at_every_length() {
+    for cut in 0.. {
+        let mut pair = Pair::strangers(None);
+        let now = pair.now;
+        let mut longest = 0;
+        for turn in 0..3 {
+            let (from, to) = match turn {
+                1 => (&mut pair.hub, &mut pair.spoke),
+                _ => (&mut pair.spoke, &mut pair.hub),
+            };
+            let message = from.write(usize::MAX, now);
+            longest = longest.max(message.len());
+            let (front, back) = message.split_at(cut.min(message.len()));
+            to.read(front, usize::MAX, now).unwrap();
+            if !back.is_empty() {
+                assert!(to.tunnel.is_half_open() && to.got.is_empty(), "turn {turn}, cut {cut}");
+                assert!(!to.tunnel.wants_write() || turn == 1, "turn {turn}, cut {cut}");
+            }
+            to.read(back, usize::MAX, now).unwrap();
+        }
+        assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Ok(join()))], "cut {cut}");
+        if cut > longest {
+            break;
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_the_handshake_keeps_the_spoke_out() {
+    for turn in 0..3 {
+        for bit in 0.. {
+            let mut pair = Pair::strangers(None);
+            let now = pair.now;
+            let mut flipped = false;
+            for at in 0..3 {
+                let (from, to) = match at {
+                    1 => (&mut pair.hub, &mut pair.spoke),
+                    _ => (&mut pair.spoke, &mut pair.hub),
+                };
+                let mut message = from.write(usize::MAX, now);
+                if at == turn && bit < message.len() * 8 {
+                    message[bit / 8] ^= 1 << (bit % 8);
+                    flipped = true;
+                }
+                if to.read(&message, usize::MAX, now).is_err() {
+                    break;
+                }
+            }
+            if !flipped {
+                break;
+            }
+            assert!(pair.hub.got.is_empty(), "message {turn}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn another_hub_key_is_refused_before_the_spoke_sends_its_own() {
+    let mut pair = Pair::strangers(Some(key(9).public()));
+    let first = pair.spoke.write(usize::MAX, pair.now);
+    pair.hub.read(&first, usize::MAX, pair.now).unwrap();
+    let second = pair.hub.write(usize::MAX, pair.now);
+    let error = pair.spoke.read(&second, usize::MAX, pair.now).unwrap_err();
+    assert_eq!(error, Error::HubKey { seen: key(2).public() });
+    assert!(!pair.spoke.tunnel.wants_write());
+    assert_eq!(pair.spoke.tunnel.remote(), None);
+}
+
+#[test]
+fn strangers_are_named_at_both_ends_and_whatever_the_chunks() {
+    let mut other_version = hello();
+    other_version[HELLO_LEN - 1] = 2;
+    for (bytes, who) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], Stranger::Http),
+        (b"HTTP/1.1 400 Bad Request\r\n", Stranger::Http),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", Stranger::Ssh),
+        (&[0x16, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], Stranger::Tls),
+        (&[0x15, 3, 3, 0, 2, 2, 40], Stranger::Tls),
+        (&[0; 64], Stranger::Unknown),
+        (&other_version, Stranger::Version(2)),
+    ] {
+        for chunk in [1, 3, 100] {
+            let mut pair = Pair::strangers(None);
+            pair.spoke.write(usize::MAX, pair.now);
+            let at_hub = pair.hub.read(bytes, chunk, pair.now);
+            assert_eq!(at_hub, Err(Error::Stranger(who)), "{bytes:?}");
+            assert_eq!(pair.hub.write(usize::MAX, pair.now), hello(), "the hub says what it speaks");
+            assert_eq!(pair.spoke.read(bytes, chunk, pair.now), Err(Error::Stranger(who)), "{bytes:?}");
+            assert!(!pair.spoke.tunnel.wants_write());
+        }
+    }
+}
+
+#[test]
+fn a_handshake_message_that_is_too_long_or_of_the_wrong_length_is_refused() {
+    let too_long = (MAX_HANDSHAKE as u16 + 1).to_be_bytes();
+    for (len, body) in [(too_long, &[][..]), ([0xff, 0xff], &[]), ([0, 0], &[]), ([0, 31], &[7; 31])] {
+        let mut pair = Pair::strangers(None);
+        let bytes = [&hello()[..], &len, body].concat();
+        assert_eq!(pair.hub.read(&bytes, 1, pair.now), Err(Error::Handshake), "{len:?}");
+    }
+}
+
+#[test]
+fn a_first_message_with_a_payload_is_refused() {
+    let mut pair = Pair::strangers(None);
+    let mut bytes = hello().to_vec();
+    Handshake::new(Role::Spoke, &key(1), [3; 32]).write(b"early", &mut bytes).unwrap();
+    assert_eq!(pair.hub.read(&bytes, usize::MAX, pair.now), Err(Error::Handshake));
+}
+
+#[test]
+fn the_deadline_of_the_handshake_stands_though_bytes_trickle() {
+    let mut pair = Pair::strangers(None);
+    let message = pair.spoke.write(usize::MAX, pair.now);
+    let end = pair.now + HANDSHAKE_TIME;
+    for byte in &message[..message.len() - 1] {
+        pair.now += Duration::from_millis(100);
+        pair.hub.read(&[*byte], 1, pair.now).unwrap();
+        assert_eq!(pair.hub.tunnel.deadline(), end);
+        assert_eq!(pair.hub.tunnel.handle_timeout(pair.now).is_err(), pair.now >= end);
+        if pair.now >= end {
+            break;
+        }
+    }
+    for late in [&mut pair.hub, &mut pair.spoke] {
+        assert_eq!(late.tunnel.handle_timeout(end - Duration::from_nanos(1)), Ok(()));
+        assert_eq!(late.tunnel.handle_timeout(end), Err(Error::TooSlow));
+    }
+}
+
+#[test]
+fn an_undecided_join_has_the_same_deadline() {
+    let mut pair = Pair::joining();
+    let end = pair.now + HANDSHAKE_TIME;
+    for tunnel in [&mut pair.hub.tunnel, &mut pair.spoke.tunnel] {
+        assert_eq!((tunnel.deadline(), tunnel.handle_timeout(end)), (end, Err(Error::TooSlow)));
+    }
+}
+
+// ---- packets
+
+#[test]
+fn packets_cross_both_ways_with_control_between() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let small = Shape::new(false, false, 100).whole();
+    let huge = Shape::new(false, true, 65_000).whole();
+    for packet in [&small, &huge, &small] {
+        pair.spoke.enqueue(packet, now);
+        pair.hub.enqueue(packet, now);
+    }
+    pair.hub.tunnel.ping(now).unwrap();
+    pair.exchange();
+    for end in [&mut pair.spoke, &mut pair.hub] {
+        assert!(end.packets() == [small.clone(), huge.clone(), small.clone()]);
+        let (received, sent) = end.tunnel.traffic();
+        let bytes = (2 * small.len() + huge.len()) as u64;
+        assert_eq!((received, sent), (Traffic { packets: 3, bytes }, Traffic { packets: 3, bytes }));
+    }
+    assert_eq!(pair.hub.tunnel.round_trip(), Some(Duration::ZERO));
+}
+
+#[test]
+fn the_longest_packet_crosses() {
+    let mut pair = Pair::open();
+    let longest = plain_packet(MAX_BODY, 0x60);
+    pair.spoke.enqueue(&longest, pair.now);
+    pair.exchange_in(1_000, 777);
+    assert!(pair.hub.packets() == [longest]);
+}
+
+#[test]
+fn a_frame_may_span_records_and_a_record_may_hold_many_frames() {
+    let mut pair = Pair::open();
+    let huge = Shape::new(false, true, 65_000).whole();
+    let wire = pair.records_of(&[&huge]);
+    assert!(records(&wire).len() > 1);
+    pair.hub.read(&wire, usize::MAX, pair.now).unwrap();
+    assert!(pair.hub.packets() == [huge]);
+
+    let small = Shape::new(false, false, 20).whole();
+    let wire = pair.records_of(&[&small[..]; 1_000]);
+    assert!(records(&wire).len() < 10, "{}", records(&wire).len());
+    pair.hub.read(&wire, usize::MAX, pair.now).unwrap();
+    assert!(pair.hub.packets() == vec![small; 1_000]);
+}
+
+#[test]
+fn records_survive_a_cut_at_every_byte_and_wait_at_every_length() {
+    let packets = [
+        Shape::new(false, false, 0).whole(),
+        Shape::new(false, true, 300).whole(),
+        Shape::new(true, false, 33).whole(),
+    ];
+    for cut in 0.. {
+        let mut pair = Pair::open();
+        let mut wire = Vec::new();
+        for packet in &packets {
+            wire.extend(pair.records_of(&[packet]));
+        }
+        if cut > wire.len() {
+            break;
+        }
+        let (front, back) = wire.split_at(cut);
+        pair.hub.read(front, usize::MAX, pair.now).unwrap();
+        let before = pair.hub.packets();
+        assert_eq!(before, packets[..before.len()], "cut {cut}");
+        assert_eq!(before.len() == packets.len(), back.is_empty(), "cut {cut}");
+        pair.hub.read(back, usize::MAX, pair.now).unwrap();
+        assert_eq!(pair.hub.packets(), packets[before.len()..], "cut {cut}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn packets_cross_in_order_whatever_the_chunks(
+        up in proptest::collection::vec(0..2_500usize, 0..40),
+        down in proptest::collection::vec(0..70_000usize, 0..8),
+        read in prop_oneof![1..40usize, 40..5_000usize, Just(usize::MAX)],
+        write in prop_oneof![1..40usize, 40..5_000usize, Just(usize::MAX)],
+        ping in any::<bool>(),
+    ) {
+        let mut pair = Pair::open();
+        let packets = |lens: &[usize]| -> Vec<Vec<u8>> {
+            lens.iter().enumerate().map(|(at, &len)| plain_packet(len.clamp(VNET_LEN, MAX_BODY), at as u8)).collect()
+        };
+        let (up, down) = (packets(&up), packets(&down));
+        up.iter().for_each(|packet| pair.spoke.enqueue(packet, pair.now));
+        down.iter().for_each(|packet| pair.hub.enqueue(packet, pair.now));
+        if ping {
+            pair.spoke.tunnel.ping(pair.now).unwrap();
+        }
+        pair.exchange_in(read, write);
+        prop_assert!(pair.hub.packets() == up);
+        prop_assert!(pair.spoke.packets() == down);
+        prop_assert_eq!(pair.spoke.tunnel.round_trip().is_some(), ping);
+    }
+
+    #[test]
+    fn arbitrary_bytes_break_a_link_and_nothing_else(
+        bytes in proptest::collection::vec(any::<u8>(), 0..2_000),
+        chunk in 1..500usize,
+        greeted in any::<bool>(),
+    ) {
+        let bytes = if greeted { [&hello()[..], &bytes].concat() } else { bytes };
+        let mut pair = Pair::strangers(None);
+        let _ = pair.hub.read(&bytes, chunk, pair.now);
+        prop_assert!(pair.hub.got.is_empty());
+        let _ = pair.spoke.read(&bytes, chunk, pair.now);
+        prop_assert!(pair.spoke.got.is_empty());
+        let mut pair = Pair::open();
+        let _ = pair.hub.read(&bytes, chunk, pair.now);
+        prop_assert!(pair.hub.got.is_empty());
+    }
+
+    #[test]
+    fn arbitrary_frames_from_an_authenticated_end_never_panic(
+        plain in proptest::collection::vec(any::<u8>(), 0..300),
+        is_open in any::<bool>(),
+    ) {
+        let mut pair = if is_open { Pair::open() } else { Pair::joining() };
+        let record = pair.spoke.record(&plain);
+        let _ = pair.hub.read(&record, usize::MAX, pair.now);
+        let record = pair.hub.record(&plain);
+        let _ = pair.spoke.read(&record, usize::MAX, pair.now);
+    }
+}
+
+// ---- records from an attacker
+
+#[test]
+fn every_flipped_bit_of_a_record_breaks_the_link_and_nothing_is_delivered() {
+    let packet = Shape::new(false, false, 20).whole();
+    for bit in 0.. {
+        let mut pair = Pair::open();
+        let mut wire = pair.records_of(&[&packet]);
+        if bit >= wire.len() * 8 {
+            break;
+        }
+        wire[bit / 8] ^= 1 << (bit % 8);
+        // A longer length waits for bytes that are never the right ones.
+        wire.extend([0; LENGTH_LEN + MAX_RECORD]);
+        assert_eq!(pair.hub.read(&wire, usize::MAX, pair.now), Err(Error::Record), "bit {bit}");
+        assert!(pair.hub.got.is_empty(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_record_replayed_reordered_dropped_or_reflected_breaks_the_link() {
+    let packet = Shape::new(false, false, 20).whole();
+    for (what, order) in [
+        ("replayed", &[0, 0][..]),
+        ("replayed later", &[0, 1, 0]),
+        ("reordered", &[1, 0]),
+        ("dropped", &[0, 2]),
+    ] {
+        let mut pair = Pair::open();
+        let wires = [&packet; 3].map(|packet| pair.records_of(&[packet]));
+        let wire: Vec<u8> = order.iter().flat_map(|&at| wires[at].clone()).collect();
+        assert_eq!(pair.hub.read(&wire, usize::MAX, pair.now), Err(Error::Record), "{what}");
+        let in_order = order.iter().enumerate().take_while(|&(at, &record)| at == record).count();
+        assert_eq!(pair.hub.packets(), vec![packet.clone(); in_order], "{what}");
+    }
+    let mut pair = Pair::open();
+    let wire = pair.records_of(&[&packet]);
+    assert_eq!(pair.spoke.read(&wire, usize::MAX, pair.now), Err(Error::Record), "reflected");
+    assert!(pair.spoke.got.is_empty());
+
+    let mut other = Pair::open();
+    other.hub.read(&wire, usize::MAX, other.now).expect("the same keys and ephemeral keys");
+    let now = other.now;
+    let mut other = Pair {
+        spoke: End::new(|pool| Tunnel::spoke(&key(1), [5; 32], None, &join(), pool, now)),
+        hub: End::new(|_| Tunnel::hub(&key(2), [6; 32], now)),
+        now,
+    };
+    other.exchange();
+    other.hub.got.clear();
+    assert_eq!(other.hub.read(&wire, usize::MAX, now), Err(Error::Record), "of another connection");
+    assert!(other.hub.got.is_empty());
+}
+
+#[test]
+fn a_record_too_short_for_its_tag_breaks_the_link_at_once() {
+    for len in 0..TAG_LEN as u16 {
+        let mut pair = Pair::open();
+        assert_eq!(pair.hub.read(&len.to_be_bytes(), 1, pair.now), Err(Error::Record), "{len}");
+    }
+}
+
+#[test]
+fn a_forged_record_of_the_longest_length_breaks_the_link_once_it_is_whole() {
+    let mut pair = Pair::open();
+    let forged = [&[0xff; LENGTH_LEN][..], &vec![7; MAX_RECORD]].concat();
+    let (front, last) = forged.split_at(forged.len() - 1);
+    pair.hub.read(front, 1_000, pair.now).unwrap();
+    assert_eq!(pair.hub.read(last, 1, pair.now), Err(Error::Record));
+    assert!(pair.hub.got.is_empty());
+}
+
+#[test]
+fn records_of_the_least_and_the_greatest_length_are_fine() {
+    let mut pair = Pair::open();
+    let empty = pair.spoke.record(&[]);
+    assert_eq!(empty.len(), LENGTH_LEN + TAG_LEN);
+    pair.hub.read(&empty.repeat(1), 1, pair.now).unwrap();
+    let body = vec![5; MAX_RECORD_PLAIN - HEADER_LEN];
+    let full = pair.spoke.record(&frame(PACKET, &body));
+    assert_eq!(full.len(), LENGTH_LEN + MAX_RECORD);
+    pair.hub.read(&full, usize::MAX, pair.now).unwrap();
+    assert!(pair.hub.packets() == [body]);
+}
+
+// ---- frames from an authenticated end
+
+#[test]
+fn a_frame_beyond_the_bound_breaks_the_link_whatever_its_kind() {
+    for kind in [PACKET, FIRST_OPTIONAL, 255] {
+        let mut pair = Pair::open();
+        let [_, high, middle, low] = (MAX_BODY as u32 + 1).to_be_bytes();
+        let record = pair.spoke.record(&[kind, high, middle, low]);
+        assert_eq!(pair.hub.read(&record, usize::MAX, pair.now), Err(Error::Frame), "kind {kind}");
+    }
+}
+
+#[test]
+fn unknown_kinds_are_skipped_from_128_on_and_break_the_link_below() {
+    for kind in (0..=0).chain(FIRST_UNKNOWN..=255) {
+        let mut pair = Pair::open();
+        let plain = [frame(kind, b"of a later version"), frame(PACKET, b"packet")].concat();
+        let record = pair.spoke.record(&plain);
+        let read = pair.hub.read(&record, usize::MAX, pair.now);
+        if kind >= FIRST_OPTIONAL {
+            assert_eq!(read, Ok(()), "kind {kind}");
+            assert_eq!(pair.hub.packets(), [b"packet"], "kind {kind}");
+        } else {
+            assert_eq!(read, Err(Error::Frame), "kind {kind}");
+            assert!(pair.hub.got.is_empty(), "kind {kind}");
+        }
+    }
+}
+
+#[test]
+fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
+    let refused = Control::Refused { reason: Refusal::Full, text: String::new() };
+    let routes = Control::Routes { added: vec![], removed: vec![], all: true };
+    let members = Control::Members { peers: vec![], last: true };
+    // Who may hear it: a hub that decides, a hub, a spoke that waits, a spoke.
+    let table: &[(Control, [bool; 4])] = &[
+        (Control::Ping(1), [true; 4]),
+        (Control::Pong(1), [true; 4]),
+        (Control::Bye(Farewell::Stopping), [true; 4]),
+        (Control::Welcome(welcome()), [false, false, true, false]),
+        (refused, [false, false, true, false]),
+        (routes, [false, false, false, true]),
+        (members, [false, false, false, true]),
+        (Control::AskMembers { after: None, watch: false }, [false, true, false, false]),
+    ];
+    for (control, allowed) in table {
+        for (at, &allowed) in allowed.iter().enumerate() {
+            let Pair { mut spoke, mut hub, now } = if at % 2 == 0 { Pair::joining() } else { Pair::open() };
+            let (from, to) = if at < 2 { (&mut spoke, &mut hub) } else { (&mut hub, &mut spoke) };
+            let record = from.control_record(control);
+            let expected = if allowed { Ok(()) } else { Err(Error::Frame) };
+            assert_eq!(to.read(&record, usize::MAX, now), expected, "{control:?}, case {at}");
+            assert!(allowed || to.got.is_empty(), "{control:?}, case {at}");
+        }
+    }
+}
+
+#[test]
+fn a_packet_before_the_welcome_or_after_goodbye_breaks_the_link() {
+    let mut pair = Pair::joining();
+    let record = pair.spoke.record(&frame(PACKET, b"early"));
+    assert_eq!(pair.hub.read(&record, usize::MAX, pair.now), Err(Error::Frame));
+    let mut pair = Pair::joining();
+    let record = pair.hub.record(&frame(PACKET, b"early"));
+    assert_eq!(pair.spoke.read(&record, usize::MAX, pair.now), Err(Error::Frame));
+    let mut pair = Pair::open();
+    let bye = pair.spoke.control_record(&Control::Bye(Farewell::Stopping));
+    let late = pair.spoke.record(&frame(PACKET, b"late"));
+    assert_eq!(pair.hub.read(&[bye, late].concat(), usize::MAX, pair.now), Err(Error::Frame));
+    assert_eq!(pair.hub.got, [Got::Control(Control::Bye(Farewell::Stopping))]);
+}
+
+#[test]
+fn goodbye_goes_ahead_of_packets_and_needs_someone_to_hear_it() {
+    let mut pair = Pair::open();
+    pair.hub.tunnel.bye(Farewell::Replaced).unwrap();
+    pair.exchange();
+    assert_eq!(pair.spoke.got, [Got::Control(Control::Bye(Farewell::Replaced))]);
+    let mut pair = Pair::strangers(None);
+    pair.hub.tunnel.bye(Farewell::Stopping).unwrap();
+    assert!(!pair.hub.tunnel.wants_write());
+}
+
+// ---- time
+
+#[test]
+fn each_end_pings_every_4_s_and_knows_the_round_trip() {
+    let mut pair = Pair::open();
+    let half = Duration::from_millis(15);
+    assert_eq!(pair.hub.tunnel.round_trip(), None);
+    for _ in 0..5 {
+        assert_eq!(pair.hub.tunnel.deadline(), pair.now + PING_EVERY);
+        assert_eq!(pair.hub.tunnel.handle_timeout(pair.now + PING_EVERY - half), Ok(()));
+        assert!(!pair.hub.tunnel.wants_write());
+        pair.now += PING_EVERY;
+        pair.hub.tunnel.handle_timeout(pair.now).unwrap();
+        let ping = pair.hub.write(usize::MAX, pair.now);
+        pair.spoke.read(&ping, usize::MAX, pair.now + half).unwrap();
+        let pong = pair.spoke.write(usize::MAX, pair.now + half);
+        pair.hub.read(&pong, usize::MAX, pair.now + 2 * half).unwrap();
+        assert_eq!(pair.hub.tunnel.round_trip(), Some(2 * half));
+        assert!(pair.hub.got.is_empty() && pair.spoke.got.is_empty());
+    }
+}
+
+#[test]
+fn a_pong_that_answers_nothing_is_ignored() {
+    let mut pair = Pair::open();
+    pair.hub.tunnel.ping(pair.now).unwrap();
+    let pong = pair.spoke.control_record(&Control::Pong(999));
+    pair.hub.read(&pong, usize::MAX, pair.now).unwrap();
+    assert_eq!(pair.hub.tunnel.round_trip(), None);
+}
+
+#[test]
+fn an_end_that_was_not_heard_for_10_s_is_dead_and_never_has_a_deadline_in_the_past() {
+    for mut end in [Pair::open().hub, Pair::open().spoke] {
+        let start = end.tunnel.heard_at();
+        let dead_at = start + DEAD_AFTER;
+        loop {
+            let now = end.tunnel.deadline();
+            assert!(now <= dead_at);
+            let outcome = end.tunnel.handle_timeout(now);
+            assert_eq!(outcome, if now < dead_at { Ok(()) } else { Err(Error::Silent) });
+            if outcome.is_err() {
+                break;
+            }
+            assert!(end.tunnel.deadline() > now);
+            end.write(usize::MAX, now);
+        }
+    }
+}
+
+// ---- bounds
+
+#[test]
+fn an_end_that_asks_and_does_not_read_is_cut_off() {
+    let mut pair = Pair::open();
+    let mut ping = Vec::new();
+    Control::Ping(1).encode(&mut ping);
+    let mut error = None;
+    for _ in 0..100 {
+        let record = pair.spoke.record(&ping.repeat(1_000));
+        if let Err(seen) = pair.hub.read(&record, usize::MAX, pair.now) {
+            error = Some(seen);
+            break;
+        }
+    }
+    assert_eq!(error, Some(Error::Stuffed));
+    assert!(pair.hub.tunnel.control.len() <= MAX_CONTROL + ping.len());
+}
+
+#[test]
+fn the_queue_keeps_to_its_cap() {
+    let mut pair = Pair::open();
+    let packet = Shape::new(false, true, 60_000).whole();
+    for _ in 0..100 {
+        pair.hub.enqueue(&packet, pair.now);
+        assert!(pair.hub.tunnel.queue().cost() <= QUEUE_BYTES);
+    }
+    assert!(pair.hub.tunnel.queue().drops().total() > 0);
+}
+
+#[test]
+fn buffers_go_back_to_the_pool() {
+    let mut pair = Pair::open();
+    let huge = Shape::new(false, true, 65_000).whole();
+    let small = Shape::new(false, false, 20).whole();
+    let mut spare = Vec::new();
+    for round in 0..6 {
+        for packet in [&huge, &small, &huge] {
+            pair.spoke.enqueue(packet, pair.now);
+        }
+        // Odd chunks, so that both ends park and keep rests.
+        pair.exchange_in(1_001, 999);
+        assert!(pair.hub.packets() == [huge.clone(), small.clone(), huge.clone()], "round {round}");
+        assert!(pair.hub.tunnel.parked.is_none() && pair.spoke.tunnel.unsent.is_none());
+        spare.push((pair.spoke.pool.spare_bytes(), pair.hub.pool.spare_bytes()));
+    }
+    assert!(spare[2..].iter().all(|&now| now == spare[1]), "{spare:?}");
+}
+
+#[test]
+fn closing_gives_back_what_waits_at_every_stage() {
+    let Pair { mut spoke, mut hub, now } = Pair::open();
+    let huge = Shape::new(false, true, 65_000).whole();
+    for _ in 0..5 {
+        spoke.enqueue(&huge, now);
+    }
+    let mut outbox = Vec::new();
+    spoke.tunnel.seal(&mut outbox, &mut spoke.pool, now).unwrap();
+    spoke.tunnel.wrote(&outbox, 1_000, &mut spoke.pool, now);
+    hub.read(&outbox[..1_000], usize::MAX, now).unwrap();
+    assert!(spoke.tunnel.begun.is_some() && spoke.tunnel.unsent.is_some() && hub.tunnel.parked.is_some());
+    for (end, least) in [(&mut spoke, 5 * huge.len() + outbox.len() - 1_000), (&mut hub, 1_000)] {
+        let before = end.pool.spare_bytes();
+        end.tunnel.close(&mut end.pool);
+        assert!(!end.tunnel.wants_write());
+        let back = end.pool.spare_bytes() - before;
+        assert!(back >= least, "{back} of {least} bytes");
+    }
+}
+
+#[test]
+fn an_idle_tunnel_is_small() {
+    let pair = Pair::open();
+    for tunnel in [&pair.hub.tunnel, &pair.spoke.tunnel] {
+        // All that an open tunnel may hold on the heap while it is idle is two boxed AES keys (under 640
+        // bytes each): the handshake is gone, and whatever held bytes went back to the pool.
+        assert!(matches!(tunnel.state, State::Open));
+        assert_eq!(tunnel.control.capacity(), 0);
+        assert!(tunnel.parked.is_none() && tunnel.begun.is_none() && tunnel.unsent.is_none());
+        assert_eq!(tunnel.queue.cost(), 0);
+    }
+    let keys = 2 * size_of::<ring::aead::LessSafeKey>();
+    assert!(size_of::<Tunnel>() + keys <= 2_048, "{} + {keys}", size_of::<Tunnel>());
+}

@@ -1,0 +1,132 @@
+//! A LAN through one hub, measured beside its ceilings and its peers.
+//!
+//! `cargo bench --bench lan` builds three hosts in network namespaces of this machine, runs one system after
+//! another there, and prints what each reached; `target/bench/lan.csv` and `lan.svg` keep it.
+//! `-- --quick` ends within two minutes, `-- --only hub,kernel` takes some of the systems.
+//! Needs root, and `ip`, `tc` (iproute2) and `setpriv` (util-linux).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
+#![allow(clippy::disallowed_methods, reason = "it is all IO")]
+
+mod field;
+mod figures;
+#[path = "../../../tests/house/mod.rs"]
+mod house;
+mod peers;
+mod report;
+mod systems;
+mod traffic;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use argh::FromArgs;
+
+use figures::{Column, Times};
+use house::{Context, Failure, Result};
+use report::Setting;
+use systems::SYSTEMS;
+
+/// Measures the LAN beside its ceilings and peers.
+#[derive(FromArgs)]
+struct Options {
+    /// short measurements: all of it in less than two minutes
+    #[argh(switch)]
+    quick: bool,
+    /// systems to measure, such as hub,kernel (default: all)
+    #[argh(option)]
+    only: Option<String>,
+    /// directory for lan.csv and lan.svg (default: target/bench)
+    #[argh(option)]
+    out: Option<PathBuf>,
+    /// given by cargo bench
+    #[argh(switch, hidden_help)]
+    #[expect(dead_code, reason = "cargo passes it to each benchmark")]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&argh::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("lan: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let chosen = choose(options.only.as_deref())?;
+    build()?;
+    let setting = Setting { machine: machine()?, date: date()? };
+    println!("{}, {}\n", setting.machine, setting.date);
+    let times = if options.quick { Times::QUICK } else { Times::FULL };
+    let (mut columns, mut remarks) = (Vec::new(), Vec::new());
+    for system in SYSTEMS.iter().filter(|system| chosen.contains(&system.name)) {
+        let start = Instant::now();
+        match Column::measure(system, &times) {
+            Ok(column) => {
+                remarks.extend(column.failures.iter().map(|failure| format!("{}: {failure}", system.title)));
+                columns.push(column);
+                println!("{} measured in {:.0} s", system.title, start.elapsed().as_secs_f64());
+            }
+            Err(failure) => {
+                println!("{} left out", system.title);
+                remarks.push(format!("{}: {failure}", system.title));
+            }
+        }
+    }
+    println!("\n{}\n{}\n{}", report::table(&columns), report::ratios(&columns), report::goals(&columns));
+    for remark in &remarks {
+        println!("{remark}");
+    }
+    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
+    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
+    let path = directory.join("lan.csv");
+    fs::write(&path, report::csv(&columns, &setting)).context(&path.display().to_string())?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+fn choose(only: Option<&str>) -> Result<Vec<&'static str>> {
+    let all: Vec<_> = SYSTEMS.iter().map(|system| system.name).collect();
+    let Some(only) = only else { return Ok(all) };
+    let chosen = only.split(',').map(|name| {
+        let known = all.iter().find(|known| **known == name).copied();
+        known.ok_or_else(|| Failure::new(format!("--only takes some of {}, not {name:?}", all.join(","))))
+    });
+    chosen.collect()
+}
+
+/// Cargo has built the hub; the spoke is another package's program.
+fn build() -> Result<()> {
+    let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--release", "--bins", "--manifest-path"]);
+    let status = command.arg(workspace().join("Cargo.toml")).status().context("run cargo build")?;
+    if status.success() { Ok(()) } else { Err(Failure::new("the programs could not be built")) }
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// Processor, cores and kernel.
+fn machine() -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
+    let version: String = release.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let cores = std::thread::available_parallelism().context("count cores")?;
+    Ok(format!("{model}, {cores} cores, Linux {version}"))
+}
+
+/// Today, in UTC.
+fn date() -> Result<String> {
+    let output = Command::new("date").args(["-u", "+%F"]).output().context("run date")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

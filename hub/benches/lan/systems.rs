@@ -1,0 +1,177 @@
+//! What is compared: the two ceilings, our programs, and the peers.
+
+use std::env;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::field::Field;
+use crate::house::{
+    Binaries, Failure, HUB_LISTENS, Host, Process, Result, SPOKE_ON_LAN, ping_until, require_tun,
+};
+use crate::peers;
+
+/// How long a program may take until it is ready.
+pub(crate) const START: Duration = Duration::from_secs(20);
+
+/// What a system is to the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No tunnel: what the machine can do.
+    Ceiling,
+    /// This project.
+    Ours,
+    /// A tunnel over TCP.
+    TcpPeer,
+    /// A tunnel over UDP, which cannot go where TCP alone passes.
+    UdpPeer,
+}
+
+/// A way to get packets or bytes from one end to another.
+pub(crate) struct System {
+    /// As `--only` takes it, and as the CSV file has it.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) kind: Kind,
+    /// Programs that it needs.
+    programs: &'static [&'static str],
+    /// Debian's packages that have them.
+    packages: &'static str,
+    set_up: fn(Field) -> Result<Running>,
+}
+
+/// In the order in which they run and are shown.
+pub(crate) const SYSTEMS: &[System] = &[
+    System {
+        name: "kernel",
+        title: "kernel forwarding",
+        kind: Kind::Ceiling,
+        programs: &[],
+        packages: "",
+        set_up: kernel,
+    },
+    System {
+        name: "relay",
+        title: "bare TCP relay",
+        kind: Kind::Ceiling,
+        programs: &["socat"],
+        packages: "socat",
+        set_up: relay,
+    },
+    System { name: "hub", title: "hub & spoke", kind: Kind::Ours, programs: &[], packages: "", set_up: ours },
+    System {
+        name: "openvpn",
+        title: "OpenVPN TCP",
+        kind: Kind::TcpPeer,
+        programs: &["openvpn", "openssl"],
+        packages: "openvpn openssl",
+        set_up: peers::openvpn,
+    },
+];
+
+/// A system at work. Programs are dropped before the hosts that hold them.
+pub(crate) struct Running {
+    /// The program of each end.
+    pub(crate) ends: Vec<Process>,
+    pub(crate) hub: Option<Process>,
+    pub(crate) way: Way,
+    pub(crate) field: Field,
+}
+
+/// How one end reaches another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// By packets to an address, given for each end.
+    Packets(fn(usize) -> Ipv4Addr),
+    /// Not at all, but a program in the hub can pass on the bytes of a TCP connection.
+    Relay,
+}
+
+impl System {
+    /// Starts the system with so many ends, and waits until the first can reach the second.
+    pub(crate) fn start(&self, ends: usize) -> Result<Running> {
+        self.require()?;
+        let running = (self.set_up)(Field::new(ends)?)?;
+        for i in 1..ends {
+            if let Some(address) = running.address(i) {
+                ping_until(&running.field.ends[0], address, START)?;
+            }
+        }
+        Ok(running)
+    }
+
+    fn require(&self) -> Result<()> {
+        let missing: Vec<_> = self.programs.iter().filter(|name| find(name).is_none()).copied().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (missing, packages) = (missing.join(", "), self.packages);
+        Err(Failure::new(format!("{missing} missing; Debian: apt-get install {packages}")))
+    }
+}
+
+impl Running {
+    /// The address at which end `i` is reached, where there is one.
+    pub(crate) fn address(&self, i: usize) -> Option<IpAddr> {
+        match self.way {
+            Way::Packets(address) => Some(address(i).into()),
+            Way::Relay => None,
+        }
+    }
+
+    /// The host of end `i`.
+    pub(crate) fn end(&self, i: usize) -> &Host {
+        &self.field.ends[i]
+    }
+}
+
+/// A command for a program that is wherever administrators' programs are.
+pub(crate) fn command(program: &str) -> Command {
+    Command::new(find(program).unwrap_or_else(|| program.into()))
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let own = env::split_paths(&path);
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    own.chain(usual).map(|directory| directory.join(program)).find(|program| Path::is_file(program))
+}
+
+/// The address of end `i` in the network that a tunnel makes.
+pub(crate) fn inner_address(i: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, u8::try_from(2 + i).expect("a handful of ends"))
+}
+
+/// The hub's kernel forwards from cable to cable.
+fn kernel(field: Field) -> Result<Running> {
+    field.forward()?;
+    for (i, end) in field.ends.iter().enumerate() {
+        end.ip(&format!("route add default via {}", Field::hub_address(i)))?;
+    }
+    Ok(Running { ends: Vec::new(), hub: None, way: Way::Packets(Field::end_address), field })
+}
+
+/// Each flow starts its own relay.
+fn relay(field: Field) -> Result<Running> {
+    Ok(Running { ends: Vec::new(), hub: None, way: Way::Relay, field })
+}
+
+fn ours(field: Field) -> Result<Running> {
+    require_tun()?;
+    let binaries = Binaries::find()?;
+    let mut command = Command::new(&binaries.hub);
+    command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(field.hub.private().join("hub"));
+    let hub = field.hub.spawn("hub", &command)?;
+    hub.wait_for_line(HUB_LISTENS, START)?;
+    let mut ends = Vec::new();
+    for (i, host) in field.ends.iter().enumerate() {
+        let mut command = Command::new(&binaries.spoke);
+        command.args(["--hub", &format!("{}:5678", Field::hub_address(i))]);
+        command.args(["--ip", &inner_address(i).to_string(), "--state"]).arg(host.private().join("spoke"));
+        let spoke = host.spawn("spoke", &command)?;
+        spoke.wait_for_line(SPOKE_ON_LAN, START)?;
+        ends.push(spoke);
+    }
+    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+}

@@ -1,0 +1,155 @@
+//! Which of the prefixes that the hub tells become routes here, and how. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+/// What the person wants.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Networks behind this spoke.
+    pub offered: Vec<IpNetwork>,
+    /// Prefixes that may be taken, whatever they are, and all within them.
+    pub accepted: Vec<IpNetwork>,
+    /// Takes nothing that was not accepted by name.
+    pub none: bool,
+}
+
+/// How a prefix is reached through the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a route in the main table.
+    Main,
+    /// By rules that leave out the way to the hub itself, which lies within the prefix.
+    Around,
+}
+
+/// Why a prefix is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is public, and was not accepted by name.
+    Public,
+    /// Routes were declined.
+    Declined,
+    /// It is, or is within, a network that this machine is in.
+    OwnNetwork(IpNetwork),
+    /// It overlaps what this spoke offers itself.
+    Offered(IpNetwork),
+    /// It holds the hub itself, to which there is no link now.
+    HubLost,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Skip::Public => f.write_str("it is not private: take it with --accept-route"),
+            Skip::Declined => f.write_str("routes are declined by --no-routes"),
+            Skip::OwnNetwork(network) => write!(f, "this machine is in {network} itself"),
+            Skip::Offered(prefix) => write!(f, "this spoke offers {prefix} itself"),
+            Skip::HubLost => f.write_str("it holds the hub, to which there is no link"),
+        }
+    }
+}
+
+/// What is known when routes are decided.
+pub struct View<'a> {
+    /// What the person wants.
+    pub wishes: &'a Wishes,
+    /// Networks that this machine is in, but for the LAN.
+    pub own: &'a [IpNetwork],
+    /// Outer addresses of the hub, those that are tried included.
+    pub hub: &'a [IpAddr],
+    /// Whether there is a link to it.
+    pub is_linked: bool,
+}
+
+impl View<'_> {
+    /// Whether a prefix is taken, and how.
+    pub fn decide(&self, prefix: IpNetwork) -> Result<Way, Skip> {
+        let accepted = self.wishes.accepted.iter().any(|&accepted| is_within(prefix, accepted));
+        if !accepted && self.wishes.none {
+            return Err(Skip::Declined);
+        }
+        if !accepted && !is_private(prefix) {
+            return Err(Skip::Public);
+        }
+        let shared = |&&other: &&IpNetwork| is_within(prefix, other) || is_within(other, prefix);
+        if let Some(&offered) = self.wishes.offered.iter().filter(|_| prefix.prefix() > 0).find(shared) {
+            return Err(Skip::Offered(offered));
+        }
+        if let Some(&own) = self.own.iter().find(|&&own| is_within(prefix, own)) {
+            return Err(Skip::OwnNetwork(own));
+        }
+        if self.hub.iter().any(|&hub| prefix.contains(hub)) {
+            return if self.is_linked { Ok(Way::Around) } else { Err(Skip::HubLost) };
+        }
+        Ok(Way::Main)
+    }
+
+    /// What has to be installed for these prefixes.
+    pub fn plan(&self, told: &BTreeSet<IpNetwork>) -> BTreeMap<IpNetwork, Way> {
+        told.iter().filter_map(|&prefix| Some((prefix, self.decide(prefix).ok()?))).collect()
+    }
+}
+
+/// Whether all of `inner` lies in `outer`.
+fn is_within(inner: IpNetwork, outer: IpNetwork) -> bool {
+    outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
+/// Private or shared address space: RFC 1918, RFC 6598, RFC 4193.
+fn is_private(prefix: IpNetwork) -> bool {
+    const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+    PRIVATE.iter().filter_map(|text| text.parse().ok()).any(|private| is_within(prefix, private))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNetwork {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn takes_private_prefixes_and_public_ones_only_by_name() {
+        let own = [net("192.0.2.11/24"), net("192.168.7.20/24")];
+        let hub = ["203.0.113.5".parse().unwrap(), "10.99.0.1".parse().unwrap()];
+        let table = [
+            ("192.168.5.0/24", "", false, Ok(Way::Main)),
+            ("fd12::/48", "", false, Ok(Way::Main)),
+            ("198.51.100.0/24", "", false, Err(Skip::Public)),
+            ("198.51.100.0/24", "198.51.0.0/16", false, Ok(Way::Main)),
+            ("198.51.0.0/16", "198.51.100.0/24", false, Err(Skip::Public)),
+            ("192.168.5.0/24", "", true, Err(Skip::Declined)),
+            ("192.168.5.0/24", "192.168.5.0/24", true, Ok(Way::Main)),
+            ("0.0.0.0/0", "", false, Err(Skip::Public)),
+            ("0.0.0.0/0", "0.0.0.0/0", false, Ok(Way::Around)),
+            ("203.0.113.0/24", "0.0.0.0/0", false, Ok(Way::Around)),
+            ("10.99.0.0/16", "", false, Ok(Way::Around)),
+            ("192.168.7.0/24", "", false, Err(Skip::OwnNetwork(own[1]))),
+            ("192.168.7.128/25", "", false, Err(Skip::OwnNetwork(own[1]))),
+            ("192.168.0.0/16", "", false, Ok(Way::Main)),
+            ("172.20.1.0/24", "", false, Err(Skip::Offered(net("172.20.0.0/16")))),
+            ("172.16.0.0/12", "", false, Err(Skip::Offered(net("172.20.0.0/16")))),
+        ];
+        for (prefix, accepted, none, expected) in table {
+            let accepted = accepted.parse().into_iter().collect();
+            let wishes = Wishes { offered: vec![net("172.20.0.0/16")], accepted, none };
+            let view = View { wishes: &wishes, own: &own, hub: &hub, is_linked: true };
+            assert_eq!(view.decide(net(prefix)), expected, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn what_holds_the_hub_is_withdrawn_while_there_is_no_link() {
+        let wishes = Wishes { accepted: vec![net("0.0.0.0/0")], ..Wishes::default() };
+        let hub = ["203.0.113.5".parse().unwrap()];
+        let told = BTreeSet::from([net("0.0.0.0/0"), net("192.168.5.0/24")]);
+        let view = |is_linked| View { wishes: &wishes, own: &[], hub: &hub, is_linked };
+        assert_eq!(view(true).plan(&told).len(), 2);
+        assert_eq!(view(false).plan(&told), BTreeMap::from([(net("192.168.5.0/24"), Way::Main)]));
+    }
+}

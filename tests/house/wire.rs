@@ -1,0 +1,208 @@
+//! A spoke driven by hand, that can send what no real one would.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::frame::{Control, HEADER_LEN, Header, Join};
+use common::name::Name;
+use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, Opener, PrivateKey, Role, Sealer, hello};
+use common::packet::VNET_LEN;
+use common::state;
+
+use super::{Context, Failure, Host, Result};
+
+/// A connection on which nothing has been said yet.
+pub(crate) struct Wire {
+    stream: TcpStream,
+}
+
+/// A connection after the handshake.
+pub(crate) struct Joined {
+    wire: Wire,
+    sealer: Sealer,
+    opener: Opener,
+    /// Opened bytes that no frame was made of yet.
+    opened: Vec<u8>,
+}
+
+impl Wire {
+    /// Connects from `host`. Reads and writes fail after `patience`.
+    pub(crate) fn connect(host: &Host, hub: SocketAddr, patience: Duration) -> Result<Wire> {
+        let stream = host.tcp_connect(hub, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        Ok(Wire { stream })
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).context("send")
+    }
+
+    /// Waits until the other end closes, and returns what it said before.
+    ///
+    /// # Errors
+    /// It is still open after `timeout`.
+    pub(crate) fn wait_closed(&mut self, timeout: Duration) -> Result<Vec<u8>> {
+        let end = Instant::now() + timeout;
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::new(format!("the connection is still open after {timeout:?}")));
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(said),
+                Ok(length) => said.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(said),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The hello and the first two messages of the handshake; what the third needs comes back, with the
+    /// message itself, not sent.
+    pub(crate) fn handshake(&mut self, key: &PrivateKey, join: &Join) -> Result<(Handshake, Vec<u8>)> {
+        let mut handshake = Handshake::new(Role::Spoke, key, state::random()?);
+        let mut first = hello().to_vec();
+        handshake.write(&[], &mut first).map_err(|_| Failure::new("the first message failed"))?;
+        self.send(&first)?;
+        let mut answer = [0; HELLO_LEN];
+        self.stream.read_exact(&mut answer).context("the hub's hello")?;
+        if answer != hello() {
+            return Err(Failure::new(format!("the hub said {answer:?}")));
+        }
+        let message = self.read_message()?;
+        handshake.read(&message).map_err(|_| Failure::new("the hub's message was refused"))?;
+        let mut third = Vec::new();
+        handshake.write(&join.encode(), &mut third).map_err(|_| Failure::new("the third message failed"))?;
+        Ok((handshake, third))
+    }
+
+    /// Joins as a real spoke does, and waits for the welcome.
+    pub(crate) fn join(mut self, key: &PrivateKey, address: Ipv4Addr) -> Result<Joined> {
+        let (handshake, third) = self.handshake(key, &join_request(address))?;
+        self.send(&third)?;
+        let (sealer, opener) = handshake.finish().map_err(|_| Failure::new("the handshake is not over"))?;
+        let mut joined = Joined { wire: self, sealer, opener, opened: Vec::new() };
+        let answer = joined.control()?;
+        if matches!(answer, Control::Welcome(_)) {
+            return Ok(joined);
+        }
+        Err(Failure::new(format!("no welcome, but {answer:?}")))
+    }
+
+    fn read_message(&mut self) -> Result<Vec<u8>> {
+        let mut prefix = [0; LENGTH_LEN];
+        self.stream.read_exact(&mut prefix).context("a length")?;
+        let mut message = vec![0; usize::from(u16::from_be_bytes(prefix))];
+        self.stream.read_exact(&mut message).context("a message")?;
+        Ok(message)
+    }
+}
+
+impl Joined {
+    /// One sealed record of these bytes.
+    pub(crate) fn record(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
+        let mut record = vec![0; LENGTH_LEN];
+        record.extend_from_slice(plain);
+        self.sealer.seal(&mut record, 0).map_err(|_| Failure::new("the record is too long"))?;
+        Ok(record)
+    }
+
+    /// Seals and sends a record.
+    pub(crate) fn send_record(&mut self, plain: &[u8]) -> Result<()> {
+        let record = self.record(plain)?;
+        self.wire.send(&record)
+    }
+
+    /// Sends an IP packet, with an empty virtio-net header, as a frame and record of its own.
+    pub(crate) fn send_packet(&mut self, ip: &[u8]) -> Result<()> {
+        let mut frame = Header::packet(VNET_LEN + ip.len()).to_vec();
+        frame.extend_from_slice(&[0; VNET_LEN]);
+        frame.extend_from_slice(ip);
+        self.send_record(&frame)
+    }
+
+    /// The connection below.
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    /// Pings the hub and waits for its answer: everything sent before has been dealt with then.
+    pub(crate) fn ping(&mut self, token: u64) -> Result<()> {
+        let mut frame = Vec::new();
+        Control::Ping(token).encode(&mut frame);
+        self.send_record(&frame)?;
+        loop {
+            if self.control()? == Control::Pong(token) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next control frame; packets are skipped.
+    pub(crate) fn control(&mut self) -> Result<Control> {
+        loop {
+            while let Some(frame) = self.next_frame()? {
+                let bad = |_| Failure::new("the hub sent a bad frame");
+                let header = Header::decode(&frame).map_err(bad)?;
+                let header = header.ok_or_else(|| Failure::new("half a header"))?;
+                if header.is_packet() {
+                    continue;
+                }
+                if let Some(control) = Control::decode(header, &frame[HEADER_LEN..]).map_err(bad)? {
+                    return Ok(control);
+                }
+            }
+            let mut message = self.wire.read_message()?;
+            let length = self
+                .opener
+                .open(&mut message, 0)
+                .map_err(|_| Failure::new("the hub's record was refused"))?;
+            self.opened.extend_from_slice(&message[..length]);
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Vec<u8>>> {
+        let header = Header::decode(&self.opened).map_err(|_| Failure::new("the hub sent a bad frame"))?;
+        let Some(length) = header.map(|header| HEADER_LEN + header.len) else { return Ok(None) };
+        if self.opened.len() < length {
+            return Ok(None);
+        }
+        Ok(Some(self.opened.drain(..length).collect()))
+    }
+}
+
+/// A join request for one address.
+pub(crate) fn join_request(address: Ipv4Addr) -> Join {
+    let name = Name::nearest("by-hand");
+    Join { name, addresses: vec![IpAddr::V4(address)], routes: Vec::new(), mtu: None, invite: None }
+}
+
+/// A fresh key.
+pub(crate) fn random_key() -> Result<PrivateKey> {
+    Ok(PrivateKey::from_random(state::random()?))
+}
+
+/// A UDP packet in IPv4, without UDP checksum (RFC 768 allows that).
+pub(crate) fn udp_packet(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(28 + data.len()).expect("tests send small packets");
+    let mut packet = vec![0x45, 0];
+    packet.extend_from_slice(&length.to_be_bytes());
+    packet.extend_from_slice(&[0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend_from_slice(&source.0.octets());
+    packet.extend_from_slice(&destination.0.octets());
+    let sum = super::probe::checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    for field in [source.1, destination.1, length - 20, 0] {
+        packet.extend_from_slice(&field.to_be_bytes());
+    }
+    packet.extend_from_slice(data);
+    packet
+}

@@ -1,0 +1,186 @@
+//! What a spoke says to a machine, a command line or a far end that it can't work with.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+
+#[path = "house/mod.rs"]
+mod house;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+
+use house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, start_hub, state};
+
+const SOON: Duration = Duration::from_secs(5);
+const BACK: Duration = Duration::from_secs(20);
+
+#[test]
+fn arguments_that_cannot_be_are_refused() {
+    let host = Host::new("spoke").unwrap();
+    let hub = "192.0.2.1:5678";
+    for (arguments, part) in [
+        (&[][..], "--hub"),
+        (&["--hub", ""], "--hub"),
+        (&["--hub", "192.0.2.1:70000"], "--hub"),
+        (&["--hub", "192.0.2.1:"], "--hub"),
+        (&["--hub", "[2001:db8::1"], "--hub"),
+        (&["--hub", hub, "--ip", "ten"], "--ip"),
+        (&["--hub", hub, "--ip", "10.0.0.2/24"], "--ip"),
+        (&["--hub", hub, "--name", "no spaces"], "--name"),
+        (&["--hub", hub, "--name", ""], "--name"),
+        (&["--hub", hub, "--hub-key", "short"], "--hub-key"),
+        (&["--hub", hub, "--tun", "a-name-that-is-too-long"], "--tun"),
+        (&["--hub", hub, "--frobnicate"], "--frobnicate"),
+    ] {
+        fails(&host, &spoke(arguments), &[part]);
+    }
+}
+
+#[test]
+fn without_the_right_or_the_device_it_says_so() {
+    let net = Net::new(1).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let _hub = start_hub(&net, &binaries, &[]).unwrap();
+    let host = net.spoke(0);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-net_admin", "--"]).arg(&binaries.spoke).args(["--hub", "192.0.2.1"]);
+    fails(host, &command, &["root"]);
+
+    host.ip("link add spoke0 type veth peer name other").unwrap();
+    let program = host.spawn("spoke", &spoke(&["--hub", "192.0.2.1"])).unwrap();
+    assert_ne!(program.wait_exit(SOON).unwrap().code(), Some(0));
+    let line = program.wait_for_line("spoke0", SOON).unwrap();
+    assert!(line.contains("--tun"), "{line}");
+    host.ip("link del spoke0").unwrap();
+
+    let nothing = None::<&Path>;
+    host.run(move || mount(Some("tmpfs"), "/dev/net", Some("tmpfs"), MsFlags::empty(), nothing)).unwrap();
+    fails(host, &spoke(&["--hub", "192.0.2.1"]), &["/dev/net/tun", "modprobe tun"]);
+}
+
+#[test]
+fn damaged_state_is_named_and_left_alone() {
+    let lan = Lan::new(1).unwrap();
+    lan.spokes[0].kill().unwrap();
+    let host = lan.net.spoke(0);
+    let directory = state(host, "spoke");
+    let command = spoke(&["--hub", "192.0.2.1"]);
+
+    let hubs = directory.join("hubs");
+    let text = format!("{}nonsense\n", fs::read_to_string(&hubs).unwrap());
+    fs::write(&hubs, &text).unwrap();
+    fails(host, &command, &["hubs", &format!("line {}", text.lines().count())]);
+    assert_eq!(fs::read_to_string(&hubs).unwrap(), text);
+    fs::remove_file(&hubs).unwrap();
+
+    let key = directory.join("key");
+    fs::write(&key, "nonsense\n").unwrap();
+    fails(host, &command, &["key", "line 1"]);
+    assert_eq!(fs::read_to_string(&key).unwrap(), "nonsense\n");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    fails(host, &command, &["chmod 600"]);
+}
+
+#[test]
+fn a_hub_that_does_not_answer_is_told_and_tried_again() {
+    let net = Net::new(4).unwrap();
+    let binaries = Binaries::find().unwrap();
+    // Nobody listens; the host does not exist; the name does not; the path is silent.
+    net.spoke(2).set_file("/etc/hosts", "127.0.0.1 localhost\n").unwrap();
+    net.cut(3).unwrap();
+    let programs = ["192.0.2.1", "192.0.2.99", "no-such-name.invalid", "192.0.2.1"];
+    let programs =
+        [0, 1, 2, 3].map(|i| net.spoke(i).spawn("spoke", &spoke(&["--hub", programs[i]])).unwrap());
+    for (program, part) in programs.iter().zip([
+        "cannot reach 192.0.2.1:5678: nothing listens there",
+        "cannot reach 192.0.2.99:5678: ",
+        "cannot find no-such-name.invalid: ",
+        "cannot reach 192.0.2.1:5678: no answer",
+    ]) {
+        program.wait_for_line(part, BACK).unwrap();
+        assert!(program.is_running(), "{:#?}", program.lines());
+    }
+    // They get in as soon as there is a hub and a path.
+    let _hub = start_hub(&net, &binaries, &[]).unwrap();
+    net.mend(3).unwrap();
+    for i in [0, 3] {
+        programs[i].wait_for_line(SPOKE_ON_LAN, BACK).unwrap();
+    }
+}
+
+#[test]
+fn strangers_are_told_apart() {
+    let net = Net::new(1).unwrap();
+    let greetings: [(&[u8], &str); 6] = [
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "TLS"),
+        (b"hub&spk\x02", "version 2"),
+        (b"220 mail.example ESMTP\r\n", "does not speak"),
+        (&[0; 64], "does not speak"),
+    ];
+    for (greeting, part) in greetings {
+        let listener = net.hub().tcp_listen(([0, 0, 0, 0], 0)).unwrap();
+        let hub = format!("192.0.2.1:{}", listener.local_addr().unwrap().port());
+        answer(listener, greeting);
+        let program = net.spoke(0).spawn("spoke", &spoke(&["--hub", &hub])).unwrap();
+        program.wait_for_line(part, SOON).unwrap();
+        assert_no_panic(&program);
+    }
+}
+
+#[test]
+fn a_mute_far_end_is_given_up_in_time() {
+    let net = Net::new(1).unwrap();
+    let listener = net.hub().tcp_listen(([0, 0, 0, 0], 0)).unwrap();
+    let hub = format!("192.0.2.1:{}", listener.local_addr().unwrap().port());
+    let program = net.spoke(0).spawn("spoke", &spoke(&["--hub", &hub])).unwrap();
+    let (_mute, _) = listener.accept().unwrap();
+    program.wait_for_line("within 5 s", 2 * SOON).unwrap();
+    // It tries again.
+    listener.accept().unwrap();
+}
+
+fn spoke(arguments: &[&str]) -> Command {
+    let mut command = Command::new(Binaries::find().unwrap().spoke);
+    command.args(arguments);
+    command
+}
+
+/// The program ends by itself, with a code that is not zero and one line with all `parts`, and no device is
+/// left.
+fn fails(host: &Host, command: &Command, parts: &[&str]) {
+    let program = host.spawn("spoke", command).unwrap();
+    let status = program.wait_exit(SOON).unwrap();
+    let lines = program.lines();
+    assert!(status.code().is_some_and(|code| code != 0), "{command:?}: {status}");
+    let said = lines.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(said, "{command:?}: no line with {parts:?} in {lines:#?}");
+    assert!(lines.len() <= 3, "{lines:#?}");
+    assert_no_panic(&program);
+    let interfaces = host.run(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+    assert!(!interfaces.contains("spoke0"), "{command:?} has left {interfaces}");
+}
+
+fn assert_no_panic(program: &Process) {
+    let lines = program.lines();
+    assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:#?}");
+}
+
+/// Greets everyone who connects, for as long as this process lives.
+fn answer(listener: TcpListener, greeting: &'static [u8]) {
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            // The spoke may have gone.
+            let _ = stream.write_all(greeting);
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+}

@@ -1,0 +1,468 @@
+//! A LAN in memory: the hub's switch, spokes' tunnels, pipes between them, and time that is moved by hand.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::frame::{Control, Farewell, Join};
+use common::inbox::Inbox;
+use common::name::Name;
+use common::noise::{PrivateKey, PublicKey};
+use common::offload;
+use common::pool::Pool;
+use common::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel};
+use hub::members::{Access, Members};
+use hub::subnets::Subnets;
+use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
+
+use crate::packets::{Book, HUB, HUB_V4, HUB_V6};
+use crate::pipe::{Pipe, Read};
+use crate::rng::Rng;
+
+/// A turn that comes round so often within one step is a loop without end.
+const MAX_TURNS: usize = 20_000;
+
+pub(crate) struct Conn {
+    pub(crate) up: Pipe,
+    pub(crate) down: Pipe,
+    session: Option<usize>,
+    /// The spoke that has it open.
+    spoke: Option<usize>,
+    /// Nothing was done to it that may break it.
+    pub(crate) is_sound: bool,
+    /// When it was last stalled.
+    pub(crate) stalled_at: Option<Instant>,
+}
+
+pub(crate) struct Spoke {
+    pub(crate) key: PrivateKey,
+    pub(crate) link: Option<Link>,
+}
+
+/// The spoke's end of a connection.
+pub(crate) struct Link {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) conn: usize,
+    /// What the welcome said.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) switch: Switch,
+    pub(crate) spokes: Vec<Spoke>,
+    pub(crate) conns: HashMap<usize, Conn>,
+    pub(crate) book: Book,
+    /// A locked hub does not know the last spoke.
+    pub(crate) is_locked: bool,
+    next_conn: usize,
+    by_session: HashMap<usize, usize>,
+    hub_inbox: Inbox,
+    spoke_inbox: Inbox,
+    outbox: Vec<u8>,
+    pool: Pool,
+    /// Who held which address after the last turn.
+    holders: HashMap<IpAddr, PublicKey>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> World {
+        let mut rng = Rng::new(seed);
+        let subnets = ["10.0.0.0/28", "fd00::/64"].map(|text| text.parse().unwrap());
+        let subnets = Subnets::new(&subnets[..1 + rng.below(2)]).unwrap();
+        let count = 2 + rng.below(6);
+        let spokes: Vec<Spoke> =
+            (0..count).map(|_| Spoke { key: PrivateKey::from_random(rng.key()), link: None }).collect();
+        let is_locked = rng.one_in(4);
+        let known = if is_locked { count - 1 } else { 0 };
+        let lines =
+            spokes[..known].iter().enumerate().map(|(at, spoke)| format!("{} s{at} -\n", spoke.key.public()));
+        let members = Members::parse(&lines.collect::<String>(), subnets).unwrap();
+        let access = if is_locked { Access::Locked } else { Access::Open };
+        let key = PrivateKey::from_random(rng.key());
+        let switch = Switch::new(
+            key,
+            Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] },
+            access,
+            members,
+            rng.next(),
+        );
+        World {
+            rng,
+            now: Instant::now(),
+            switch,
+            spokes,
+            conns: HashMap::new(),
+            book: Book::default(),
+            is_locked,
+            next_conn: 0,
+            by_session: HashMap::new(),
+            hub_inbox: Inbox::default(),
+            spoke_inbox: Inbox::default(),
+            outbox: Vec::new(),
+            pool: Pool::new(8 * 1024 * 1024),
+            holders: HashMap::new(),
+        }
+    }
+
+    // ---- connections
+
+    /// Opens a connection to the hub; `None` where it takes no more.
+    pub(crate) fn connect(&mut self, spoke: Option<usize>) -> Option<usize> {
+        let source = Ipv4Addr::new(192, 0, 2, self.rng.below(4) as u8);
+        let source = SocketAddr::from((source, self.next_conn as u16));
+        let session = self.switch.accept(source, self.rng.key(), self.now)?;
+        let latency = Duration::from_micros(100 + self.rng.below(60_000) as u64);
+        let (up, down) = (Pipe::new(latency), Pipe::new(latency));
+        let conn = Conn { up, down, session: Some(session), spoke, is_sound: true, stalled_at: None };
+        let id = self.next_conn;
+        self.next_conn += 1;
+        self.conns.insert(id, conn);
+        self.by_session.insert(session, id);
+        Some(id)
+    }
+
+    /// Has a spoke join with these wishes, in the place of a link that it may have and just forgets.
+    pub(crate) fn join(&mut self, spoke: usize, addresses: Vec<IpAddr>) {
+        self.forget(spoke);
+        let Some(conn) = self.connect(Some(spoke)) else { return };
+        let name = Name::nearest(&format!("s{}", self.rng.below(3)));
+        let join = Join { name, addresses, routes: vec![], mtu: None, invite: None };
+        let ephemeral = self.rng.key();
+        let tunnel = Tunnel::spoke(&self.spokes[spoke].key, ephemeral, None, &join, &mut self.pool, self.now);
+        self.spokes[spoke].link = Some(Link { tunnel, conn, addresses: Vec::new() });
+    }
+
+    /// The spoke is gone without a word: to the hub its connection falls silent.
+    pub(crate) fn forget(&mut self, spoke: usize) {
+        let Some(mut link) = self.spokes[spoke].link.take() else { return };
+        link.tunnel.close(&mut self.pool);
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(&link.conn) {
+            conn.spoke = None;
+            conn.is_sound = false;
+            conn.stalled_at = Some(now);
+            conn.up.stall();
+        }
+    }
+
+    /// The spoke closes its socket.
+    fn hang_up(&mut self, spoke: usize) {
+        let Some(mut link) = self.spokes[spoke].link.take() else { return };
+        link.tunnel.close(&mut self.pool);
+        if let Some(conn) = self.conns.get_mut(&link.conn) {
+            conn.spoke = None;
+            conn.up.close(self.now);
+        }
+    }
+
+    /// The spoke says goodbye and closes its socket.
+    pub(crate) fn leave(&mut self, spoke: usize) {
+        if let Some(link) = &mut self.spokes[spoke].link {
+            link.tunnel.bye(Farewell::Stopping).unwrap();
+        }
+        self.flush_spoke(spoke);
+        self.hang_up(spoke);
+    }
+
+    // ---- time
+
+    /// Lets time pass, turn by turn: whatever is due by then happens when it is due.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for turns in 0.. {
+            assert!(turns < MAX_TURNS, "time stands still");
+            self.turn();
+            let due = self.next_at().filter(|&at| at < end);
+            if due.is_none() && self.now == end {
+                return;
+            }
+            self.now = due.unwrap_or(end);
+        }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let pipes = self.conns.values().flat_map(|conn| {
+            let up = conn.session.and(conn.up.next_at());
+            let down = conn.spoke.and(conn.down.next_at());
+            [up, down]
+        });
+        let spokes = self.spokes.iter().map(|spoke| spoke.link.as_ref().map(|link| link.tunnel.deadline()));
+        pipes.chain(spokes).chain([self.switch.deadline()]).flatten().min()
+    }
+
+    fn turn(&mut self) {
+        for spoke in 0..self.spokes.len() {
+            self.read_spoke(spoke);
+        }
+        self.hub_turn();
+        for spoke in 0..self.spokes.len() {
+            self.time_out_spoke(spoke);
+            self.flush_spoke(spoke);
+        }
+        self.conns.retain(|_, conn| conn.session.is_some() || conn.spoke.is_some());
+        self.check();
+    }
+
+    // ---- the hub, as its server does it
+
+    fn hub_turn(&mut self) {
+        let mut conns: Vec<usize> = self.conns.keys().copied().collect();
+        conns.sort_unstable();
+        for conn in conns {
+            self.read_hub(conn);
+        }
+        self.switch.handle_timeouts(self.now);
+        self.flush_hub();
+        while let Some(Ended { session, .. }) = self.switch.poll_ended(self.now) {
+            let conn = self.by_session.remove(&session).expect("each session has a connection");
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.session = None;
+                conn.down.close(self.now);
+            }
+        }
+    }
+
+    fn read_hub(&mut self, id: usize) {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let Some(session) = conn.session.filter(|&session| self.switch.is_live(session)) else { return };
+            let (tunnel, pool) = self.switch.tunnel(session);
+            tunnel.unpark(&mut self.hub_inbox, pool);
+            let space = self.hub_inbox.space();
+            let space_len = chunk(&mut self.rng, space.len());
+            let read = conn.up.read(&mut space[..space_len], self.now);
+            if let Read::Bytes(len) = read {
+                self.hub_inbox.filled(len);
+                tunnel.heard(self.now);
+            }
+            while let Some(packet) = self.switch.receive(session, &mut self.hub_inbox, self.now) {
+                self.book.arrive(packet, HUB, &[HUB_V4, HUB_V6]);
+            }
+            let (tunnel, pool) = self.switch.tunnel(session);
+            tunnel.park(&mut self.hub_inbox, pool);
+            match read {
+                Read::Bytes(_) => {}
+                Read::Nothing => return,
+                Read::Closed => return self.switch.end(session, "it closed the connection".to_owned()),
+            }
+        }
+    }
+
+    pub(crate) fn flush_hub(&mut self) {
+        let mut dirty = Vec::new();
+        loop {
+            dirty.clear();
+            self.switch.take_dirty(&mut dirty);
+            if dirty.is_empty() {
+                return;
+            }
+            for &session in &dirty {
+                let conn = self.by_session.get(&session).and_then(|conn| self.conns.get_mut(conn));
+                let Some(conn) = conn else { continue };
+                let (tunnel, pool) = self.switch.tunnel(session);
+                match flush(tunnel, &mut conn.down, &mut self.outbox, pool, self.now) {
+                    Ok(true) => self.switch.mark_dirty(session),
+                    Ok(false) => {}
+                    Err(error) => self.switch.end(session, error.to_string()),
+                }
+            }
+        }
+    }
+
+    // ---- a spoke, as its client does it
+
+    fn read_spoke(&mut self, spoke: usize) {
+        loop {
+            let Some(link) = &mut self.spokes[spoke].link else { return };
+            let Some(conn) = self.conns.get_mut(&link.conn) else { return };
+            link.tunnel.unpark(&mut self.spoke_inbox, &mut self.pool);
+            let space = self.spoke_inbox.space();
+            let space_len = chunk(&mut self.rng, space.len());
+            let read = conn.down.read(&mut space[..space_len], self.now);
+            if let Read::Bytes(len) = read {
+                self.spoke_inbox.filled(len);
+                link.tunnel.heard(self.now);
+                // There is room in the socket again.
+                if let Some(session) = conn.session.filter(|&session| self.switch.is_live(session)) {
+                    self.switch.mark_dirty(session);
+                }
+            }
+            let is_sound = conn.is_sound;
+            let was_open = link.tunnel.is_open();
+            match self.open_spoke(spoke) {
+                Ok(true) => {}
+                Ok(false) => return self.hang_up(spoke),
+                Err(error) => {
+                    assert!(!is_sound, "spoke {spoke} has a sound link, but: {error}");
+                    return self.hang_up(spoke);
+                }
+            }
+            let Some(link) = &mut self.spokes[spoke].link else { return };
+            link.tunnel.park(&mut self.spoke_inbox, &mut self.pool);
+            match read {
+                Read::Bytes(_) => {}
+                Read::Nothing => return,
+                Read::Closed => {
+                    assert!(!(is_sound && was_open), "spoke {spoke} has a sound link that the hub cut");
+                    return self.hang_up(spoke);
+                }
+            }
+        }
+    }
+
+    /// Handles what the inbox holds; false if the hub sent the spoke away.
+    fn open_spoke(&mut self, spoke: usize) -> Result<bool, Error> {
+        let Some(link) = &mut self.spokes[spoke].link else { return Ok(true) };
+        while let Some(event) = link.tunnel.open(&mut self.spoke_inbox, &mut self.pool, self.now)? {
+            match event {
+                Event::Packet(range) => {
+                    let packet = self.spoke_inbox.bytes(range);
+                    offload::check(packet).expect("the hub lets no other packet through");
+                    self.book.arrive(packet, Some(spoke), &link.addresses);
+                }
+                Event::Control(Control::Welcome(welcome)) => {
+                    link.addresses = welcome.addresses.iter().map(|address| address.ip()).collect();
+                }
+                Event::Control(Control::Refused { .. } | Control::Bye(_)) => return Ok(false),
+                Event::Control(Control::Members { peers, last }) => {
+                    assert!(last && peers.len() <= self.spokes.len());
+                    return Ok(true);
+                }
+                Event::Control(Control::Routes { .. } | Control::MembersChanged) => {}
+                other => panic!("the hub said {other:?}"),
+            }
+        }
+        Ok(true)
+    }
+
+    fn time_out_spoke(&mut self, spoke: usize) {
+        let Some(link) = &mut self.spokes[spoke].link else { return };
+        if let Err(error) = link.tunnel.handle_timeout(self.now) {
+            let conn = &self.conns[&link.conn];
+            // Who wants the addresses of others may have to wait for too many of them.
+            assert!(
+                !conn.is_sound || error == Error::TooSlow,
+                "spoke {spoke} has a sound link, but: {error}"
+            );
+            self.hang_up(spoke);
+        }
+    }
+
+    fn flush_spoke(&mut self, spoke: usize) {
+        let Some(link) = &mut self.spokes[spoke].link else { return };
+        let Some(conn) = self.conns.get_mut(&link.conn) else { return };
+        while flush(&mut link.tunnel, &mut conn.up, &mut self.outbox, &mut self.pool, self.now).unwrap() {}
+    }
+
+    // ---- what must hold after each turn
+
+    fn check(&mut self) {
+        let now = self.now;
+        for (at, spoke) in self.spokes.iter().enumerate() {
+            let Some(link) = &spoke.link else { continue };
+            assert!(link.tunnel.queue().cost() <= QUEUE_BYTES, "the queue of spoke {at}");
+            assert!(link.tunnel.deadline() > now, "spoke {at} has a deadline in the past");
+        }
+        assert!(self.switch.deadline().is_none_or(|at| at > now), "the hub has a deadline in the past");
+
+        let mut online = HashMap::new();
+        let members: Vec<_> = self.switch.members().iter().map(|(id, member)| (id, member.clone())).collect();
+        let mut holders = HashMap::new();
+        for (id, member) in &members {
+            assert_eq!(self.switch.members().by_key(&member.key), Some(*id));
+            assert_eq!(self.switch.members().by_name(&member.name), Some(*id));
+            for &address in &member.addresses {
+                assert_eq!(self.switch.members().holder(address), Some(*id), "who holds {address}");
+                holders.insert(address, member.key);
+            }
+            let Some(session) = member.session else { continue };
+            assert!(online.insert(session, member.key).is_none(), "two members with one session");
+        }
+        let mut open = 0;
+        for (&session, conn) in &self.by_session {
+            assert!(self.switch.is_live(session), "session {session} has ended, and is still there");
+            let (tunnel, _) = self.switch.tunnel(session);
+            assert!(tunnel.queue().cost() <= QUEUE_BYTES, "the queue towards session {session}");
+            assert_eq!(tunnel.is_open(), online.contains_key(&session), "session {session}");
+            assert!(tunnel.is_half_open() || tunnel.remote().is_some());
+            assert_eq!(self.conns[conn].session, Some(session));
+            if tunnel.is_open() {
+                open += 1;
+                assert_eq!(tunnel.remote(), online.get(&session).copied());
+                assert!(tunnel.heard_at() + DEAD_AFTER > now, "session {session} is dead, and still listed");
+            }
+        }
+        assert_eq!(open, online.len(), "every member online has a session that lives");
+        self.check_spokes_agree(&members);
+        self.check_nobody_was_robbed(holders);
+    }
+
+    /// What a spoke believes to hold, it holds at the hub too, as long as its session lives.
+    fn check_spokes_agree(&self, members: &[(hub::members::MemberId, hub::members::Member)]) {
+        for spoke in &self.spokes {
+            let Some(link) = spoke.link.as_ref().filter(|link| link.tunnel.is_open()) else { continue };
+            let Some(session) = self.conns.get(&link.conn).and_then(|conn| conn.session) else { continue };
+            let member = members.iter().find(|(_, member)| member.session == Some(session));
+            let (_, member) = member.expect("an open tunnel belongs to a member");
+            assert_eq!(member.addresses, link.addresses);
+        }
+    }
+
+    /// An address goes from one key to another only if the first moved away, was offline, or was silent.
+    fn check_nobody_was_robbed(&mut self, holders: HashMap<IpAddr, PublicKey>) {
+        for (address, before) in &self.holders {
+            let Some(after) = holders.get(address).filter(|&after| after != before) else { continue };
+            assert!(!self.is_locked, "{address} went to another on a locked hub");
+            let moved =
+                holders.iter().any(|(other, key)| key == before && other.is_ipv4() == address.is_ipv4());
+            let spoke = self.spokes.iter().find(|spoke| spoke.key.public() == *before);
+            let conn =
+                spoke.and_then(|spoke| spoke.link.as_ref()).and_then(|link| self.conns.get(&link.conn));
+            let was_silent = conn.is_none_or(|conn| {
+                let slack = Duration::from_millis(300);
+                !conn.is_sound || conn.stalled_at.is_some_and(|at| at + DISPUTE_TIME + slack > self.now)
+            });
+            let joined =
+                spoke.and_then(|spoke| spoke.link.as_ref()).is_some_and(|link| link.tunnel.is_open());
+            assert!(moved || was_silent || !joined, "{address} was taken from {before} for {after}");
+        }
+        self.holders = holders;
+    }
+}
+
+/// How much one read brings.
+fn chunk(rng: &mut Rng, most: usize) -> usize {
+    match rng.below(4) {
+        0 => 1 + rng.below(64),
+        1 => 1 + rng.below(3_000),
+        _ => most,
+    }
+}
+
+/// Writes what the pipe takes; true if there is more and the pipe has room.
+fn flush(
+    tunnel: &mut Tunnel,
+    pipe: &mut Pipe,
+    outbox: &mut Vec<u8>,
+    pool: &mut Pool,
+    now: Instant,
+) -> Result<bool, Error> {
+    if !tunnel.unsent().is_empty() {
+        let unsent = tunnel.unsent().len();
+        let len = pipe.write(tunnel.unsent(), now);
+        tunnel.sent(len, pool, now);
+        if len < unsent {
+            return Ok(false);
+        }
+    }
+    outbox.clear();
+    tunnel.seal(outbox, pool, now)?;
+    if outbox.is_empty() {
+        return Ok(false);
+    }
+    let len = pipe.write(outbox, now);
+    tunnel.wrote(outbox, len, pool, now);
+    Ok(len == outbox.len() && tunnel.wants_write())
+}
