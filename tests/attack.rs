@@ -3,7 +3,7 @@
 //! `ATTACK_SECONDS=60` makes the floods as long as the promise says; the figures are printed
 //! (`cargo test -p hub --test attack -- --nocapture`).
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;

@@ -1,6 +1,6 @@
 //! Hub and spoke after they have given up their rights: what is left, and that all works with it.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;

@@ -291,7 +291,7 @@ impl Switch {
                 Tell::First => info!("link from {} closed before it joined: {why}", session.source),
                 Tell::Count(count) => {
                     info!(
-                        "link from {} closed before it joined: {why} ({count} of its kind)",
+                        "link from {} closed before it joined: {why} ({count} from there by now)",
                         session.source
                     );
                 }
