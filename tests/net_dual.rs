@@ -10,8 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use house::{
-    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_link_local, ping_until, spawn_spoke,
-    start_hub, transfer,
+    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_link_local, ping_until, start_hub, transfer,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 

@@ -101,6 +101,7 @@ pub fn exceeds(packet: &[u8], header: &Header, mtu: usize) -> bool {
 pub fn is_neighbour_discovery(packet: &[u8], header: &Header) -> bool {
     header.protocol == protocol::ICMPV6
         && header.is_ipv6()
+        && header.fragment != Fragment::Later
         && matches!(packet.get(VNET_LEN + header.l4), Some(133..=137))
 }
 
@@ -339,6 +340,11 @@ mod tests {
             packet[VNET_LEN + 6] = protocol::ICMPV6;
             let expected = (133..=137).contains(&kind);
             assert_eq!(is_neighbour_discovery(&packet, &header(&packet)), expected, "type {kind}");
+            // A later fragment holds data there, which may look like anything.
+            packet.splice(VNET_LEN + 40..VNET_LEN + 40, [protocol::ICMPV6, 0, 0, 8, 0, 0, 0, 1]);
+            packet[VNET_LEN + 5] += 8;
+            packet[VNET_LEN + 6] = 44;
+            assert!(!is_neighbour_discovery(&packet, &header(&packet)), "type {kind} in a later fragment");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Context, Failure, Host, Net, Process, Result};
+use super::{Context, Failure, Host, Net, Process, Result, ping_until};
 
 /// Part of the line by which a spoke says that it has joined; its address follows.
 pub(crate) const SPOKE_ON_LAN: &str = "on the LAN as ";
@@ -76,7 +76,12 @@ impl Lan {
         let addresses: Vec<String> = (0..spokes).map(|i| Lan::address_v6(i).to_string()).collect();
         let options: Vec<_> = addresses.iter().map(|address| ["--ip", address.as_str()]).collect();
         let options: Vec<&[&str]> = options.iter().map(|options| &options[..]).collect();
-        Lan::with_options(Net::new(spokes)?, &["--subnet", "fd00::/64"], &options)
+        let lan = Lan::with_options(Net::new(spokes)?, &["--subnet", "fd00::/64"], &options)?;
+        // The kernel makes an IPv6 address reachable a little after it has taken it.
+        ping_until(lan.net.hub(), Lan::hub_address_v6().into(), START)?;
+        (0..spokes)
+            .try_for_each(|i| ping_until(lan.net.spoke(i), Lan::address_v6(i).into(), START).map(drop))?;
+        Ok(lan)
     }
 
     /// As [`Lan::new`], with more options for the hub and for each spoke.
