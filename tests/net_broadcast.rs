@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use house::{Host, Lan};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(10);
 const PORT: u16 = 5353;
@@ -30,10 +30,9 @@ impl Ear<'_> {
         let v4 = socket(host, device, (Ipv4Addr::UNSPECIFIED, PORT).into());
         v4.set_broadcast(true).unwrap();
         v4.set_multicast_loop_v4(false).unwrap();
-        v4.join_multicast_v4(&GROUP, &Ipv4Addr::UNSPECIFIED).unwrap();
+        v4.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index(host, device))).unwrap();
         let v6 = socket(host, device, (Ipv6Addr::UNSPECIFIED, PORT).into());
         v6.set_multicast_loop_v6(false).unwrap();
-        // The device's index: the socket is bound to it, and has only this one to choose from.
         v6.join_multicast_v6(&GROUP_V6, index(host, device)).unwrap();
         Ear { host, device, v4: v4.into(), v6: v6.into() }
     }
@@ -62,6 +61,14 @@ impl Ear<'_> {
             }
             heard.push(message);
         }
+    }
+
+    fn expect_silence(&self, family: IpAddr) {
+        let socket = self.socket(family);
+        socket.set_nonblocking(true).unwrap();
+        let left = socket.recv(&mut [0; 64]);
+        assert!(left.is_err(), "{} hears more than there was: {left:?}", self.host.name());
+        socket.set_nonblocking(false).unwrap();
     }
 }
 
@@ -105,35 +112,23 @@ fn everyone_else_hears_a_message_to_all_exactly_once() {
         for (speaker, ear) in ears.iter().enumerate() {
             ear.send(&format!("from {speaker}"), target);
         }
-        // Messages of one sender to one group stay in order: behind each sender's second message, the first
+        // Messages of one sender to one group stay in order: behind each sender's "end", its first message
         // cannot come any more.
         for ear in &ears {
             ear.send("end", target);
         }
+        // Linux itself hands a broadcast to its sender too.
+        let is_broadcast = target.is_ipv4() && !target.is_multicast();
         for (listener, ear) in ears.iter().enumerate() {
-            let mut heard = Vec::new();
-            for _ in 1..ears.len() {
-                heard.extend(ear.hear(target, "end"));
-            }
-            let is_broadcast = target.is_ipv4() && !target.is_multicast();
-            heard.sort();
-            let mut expected: Vec<String> = (0..ears.len())
-                // Linux itself hands a broadcast to its sender too.
-                .filter(|&speaker| speaker != listener || is_broadcast)
-                .map(|speaker| format!("from {speaker}"))
-                .collect();
+            let speakers = (0..ears.len()).filter(|&speaker| speaker != listener || is_broadcast);
+            let mut expected: Vec<String> = speakers.map(|speaker| format!("from {speaker}")).collect();
+            let mut heard: Vec<String> = expected.iter().flat_map(|_| ear.hear(target, "end")).collect();
             expected.sort();
+            heard.sort();
             assert_eq!(heard, expected, "{target} at {} ({})", ear.host.name(), ear.device);
         }
-        // Nothing is left over, but for Linux's own copies of "end".
         for ear in &ears {
-            let socket = ear.socket(target);
-            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-            let mut buffer = [0; 64];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                let is_own = target.is_ipv4() && !target.is_multicast() && &buffer[..length] == b"end";
-                assert!(is_own, "{target} at {}: {:?}", ear.host.name(), &buffer[..length]);
-            }
+            ear.expect_silence(target);
         }
     }
 }
