@@ -378,14 +378,14 @@ impl Switch {
                     self.enqueue(to, packet, &header, now);
                     return Outcome::Done;
                 }
-                Some(to) => match self.too_big(to, bytes, &header) {
+                Some(to) => match self.too_big(to, bytes, &header, self.hub_address(&header)) {
                     None if self.cut(to, bytes, &header, now) => return Outcome::Done,
                     answer => (Reason::TooBig, answer),
                 },
-                None => (Reason::Offline, self.unreachable(bytes, &header)),
+                None => (Reason::Offline, self.unreachable(bytes, &header, self.hub_address(&header))),
             },
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                (reason, self.unreachable(bytes, &header))
+                (reason, self.unreachable(bytes, &header, self.hub_address(&header)))
             }
             Verdict::Drop(reason) => (reason, None),
         };
@@ -414,17 +414,19 @@ impl Switch {
         };
         let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, None, &header);
         trace_packet(None, &header, verdict);
+        // As if the destination itself answered: the kernel would throw away what comes in from its own address.
+        let by = Some(header.destination);
         let dropped = match verdict {
             Verdict::To(to) => match self.receiver(to) {
                 Some(to) if self.fits(to, &packet, &header) => {
                     self.enqueue(to, packet, &header, now);
                     return None;
                 }
-                Some(to) => match self.too_big(to, &packet, &header) {
+                Some(to) => match self.too_big(to, &packet, &header, by) {
                     None if self.cut(to, &mut packet, &header, now) => None,
                     answer => Some((Reason::TooBig, answer)),
                 },
-                None => Some((Reason::Offline, self.unreachable(&packet, &header))),
+                None => Some((Reason::Offline, self.unreachable(&packet, &header, by))),
             },
             Verdict::Flood if self.flood.take(now) => {
                 self.flood(None, &mut packet, &header, now);
@@ -433,7 +435,7 @@ impl Switch {
             Verdict::Flood => Some((Reason::RateLimit, None)),
             Verdict::Tun => None,
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                Some((reason, self.unreachable(&packet, &header)))
+                Some((reason, self.unreachable(&packet, &header, by)))
             }
             Verdict::Drop(reason) => Some((reason, None)),
         };
@@ -460,8 +462,8 @@ impl Switch {
     }
 
     /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
-    fn too_big(&self, to: usize, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::too_big(bytes, header, self.hub_address(header)?, self.broadcast(), self.sessions[to].mtu)
+    fn too_big(&self, to: usize, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+        icmp::too_big(bytes, header, by?, self.broadcast(), self.sessions[to].mtu)
     }
 
     /// Sends a packet that is too big in fragments; `false` where it may not be cut.
@@ -476,8 +478,9 @@ impl Switch {
         is_cut
     }
 
-    fn unreachable(&self, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::unreachable(bytes, header, self.hub_address(header)?, self.broadcast())
+    /// The answer to a packet that cannot be delivered.
+    fn unreachable(&self, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+        icmp::unreachable(bytes, header, by?, self.broadcast())
     }
 
     /// The hub's address of the packet's family.
