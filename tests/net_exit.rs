@@ -181,7 +181,7 @@ fn a_way_out_by_ipv6_leads_through_a_tunnel_by_ipv4() {
     );
     let _hub = world.start_hub(&["--subnet", "fd00::/64", "--route", "::/0"]);
     // A default route of the machine's own that would stand in the way of another one.
-    world.mobile.ip("route add default dev wlan1").unwrap();
+    world.mobile.ip("route add ::/0 dev wlan1").unwrap();
     let spoke = world.start_spoke(&EVERYTHING);
     spoke.wait_for_line("route ::/0 installed", SOON).unwrap();
     ping_until(&world.mobile, "2001:db8:1::20".parse().unwrap(), SOON).unwrap();
