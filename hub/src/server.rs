@@ -313,12 +313,13 @@ impl Server {
     /// Has the hub's own kernel reach what is behind members.
     fn set_routes(&mut self) {
         while let Some(change) = self.switch.poll_route_change() {
-            let set = match change {
-                RouteChange::Added(prefix) => self.tun.add_route(prefix, None),
-                RouteChange::Removed(prefix) => self.tun.remove_route(prefix),
+            let (prefix, what, set) = match change {
+                RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
+                RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            if let Err(error) = set {
-                warn!("the hub itself does not reach {change:?}: {error}");
+            match set {
+                Ok(()) => info!("route {prefix} {what}"),
+                Err(error) => warn!("route {prefix} not {what}: {error}"),
             }
         }
     }
@@ -550,10 +551,8 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
 fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
     let tun = Tun::open(&config.tun)?;
     tun.set_mtu(config.mtu)?;
-    if !config.subnets.iter().any(|subnet| subnet.is_ipv6()) {
-        tun.without_link_local()?;
-    }
-    for address in config.subnets.hub() {
+    tun.without_link_local()?;
+    for address in config.subnets.hub().chain(config.subnets.hub_link_local()) {
         tun.add_address(address)?;
     }
     tun.up()?;
