@@ -288,10 +288,12 @@ impl Switch {
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
             None => match tell {
-                Tell::First => info!("link from {} closed before it joined: {why}", session.source),
-                Tell::Count(count) => {
+                Tell::Line { untold: 0 } => {
+                    info!("link from {} closed before it joined: {why}", session.source);
+                }
+                Tell::Line { untold } => {
                     info!(
-                        "link from {} closed before it joined: {why} ({count} from there by now)",
+                        "link from {} closed before it joined: {why} (and {untold} more since the last line)",
                         session.source
                     );
                 }
