@@ -40,8 +40,6 @@ pub const SLOW_FROM: Duration = Duration::from_secs(16);
 pub const RATE: u32 = 1_000;
 /// As many at once.
 const BURST: u32 = 100;
-/// Failures that are told: some at once, then one every while, with the number of those that were not.
-const TOLD: Bucket = Bucket::new(Duration::from_secs(10), 10);
 /// Sources without a link whose penalty is remembered.
 const MAX_REMEMBERED: usize = 4_096;
 
@@ -56,18 +54,6 @@ pub enum Verdict {
     Refuse,
 }
 
-/// Whether to tell that a link failed, so that a flood does not fill the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
-    /// Tell, and that so many were not told before.
-    Line {
-        /// How many.
-        untold: u64,
-    },
-    /// Keep silent.
-    Nothing,
-}
-
 /// The gate.
 pub struct Gate {
     sources: HashMap<IpAddr, Source>,
@@ -78,8 +64,6 @@ pub struct Gate {
     max_links: usize,
     max_half_open: usize,
     sweep_at: usize,
-    told: Bucket,
-    untold: u64,
 }
 
 struct Source {
@@ -108,8 +92,6 @@ impl Default for Gate {
             max_links: MAX_SESSIONS,
             max_half_open: MAX_HALF_OPEN,
             sweep_at: MAX_REMEMBERED,
-            told: TOLD,
-            untold: 0,
         }
     }
 }
@@ -193,17 +175,11 @@ impl Gate {
     }
 
     /// Tells that a link has closed whose other end did not become a member.
-    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) -> Tell {
+    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) {
         let network = network(address);
         // One that was evicted has gone before, and its source was punished then.
         if self.take(network, session) {
             self.punish(network, now);
-        }
-        if self.told.take(now) {
-            Tell::Line { untold: std::mem::take(&mut self.untold) }
-        } else {
-            self.untold += 1;
-            Tell::Nothing
         }
     }
 
