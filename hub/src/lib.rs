@@ -1,6 +1,6 @@
 //! The hub: members, routing, and the one event loop that serves them.
 //!
-//! `gate`, `subnets`, `members`, `invites`, `routes`, `router`, `switch`, `control` and `report` are pure; `server`
+//! `subnets`, `gate`, `members`, `invites`, `routes`, `router`, `switch`, `control` and `report` are pure; `server`
 //! owns the sockets and the device.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 

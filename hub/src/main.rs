@@ -80,8 +80,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         .into());
     }
     common::cli::warn_if_not_forwarding(&args.route);
+    let signals = on_signals(&[SIGINT, SIGTERM])?;
+    let hangups = on_signals(&[SIGHUP])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
-    let (signals, hangups) = (on_signals(&[SIGINT, SIGTERM])?, on_signals(&[SIGHUP])?);
     let mut server = Server::new(&config, signals, hangups)?;
     sandbox::enter(server.state(), user.as_ref(), Reach::Accepts)?;
     Ok(server.run()?)

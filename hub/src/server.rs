@@ -223,11 +223,6 @@ impl Server {
         Ok(server)
     }
 
-    /// Its state directory.
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
     /// Says that all is ready.
     fn announce(&self) {
         let (key, About { listening, device, .. }) = (self.switch.key(), &self.about);
@@ -252,6 +247,11 @@ impl Server {
                 );
             }
         }
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop.

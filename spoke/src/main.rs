@@ -57,12 +57,12 @@ struct Args {
     /// the hub's key, as it prints it at start (default: the first one seen is remembered)
     #[argh(option)]
     hub_key: Option<PublicKey>,
-    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
-    #[argh(option)]
-    user: Option<String>,
     /// the invite that the hub's owner made for this machine (hub invite)
     #[argh(option)]
     invite: Option<Secret>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
