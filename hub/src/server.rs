@@ -51,7 +51,7 @@ const TURN_PACKETS: usize = 256;
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
-const OWN_DESCRIPTORS: usize = 32;
+const OWN_DESCRIPTORS: usize = 40;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Half-open links that are closed then.

@@ -26,7 +26,7 @@ use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
 use crate::bucket::Bucket;
-use crate::gate::{Gate, Tell, Verdict as Admittance};
+use crate::gate::{Gate, Verdict as Admittance};
 use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
@@ -300,12 +300,10 @@ impl Switch {
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
         let source = session.source.ip();
-        let tell = if session.member.is_some() {
-            self.gate.left(source, now);
-            Tell::Nothing
-        } else {
-            self.gate.failed(source, key, now)
-        };
+        match session.member {
+            Some(_) => self.gate.left(source, now),
+            None => self.gate.failed(source, key, now),
+        }
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
@@ -327,20 +325,10 @@ impl Switch {
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => match tell {
-                // Each source is told once, and many sources are told as one.
-                Tell::First if self.damper.tell(Provoked::NotJoined, now) => {
-                    info!("link from {} closed before it joined: {why}", session.source);
-                }
-                Tell::First => {}
-                Tell::Count(count) => {
-                    info!(
-                        "link from {} closed before it joined: {why} ({count} from there by now)",
-                        session.source
-                    );
-                }
-                Tell::Nothing => debug!("link from {} closed before it joined: {why}", session.source),
-            },
+            None if self.damper.tell(Provoked::NotJoined, now) => {
+                info!("link from {} closed before it joined: {why}", session.source);
+            }
+            None => {}
         }
         session.tunnel.close(&mut self.pool);
         Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })

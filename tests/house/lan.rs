@@ -186,7 +186,10 @@ pub(crate) fn copy_state(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).context("read a state directory")? {
         let path = entry?.path();
         let name = path.file_name().expect("an entry has a name");
-        fs::copy(&path, to.join(name)).context("copy a state file")?;
+        // The control socket belongs to whom it was made by.
+        if path.is_file() {
+            fs::copy(&path, to.join(name)).context("copy a state file")?;
+        }
     }
     Ok(())
 }
