@@ -375,6 +375,7 @@ impl Server {
                 Ok(len) => {
                     packet.set_len(len);
                     bytes += len;
+                    let packet = self.switch.pool().fit(packet);
                     if let Some(answer) = self.switch.send(packet, now)
                         && self.tun.write(&answer).is_err()
                     {

@@ -481,6 +481,7 @@ impl Client {
                 Ok(len) => {
                     packet.set_len(len);
                     bytes += len;
+                    let packet = self.pool.fit(packet);
                     self.send(packet, now);
                 }
                 Err(error) => {
