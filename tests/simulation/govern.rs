@@ -105,7 +105,7 @@ fn invite_last(world: &mut World) {
     secret.copy_from_slice(&world.rng.bytes(16));
     let invite = Invite {
         hash: Secret(secret).hash(),
-        name: "guest".parse().unwrap(),
+        name: "guest".parse().expect("a name"),
         until: 1,
         addresses: vec![],
         routes: vec![],

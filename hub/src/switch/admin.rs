@@ -249,6 +249,7 @@ impl Switch {
                 Provoked::TurnedAway => info!("{count} more connections were turned away"),
                 Provoked::NotJoined => info!("{count} more links closed before they joined"),
                 Provoked::Refused => info!("{count} more join requests were refused"),
+                Provoked::BadRoute => info!("{count} more routes of members were not taken"),
             }
         }
         while let Some((id, count)) = self.member_damper.poll(now) {
