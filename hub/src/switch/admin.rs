@@ -89,9 +89,9 @@ impl Switch {
     }
 
     /// Takes over invites that were read.
-    pub fn set_invites(&mut self, mut invites: Invites) {
-        invites.prune(self.unix_time);
-        self.invites = invites;
+    pub fn set_invites(&mut self, invites: Invites) {
+        self.invites.replace(invites);
+        self.invites.prune(self.unix_time);
         self.reserve(None);
     }
 
