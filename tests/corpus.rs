@@ -53,6 +53,11 @@ fn members() {
 }
 
 #[test]
+fn control() {
+    replay("control", bodies::control);
+}
+
+#[test]
 fn tunnel() {
     replay("tunnel", bodies::tunnel);
 }

@@ -175,6 +175,8 @@ pub enum Provoked {
     NotJoined,
     /// A join was refused.
     Refused,
+    /// A route of a member was not taken.
+    BadRoute,
 }
 
 impl Switch {
@@ -609,7 +611,7 @@ impl Switch {
         if let Some(old) = self.members.member(id).session {
             self.dismiss(old, Farewell::Replaced, "the same key joined again");
         }
-        let routes = self.accept_routes(id, &join.routes);
+        let routes = self.accept_routes(id, &join.routes, now);
         let member = self.members.member_mut(id);
         member.session = Some(session);
         let addresses = member.addresses.iter().filter_map(|&address| self.lan.subnets.with_prefix(address));
@@ -646,7 +648,7 @@ impl Switch {
     // ---- routes
 
     /// Those of the offered prefixes that a member may offer.
-    fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+    fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork], now: Instant) -> Vec<IpNetwork> {
         let mut accepted: Vec<IpNetwork> = Vec::new();
         for &prefix in offered {
             let member = self.members.member(id);
@@ -655,7 +657,10 @@ impl Switch {
             match if granted { fit } else { Err(routes::Unfit::NotGranted) } {
                 Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
                 Ok(()) => {}
-                Err(unfit) => warn!("the route {prefix} of {} is not taken: {unfit}", member.name),
+                Err(unfit) if self.damper.tell(Provoked::BadRoute, now) => {
+                    warn!("the route {prefix} of {} is not taken: {unfit}", member.name);
+                }
+                Err(_) => {}
             }
         }
         if self.access == Access::Open {
