@@ -692,10 +692,10 @@ impl Switch {
         self.admit(session, key, join, found_dead, now);
     }
 
-    /// Whether a member is on the LAN and was heard after `since`.
+    /// Whether a member is on the LAN and was heard, or came, after `since`.
     fn was_heard(&self, id: MemberId, since: Instant) -> bool {
-        let session = self.members.member(id).session;
-        session.is_some_and(|session| self.sessions[session].tunnel.heard_at() > since)
+        let session = self.members.member(id).session.map(|session| &self.sessions[session]);
+        session.is_some_and(|session| session.tunnel.heard_at() > since || session.joined_at > Some(since))
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.
