@@ -281,6 +281,9 @@ impl Server {
                         if event.is_writable() {
                             self.handle_writable(token.0 - FIRST_SESSION);
                         }
+                        if event.is_read_closed() || event.is_error() {
+                            self.handle_end(token.0 - FIRST_SESSION);
+                        }
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
                             ready.push(token);
                         }
@@ -438,7 +441,7 @@ impl Server {
         tunnel.park(&mut self.inbox, pool);
         match filled {
             Ok(Filled::More) => self.ready.push(Token(FIRST_SESSION + session)),
-            Ok(Filled::Drained) => {}
+            Ok(Filled::Drained | Filled::Nothing) => {}
             Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
             Err(error) => self.switch.end(session, error.to_string()),
         }
@@ -450,6 +453,12 @@ impl Server {
             if self.switch.is_live(session) {
                 self.switch.mark_dirty(session);
             }
+        }
+    }
+
+    fn handle_end(&mut self, session: usize) {
+        if let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) {
+            link.set_ends();
         }
     }
 

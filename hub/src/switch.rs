@@ -103,8 +103,8 @@ struct Dispute {
     key: PublicKey,
     join: Join,
     holder: MemberId,
-    /// Holders of other addresses of this wish that did not answer.
-    found_dead: Vec<MemberId>,
+    /// Holders of other addresses of this wish that did not answer, and since when.
+    found_dead: Vec<(MemberId, Instant)>,
     asked_at: Instant,
 }
 
@@ -573,14 +573,17 @@ impl Switch {
         session: usize,
         key: PublicKey,
         mut join: Join,
-        found_dead: Vec<MemberId>,
+        mut found_dead: Vec<(MemberId, Instant)>,
         now: Instant,
     ) {
+        // Who was found dead may have come back while another holder was asked.
+        found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at));
+        let dead: Vec<MemberId> = found_dead.iter().map(|&(holder, _)| holder).collect();
         let claim = match self.claim(&key, &mut join) {
             Ok(claim) => claim,
             Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
         };
-        let admission = self.members.admit(key, &join, self.access_with(claim), &found_dead);
+        let admission = self.members.admit(key, &join, self.access_with(claim), &dead);
         self.settle_claim(claim, &admission);
         match admission {
             Admission::Refused(reason, text) => self.refuse(session, reason, text, now),
@@ -792,13 +795,13 @@ impl Switch {
     fn settle(&mut self, session: usize, now: Instant) {
         let Some(dispute) = self.sessions[session].dispute.take() else { return };
         let holder = self.members.member(dispute.holder).session;
-        let heard = holder.is_some_and(|holder| self.sessions[holder].tunnel.heard_at() > dispute.asked_at);
+        let heard = self.was_heard(dispute.holder, dispute.asked_at);
         if holder.is_some() && !heard && now < dispute.asked_at + DISPUTE_TIME {
             self.timers.set(session, now + DISPUTE_TIME / 40);
             self.sessions[session].dispute = Some(dispute);
             return;
         }
-        let Dispute { key, join, holder, mut found_dead, .. } = *dispute;
+        let Dispute { key, join, holder, mut found_dead, asked_at } = *dispute;
         if heard {
             let held = join.addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
             if let Some(&address) = held {
@@ -806,9 +809,15 @@ impl Switch {
                 return self.refuse(session, reason, text, now);
             }
         } else {
-            found_dead.push(holder);
+            found_dead.push((holder, asked_at));
         }
         self.admit(session, key, join, found_dead, now);
+    }
+
+    /// Whether a member is on the LAN and was heard, or came, after `since`.
+    fn was_heard(&self, id: MemberId, since: Instant) -> bool {
+        let session = self.members.member(id).session.map(|session| &self.sessions[session]);
+        session.is_some_and(|session| session.tunnel.heard_at() > since || session.joined_at > Some(since))
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.

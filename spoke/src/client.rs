@@ -320,6 +320,9 @@ impl Client {
                             if event.is_writable() {
                                 linked.link.set_writable();
                             }
+                            if event.is_read_closed() || event.is_error() {
+                                linked.link.set_ends();
+                            }
                             if event.is_readable() || event.is_read_closed() || event.is_error() {
                                 ready.push(token);
                             }
@@ -559,7 +562,7 @@ impl Client {
         linked.tunnel.park(&mut self.inbox, &mut self.pool);
         match filled {
             Ok(Filled::More) => self.ready.push(token),
-            Ok(Filled::Drained) => {}
+            Ok(Filled::Drained | Filled::Nothing) => {}
             Ok(Filled::Closed) => {
                 let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
                 self.broken(closed.into(), now)?;
