@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::house::{Process, Result};
 use crate::systems::{Kind, Running, System};
-use crate::traffic::{Flood, Flows, cpu_seconds, pings, small_packets};
+use crate::traffic::{Flood, Flows, pings, small_packets};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +273,6 @@ fn rate(flows: &Flows, time: Duration) -> (u64, f64) {
 
 /// Seconds of CPU so far, of all of them; `None` where there is none.
 fn cpu(programs: &[&Process]) -> Option<f64> {
-    let seconds: Vec<_> = programs.iter().map(|program| cpu_seconds(program.pid())).collect();
+    let seconds: Vec<_> = programs.iter().map(|program| program.cpu_seconds()).collect();
     if seconds.is_empty() { None } else { Some(seconds.iter().sum()) }
 }
