@@ -1,5 +1,6 @@
 //! The figures, and the course of measurements that finds them for one system.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -53,10 +54,10 @@ impl Figure {
             Figure::SmallPackets => "64-byte UDP delivered",
             Figure::IdleTrip => "round trip, idle",
             Figure::LoadedTrip => "round trip, bulk load",
-            Figure::LoadedTrip99 => "- 99th percentile",
+            Figure::LoadedTrip99 => "- 99th percentile, bulk load",
             Figure::NarrowTrip => "round trip, bulk, 20 Mbit/s",
-            Figure::NarrowTrip99 => "- 99th percentile ",
-            Figure::NarrowFlow => "- throughput meanwhile",
+            Figure::NarrowTrip99 => "- 99th percentile, 20 Mbit/s",
+            Figure::NarrowFlow => "- throughput, 20 Mbit/s",
             Figure::CpuHub => "CPU of the hub",
             Figure::CpuSender => "CPU of the sender",
             Figure::CpuReceiver => "CPU of the receiver",
@@ -175,12 +176,12 @@ impl Column {
         if let Err(failure) = measure(self) {
             self.failures.push(format!("{what}: {failure}"));
         }
-        std::thread::sleep(DRAIN);
+        thread::sleep(DRAIN);
     }
 
     fn flows(&mut self, running: &Running, times: &Times) -> Result<()> {
         let flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let programs = || {
             let relays = flow.relays.iter().chain(&running.hub).collect::<Vec<_>>();
             [
@@ -199,9 +200,9 @@ impl Column {
             }
         }
         drop(flow);
-        std::thread::sleep(DRAIN);
+        thread::sleep(DRAIN);
         let flows = Flows::start(running, 0, 1, 4)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         self.set(Figure::FourFlows, self::rate(&flows, times.flow).1 / 1e9);
         Ok(())
     }
@@ -216,7 +217,7 @@ impl Column {
         let Some(to) = running.address(1) else { return Ok(()) };
         self.set(Figure::IdleTrip, pings(running, to, PING_EVERY, times.idle)?.quantile_ms(0.5));
         let _flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let trips = pings(running, to, PING_EVERY, times.loaded)?;
         self.set(Figure::LoadedTrip, trips.quantile_ms(0.5));
         self.set(Figure::LoadedTrip99, trips.quantile_ms(0.99));
@@ -226,14 +227,14 @@ impl Column {
     fn narrow(&mut self, running: &Running, times: &Times) -> Result<()> {
         running.field.narrow(1)?;
         let flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.narrow_warm);
+        thread::sleep(times.narrow_warm);
         let (before, start) = (flow.received(), Instant::now());
         if let Some(to) = running.address(1) {
             let trips = pings(running, to, PING_EVERY, times.narrow)?;
             self.set(Figure::NarrowTrip, trips.quantile_ms(0.5));
             self.set(Figure::NarrowTrip99, trips.quantile_ms(0.99));
         } else {
-            std::thread::sleep(times.narrow);
+            thread::sleep(times.narrow);
         }
         let bits = (flow.received() - before) as f64 * 8.0;
         self.set(Figure::NarrowFlow, bits / start.elapsed().as_secs_f64() / 1e6);
@@ -245,12 +246,12 @@ impl Column {
         let running = self.system.start(4)?;
         let flow = Flows::start(&running, 0, 1, 1)?;
         let _flood = Flood::start(&running, 2, 3, FLOOD)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let (Some(hub), Some(victim)) = (&running.hub, running.ends.get(3)) else { return Ok(()) };
         let (_, before) = rate(&flow, times.stopped);
         let memory_before = hub.resident_bytes()?;
         victim.signal(Signal::SIGSTOP)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let (_, after) = rate(&flow, times.stopped);
         let memory_after = hub.resident_bytes()?;
         victim.signal(Signal::SIGCONT)?;
@@ -266,7 +267,7 @@ impl Column {
 /// Bytes that arrive in `time`, and bits a second.
 fn rate(flows: &Flows, time: Duration) -> (u64, f64) {
     let (before, start) = (flows.received(), Instant::now());
-    std::thread::sleep(time);
+    thread::sleep(time);
     let bytes = flows.received() - before;
     (bytes, bytes as f64 * 8.0 / start.elapsed().as_secs_f64())
 }
