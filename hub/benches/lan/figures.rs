@@ -116,7 +116,7 @@ impl Times {
         loaded: Duration::from_secs(10),
         narrow_warm: Duration::from_secs(3),
         narrow: Duration::from_secs(15),
-        stopped: Duration::from_secs(5),
+        stopped: Duration::from_secs(3),
     };
     pub(crate) const QUICK: Times = Times {
         warm: Duration::from_millis(500),
@@ -126,7 +126,7 @@ impl Times {
         loaded: Duration::from_millis(1_500),
         narrow_warm: Duration::from_millis(1_000),
         narrow: Duration::from_millis(2_500),
-        stopped: Duration::from_millis(1_500),
+        stopped: Duration::from_millis(500),
     };
 }
 
@@ -143,6 +143,12 @@ const PING_EVERY: Duration = Duration::from_millis(10);
 
 /// How long what a measurement left in queues may take to drain.
 const DRAIN: Duration = Duration::from_millis(300);
+
+/// How often the flooded spoke is stopped.
+const STOPS: u32 = 4;
+
+/// How long the flood takes to fill the queue before a stopped spoke.
+const FILL: Duration = Duration::from_millis(500);
 
 /// What floods the stopped spoke: fills its queue in a moment, and leaves the machine time for the others.
 const FLOOD: u64 = 100_000_000;
@@ -241,25 +247,27 @@ impl Column {
         Ok(())
     }
 
-    /// End 0 sends to end 1 while end 2 floods end 3, which reads at first and then is stopped.
+    /// End 0 sends to end 1 while end 2 floods end 3, which in turns reads and is stopped: what else the
+    /// machine does meets both alike.
     fn stopped(&mut self, times: &Times) -> Result<()> {
         let running = self.system.start(4)?;
         let flow = Flows::start(&running, 0, 1, 1)?;
         let _flood = Flood::start(&running, 2, 3, FLOOD)?;
         thread::sleep(times.warm);
         let (Some(hub), Some(victim)) = (&running.hub, running.ends.get(3)) else { return Ok(()) };
-        let (_, before) = rate(&flow, times.stopped);
         let memory_before = hub.resident_bytes()?;
-        victim.signal(Signal::SIGSTOP)?;
-        thread::sleep(times.warm);
-        let (_, after) = rate(&flow, times.stopped);
-        let memory_after = hub.resident_bytes()?;
-        victim.signal(Signal::SIGCONT)?;
-        self.set(Figure::StoppedShare, after / before);
-        self.set(
-            Figure::StoppedGrowth,
-            memory_after.saturating_sub(memory_before) as f64 / f64::from(1 << 20),
-        );
+        let (mut reading, mut stopped, mut memory) = (0.0, 0.0, memory_before);
+        for _ in 0..STOPS {
+            reading += rate(&flow, times.stopped).1;
+            victim.signal(Signal::SIGSTOP)?;
+            thread::sleep(FILL);
+            stopped += rate(&flow, times.stopped).1;
+            memory = memory.max(hub.resident_bytes()?);
+            victim.signal(Signal::SIGCONT)?;
+            thread::sleep(DRAIN);
+        }
+        self.set(Figure::StoppedShare, stopped / reading);
+        self.set(Figure::StoppedGrowth, (memory - memory_before) as f64 / f64::from(1 << 20));
         Ok(())
     }
 }
