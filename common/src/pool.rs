@@ -156,6 +156,17 @@ impl Pool {
         buf
     }
 
+    /// The same bytes in a buffer of the shortest size that holds them: where a buffer has to be as long as
+    /// the longest packet before it is known how long the packet is.
+    pub fn fit(&mut self, buf: Buf) -> Buf {
+        if SIZES.iter().find(|&&size| buf.len() <= size).is_none_or(|&size| size >= buf.truesize()) {
+            return buf;
+        }
+        let fitting = self.copy(&buf);
+        self.give(buf);
+        fitting
+    }
+
     /// Takes a buffer back, to be used again or, where enough is spare, to be freed.
     pub fn give(&mut self, buf: Buf) {
         let size = buf.bytes.len();
@@ -228,6 +239,19 @@ impl fmt::Debug for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_packet_moves_to_a_short_buffer_and_a_long_one_stays() {
+        let mut pool = Pool::new(1 << 20);
+        for (len, truesize) in [(100, 256), (1_510, 2_048), (9_000, 16_384), (60_000, LARGE_PACKET)] {
+            let mut buf = pool.take(MAX_PACKET);
+            buf.set_len(len);
+            buf.fill(7);
+            let buf = pool.fit(buf);
+            assert_eq!((buf.len(), buf.truesize()), (len, truesize));
+            assert!(buf.iter().all(|&byte| byte == 7));
+        }
+    }
 
     #[test]
     fn a_buffer_has_the_shortest_size_that_fits() {

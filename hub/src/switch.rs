@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use common::damper::Damper;
 use common::drops::{Drops, Reason};
 use common::frame::{BadFrame, Control, Farewell, Join, MAX_PEERS, MAX_PREFIXES, Peer, Refusal, Welcome};
 use common::icmp::{self, Answer};
@@ -25,10 +26,15 @@ use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
 use crate::bucket::Bucket;
+use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
 use crate::routes::{self, Owner, Routes};
 use crate::subnets::Subnets;
+
+mod admin;
+
+pub use admin::LinkFacts;
 
 /// Most links whose other end is not authenticated yet.
 pub const MAX_HALF_OPEN: usize = 1_024;
@@ -135,6 +141,9 @@ pub struct Switch {
     lan: Lan,
     access: Access,
     members: Members,
+    invites: Invites,
+    /// The time of day, for invites: Unix seconds.
+    unix_time: u64,
     routes: Routes,
     /// The prefixes behind members that the hub's own kernel reaches.
     kernel_routes: BTreeSet<IpNetwork>,
@@ -156,6 +165,21 @@ pub struct Switch {
     nudged_at: Option<Instant>,
     /// For packets that are cut.
     scratch: Vec<u8>,
+    /// Lines that anybody can provoke.
+    damper: Damper<Provoked>,
+    /// Lines that a member can provoke.
+    member_damper: Damper<MemberId>,
+}
+
+/// A log line that anybody outside can provoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provoked {
+    /// A connection was turned away.
+    TurnedAway,
+    /// A link closed before it joined.
+    NotJoined,
+    /// A join was refused.
+    Refused,
 }
 
 impl Switch {
@@ -169,6 +193,8 @@ impl Switch {
             lan,
             access,
             members,
+            invites: Invites::default(),
+            unix_time: 0,
             sessions: Slab::new(),
             half_open: HashMap::new(),
             timers: Timers::default(),
@@ -177,6 +203,8 @@ impl Switch {
             dirty: Vec::new(),
             ended: Vec::new(),
             drops: Drops::default(),
+            damper: Damper::default(),
+            member_damper: Damper::default(),
             flood: FLOOD,
             answers: ANSWERS,
             nudge_at: None,
@@ -271,19 +299,25 @@ impl Switch {
             Some(End::Silent) => "nothing was heard of it",
             None => "it ended",
         };
-        match session.member.filter(|&id| self.members.member(id).session == Some(key)) {
+        let is_its_own = |id| self.members.get(id).is_some_and(|member| member.session == Some(key));
+        match session.member.filter(|&id| is_its_own(id)) {
             Some(id) => {
                 let member = self.members.member_mut(id);
                 member.session = None;
                 member.seen_at = Some(now);
-                info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                if self.member_damper.tell(id, now) {
+                    info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                }
                 let left: Vec<IpNetwork> = self.routes.of(id).collect();
                 self.set_routes(id, &[]);
                 self.offer_again(&left);
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => info!("link from {} closed before it joined: {why}", session.source),
+            None if self.damper.tell(Provoked::NotJoined, now) => {
+                info!("link from {} closed before it joined: {why}", session.source);
+            }
+            None => {}
         }
         session.tunnel.close(&mut self.pool);
         Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
@@ -522,14 +556,28 @@ impl Switch {
         match join {
             Ok(join) => self.admit(session, key, join, Vec::new(), now),
             Err(BadFrame) => {
-                self.refuse(session, Refusal::BadRequest, "the join request makes no sense".to_owned());
+                let text = "the join request makes no sense".to_owned();
+                self.refuse(session, Refusal::BadRequest, text, now);
             }
         }
     }
 
-    fn admit(&mut self, session: usize, key: PublicKey, join: Join, found_dead: Vec<MemberId>, now: Instant) {
-        match self.members.admit(key, &join, self.access, &found_dead) {
-            Admission::Refused(reason, text) => self.refuse(session, reason, text),
+    fn admit(
+        &mut self,
+        session: usize,
+        key: PublicKey,
+        mut join: Join,
+        found_dead: Vec<MemberId>,
+        now: Instant,
+    ) {
+        let claim = match self.claim(&key, &mut join) {
+            Ok(claim) => claim,
+            Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
+        };
+        let admission = self.members.admit(key, &join, self.access_with(claim), &found_dead);
+        self.settle_claim(claim, &admission);
+        match admission {
+            Admission::Refused(reason, text) => self.refuse(session, reason, text, now),
             Admission::Dispute(holder) => {
                 self.dispute(session, Dispute { key, join, holder, found_dead, asked_at: now }, now);
             }
@@ -542,9 +590,11 @@ impl Switch {
         }
     }
 
-    fn refuse(&mut self, session: usize, reason: Refusal, text: String) {
+    fn refuse(&mut self, session: usize, reason: Refusal, text: String, now: Instant) {
         let entry = &mut self.sessions[session];
-        info!("refused {:?} from {}: {text}", reason, entry.source);
+        if self.damper.tell(Provoked::Refused, now) {
+            info!("refused {:?} from {}: {text}", reason, entry.source);
+        }
         // It has only just begun: there is room for one frame.
         let _ = entry.tunnel.refuse(reason, text);
         self.end_with(session, End::Farewell("refused"));
@@ -567,7 +617,9 @@ impl Switch {
             routes: routes.clone(),
         };
         let entry = &mut self.sessions[session];
-        info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        if self.member_damper.tell(id, now) {
+            info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        }
         entry.member = Some(id);
         entry.offered.clone_from(&join.routes);
         entry.joined_at = Some(now);
@@ -742,7 +794,7 @@ impl Switch {
             let held = join.addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
             if let Some(&address) = held {
                 let (reason, text) = self.members.held(holder, address);
-                return self.refuse(session, reason, text);
+                return self.refuse(session, reason, text, now);
             }
         } else {
             found_dead.push(holder);
@@ -790,7 +842,8 @@ impl Switch {
 
     /// When `handle_timeouts` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.timers.next(), self.nudge_at].into_iter().flatten().min()
+        let dampers = [self.damper.deadline(), self.member_damper.deadline()];
+        [self.timers.next(), self.nudge_at].into_iter().chain(dampers).flatten().min()
     }
 
     /// Pings who is due, ends who is dead, settles disputes.
@@ -825,6 +878,7 @@ impl Switch {
             let deadline = self.sessions[key].tunnel.deadline();
             self.timers.set(key, deadline);
         }
+        self.tell_counts(now);
     }
 
     // ---- sending

@@ -1,11 +1,15 @@
 //! The command line of `spoke`.
 
+mod commands;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use commands::{Command, DEFAULT_STATE};
 use common::frame::MAX_ROUTES;
+use common::invite::Secret;
 use common::name::Name;
 use common::noise::PublicKey;
 use common::state::{self, State};
@@ -15,8 +19,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
 use spoke::routes::Wishes;
 use spoke::target::Target;
-
-const DEFAULT_STATE: &str = "/var/lib/spoke";
 
 /// Joins this machine to the LAN of a hub.
 #[derive(FromArgs)]
@@ -54,15 +56,23 @@ struct Args {
     /// the hub's key, as it prints it at start (default: the first one seen is remembered)
     #[argh(option)]
     hub_key: Option<PublicKey>,
+    /// the invite that the hub's owner made for this machine (hub invite)
+    #[argh(option)]
+    invite: Option<Secret>,
     /// print the version
     #[argh(switch)]
     version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
         return common::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
+    }
+    if let Some(command) = args.command {
+        return commands::run(command, args.state);
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(args) {
@@ -91,6 +101,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         addresses: args.ip,
         name: args.name.unwrap_or_else(common::cli::host_name),
         tun: args.tun,
+        invite: args.invite,
         wishes: Wishes { offered: args.route, accepted: args.accept_route, none: args.no_routes },
         mtu: args.mtu,
         hosts: args.hosts,

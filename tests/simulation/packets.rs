@@ -5,9 +5,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::packet::{self, VNET_LEN};
+use common::packet::{self, VNET_LEN, protocol};
 
-const UDP: u8 = 17;
 const UDP_LEN: usize = 8;
 const ID_LEN: usize = 8;
 
@@ -18,7 +17,7 @@ pub(crate) fn udp(source: IpAddr, destination: IpAddr, id: u64, extra: usize) ->
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let [high, low] = (l4_len + 20).to_be_bytes();
-            packet.extend([0x45, 0, high, low, 0, 0, 0x40, 0, 64, UDP, 0, 0]);
+            packet.extend([0x45, 0, high, low, 0, 0, 0x40, 0, 64, protocol::UDP, 0, 0]);
             packet.extend(source.octets());
             packet.extend(destination.octets());
         }
@@ -28,7 +27,7 @@ pub(crate) fn udp(source: IpAddr, destination: IpAddr, id: u64, extra: usize) ->
                 IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             };
             let [high, low] = l4_len.to_be_bytes();
-            packet.extend([0x60, 0, 0, 0, high, low, UDP, 64]);
+            packet.extend([0x60, 0, 0, 0, high, low, protocol::UDP, 64]);
             packet.extend(v6(source).octets());
             packet.extend(v6(destination).octets());
         }
@@ -92,6 +91,12 @@ impl Book {
     /// A packet arrived at `place`, which has `addresses`. Panics where it must not have.
     pub(crate) fn arrive(&mut self, packet: &[u8], place: Place, addresses: &[IpAddr]) {
         let header = packet::parse(&packet[VNET_LEN..]).expect("only whole packets arrive");
+        if matches!(header.protocol, protocol::ICMP | protocol::ICMPV6) {
+            // The hub answers who sent what could not be delivered, and nobody else.
+            assert!([HUB_V4, HUB_V6].contains(&header.source), "{header} at {place:?}");
+            assert!(addresses.contains(&header.destination), "{header} at {place:?}, who has {addresses:?}");
+            return;
+        }
         let id_at = VNET_LEN + header.l4 + UDP_LEN;
         let id =
             packet.get(id_at..id_at + ID_LEN).and_then(|id| Some(u64::from_be_bytes(id.try_into().ok()?)));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 /// Bytes that are on the way at most: what the sockets at both ends hold.
 const CAPACITY: usize = 64 * 1024;
 
+#[derive(Debug)]
 pub(crate) struct Pipe {
     latency: Duration,
     chunks: VecDeque<(Instant, Vec<u8>)>,

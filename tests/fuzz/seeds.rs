@@ -1,0 +1,208 @@
+//! Seeds for the fuzz targets: real messages, and scripts that reach each state.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use common::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
+use common::name::Name;
+use common::noise::{Handshake, PrivateKey, Role, hello};
+use common::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
+use common::packet::protocol;
+
+/// Target, file name, content.
+pub(crate) type Seed = (&'static str, String, Vec<u8>);
+
+pub(crate) fn all() -> Vec<Seed> {
+    let mut all = Vec::new();
+    let mut add = |target, name: &str, data: Vec<u8>| all.push((target, name.to_owned(), data));
+    for (name, data) in handshakes() {
+        add("handshake", name, data);
+    }
+    for (name, control) in controls() {
+        let mut data = Vec::new();
+        control.encode(&mut data);
+        add("frames", name, data);
+    }
+    for (name, data) in packets() {
+        add("packet", &name, data);
+    }
+    for (name, text) in members() {
+        add("members", name, text.into_bytes());
+    }
+    for (name, data) in scripts() {
+        add("tunnel", name, data);
+    }
+    all
+}
+
+fn join() -> Join {
+    Join {
+        name: Name::nearest("laptop"),
+        addresses: vec![Ipv4Addr::new(10, 0, 0, 2).into(), Ipv6Addr::LOCALHOST.into()],
+        routes: vec!["192.168.5.0/24".parse().unwrap()],
+        mtu: Some(1_400),
+        invite: Some([7; 16]),
+    }
+}
+
+fn handshakes() -> Vec<(&'static str, Vec<u8>)> {
+    let key = PrivateKey::from_random([1; 32]);
+    let mut first = hello().to_vec();
+    Handshake::new(Role::Spoke, &key, [3; 32]).write(&[], &mut first).unwrap();
+    let to_hub = |bytes: &[u8]| [&[0, 255], bytes].concat();
+    let to_spoke = |bytes: &[u8]| [&[1, 255], bytes].concat();
+    let third = |bytes: &[u8]| [&[2, 255], bytes].concat();
+    let mut other_version = hello();
+    other_version[7] = 9;
+    vec![
+        ("hub-first-message", to_hub(&first)),
+        ("hub-first-message-byte-by-byte", [&[0, 0], &first[..]].concat()),
+        ("hub-other-version", to_hub(&other_version)),
+        ("hub-http", to_hub(b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n")),
+        ("hub-tls", to_hub(&[0x16, 3, 1, 2, 0, 1, 0])),
+        ("hub-third-message", third(&[&[0, 96], &[9; 96][..]].concat())),
+        ("hub-third-message-too-long", third(&[0x10, 1])),
+        ("spoke-second-message", to_spoke(&[&hello()[..], &[0, 96], &[9; 96]].concat())),
+        ("spoke-ssh", to_spoke(b"SSH-2.0-OpenSSH_9.9\r\n")),
+        ("spoke-http", to_spoke(b"HTTP/1.1 400 Bad Request\r\n")),
+        ("join", join().encode()),
+    ]
+}
+
+fn controls() -> Vec<(&'static str, Control)> {
+    let networks = || vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
+    let name = Name::nearest("laptop");
+    let peer = Peer { name: name.clone(), addresses: vec![Ipv4Addr::LOCALHOST.into()], online: true };
+    let welcome = Welcome {
+        name: name.clone(),
+        addresses: networks(),
+        hub: vec![Ipv4Addr::new(10, 0, 0, 1).into()],
+        mtu: 1_500,
+        routes: vec!["192.168.5.0/24".parse().unwrap()],
+    };
+    vec![
+        ("welcome", Control::Welcome(welcome)),
+        ("refused", Control::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
+        ("ping", Control::Ping(7)),
+        ("pong", Control::Pong(7)),
+        ("bye", Control::Bye(Farewell::Stopping)),
+        ("routes", Control::Routes { added: networks(), removed: networks(), all: true }),
+        ("members", Control::Members { peers: vec![peer], last: true }),
+        ("ask-members", Control::AskMembers { after: Some(name), watch: true }),
+    ]
+}
+
+/// An MTU for what is cut, then the packet.
+fn packets() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for v6 in [false, true] {
+        for (name, l4) in [("tcp", protocol::TCP), ("udp", protocol::UDP), ("icmp", protocol::ICMP)] {
+            for gso_size in [None, Some(100)] {
+                if l4 == protocol::ICMP && gso_size.is_some() {
+                    continue;
+                }
+                let kind = if gso_size.is_some() { "super" } else { "plain" };
+                let family = if v6 { "v6" } else { "v4" };
+                let mtu = 280u16.to_be_bytes().to_vec();
+                all.push((format!("{family}-{name}-{kind}"), [mtu, packet(v6, l4, gso_size)].concat()));
+            }
+        }
+    }
+    let mut extended = packet(true, protocol::UDP, None);
+    // A hop-by-hop header in front of the UDP header.
+    extended[16] = 0;
+    extended.splice(50..50, [protocol::UDP, 0, 1, 4, 0, 0, 0, 0]);
+    extended[15] += 8;
+    extended[..10].fill(0);
+    all.push(("v6-hop-by-hop".to_owned(), [vec![5, 0], extended].concat()));
+    all
+}
+
+fn packet(v6: bool, l4: u8, gso_size: Option<u16>) -> Vec<u8> {
+    let payload = [7; 250];
+    let mut body = match l4 {
+        protocol::TCP => {
+            let mut tcp = vec![0x14, 0xe9, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 255, 255, 0, 0, 0, 0];
+            tcp.extend(payload);
+            tcp
+        }
+        protocol::UDP => [&[0x14, 0xe9, 0, 53, 1, 2, 0, 0], &payload[..]].concat(),
+        _ => [&[8, 0, 0, 0, 0, 1, 0, 1], &payload[..]].concat(),
+    };
+    let len = body.len() as u16;
+    let ip = if v6 {
+        let mut ip = vec![0x60, 0, 0, 0, (len >> 8) as u8, len as u8, l4, 64];
+        ip.extend(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).octets());
+        ip.extend(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3).octets());
+        ip
+    } else {
+        let total = (len + 20).to_be_bytes();
+        vec![0x45, 2, total[0], total[1], 0, 7, 0, 0, 64, l4, 0, 0, 10, 0, 0, 2, 10, 0, 0, 3]
+    };
+    let vnet = match (l4, gso_size) {
+        (protocol::ICMP, _) => Vnet::default(),
+        (_, gso_size) => Vnet {
+            flags: NEEDS_CSUM,
+            gso_type: match (gso_size, l4, v6) {
+                (None, ..) => 0,
+                (Some(_), protocol::UDP, _) => GSO_UDP_L4,
+                (Some(_), _, false) => GSO_TCPV4,
+                (Some(_), _, true) => GSO_TCPV6,
+            },
+            hdr_len: gso_size.map_or(0, |_| (ip.len() + if l4 == protocol::TCP { 20 } else { 8 }) as u16),
+            gso_size: gso_size.unwrap_or(0),
+            csum_start: ip.len() as u16,
+            csum_offset: if l4 == protocol::TCP { 16 } else { 6 },
+        },
+    };
+    let mut packet = vnet.bytes().to_vec();
+    packet.extend(ip);
+    packet.append(&mut body);
+    packet
+}
+
+fn members() -> Vec<(&'static str, String)> {
+    let key = |seed| PrivateKey::from_random([seed; 32]).public();
+    vec![
+        ("empty", String::new()),
+        ("one", format!("{} laptop 10.0.0.2\n", key(1))),
+        ("both-families", format!("{} laptop 10.0.0.2,fd00::2\n", key(1))),
+        ("routes", format!("{}  laptop  10.0.0.2  route=192.168.5.0/24,10.9.0.0/16\n", key(1))),
+        ("comments", format!("# ours\n\n{} laptop -\n  # the end", key(1))),
+        ("held", format!("{} laptop 10.0.0.3\n{} phone 10.0.0.4\n", key(9), key(8))),
+        ("bad-line", format!("{} laptop 10.0.0.3\nnonsense\n", key(9))),
+    ]
+}
+
+/// Scripts for the body of the target `tunnel`: a byte of choice, then what it asks for.
+fn scripts() -> Vec<(&'static str, Vec<u8>)> {
+    const WRITE: u8 = 0x80;
+    const READ: u8 = 0x84;
+    const PACKET: u8 = 4 << 1;
+    const TIME: u8 = 0x80 | 5 << 1;
+    let (spoke, hub) = (0u8, 1u8);
+    let greet = [WRITE | spoke, READ | hub, WRITE | hub, READ | spoke, WRITE | spoke, READ | hub];
+    let welcome = [WRITE | hub, READ | spoke];
+    let open = [&greet[..], &welcome].concat();
+    let packets = [PACKET | spoke, 1, 0, PACKET | hub, 255, 0, PACKET | spoke, 0, 0];
+    let carry = [WRITE | spoke, READ | hub, WRITE | hub, READ | spoke];
+    let flip = [7 << 1 | spoke, 0, 40];
+    vec![
+        ("join", open.clone()),
+        ("packets", [&open[..], &packets, &carry, &carry].concat()),
+        (
+            "slowly",
+            [&open[..], &packets, &[spoke, 0, 9, 4 | hub, 0, 3, spoke, 1, 0, 4 | hub, 0, 200], &carry]
+                .concat(),
+        ),
+        ("pings", [&open[..], &[TIME, 220], &carry, &[TIME, 220], &carry].concat()),
+        ("silence", [&open[..], &[TIME, 255, TIME, 255, TIME, 255]].concat()),
+        ("flipped", [&open[..], &packets, &[WRITE | spoke], &flip, &[READ | hub]].concat()),
+        ("flipped-handshake", [&greet[..1], &flip, &greet[1..]].concat()),
+        ("goodbye", [&open[..], &[0x70 | 7 << 1 | hub, 0, 0], &carry, &carry].concat()),
+        (
+            "control",
+            [&open[..], &[0x40 | 6 << 1 | spoke, 11, 9, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7], &carry].concat(),
+        ),
+        ("too-slow", [&greet[..2], &[TIME, 255]].concat()),
+    ]
+}
