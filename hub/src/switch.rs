@@ -323,7 +323,7 @@ impl Switch {
                 }
                 let left: Vec<IpNetwork> = self.routes.of(id).collect();
                 self.set_routes(id, &[]);
-                self.offer_again(&left);
+                self.offer_again(&left, now);
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
@@ -722,7 +722,7 @@ impl Switch {
     }
 
     /// Takes what others offer, now that these prefixes are free.
-    fn offer_again(&mut self, free: &[IpNetwork]) {
+    fn offer_again(&mut self, free: &[IpNetwork], now: Instant) {
         if free.is_empty() {
             return;
         }
@@ -737,7 +737,7 @@ impl Switch {
                 session.offered.iter().copied().filter(|prefix| !has.contains(prefix) && is_free(prefix));
             let wanted: Vec<IpNetwork> = has.iter().copied().chain(new).collect();
             if wanted.len() > has.len() {
-                let accepted = self.accept_routes(id, &wanted);
+                let accepted = self.accept_routes(id, &wanted, now);
                 self.set_routes(id, &accepted);
             }
         }
