@@ -1,7 +1,7 @@
 //! What both ends of hub & spoke speak.
 //!
 //! Pure files hold the protocol and touch no descriptor, no clock and no global; the IO files
-//! (`tun`, `netlink`, `link`, `state`, `control`, `cli`) say so at their head and are thin.
+//! (`tun`, `netlink`, `link`, `state`, `control`, `sandbox`, `cli`) say so at their head and are thin.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
 pub mod cli;
@@ -24,6 +24,7 @@ pub mod pace;
 pub mod packet;
 pub mod pool;
 pub mod queue;
+pub mod sandbox;
 pub mod state;
 pub mod text;
 pub mod timer;

@@ -26,6 +26,10 @@ pub const LENGTH_LEN: usize = 2;
 pub const MAX_RECORD: usize = 65_535;
 /// Most plaintext bytes in one record.
 pub const MAX_RECORD_PLAIN: usize = MAX_RECORD - TAG_LEN;
+/// Length of the first handshake message: a key (`e`).
+pub const FIRST_LEN: usize = 32;
+/// Length of the second one: two keys (`e`, `s`) and two tags, as its payload is empty.
+pub const SECOND_LEN: usize = 2 * 32 + 2 * TAG_LEN;
 /// Longest handshake message that is accepted: two keys, two tags and a join request.
 pub const MAX_HANDSHAKE: usize = 4_096;
 /// Most payload bytes in the third handshake message.

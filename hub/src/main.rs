@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use commands::{Command, DEFAULT_STATE};
-use hub::server::{Config, Error, Server};
+use common::sandbox::{self, Reach, User};
+use hub::server::{Config, Server};
 use hub::subnets::Subnets;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -34,6 +35,9 @@ struct Args {
     /// directory of the hub's key and members (default /var/lib/hub)
     #[argh(option)]
     state: Option<PathBuf>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
@@ -78,9 +82,10 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     common::cli::warn_if_not_forwarding(&args.route);
     let signals = on_signals(&[SIGINT, SIGTERM])?;
     let hangups = on_signals(&[SIGHUP])?;
-    let result: Result<(), Error> =
-        Server::new(&config, signals, hangups).and_then(|mut server| server.run());
-    Ok(result?)
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    let mut server = Server::new(&config, signals, hangups)?;
+    sandbox::enter(server.state(), user.as_ref(), Reach::Accepts)?;
+    Ok(server.run()?)
 }
 
 /// A socket on which a byte arrives with each of these signals.

@@ -48,8 +48,16 @@ const _: () = assert!(CONTROL_END <= FIRST_SESSION);
 const TURN_BYTES: usize = 256 * 1024;
 /// Packets that the device may bring in one turn: small ones cost more than their bytes.
 const TURN_PACKETS: usize = 256;
+/// Connections that are taken in one turn, so that a flood of them leaves time for members.
+const TURN_ACCEPTS: usize = 64;
+/// Descriptors that are kept for the hub itself: its device, its files, its control socket.
+const OWN_DESCRIPTORS: usize = 32;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Half-open links that are closed then.
+const MAKE_ROOM: usize = 16;
+/// How often it is told that connections cannot be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait before the list of members is written again after that failed.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -135,6 +143,7 @@ pub struct Server {
     poll: Poll,
     ready: Vec<Token>,
     accept_again_at: Option<Instant>,
+    accept_told_at: Option<Instant>,
     save_again_at: Option<Instant>,
     inbox: Inbox,
     outbox: Vec<u8>,
@@ -173,7 +182,8 @@ impl Server {
                 .filter(|network| !network.ip().is_loopback())
                 .collect(),
         };
-        let switch = Switch::new(key, lan, access, members, u64::from_ne_bytes(*seed));
+        let mut switch = Switch::new(key, lan, access, members, u64::from_ne_bytes(*seed));
+        switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
         let device = tun.name().to_owned();
         let mut server = Server {
@@ -191,6 +201,7 @@ impl Server {
             poll,
             ready: Vec::new(),
             accept_again_at: None,
+            accept_told_at: None,
             save_again_at: None,
             inbox: Inbox::default(),
             outbox: link::outbox(),
@@ -236,6 +247,11 @@ impl Server {
                 );
             }
         }
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop.
@@ -320,7 +336,7 @@ impl Server {
     // ---- sources
 
     fn accept(&mut self, now: Instant) {
-        loop {
+        for _ in 0..TURN_ACCEPTS {
             match self.listener.accept() {
                 Ok((stream, source)) => {
                     if let Err(error) = self.take_in(stream, source, now)
@@ -335,14 +351,21 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of descriptors or memory: what waits in the backlog is not reported again.
-                    if self.accept_again_at.is_none() {
+                    if self.accept_told_at.is_none_or(|told_at| now >= told_at + TELL_EVERY) {
                         warn!("cannot accept connections for now: {error}");
+                        self.accept_told_at = Some(now);
                     }
-                    self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    // What these held is free at the end of this turn.
+                    if (0..MAKE_ROOM).filter(|_| self.switch.make_room(now)).count() > 0 {
+                        self.ready.push(LISTENER);
+                    } else {
+                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    }
                     return;
                 }
             }
         }
+        self.ready.push(LISTENER);
     }
 
     fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
 //! keys stay valid within a turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
 use crate::bucket::Bucket;
+use crate::gate::{Gate, Tell, Verdict as Admittance};
 use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
@@ -35,12 +36,6 @@ mod admin;
 
 pub use admin::LinkFacts;
 
-/// Most links whose other end is not authenticated yet.
-pub const MAX_HALF_OPEN: usize = 1_024;
-/// Most of them from one source address (IPv6: from one /64).
-pub const MAX_HALF_OPEN_PER_SOURCE: usize = 128;
-/// Most links in all.
-pub const MAX_SESSIONS: usize = 65_536;
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
 /// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
@@ -144,7 +139,7 @@ pub struct Switch {
     routes: Routes,
     route_changes: VecDeque<RouteChange>,
     sessions: Slab<Session>,
-    half_open: HashMap<IpAddr, usize>,
+    gate: Gate,
     timers: Timers,
     pool: Pool,
     flow_seed: u64,
@@ -192,7 +187,7 @@ impl Switch {
             invites: Invites::default(),
             unix_time: 0,
             sessions: Slab::new(),
-            half_open: HashMap::new(),
+            gate: Gate::default(),
             timers: Timers::default(),
             pool: Pool::new(SPARE_BYTES),
             flow_seed,
@@ -226,18 +221,18 @@ impl Switch {
 
     // ---- links come and go
 
-    /// Takes in a connection from `source`; `None` where there are too many. `ephemeral`: 32 random bytes.
+    /// Sets how many links there can be.
+    pub fn limit_sessions(&mut self, links: usize) {
+        self.gate.limit(links);
+    }
+
+    /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<usize> {
-        let network = source_network(source.ip());
-        let total: usize = self.half_open.values().sum();
-        let from_there = self.half_open.get(&network).copied().unwrap_or(0);
-        if total >= MAX_HALF_OPEN
-            || from_there >= MAX_HALF_OPEN_PER_SOURCE
-            || self.sessions.len() >= MAX_SESSIONS
-        {
-            return None;
+        match self.gate.admit(source.ip(), now) {
+            Admittance::Admit => {}
+            Admittance::Replace(session) => self.evict(session),
+            Admittance::Refuse => return None,
         }
-        *self.half_open.entry(network).or_default() += 1;
         let tunnel = Tunnel::hub(&self.key, ephemeral, now);
         let deadline = tunnel.deadline();
         let session = self.sessions.insert(Session {
@@ -254,8 +249,22 @@ impl Switch {
             end: None,
             dirty: false,
         });
+        self.gate.enter(source.ip(), session, now);
         self.timers.set(session, deadline);
         Some(session)
+    }
+
+    /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        let chosen = self.gate.make_room(now);
+        if let Some(session) = chosen {
+            self.evict(session);
+        }
+        chosen.is_some()
+    }
+
+    fn evict(&mut self, session: usize) {
+        self.end(session, "others need its place".to_owned());
     }
 
     /// The tunnel of a session.
@@ -285,9 +294,13 @@ impl Switch {
         let key = self.ended.pop()?;
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
-        if session.member.is_none() {
-            self.forget_half_open(session.source);
-        }
+        let source = session.source.ip();
+        let tell = if session.member.is_some() {
+            self.gate.left(source, now);
+            Tell::Nothing
+        } else {
+            self.gate.failed(source, key, now)
+        };
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
@@ -307,23 +320,23 @@ impl Switch {
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None if self.damper.tell(Provoked::NotJoined, now) => {
-                info!("link from {} closed before it joined: {why}", session.source);
-            }
-            None => {}
+            None => match tell {
+                // Each source is told once, and many sources are told as one.
+                Tell::First if self.damper.tell(Provoked::NotJoined, now) => {
+                    info!("link from {} closed before it joined: {why}", session.source);
+                }
+                Tell::First => {}
+                Tell::Count(count) => {
+                    info!(
+                        "link from {} closed before it joined: {why} ({count} from there by now)",
+                        session.source
+                    );
+                }
+                Tell::Nothing => debug!("link from {} closed before it joined: {why}", session.source),
+            },
         }
         session.tunnel.close(&mut self.pool);
         Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
-    }
-
-    fn forget_half_open(&mut self, source: SocketAddr) {
-        let network = source_network(source.ip());
-        if let Some(count) = self.half_open.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
-                self.half_open.remove(&network);
-            }
-        }
     }
 
     /// Says goodbye to everyone.
@@ -368,6 +381,9 @@ impl Switch {
                 Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
                 Ok(Some(Event::Control(control))) => self.handle_control(session, control),
                 Ok(None) => {
+                    if entry.tunnel.has_greeted() {
+                        self.gate.greeted(entry.source.ip(), session);
+                    }
                     // The handshake and control frames are answered.
                     if self.sessions[session].tunnel.wants_write() {
                         self.mark_dirty(session);
@@ -619,7 +635,7 @@ impl Switch {
         if let Err(error) = entry.tunnel.welcome(welcome).and_then(|()| entry.tunnel.ping(now)) {
             self.end_with(session, End::Broken(error.to_string()));
         }
-        self.forget_half_open(source);
+        self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
         self.set_routes(id, &routes);
@@ -838,14 +854,6 @@ impl Switch {
                 session.dirty = false;
             }
         }
-    }
-}
-
-/// What counts as one source of links: an IPv4 address, or an IPv6 /64, as one machine can have all of it.
-fn source_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
     }
 }
 

@@ -24,7 +24,7 @@ use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::pool::Pool;
-use common::state::{self, State};
+use common::state::{self, KeptFile, State};
 use common::text::Printable;
 use common::tun::{self, Tun};
 use common::tunnel::{self, Event, Tunnel};
@@ -214,6 +214,7 @@ pub struct Client {
     outbox: Vec<u8>,
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
+    hosts: Option<KeptFile>,
     poll: Poll,
     waker: Arc<Waker>,
     signals: UnixStream,
@@ -227,6 +228,7 @@ impl Client {
         let text = state.read("hubs")?.unwrap_or_default();
         let pinned =
             hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+        let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -256,6 +258,7 @@ impl Client {
             tun,
             explained: BTreeSet::new(),
             cut: Vec::new(),
+            hosts,
             backoff: Backoff::default(),
             failures: Failures::default(),
             drops: Drops::default(),
@@ -274,6 +277,11 @@ impl Client {
             .map_err(system("register with the event queue"))?;
         client.open_control();
         Ok(client)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
@@ -632,7 +640,7 @@ impl Client {
                 self.broken(error.into(), now)?;
             }
         }
-        if self.config.hosts.is_some() {
+        if self.hosts.is_some() {
             self.ask_members(None, now)?;
         }
         Ok(())
@@ -660,8 +668,8 @@ impl Client {
             let after = linked.peers.last().map(|peer| peer.name.clone());
             return self.ask_members(after, now);
         }
-        if let Some(path) = &self.config.hosts
-            && let Err(error) = state::write_file(path, &hosts::text(&linked.peers), 0o644)
+        if let Some(file) = &self.hosts
+            && let Err(error) = file.write(&hosts::text(&linked.peers))
         {
             warn!("{error}");
         }

@@ -12,6 +12,7 @@ use common::frame::MAX_ROUTES;
 use common::invite::Secret;
 use common::name::Name;
 use common::noise::PublicKey;
+use common::sandbox::{self, Reach, User};
 use common::state::{self, State};
 use common::tun::{MAX_MTU, MIN_MTU};
 use ipnetwork::IpNetwork;
@@ -59,6 +60,9 @@ struct Args {
     /// the invite that the hub's owner made for this machine (hub invite)
     #[argh(option)]
     invite: Option<Secret>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
@@ -112,7 +116,12 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    Ok(Client::new(config, state, signals)?.run()?)
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    // The numeric form of an address needs no look-up.
+    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
+    let mut client = Client::new(config, state, signals)?;
+    sandbox::enter(client.state(), user.as_ref(), reach)?;
+    Ok(client.run()?)
 }
 
 /// Refuses what can be known to be wrong, and warns of what may be.
