@@ -22,6 +22,8 @@ pub enum Filled {
     More,
     /// Nothing more for now.
     Drained,
+    /// There was nothing: the socket was not heard.
+    Nothing,
     /// The other end closed.
     Closed,
 }
@@ -70,6 +72,8 @@ impl From<Error> for Broken {
 pub struct Link {
     stream: TcpStream,
     writable: bool,
+    /// The other end has closed, or the socket has failed: reads lead to that, and no further event does.
+    ends: bool,
 }
 
 impl Link {
@@ -79,7 +83,7 @@ impl Link {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        Ok(Link { stream, writable: true })
+        Ok(Link { stream, writable: true, ends: false })
     }
 
     /// Registers the socket for both directions; its interest never changes.
@@ -90,6 +94,11 @@ impl Link {
     /// Tells that the socket was reported writable.
     pub fn set_writable(&mut self) {
         self.writable = true;
+    }
+
+    /// Tells that the socket was reported closed by the other end, or failed, behind what there is to read.
+    pub fn set_ends(&mut self) {
+        self.ends = true;
     }
 
     /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.
@@ -107,10 +116,11 @@ impl Link {
                 Ok(0) => Ok(Filled::Closed),
                 Ok(len) => {
                     inbox.filled(len);
-                    // A short read has emptied the socket (epoll(7), on edge-triggered streams).
-                    Ok(if len == room { Filled::More } else { Filled::Drained })
+                    // A short read has emptied the socket (epoll(7), on edge-triggered streams), but the end
+                    // that was reported together with these bytes is only seen by another one.
+                    Ok(if len == room || self.ends { Filled::More } else { Filled::Drained })
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Drained),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
@@ -172,4 +182,47 @@ const NOTSENT_LOWAT: u32 = 4 * 1024;
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {
     Vec::with_capacity(MAX_BURST + 2 * (crate::noise::MAX_RECORD + crate::noise::LENGTH_LEN))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the socket needs another end")]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    fn connected() -> (Link, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Link::new(TcpStream::from_std(stream)).unwrap(), other)
+    }
+
+    #[test]
+    fn an_end_that_is_reported_with_the_last_bytes_is_seen() {
+        let (mut link, mut other) = connected();
+        other.write_all(b"last words").unwrap();
+        drop(other);
+        let mut poll = Poll::new().unwrap();
+        link.register(poll.registry(), Token(0)).unwrap();
+        let mut events = Events::with_capacity(8);
+        while !events.iter().any(mio::event::Event::is_read_closed) {
+            poll.poll(&mut events, None).unwrap();
+        }
+        link.set_ends();
+        let mut inbox = Inbox::default();
+        assert_eq!(link.fill(&mut inbox).unwrap(), Filled::More);
+        assert_eq!(inbox.sealed(), b"last words");
+        assert_eq!(link.fill(&mut inbox).unwrap(), Filled::Closed);
+    }
+
+    #[test]
+    fn a_read_that_brings_nothing_is_no_sign_of_life() {
+        let (mut link, _other) = connected();
+        assert_eq!(link.fill(&mut Inbox::default()).unwrap(), Filled::Nothing);
+    }
 }

@@ -51,7 +51,7 @@ const TURN_PACKETS: usize = 256;
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
-const OWN_DESCRIPTORS: usize = 32;
+const OWN_DESCRIPTORS: usize = 40;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Half-open links that are closed then.
@@ -281,6 +281,9 @@ impl Server {
                         if event.is_writable() {
                             self.handle_writable(token.0 - FIRST_SESSION);
                         }
+                        if event.is_read_closed() || event.is_error() {
+                            self.handle_end(token.0 - FIRST_SESSION);
+                        }
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
                             ready.push(token);
                         }
@@ -313,12 +316,13 @@ impl Server {
     /// Has the hub's own kernel reach what is behind members.
     fn set_routes(&mut self) {
         while let Some(change) = self.switch.poll_route_change() {
-            let set = match change {
-                RouteChange::Added(prefix) => self.tun.add_route(prefix, None),
-                RouteChange::Removed(prefix) => self.tun.remove_route(prefix),
+            let (prefix, what, set) = match change {
+                RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
+                RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            if let Err(error) = set {
-                warn!("the hub itself does not reach {change:?}: {error}");
+            match set {
+                Ok(()) => info!("route {prefix} {what}"),
+                Err(error) => warn!("route {prefix} not {what}: {error}"),
             }
         }
     }
@@ -437,7 +441,7 @@ impl Server {
         tunnel.park(&mut self.inbox, pool);
         match filled {
             Ok(Filled::More) => self.ready.push(Token(FIRST_SESSION + session)),
-            Ok(Filled::Drained) => {}
+            Ok(Filled::Drained | Filled::Nothing) => {}
             Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
             Err(error) => self.switch.end(session, error.to_string()),
         }
@@ -449,6 +453,12 @@ impl Server {
             if self.switch.is_live(session) {
                 self.switch.mark_dirty(session);
             }
+        }
+    }
+
+    fn handle_end(&mut self, session: usize) {
+        if let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) {
+            link.set_ends();
         }
     }
 
@@ -550,10 +560,8 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
 fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
     let tun = Tun::open(&config.tun)?;
     tun.set_mtu(config.mtu)?;
-    if !config.subnets.iter().any(|subnet| subnet.is_ipv6()) {
-        tun.without_link_local()?;
-    }
-    for address in config.subnets.hub() {
+    tun.without_link_local()?;
+    for address in config.subnets.hub().chain(config.subnets.hub_link_local()) {
         tun.add_address(address)?;
     }
     tun.up()?;

@@ -133,6 +133,11 @@ impl Process {
         Ok(kib * 1024)
     }
 
+    /// Seconds of CPU that it and its children have used, in user space and in the kernel on their behalf.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.pid)
+    }
+
     /// Open file descriptors.
     pub(crate) fn descriptors(&self) -> Result<usize> {
         let path = format!("/proc/{}/fd", self.pid);
@@ -210,4 +215,21 @@ impl Shared {
         drop(state);
         self.changed.notify_all();
     }
+}
+
+fn cpu_seconds(pid: Pid) -> f64 {
+    /// Clock ticks a second in /proc (USER_HZ, part of the kernel's interface).
+    const USER_HZ: f64 = 100.0;
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw));
+    children.map(cpu_seconds).sum::<f64>() + ticks(pid).unwrap_or(0) as f64 / USER_HZ
+}
+
+fn ticks(pid: Pid) -> Option<u64> {
+    // proc_pid_stat(5): behind the name, which may hold anything, field 3 is the first.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    Some(user + system)
 }

@@ -1,12 +1,13 @@
 //! The figures, and the course of measurements that finds them for one system.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::house::{Process, Result};
 use crate::systems::{Kind, Running, System};
-use crate::traffic::{Flood, Flows, cpu_seconds, pings, small_packets};
+use crate::traffic::{Flood, Flows, pings, small_packets};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +54,10 @@ impl Figure {
             Figure::SmallPackets => "64-byte UDP delivered",
             Figure::IdleTrip => "round trip, idle",
             Figure::LoadedTrip => "round trip, bulk load",
-            Figure::LoadedTrip99 => "- 99th percentile",
+            Figure::LoadedTrip99 => "- 99th percentile, bulk load",
             Figure::NarrowTrip => "round trip, bulk, 20 Mbit/s",
-            Figure::NarrowTrip99 => "- 99th percentile ",
-            Figure::NarrowFlow => "- throughput meanwhile",
+            Figure::NarrowTrip99 => "- 99th percentile, 20 Mbit/s",
+            Figure::NarrowFlow => "- throughput, 20 Mbit/s",
             Figure::CpuHub => "CPU of the hub",
             Figure::CpuSender => "CPU of the sender",
             Figure::CpuReceiver => "CPU of the receiver",
@@ -115,7 +116,7 @@ impl Times {
         loaded: Duration::from_secs(10),
         narrow_warm: Duration::from_secs(3),
         narrow: Duration::from_secs(15),
-        stopped: Duration::from_secs(5),
+        stopped: Duration::from_secs(3),
     };
     pub(crate) const QUICK: Times = Times {
         warm: Duration::from_millis(500),
@@ -125,7 +126,7 @@ impl Times {
         loaded: Duration::from_millis(1_500),
         narrow_warm: Duration::from_millis(1_000),
         narrow: Duration::from_millis(2_500),
-        stopped: Duration::from_millis(1_500),
+        stopped: Duration::from_millis(500),
     };
 }
 
@@ -142,6 +143,12 @@ const PING_EVERY: Duration = Duration::from_millis(10);
 
 /// How long what a measurement left in queues may take to drain.
 const DRAIN: Duration = Duration::from_millis(300);
+
+/// How often the flooded spoke is stopped.
+const STOPS: u32 = 4;
+
+/// How long the flood takes to fill the queue before a stopped spoke.
+const FILL: Duration = Duration::from_millis(500);
 
 /// What floods the stopped spoke: fills its queue in a moment, and leaves the machine time for the others.
 const FLOOD: u64 = 100_000_000;
@@ -175,12 +182,12 @@ impl Column {
         if let Err(failure) = measure(self) {
             self.failures.push(format!("{what}: {failure}"));
         }
-        std::thread::sleep(DRAIN);
+        thread::sleep(DRAIN);
     }
 
     fn flows(&mut self, running: &Running, times: &Times) -> Result<()> {
         let flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let programs = || {
             let relays = flow.relays.iter().chain(&running.hub).collect::<Vec<_>>();
             [
@@ -199,9 +206,9 @@ impl Column {
             }
         }
         drop(flow);
-        std::thread::sleep(DRAIN);
+        thread::sleep(DRAIN);
         let flows = Flows::start(running, 0, 1, 4)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         self.set(Figure::FourFlows, self::rate(&flows, times.flow).1 / 1e9);
         Ok(())
     }
@@ -216,7 +223,7 @@ impl Column {
         let Some(to) = running.address(1) else { return Ok(()) };
         self.set(Figure::IdleTrip, pings(running, to, PING_EVERY, times.idle)?.quantile_ms(0.5));
         let _flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let trips = pings(running, to, PING_EVERY, times.loaded)?;
         self.set(Figure::LoadedTrip, trips.quantile_ms(0.5));
         self.set(Figure::LoadedTrip99, trips.quantile_ms(0.99));
@@ -226,39 +233,41 @@ impl Column {
     fn narrow(&mut self, running: &Running, times: &Times) -> Result<()> {
         running.field.narrow(1)?;
         let flow = Flows::start(running, 0, 1, 1)?;
-        std::thread::sleep(times.narrow_warm);
+        thread::sleep(times.narrow_warm);
         let (before, start) = (flow.received(), Instant::now());
         if let Some(to) = running.address(1) {
             let trips = pings(running, to, PING_EVERY, times.narrow)?;
             self.set(Figure::NarrowTrip, trips.quantile_ms(0.5));
             self.set(Figure::NarrowTrip99, trips.quantile_ms(0.99));
         } else {
-            std::thread::sleep(times.narrow);
+            thread::sleep(times.narrow);
         }
         let bits = (flow.received() - before) as f64 * 8.0;
         self.set(Figure::NarrowFlow, bits / start.elapsed().as_secs_f64() / 1e6);
         Ok(())
     }
 
-    /// End 0 sends to end 1 while end 2 floods end 3, which reads at first and then is stopped.
+    /// End 0 sends to end 1 while end 2 floods end 3, which in turns reads and is stopped: what else the
+    /// machine does meets both alike.
     fn stopped(&mut self, times: &Times) -> Result<()> {
         let running = self.system.start(4)?;
         let flow = Flows::start(&running, 0, 1, 1)?;
         let _flood = Flood::start(&running, 2, 3, FLOOD)?;
-        std::thread::sleep(times.warm);
+        thread::sleep(times.warm);
         let (Some(hub), Some(victim)) = (&running.hub, running.ends.get(3)) else { return Ok(()) };
-        let (_, before) = rate(&flow, times.stopped);
         let memory_before = hub.resident_bytes()?;
-        victim.signal(Signal::SIGSTOP)?;
-        std::thread::sleep(times.warm);
-        let (_, after) = rate(&flow, times.stopped);
-        let memory_after = hub.resident_bytes()?;
-        victim.signal(Signal::SIGCONT)?;
-        self.set(Figure::StoppedShare, after / before);
-        self.set(
-            Figure::StoppedGrowth,
-            memory_after.saturating_sub(memory_before) as f64 / f64::from(1 << 20),
-        );
+        let (mut reading, mut stopped, mut memory) = (0.0, 0.0, memory_before);
+        for _ in 0..STOPS {
+            reading += rate(&flow, times.stopped).1;
+            victim.signal(Signal::SIGSTOP)?;
+            thread::sleep(FILL);
+            stopped += rate(&flow, times.stopped).1;
+            memory = memory.max(hub.resident_bytes()?);
+            victim.signal(Signal::SIGCONT)?;
+            thread::sleep(DRAIN);
+        }
+        self.set(Figure::StoppedShare, stopped / reading);
+        self.set(Figure::StoppedGrowth, (memory - memory_before) as f64 / f64::from(1 << 20));
         Ok(())
     }
 }
@@ -266,13 +275,13 @@ impl Column {
 /// Bytes that arrive in `time`, and bits a second.
 fn rate(flows: &Flows, time: Duration) -> (u64, f64) {
     let (before, start) = (flows.received(), Instant::now());
-    std::thread::sleep(time);
+    thread::sleep(time);
     let bytes = flows.received() - before;
     (bytes, bytes as f64 * 8.0 / start.elapsed().as_secs_f64())
 }
 
 /// Seconds of CPU so far, of all of them; `None` where there is none.
 fn cpu(programs: &[&Process]) -> Option<f64> {
-    let seconds: Vec<_> = programs.iter().map(|program| cpu_seconds(program.pid())).collect();
+    let seconds: Vec<_> = programs.iter().map(|program| program.cpu_seconds()).collect();
     if seconds.is_empty() { None } else { Some(seconds.iter().sum()) }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
 #![allow(clippy::disallowed_methods, reason = "it is all IO")]
 
+mod chart;
 mod field;
 mod figures;
 #[path = "../../../tests/house/mod.rs"]
@@ -21,7 +22,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 
@@ -29,6 +31,9 @@ use figures::{Column, Times};
 use house::{Context, Failure, Result};
 use report::Setting;
 use systems::SYSTEMS;
+
+/// More than this share of the processors' time in use by others is worth a word.
+const QUIET: f64 = 0.05;
 
 /// Measures the LAN beside its ceilings and peers.
 #[derive(FromArgs)]
@@ -63,6 +68,13 @@ fn run(options: &Options) -> Result<()> {
     build()?;
     let setting = Setting { machine: machine()?, date: date()? };
     println!("{}, {}\n", setting.machine, setting.date);
+    let busy = busy_share(Duration::from_secs(1))?;
+    if busy > QUIET {
+        println!(
+            "Other programs use {:.0} % of this machine: the figures are not what it can do.\n",
+            busy * 100.0
+        );
+    }
     let times = if options.quick { Times::QUICK } else { Times::FULL };
     let (mut columns, mut remarks) = (Vec::new(), Vec::new());
     for system in SYSTEMS.iter().filter(|system| chosen.contains(&system.name)) {
@@ -85,9 +97,13 @@ fn run(options: &Options) -> Result<()> {
     }
     let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
     fs::create_dir_all(&directory).context(&directory.display().to_string())?;
-    let path = directory.join("lan.csv");
-    fs::write(&path, report::csv(&columns, &setting)).context(&path.display().to_string())?;
-    println!("written to {}", path.display());
+    for (name, text) in
+        [("lan.csv", report::csv(&columns, &setting)), ("lan.svg", chart::svg(&columns, &setting))]
+    {
+        let path = directory.join(name);
+        fs::write(&path, text).context(&path.display().to_string())?;
+        println!("written to {}", path.display());
+    }
     Ok(())
 }
 
@@ -123,6 +139,24 @@ fn machine() -> Result<String> {
     let version: String = release.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     let cores = std::thread::available_parallelism().context("count cores")?;
     Ok(format!("{model}, {cores} cores, Linux {version}"))
+}
+
+/// How much of the processors' time was not idle.
+fn busy_share(time: Duration) -> Result<f64> {
+    let (busy_before, before) = processor_time()?;
+    thread::sleep(time);
+    let (busy_after, after) = processor_time()?;
+    Ok((busy_after - busy_before) as f64 / (after - before).max(1) as f64)
+}
+
+/// Clock ticks so far of all processors: those not idle, and all.
+fn processor_time() -> Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    // proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; the guests' time is within user's.
+    let fields = stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1).take(8);
+    let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    let (all, idle) = (ticks.iter().sum::<u64>(), ticks.iter().skip(3).take(2).sum::<u64>());
+    Ok((all - idle, all))
 }
 
 /// Today, in UTC.

@@ -102,7 +102,8 @@ pub(crate) fn csv(columns: &[Column], setting: &Setting) -> String {
     for column in columns {
         for figure in Figure::ALL {
             if let Some(value) = column.value(figure) {
-                let (system, title, unit) = (column.system.name, figure.title().trim(), figure.unit());
+                let (system, title, unit) =
+                    (column.system.name, figure.title().trim_start_matches("- "), figure.unit());
                 let _ = writeln!(
                     text,
                     "{},\"{}\",{system},\"{title}\",{unit},{value:.4}",

@@ -1,6 +1,5 @@
-//! The traffic that is measured, the same for every system, and what it costs.
+//! The traffic that is measured, the same for every system.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -8,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::field::Field;
@@ -24,8 +22,6 @@ const LARGE: usize = 1_400;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a ping is waited for; one that is lost counts as this long.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
-/// Clock ticks a second in /proc (USER_HZ, part of the kernel's interface).
-const USER_HZ: f64 = 100.0;
 
 /// TCP connections that carry as much as they can, until this is dropped.
 pub(crate) struct Flows {
@@ -252,24 +248,4 @@ fn sequence_of_reply(packet: &[u8]) -> Option<u16> {
         [0, 0, _, _, _, _, high, low, ..] => Some(u16::from_be_bytes([*high, *low])),
         _ => None,
     }
-}
-
-/// Seconds of CPU that a program and its children have used, in user space and in the kernel for it.
-pub(crate) fn cpu_seconds(pid: Pid) -> f64 {
-    let children: f64 = children(pid).into_iter().map(cpu_seconds).sum();
-    children + ticks(pid).unwrap_or(0) as f64 / USER_HZ
-}
-
-fn ticks(pid: Pid) -> Option<u64> {
-    // proc_pid_stat(5): behind the name, which may hold anything, field 3 is the first.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_ascii_whitespace().skip(11);
-    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
-    Some(user + system)
-}
-
-fn children(pid: Pid) -> Vec<Pid> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }

@@ -1,0 +1,190 @@
+//! Spokes without devices: many tunnels in one event loop, over loopback.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::frame::{Control, Join};
+use common::inbox::Inbox;
+use common::link::{self, Filled, Flushed, Link};
+use common::name::Name;
+use common::noise::PrivateKey;
+use common::packet::VNET_LEN;
+use common::pool::Pool;
+use common::state;
+use common::tunnel::{Event, Tunnel};
+use mio::net::TcpStream;
+use mio::{Events, Poll, Token};
+
+use crate::house::wire::udp_packet;
+use crate::house::{Context, Failure, Result};
+
+/// Joins under way: a hub takes no more than 128 from one source.
+const AT_ONCE: usize = 64;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Spoke `i` has address 10.0.0.0 + 2 + i.
+pub(crate) struct Crowd {
+    hub: SocketAddr,
+    spokes: Vec<Spoke>,
+    on_lan: usize,
+    /// Packets that arrived, at any spoke.
+    received: u64,
+    poll: Poll,
+    events: Events,
+    pool: Pool,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+}
+
+struct Spoke {
+    link: Link,
+    tunnel: Tunnel,
+}
+
+impl Crowd {
+    pub(crate) fn new(hub: SocketAddr) -> Result<Crowd> {
+        Ok(Crowd {
+            hub,
+            spokes: Vec::new(),
+            on_lan: 0,
+            received: 0,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1_024),
+            pool: Pool::new(8 << 20),
+            inbox: Inbox::default(),
+            outbox: link::outbox(),
+        })
+    }
+
+    /// Lets spokes join until there are `count`.
+    pub(crate) fn grow(&mut self, count: usize) -> Result<()> {
+        let mut heard_at = Instant::now();
+        while self.on_lan < count {
+            let before = self.on_lan;
+            while self.spokes.len() < count && self.spokes.len() - self.on_lan < AT_ONCE {
+                self.dial()?;
+            }
+            self.turn(Duration::from_millis(100))?;
+            if self.on_lan > before {
+                heard_at = Instant::now();
+            } else if heard_at.elapsed() > PATIENCE {
+                let on_lan = self.on_lan;
+                return Err(Failure::new(format!("no spoke joined in {PATIENCE:?}; {on_lan} have")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the hub for some time, and sends nothing else.
+    pub(crate) fn idle(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.turn(left)?;
+        }
+    }
+
+    /// Sends bursts of `burst` packets from the first spoke to the second for some time, each when the one
+    /// before has arrived. Returns the number of packets.
+    pub(crate) fn talk(&mut self, burst: u64, time: Duration) -> Result<u64> {
+        let packet = udp_packet((address(0), 4_000), (address(1), 4_001), &[0x5a; 64]);
+        let packet = [&[0; VNET_LEN][..], &packet].concat();
+        let (start, before) = (Instant::now(), self.received);
+        let mut sent = 0;
+        while start.elapsed() < time {
+            let now = Instant::now();
+            for _ in 0..burst {
+                let packet = self.pool.copy(&packet);
+                self.spokes[0].tunnel.enqueue(packet, 0, &mut self.pool, now);
+            }
+            self.flush(0, now)?;
+            sent += burst;
+            while self.received - before < sent {
+                self.turn(PATIENCE)?;
+                if now.elapsed() > PATIENCE {
+                    return Err(Failure::new("packets were lost"));
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    fn dial(&mut self) -> Result<()> {
+        let i = self.spokes.len();
+        let now = Instant::now();
+        let stream = TcpStream::connect(self.hub).context("connect to the hub")?;
+        let key = PrivateKey::from_random(state::random()?);
+        let join = Join {
+            name: Name::nearest(&format!("crowd-{i}")),
+            addresses: vec![IpAddr::V4(address(i))],
+            routes: Vec::new(),
+            mtu: None,
+            invite: None,
+        };
+        let mut link = Link::new(stream).context("set a socket's options")?;
+        link.register(self.poll.registry(), Token(i)).context("register a socket")?;
+        let tunnel = Tunnel::spoke(&key, state::random()?, None, &join, &mut self.pool, now);
+        self.spokes.push(Spoke { link, tunnel });
+        self.flush(i, now)
+    }
+
+    /// Waits for events and deals with them.
+    fn turn(&mut self, timeout: Duration) -> Result<()> {
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        match self.poll.poll(&mut events, Some(timeout)) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        let now = Instant::now();
+        for event in &events {
+            let Token(i) = event.token();
+            if event.is_writable() {
+                self.spokes[i].link.set_writable();
+            }
+            if event.is_readable() {
+                while self.read(i, now)? == Filled::More {}
+            }
+            self.flush(i, now)?;
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn read(&mut self, i: usize, now: Instant) -> Result<Filled> {
+        let Spoke { link, tunnel } = &mut self.spokes[i];
+        let what = || format!("spoke {i}");
+        tunnel.unpark(&mut self.inbox, &mut self.pool);
+        let filled = link.fill(&mut self.inbox).context(&what())?;
+        while let Some(event) = tunnel.open(&mut self.inbox, &mut self.pool, now).context(&what())? {
+            match event {
+                Event::Packet(_) => self.received += 1,
+                Event::Control(Control::Welcome(_)) => self.on_lan += 1,
+                Event::Control(Control::Refused { text, .. }) => {
+                    return Err(Failure::new(format!("the hub refused spoke {i}: {text}")));
+                }
+                Event::Control(_) | Event::Join { .. } => {}
+            }
+        }
+        tunnel.park(&mut self.inbox, &mut self.pool);
+        if filled == Filled::Closed {
+            return Err(Failure::new(format!("the hub closed the connection of spoke {i}")));
+        }
+        Ok(filled)
+    }
+
+    fn flush(&mut self, i: usize, now: Instant) -> Result<()> {
+        let Spoke { link, tunnel } = &mut self.spokes[i];
+        let mut flush = || link.flush(tunnel, &mut self.outbox, &mut self.pool, now);
+        while flush().context("write")? == Flushed::More {}
+        Ok(())
+    }
+}
+
+fn address(i: usize) -> Ipv4Addr {
+    let first = u32::from(Ipv4Addr::new(10, 0, 0, 2));
+    Ipv4Addr::from(first + u32::try_from(i).expect("fewer spokes than the subnet has addresses"))
+}

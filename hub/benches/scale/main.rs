@@ -1,0 +1,147 @@
+//! What a spoke costs the hub, as their number grows.
+//!
+//! `cargo bench --bench scale` runs the real hub in a network namespace and lets 10, 100, 1,000 and 10,000
+//! simulated spokes join over loopback; they have no devices, the hub has one. Prints a table and writes
+//! `target/bench/scale.csv`. `-- --quick` stops at 1,000. Needs root, and `ip` (iproute2) and `setpriv`
+//! (util-linux).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
+#![allow(clippy::disallowed_methods, reason = "it is all IO")]
+
+mod crowd;
+#[path = "../../../tests/house/mod.rs"]
+mod house;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crowd::Crowd;
+use house::{Context, HUB_LISTENS, Host, Process, Result, require_tun};
+
+const COUNTS: [usize; 4] = [10, 100, 1_000, 10_000];
+const PORT: u16 = 5678;
+const START: Duration = Duration::from_secs(10);
+/// Packets of one burst: what a busy spoke has ready when its socket is read.
+const BURST: u64 = 64;
+/// Longer than the time between two pings of a tunnel.
+const IDLE: Duration = Duration::from_secs(8);
+const TALK: Duration = Duration::from_secs(4);
+/// Descriptors of a process beside its spokes' sockets.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Measures what spokes cost the hub.
+#[derive(FromArgs)]
+struct Options {
+    /// stop at 1,000 spokes
+    #[argh(switch)]
+    quick: bool,
+    /// directory for scale.csv (default: target/bench)
+    #[argh(option)]
+    out: Option<PathBuf>,
+    /// given by cargo bench
+    #[argh(switch, hidden_help)]
+    #[expect(dead_code, reason = "cargo passes it to each benchmark")]
+    bench: bool,
+}
+
+/// What one number of spokes came to.
+struct Row {
+    spokes: usize,
+    joins_per_second: f64,
+    /// Of the hub's resident memory, for each spoke.
+    idle_bytes: f64,
+    /// Of one core, while nobody says anything but pings.
+    idle_cpu: f64,
+    /// CPU of the hub for one packet from a spoke to another, without what idle spokes cost meanwhile.
+    packet_seconds: f64,
+}
+
+fn main() -> ExitCode {
+    match run(&argh::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("scale: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    require_tun()?;
+    let descriptors = raise_limit()?;
+    println!(
+        "{:>8}{:>10}{:>18}{:>16}{:>18}{:>12}",
+        "spokes", "joins/s", "idle spoke KiB", "idle CPU %", "µs per packet", "of first"
+    );
+    let mut csv =
+        String::from("spokes,joins_per_second,idle_spoke_bytes,idle_cpu_percent,packet_microseconds\n");
+    let mut first = None;
+    for count in COUNTS.into_iter().filter(|count| !options.quick || *count <= 1_000) {
+        if count as u64 + OTHER_DESCRIPTORS > descriptors {
+            println!("{count:>8}  needs more descriptors than the {descriptors} allowed: raise `ulimit -Hn`");
+            continue;
+        }
+        let row = measure(count)?;
+        let Row { spokes, joins_per_second: joins, idle_bytes, idle_cpu, packet_seconds } = row;
+        let (kib, percent, micros) = (idle_bytes / 1024.0, idle_cpu * 100.0, packet_seconds * 1e6);
+        let relative = micros / *first.get_or_insert(micros);
+        println!("{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>16.2}{micros:>18.3}{relative:>12.2}");
+        let _ = writeln!(csv, "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{micros:.4}");
+    }
+    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
+    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
+    let path = directory.join("scale.csv");
+    fs::write(&path, csv).context(&path.display().to_string())?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// A new hub and its crowd.
+fn measure(count: usize) -> Result<Row> {
+    let host = Host::new("hub")?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hub"));
+    // A log line for each join is not what is measured.
+    command.env("RUST_LOG", "warn,hub::server=info");
+    command.args(["--subnet", "10.0.0.0/16", "--state"]).arg(host.private().join("hub"));
+    let hub = host.spawn("hub", &command)?;
+    hub.wait_for_line(HUB_LISTENS, START)?;
+    // The crowd's thread is one of the host: its sockets are born there.
+    host.thread(move || measure_within(&hub, count)).join().expect("the crowd does not panic")
+}
+
+fn measure_within(hub: &Process, count: usize) -> Result<Row> {
+    let mut crowd = Crowd::new(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))?;
+    let resident = hub.resident_bytes()?;
+    let start = Instant::now();
+    crowd.grow(count)?;
+    let joins_per_second = count as f64 / start.elapsed().as_secs_f64();
+
+    let (start, cpu) = (Instant::now(), hub.cpu_seconds());
+    crowd.idle(IDLE)?;
+    let idle_cpu = (hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64();
+    let idle_bytes = hub.resident_bytes()?.saturating_sub(resident) as f64 / count as f64;
+
+    crowd.talk(BURST, TALK / 8)?;
+    let (start, cpu) = (Instant::now(), hub.cpu_seconds());
+    let packets = crowd.talk(BURST, TALK)?;
+    let used = hub.cpu_seconds() - cpu - idle_cpu * start.elapsed().as_secs_f64();
+    Ok(Row { spokes: count, joins_per_second, idle_bytes, idle_cpu, packet_seconds: used / packets as f64 })
+}
+
+/// Lets this process and the hub that it starts have as many descriptors as the system allows them.
+fn raise_limit() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of descriptors")?;
+    Ok(hard)
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
