@@ -14,6 +14,7 @@ use common::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel};
 use hub::members::{Access, Members};
 use hub::subnets::Subnets;
 use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
+use ipnetwork::IpNetwork;
 
 use crate::packets::{Book, HUB, HUB_V4, HUB_V6};
 use crate::pipe::{Pipe, Read};
@@ -60,6 +61,8 @@ pub(crate) struct World {
     pub(crate) book: Book,
     /// A locked hub does not know the last spoke.
     pub(crate) is_locked: bool,
+    /// What each spoke offers when it joins.
+    pub(crate) offers: Vec<IpNetwork>,
     next_conn: usize,
     by_session: HashMap<usize, usize>,
     hub_inbox: Inbox,
@@ -101,6 +104,7 @@ impl World {
             conns: HashMap::new(),
             book: Book::default(),
             is_locked,
+            offers: Vec::new(),
             next_conn: 0,
             by_session: HashMap::new(),
             hub_inbox: Inbox::default(),
@@ -133,7 +137,13 @@ impl World {
         self.forget(spoke);
         let Some(conn) = self.connect(Some(spoke)) else { return };
         let name = Name::nearest(&format!("s{}", self.rng.below(3)));
-        let join = Join { name, addresses, routes: vec![], mtu: None, invite: self.spokes[spoke].invite };
+        let join = Join {
+            name,
+            addresses,
+            routes: self.offers.clone(),
+            mtu: None,
+            invite: self.spokes[spoke].invite,
+        };
         let ephemeral = self.rng.key();
         let tunnel = Tunnel::spoke(&self.spokes[spoke].key, ephemeral, None, &join, &mut self.pool, self.now);
         self.spokes[spoke].link = Some(Link { tunnel, conn, addresses: Vec::new() });

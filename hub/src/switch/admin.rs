@@ -9,6 +9,7 @@ use common::invite::{Secret, SecretHash};
 use common::noise::PublicKey;
 use common::text::Printable;
 use common::tunnel::Tunnel;
+use ipnetwork::IpNetwork;
 use log::info;
 
 use super::{Lan, Provoked, Switch};
@@ -188,37 +189,42 @@ impl Switch {
     /// Strikes a member off the list for good, and ends its link.
     pub fn revoke(&mut self, id: MemberId, now: Instant) -> Change {
         let change = self.members.revoke(id);
-        self.carry_out(&change, now);
-        self.reopen_disputes(now);
+        self.carry_out(std::slice::from_ref(&change), now);
         change
     }
 
     /// Takes over a list of members that was read anew; tells who is changed by it. Nobody else notices.
     pub fn replace_members(&mut self, members: Members, now: Instant) -> Vec<Change> {
         let changes = self.members.replace(members);
-        for change in &changes {
-            self.carry_out(change, now);
-        }
-        self.reopen_disputes(now);
+        self.carry_out(&changes, now);
         changes
     }
 
-    fn carry_out(&mut self, change: &Change, now: Instant) {
-        let Change { id, member, fate } = change;
-        let (farewell, why) = match fate {
-            Fate::Revoked => (Farewell::Revoked, "its membership was revoked"),
-            // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
-            Fate::Removed => (Farewell::Changed, "it was taken off the list of members"),
-            Fate::Changed => (Farewell::Changed, "its line in the list of members was changed"),
-        };
-        // The link of one that is still in the list tells its own end.
-        if *fate != Fate::Changed {
-            info!("{} ({}) is no member any more: {why}", member.name, member.addresses_text());
+    fn carry_out(&mut self, changes: &[Change], now: Instant) {
+        // All links end before anything else happens: then no session is left whose member is gone.
+        for Change { member, fate, .. } in changes {
+            let (farewell, why) = match fate {
+                Fate::Revoked => (Farewell::Revoked, "its membership was revoked"),
+                // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
+                Fate::Removed => (Farewell::Changed, "it was taken off the list of members"),
+                Fate::Changed => (Farewell::Changed, "its line in the list of members was changed"),
+            };
+            // The link of one that is still in the list tells its own end.
+            if *fate != Fate::Changed {
+                info!("{} ({}) is no member any more: {why}", member.name, member.addresses_text());
+            }
+            if let Some(session) = member.session {
+                self.dismiss(session, farewell, why);
+            }
+        }
+        for Change { id, .. } in changes.iter().filter(|change| change.fate != Fate::Changed) {
+            let left: Vec<IpNetwork> = self.routes.of(*id).collect();
             self.set_routes(*id, &[]);
+            self.offer_again(&left, now);
             self.nudge(now);
         }
-        if let Some(session) = member.session {
-            self.dismiss(session, farewell, why);
+        if !changes.is_empty() {
+            self.reopen_disputes(now);
         }
     }
 
