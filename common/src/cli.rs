@@ -1,10 +1,12 @@
-//! What both command lines share. IO: it prints, and asks the system for its name.
+//! What both command lines share. IO: it prints, and asks the system for its
+//! name and its limits.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it reads the host name")]
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use ipnetwork::IpNetwork;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::name::Name;
 
@@ -14,6 +16,17 @@ pub fn print_version(name: &str, version: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Raises the limit of descriptors as far as the administrator lets us, and returns it.
+pub fn raise_descriptor_limit() -> usize {
+    let resource = Resource::RLIMIT_NOFILE;
+    let raised = getrlimit(resource).map(|(soft, hard)| match setrlimit(resource, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    });
+    // The least that POSIX lets a system have is 20; no system is known without a figure.
+    raised.map_or(20, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Warns where this machine is to forward to these prefixes, but its kernel does not forward.

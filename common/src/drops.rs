@@ -71,6 +71,13 @@ impl Drops {
         self.0.iter().sum()
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn add_all(&mut self, other: &Drops) {
+        for (reason, packets) in other.iter() {
+            self.add_many(reason, packets);
+        }
+    }
+
     /// The reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
         Reason::ALL.iter().map(|&reason| (reason, self.of(reason))).filter(|&(_, count)| count > 0)

@@ -42,6 +42,19 @@ impl Parked {
     }
 }
 
+impl Parked {
+    /// Moves the bytes to a buffer made to measure.
+    pub fn fit(&mut self, pool: &mut Pool) {
+        let fitting = Buf::fitting(&self.bytes);
+        pool.give(std::mem::replace(&mut self.bytes, fitting));
+    }
+
+    /// What this costs, in bytes.
+    pub fn truesize(&self) -> usize {
+        self.bytes.truesize()
+    }
+}
+
 impl Default for Inbox {
     fn default() -> Inbox {
         Inbox { bytes: vec![0; MAX_PARKED + READ_BYTES].into(), plain: 0..0, cipher: 0..0 }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The name of a member: 1 to 63 of `A-Z a-z 0-9 . _ -`, so that it is safe in a file, a log and a terminal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Name(String);
 
 /// A text that is no name.
@@ -53,6 +56,14 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Name, BadName> {
         let fits = (1..=Self::MAX_LEN).contains(&text.len()) && text.chars().all(is_name_char);
         if fits { Ok(Name(text.to_owned())) } else { Err(BadName) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Name, BadName> {
+        text.parse()
     }
 }
 

@@ -26,6 +26,10 @@ pub const LENGTH_LEN: usize = 2;
 pub const MAX_RECORD: usize = 65_535;
 /// Most plaintext bytes in one record.
 pub const MAX_RECORD_PLAIN: usize = MAX_RECORD - TAG_LEN;
+/// Length of the first handshake message: a key (`e`).
+pub const FIRST_LEN: usize = 32;
+/// Length of the second one: two keys (`e`, `s`) and two tags, as its payload is empty.
+pub const SECOND_LEN: usize = 2 * 32 + 2 * TAG_LEN;
 /// Longest handshake message that is accepted: two keys, two tags and a join request.
 pub const MAX_HANDSHAKE: usize = 4_096;
 /// Most payload bytes in the third handshake message.
@@ -192,6 +196,19 @@ impl FromStr for PublicKey {
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&BASE64.encode(self.0))
+    }
+}
+
+impl serde::Serialize for PublicKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PublicKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

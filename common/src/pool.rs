@@ -32,6 +32,16 @@ pub struct Buf {
 }
 
 impl Buf {
+    /// A copy of `bytes` with no room to spare, of which there may be many for long; a pool does not keep it.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` are 4 GiB or more.
+    pub fn fitting(bytes: &[u8]) -> Buf {
+        let end = u32::try_from(bytes.len()).expect("a buffer is shorter than 4 GiB");
+        Buf { bytes: bytes.into(), start: 0, end }
+    }
+
     /// What this buffer costs: its capacity in bytes, in use or not.
     pub fn truesize(&self) -> usize {
         self.bytes.len()

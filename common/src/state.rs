@@ -1,11 +1,20 @@
 //! The state directory of a hub or a spoke: its key and its text files. IO.
+//!
+//! Files are reached through the directory's descriptor, not by path: a program that has given up its rights
+//! may not be able to go the way to the directory any more, as one below a home that is closed to others.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the state directory")]
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::noise::PrivateKey;
 
@@ -74,8 +83,8 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct State {
     path: PathBuf,
-    /// Held for its lock, which ends with the process.
-    _lock: File,
+    /// Holds the lock, which ends with the process.
+    directory: File,
 }
 
 impl State {
@@ -97,12 +106,17 @@ impl State {
             return Err(Error::Exposed { path: path.to_owned(), mode: 0o700 });
         }
         // The directory itself is locked: no lock file to make, and a read-only one can be used.
-        let lock = File::open(path).map_err(|error| fail("open the state directory", error))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(State { path: path.to_owned(), _lock: lock }),
+        let directory = File::open(path).map_err(|error| fail("open the state directory", error))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(State { path: path.to_owned(), directory }),
             Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(fail("lock the state directory", error)),
         }
+    }
+
+    /// The directory itself, for rules about what lies below it.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// Where it is.
@@ -113,7 +127,7 @@ impl State {
     /// This end's key, made at first use.
     pub fn key(&self) -> Result<PrivateKey, Error> {
         let path = self.path.join("key");
-        let Some(text) = self.read("key")? else {
+        let Some((text, mode)) = self.read_with_mode("key")? else {
             let key = PrivateKey::from_random(random().map_err(|error| Error::Io {
                 tried: "get random bytes for",
                 path: path.clone(),
@@ -122,8 +136,7 @@ impl State {
             self.write("key", &format!("{}\n", key.to_base64()))?;
             return Ok(key);
         };
-        let fail = |error| Error::Io { tried: "read", path: path.clone(), error };
-        if fs::metadata(&path).map_err(fail)?.permissions().mode() & 0o077 != 0 {
+        if mode & 0o077 != 0 {
             return Err(Error::Exposed { path, mode: 0o600 });
         }
         text.trim().parse().map_err(|bad: crate::noise::BadKey| Error::Damaged {
@@ -135,32 +148,87 @@ impl State {
 
     /// The text of a file; `None` where there is none.
     pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
-        let path = self.path.join(name);
-        let fail = |error| Error::Io { tried: "read", path: path.clone(), error };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(fail(error)),
+        Ok(self.read_with_mode(name)?.map(|(text, _)| text))
+    }
+
+    fn read_with_mode(&self, name: &str) -> Result<Option<(String, u32)>, Error> {
+        let fail = |error| Error::Io { tried: "read", path: self.path.join(name), error };
+        let file = match openat(&self.directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(fail(error.into())),
         };
+        let mode = file.metadata().map_err(fail)?.mode();
         let mut text = String::new();
         file.take(MAX_FILE).read_to_string(&mut text).map_err(fail)?;
-        Ok(Some(text))
+        Ok(Some((text, mode)))
     }
 
     /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        write_file(&self.path.join(name), text, 0o600)
+        let new = format!(".{name}.new");
+        let written = self
+            .write_synced(&new, text)
+            .and_then(|()| Ok(renameat(&self.directory, new.as_str(), &self.directory, name)?));
+        written.map_err(|error| {
+            // It may never have been made; the reason is told already.
+            let _ = unlinkat(&self.directory, new.as_str(), UnlinkatFlags::NoRemoveDir);
+            Error::Io { tried: "write", path: self.path.join(name), error }
+        })?;
+        // A directory that cannot be synced still holds the new file.
+        let _ = self.directory.sync_all();
+        Ok(())
+    }
+
+    fn write_synced(&self, name: &str, text: &str) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(&self.directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
     }
 
     /// Removes a file; none there is fine.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
-        let path = self.path.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Io { tried: "remove", path, error })
+        match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
+            Err(error) if error != Errno::ENOENT => {
+                Err(Error::Io { tried: "remove", path: self.path.join(name), error: error.into() })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Makes the directory and its files those of `user`: without the rights of an administrator a program
+    /// can only use what is its own. What is there already is left alone, as are directories in it.
+    pub fn give_to(&self, user: Uid, group: Gid) -> Result<(), Error> {
+        let fail = |path, error: Errno| Error::Io { tried: "change the owner of", path, error: error.into() };
+        let own = fstat(&self.directory).map_err(|error| fail(self.path.clone(), error))?;
+        if own.st_uid != user.as_raw() {
+            nix::unistd::fchown(&self.directory, Some(user), Some(group))
+                .map_err(|error| fail(self.path.clone(), error))?;
+        }
+        let names = fs::read_dir(&self.path).map_err(|error| Error::Io {
+            tried: "list",
+            path: self.path.clone(),
+            error,
+        })?;
+        for name in names.filter_map(|entry| Some(entry.ok()?.file_name())) {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let given = openat(&self.directory, name.as_os_str(), flags, Mode::empty()).and_then(|file| {
+                let found = fstat(&file)?;
+                let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+                // The last owner may have put a link to another's file here: not by its name here alone.
+                let is_ours = (kind == SFlag::S_IFREG || kind == SFlag::S_IFSOCK) && found.st_nlink == 1;
+                if !is_ours || found.st_uid == user.as_raw() {
+                    return Ok(());
+                }
+                fchownat(file.as_fd(), "", Some(user), Some(group), AtFlags::AT_EMPTY_PATH)
+            });
+            match given {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(fail(self.path.join(name), error)),
+            }
+        }
+        Ok(())
     }
 
     /// The error for a line of a file that makes no sense.
@@ -169,26 +237,29 @@ impl State {
     }
 }
 
-/// Writes a file with this mode whole or not at all, also through a loss of power.
-pub fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
-    let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(fail(io::ErrorKind::IsADirectory.into()));
-    };
-    let new = directory.join(format!(".{}.new", name.to_string_lossy()));
-    let write_new = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write_new().and_then(|()| fs::rename(&new, path)).map_err(|error| {
-        // It may never have been made; the reason is told already.
-        let _ = fs::remove_file(&new);
-        fail(error)
-    })?;
-    // A directory that cannot be synced still holds the new file.
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
-    Ok(())
+/// A file outside of the state directory that is rewritten now and then.
+///
+/// It is opened once and written in place: a program that has given up its rights can open no other.
+#[derive(Debug)]
+pub struct KeptFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl KeptFile {
+    /// Opens the file, making it (readable by all) where it is missing.
+    pub fn open(path: &Path) -> Result<KeptFile, Error> {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
+        let file = opened.map_err(|error| Error::Io { tried: "write", path: path.to_owned(), error })?;
+        Ok(KeptFile { path: path.to_owned(), file })
+    }
+
+    /// Gives the file this text.
+    pub fn write(&self, text: &str) -> Result<(), Error> {
+        let written = self.file.write_all_at(text.as_bytes(), 0);
+        let cut = written.and_then(|()| self.file.set_len(text.len() as u64));
+        cut.map_err(|error| Error::Io { tried: "write", path: self.path.clone(), error })
+    }
 }
 
 /// 32 bytes from the system's random source.
@@ -200,6 +271,8 @@ pub fn random() -> io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
 
     /// A directory of its own for each test, removed at the end.
@@ -260,6 +333,42 @@ mod tests {
         fs::create_dir(&scratch.0).unwrap();
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(State::open(&scratch.0).unwrap_err().to_string().contains("chmod 700"));
+    }
+
+    #[test]
+    fn rewrites_a_kept_file_whole() {
+        let scratch = Scratch::new();
+        let kept = KeptFile::open(&scratch.0).unwrap();
+        for text in ["a longer text\n", "short\n", ""] {
+            kept.write(text).unwrap();
+            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
+        }
+        fs::remove_file(&scratch.0).unwrap();
+        let error = KeptFile::open(&scratch.0.join("below")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write "), "{error}");
+    }
+
+    #[test]
+    fn gives_its_files_away_but_no_link_to_another() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        state.key().unwrap();
+        let elsewhere = Scratch::new();
+        fs::write(&elsewhere.0, "another's").unwrap();
+        fs::hard_link(&elsewhere.0, scratch.0.join("hard")).unwrap();
+        symlink(&elsewhere.0, scratch.0.join("soft")).unwrap();
+        fs::create_dir(scratch.0.join("sub")).unwrap();
+        let nobody = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+        match state.give_to(nobody.0, nobody.1) {
+            Err(error) if !Uid::effective().is_root() => {
+                return assert!(error.to_string().starts_with("cannot change the owner of"), "{error}");
+            }
+            given => given.unwrap(),
+        }
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        assert_eq!((owner(&scratch.0), owner(&scratch.0.join("key"))), (65_534, 65_534));
+        assert_eq!([owner(&elsewhere.0), owner(&scratch.0.join("sub"))], [0, 0]);
+        fs::remove_file(&elsewhere.0).unwrap();
     }
 
     #[test]

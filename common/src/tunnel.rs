@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use crate::frame::{self, BadFrame, Control, Farewell, Join, Refusal, Welcome};
 use crate::inbox::{Inbox, Parked};
 use crate::noise::{
-    Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, PrivateKey, PublicKey, Role, Sealer,
-    Stranger, check_hello, hello,
+    FIRST_LEN, Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, PrivateKey, PublicKey, Role,
+    SECOND_LEN, Sealer, Stranger, check_hello, hello,
 };
 use crate::pace::Pace;
 use crate::pool::{Buf, Pool};
@@ -226,6 +226,11 @@ impl Tunnel {
         matches!(self.state, State::Hello(..) | State::Third(_))
     }
 
+    /// Hub: whether the handshake has begun, and waits for its third message.
+    pub fn has_greeted(&self) -> bool {
+        matches!(self.state, State::Third(_))
+    }
+
     /// The other end's key, once it is proved.
     pub fn remote(&self) -> Option<PublicKey> {
         self.transport.as_ref().map(|transport| transport.remote)
@@ -261,6 +266,12 @@ impl Tunnel {
     /// Keeps what is left in the inbox after the last `open`.
     pub fn park(&mut self, inbox: &mut Inbox, pool: &mut Pool) {
         self.parked = inbox.park(pool);
+        // Strangers can have many tunnels: they get no more memory than they have sent bytes.
+        if self.is_half_open()
+            && let Some(parked) = &mut self.parked
+        {
+            parked.fit(pool);
+        }
     }
 
     /// Tells that a read brought bytes.
@@ -367,7 +378,12 @@ impl Tunnel {
         let behind = &inbox.sealed()[skip..];
         let Some(&prefix) = behind.first_chunk::<LENGTH_LEN>() else { return Ok(Step::Wait) };
         let len = usize::from(u16::from_be_bytes(prefix));
-        if len > MAX_HANDSHAKE {
+        let longest = match (&self.state, self.role) {
+            (State::Hello(..), Role::Hub) => FIRST_LEN,
+            (State::Hello(..), Role::Spoke) => SECOND_LEN,
+            _ => MAX_HANDSHAKE,
+        };
+        if len > longest {
             return Err(Error::Handshake);
         }
         let Some(message) = behind[LENGTH_LEN..].get(..len) else { return Ok(Step::Wait) };

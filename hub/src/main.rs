@@ -1,12 +1,18 @@
 //! The command line of `hub`.
 
+mod commands;
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use hub::server::{Config, Error, Server};
+use commands::{Command, DEFAULT_STATE};
+use common::sandbox::{self, Reach, User};
+use hub::server::{Config, Server};
 use hub::subnets::Subnets;
 use ipnetwork::IpNetwork;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The server of a LAN over TCP: spokes connect to it, and all are on one network.
 #[derive(FromArgs)]
@@ -27,17 +33,25 @@ struct Args {
     #[argh(option)]
     route: Vec<IpNetwork>,
     /// directory of the hub's key and members (default /var/lib/hub)
-    #[argh(option, default = "\"/var/lib/hub\".into()")]
-    state: std::path::PathBuf,
+    #[argh(option)]
+    state: Option<PathBuf>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
         return common::cli::print_version("hub", env!("CARGO_PKG_VERSION"));
+    }
+    if let Some(command) = args.command {
+        return commands::run(command, args.state);
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(&args) {
@@ -56,7 +70,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         tun: args.tun.clone(),
         mtu: args.mtu,
         routes: args.route.clone(),
-        state: args.state.clone(),
+        state: args.state.clone().unwrap_or_else(|| DEFAULT_STATE.into()),
     };
     if let Some(bad) = args.route.iter().find(|prefix| prefix.network() != prefix.ip()) {
         let (network, length) = (bad.network(), bad.prefix());
@@ -66,11 +80,20 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         .into());
     }
     common::cli::warn_if_not_forwarding(&args.route);
-    let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
-    signals.set_nonblocking(true)?;
-    for signal in [SIGINT, SIGTERM] {
+    let signals = on_signals(&[SIGINT, SIGTERM])?;
+    let hangups = on_signals(&[SIGHUP])?;
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    let mut server = Server::new(&config, signals, hangups)?;
+    sandbox::enter(server.state(), user.as_ref(), Reach::Accepts)?;
+    Ok(server.run()?)
+}
+
+/// A socket on which a byte arrives with each of these signals.
+fn on_signals(signals: &[i32]) -> std::io::Result<UnixStream> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    for &signal in signals {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    let result: Result<(), Error> = Server::new(&config, signals).and_then(|mut server| server.run());
-    Ok(result?)
+    Ok(receiver)
 }

@@ -4,9 +4,10 @@
 //! # key                                        name    addresses            options
 //! hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo= laptop  10.0.0.2,fd00::2     route=192.168.5.0/24
 //! ```
+//! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -41,6 +42,8 @@ pub struct Member {
     pub session: Option<usize>,
     /// When it was last on the LAN, if that was since the hub started.
     pub seen_at: Option<Instant>,
+    /// Whether no text that was read or written has it yet.
+    unsaved: bool,
 }
 
 impl Member {
@@ -66,6 +69,8 @@ pub enum Access {
     Open,
     /// Only keys that the hub knows.
     Locked,
+    /// Only keys that the hub knows, and this one, which has an invite.
+    Invited,
 }
 
 /// What the hub answers to a join request.
@@ -85,7 +90,7 @@ pub enum Admission {
 }
 
 enum Line {
-    /// A comment or blank line, as it was.
+    /// A comment, a blank line or a revoked member, as it was.
     Text(String),
     /// A member, as it was written by hand if it has not changed since.
     Member(MemberId, Option<String>),
@@ -98,6 +103,9 @@ pub struct Members {
     by_key: HashMap<PublicKey, MemberId>,
     by_name: BTreeMap<Name, MemberId>,
     by_address: HashMap<IpAddr, MemberId>,
+    revoked: HashSet<PublicKey>,
+    /// Addresses that are kept for invites.
+    reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
     /// Whether the text differs from the one that was last read or written.
     changed: bool,
@@ -112,12 +120,19 @@ impl Members {
             by_key: HashMap::new(),
             by_name: BTreeMap::new(),
             by_address: HashMap::new(),
+            revoked: HashSet::new(),
+            reserved: HashSet::new(),
             lines: Vec::new(),
             changed: false,
         };
         for (index, line) in text.lines().enumerate() {
             let bad = |why| BadLine { line: index + 1, why };
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                members.lines.push(Line::Text(line.to_owned()));
+                continue;
+            }
+            if let Some(key) = edit::parse_revoked(line).map_err(bad)? {
+                members.insert_revoked(key).map_err(bad)?;
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
             }
@@ -149,6 +164,7 @@ impl Members {
     /// Tells that the text was written.
     pub fn set_saved(&mut self) {
         self.changed = false;
+        self.table.iter_mut().for_each(|(_, member)| member.unsaved = false);
     }
 
     /// A member.
@@ -157,6 +173,11 @@ impl Members {
     /// Where there is none with this id: ids are only kept for members that exist.
     pub fn member(&self, id: MemberId) -> &Member {
         &self.table[id.0]
+    }
+
+    /// A member, if there still is one with this id.
+    pub fn get(&self, id: MemberId) -> Option<&Member> {
+        self.table.get(id.0)
     }
 
     /// A member whose session or time of sight changes.
@@ -199,6 +220,9 @@ impl Members {
         access: Access,
         found_dead: &[MemberId],
     ) -> Admission {
+        if self.is_revoked(&key) {
+            return Admission::Refused(Refusal::Revoked, "this key's membership was revoked".to_owned());
+        }
         let known = self.by_key(&key);
         if known.is_none() && access == Access::Locked {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
@@ -231,15 +255,20 @@ impl Members {
                     Some(address)
                 }
                 None => Subnets::members(subnet)
-                    .find(|address| !self.by_address.contains_key(address))
+                    .find(|address| !self.by_address.contains_key(address) && !self.is_reserved(*address))
                     .or_else(|| self.longest_unseen(subnet).filter(|_| access == Access::Open)),
             };
             let Some(address) = chosen else {
                 let text = format!("all addresses of {subnet} are taken");
                 return Admission::Refused(Refusal::Full, text);
             };
+            if recorded != Some(address) && self.is_reserved(address) {
+                let text =
+                    format!("{address} is kept for a member that is invited: choose another with --ip");
+                return Admission::Refused(Refusal::AddressHeld, text);
+            }
             if let Some(holder) = self.holder(address).filter(|&holder| Some(holder) != known) {
-                if access == Access::Locked {
+                if access != Access::Open {
                     let (reason, text) = self.held(holder, address);
                     return Admission::Refused(reason, text);
                 }
@@ -266,7 +295,9 @@ impl Members {
                 id
             }
             None => {
-                let member = Member { key, name, addresses, routes: vec![], session: None, seen_at: None };
+                let routes = Vec::new();
+                let member =
+                    Member { key, name, addresses, routes, session: None, seen_at: None, unsaved: true };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
                 self.lines.push(Line::Member(id, None));
                 self.changed = true;
@@ -320,7 +351,7 @@ impl Members {
 
     /// Adds a member, unless another one has its key, name or address.
     fn insert(&mut self, member: Member) -> Result<MemberId, String> {
-        if self.by_key.contains_key(&member.key) {
+        if self.by_key.contains_key(&member.key) || self.is_revoked(&member.key) {
             return Err("another line has the same key".to_owned());
         }
         if self.by_name.contains_key(&member.name) {
@@ -374,6 +405,15 @@ fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
     let key = key.parse().map_err(|bad| format!("{key:?} is no key: {bad}"))?;
     let name = words.next().ok_or("the name is missing")?;
     let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
+    let (addresses, routes) = parse_rights(words, subnets)?;
+    Ok(Member { key, name, addresses, routes, session: None, seen_at: None, unsaved: false })
+}
+
+/// Reads what a line grants: addresses or `-`, and `route=` with prefixes.
+pub(crate) fn parse_rights<'a>(
+    words: impl Iterator<Item = &'a str>,
+    subnets: Subnets,
+) -> Result<(Vec<IpAddr>, Vec<IpNetwork>), String> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut routes = Vec::new();
     for (index, word) in words.enumerate() {
@@ -401,23 +441,30 @@ fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
     if routes.len() > MAX_ROUTES {
         return Err(format!("more than {MAX_ROUTES} routes"));
     }
-    Ok(Member { key, name, addresses, routes, session: None, seen_at: None })
+    Ok((addresses, routes))
 }
 
 fn format_member(member: &Member) -> String {
-    let mut line = format!("{} {}", member.key, member.name);
-    line.push(' ');
-    line.push_str(&if member.addresses.is_empty() { "-".to_owned() } else { member.addresses_text() });
-    if !member.routes.is_empty() {
-        line.push_str(" route=");
-        line.push_str(&comma_separated(&member.routes));
-    }
-    line
+    format!("{} {} {}", member.key, member.name, rights_text(&member.addresses, &member.routes))
 }
 
-fn comma_separated(items: &[impl fmt::Display]) -> String {
+/// What `parse_rights` reads.
+pub(crate) fn rights_text(addresses: &[IpAddr], routes: &[IpNetwork]) -> String {
+    let mut text = if addresses.is_empty() { "-".to_owned() } else { comma_separated(addresses) };
+    if !routes.is_empty() {
+        text.push_str(" route=");
+        text.push_str(&comma_separated(routes));
+    }
+    text
+}
+
+pub(crate) fn comma_separated(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
+
+mod edit;
+
+pub use edit::{Change, Fate};
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]

@@ -9,8 +9,9 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use common::control::{self as socket, Control};
 use common::inbox::Inbox;
 use common::link::{self, Filled, Flushed, Link};
 use common::packet::MAX_PACKET;
@@ -22,22 +23,41 @@ use mio::net::{TcpListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::control::About;
+use crate::invites::Invites;
 use crate::members::{Access, Members};
 use crate::subnets::Subnets;
-use crate::switch::{Ended, Lan, RouteChange, Switch};
+use crate::switch::{Ended, Lan, Provoked, RouteChange, Switch};
+
+mod admin;
+
+use admin::{INVITES, LOCKED, MEMBERS};
 
 const LISTENER: Token = Token(0);
 const TUN: Token = Token(1);
 const SIGNAL: Token = Token(2);
+const HANGUP: Token = Token(3);
+/// The control socket's tokens begin here.
+const CONTROL: usize = 8;
+const CONTROL_END: usize = CONTROL + socket::TOKENS;
 /// Session `n` is token `FIRST_SESSION + n`.
-const FIRST_SESSION: usize = 8;
+const FIRST_SESSION: usize = 32;
+const _: () = assert!(CONTROL_END <= FIRST_SESSION);
 
 /// Bytes that one source may bring in one turn.
 const TURN_BYTES: usize = 256 * 1024;
 /// Packets that the device may bring in one turn: small ones cost more than their bytes.
 const TURN_PACKETS: usize = 256;
+/// Connections that are taken in one turn, so that a flood of them leaves time for members.
+const TURN_ACCEPTS: usize = 64;
+/// Descriptors that are kept for the hub itself: its device, its files, its control socket.
+const OWN_DESCRIPTORS: usize = 32;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Half-open links that are closed then.
+const MAKE_ROOM: usize = 16;
+/// How often it is told that connections cannot be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait before the list of members is written again after that failed.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -112,10 +132,18 @@ pub struct Server {
     listener: TcpListener,
     tun: Tun,
     signals: UnixStream,
+    hangups: UnixStream,
+    control: Option<Control>,
+    about: About,
+    /// The time of day in this turn, in Unix seconds.
+    unix_time: u64,
     state: State,
+    /// What tells whether `members` is as we last read or wrote it.
+    members_known: u64,
     poll: Poll,
     ready: Vec<Token>,
     accept_again_at: Option<Instant>,
+    accept_told_at: Option<Instant>,
     save_again_at: Option<Instant>,
     inbox: Inbox,
     outbox: Vec<u8>,
@@ -125,20 +153,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens everything that the hub needs. A byte on `signals` stops it.
-    pub fn new(config: &Config, signals: StdUnixStream) -> Result<Server, Error> {
+    /// Opens everything that the hub needs. A byte on `signals` stops it, one on `hangups` has it read its files
+    /// again.
+    pub fn new(config: &Config, signals: StdUnixStream, hangups: StdUnixStream) -> Result<Server, Error> {
         let state = State::open(&config.state)?;
         let key = state.key()?;
-        let text = state.read("members")?.unwrap_or_default();
-        let members = Members::parse(&text, config.subnets)
-            .map_err(|bad| state.damaged("members", bad.line, bad.why))?;
+        let text = state.read(MEMBERS)?.unwrap_or_default();
+        let members =
+            Members::parse(&text, config.subnets).map_err(|bad| state.damaged(MEMBERS, bad.line, bad.why))?;
+        let invites = state.read(INVITES)?.unwrap_or_default();
+        let invites = Invites::parse(&invites, config.subnets)
+            .map_err(|bad| state.damaged(INVITES, bad.line, bad.why))?;
+        let access = if state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open };
         let (listener, at) = listen(config.listen)?;
         let tun = open_tun(config)?;
-
-        info!("key {}", key.public());
-        info!("listening on {at}; the LAN is {}, on the device {}", config.subnets, tun.name());
-        info!("to join: spoke --hub HOST:{} --hub-key {}", at.port(), key.public());
-        warn!("open: anyone who reaches port {} can join the LAN", at.port());
 
         let system = |what| move |error| Error::System(what, error);
         let seed = state::random().map_err(system("get random bytes"))?;
@@ -154,18 +182,26 @@ impl Server {
                 .filter(|network| !network.ip().is_loopback())
                 .collect(),
         };
-        let switch = Switch::new(key, lan, Access::Open, members, u64::from_ne_bytes(*seed));
+        let mut switch = Switch::new(key, lan, access, members, u64::from_ne_bytes(*seed));
+        switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
+        let device = tun.name().to_owned();
         let mut server = Server {
             switch,
             links: Vec::new(),
             listener,
             tun,
             signals: UnixStream::from_std(signals),
+            hangups: UnixStream::from_std(hangups),
+            control: None,
+            about: About { listening: at, device, started_at: Instant::now() },
+            unix_time: unix_time(),
             state,
+            members_known: admin::fingerprint(&text),
             poll,
             ready: Vec::new(),
             accept_again_at: None,
+            accept_told_at: None,
             save_again_at: None,
             inbox: Inbox::default(),
             outbox: link::outbox(),
@@ -177,8 +213,45 @@ impl Server {
             .register(&mut server.listener, LISTENER, Interest::READABLE)
             .and_then(|()| registry.register(&mut server.tun, TUN, Interest::READABLE))
             .and_then(|()| registry.register(&mut server.signals, SIGNAL, Interest::READABLE))
+            .and_then(|()| registry.register(&mut server.hangups, HANGUP, Interest::READABLE))
             .map_err(system("register with the event queue"))?;
+        server.switch.set_unix_time(server.unix_time);
+        server.switch.set_invites(invites);
+        server.open_control();
+        server.announce();
+        server.set_access(access);
         Ok(server)
+    }
+
+    /// Says that all is ready.
+    fn announce(&self) {
+        let (key, About { listening, device, .. }) = (self.switch.key(), &self.about);
+        info!("key {key}");
+        info!("listening on {listening}; the LAN is {}, on the device {device}", self.switch.lan().subnets);
+        info!("to join: spoke --hub HOST:{} --hub-key {key}", listening.port());
+    }
+
+    /// The LAN can do without its control socket, as in a state directory that cannot be written.
+    fn open_control(&mut self) {
+        let opened = Control::bind(self.state.path()).and_then(|mut control| {
+            control.register(self.poll.registry(), Token(CONTROL))?;
+            Ok(control)
+        });
+        match opened {
+            Ok(control) => self.control = Some(control),
+            Err(error) => {
+                let path = self.state.path().join(socket::SOCKET);
+                warn!(
+                    "cannot make {}: {error}; `hub status` and other commands will not work",
+                    path.display()
+                );
+            }
+        }
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop.
@@ -192,6 +265,8 @@ impl Server {
                 _ => {}
             }
             let now = Instant::now();
+            self.unix_time = unix_time();
+            self.switch.set_unix_time(self.unix_time);
             let mut ready = std::mem::take(&mut self.ready);
             for event in &events {
                 match event.token() {
@@ -200,6 +275,8 @@ impl Server {
                         return Ok(());
                     }
                     LISTENER | TUN => ready.push(event.token()),
+                    HANGUP => self.handle_hangup(now),
+                    Token(CONTROL..CONTROL_END) => self.serve_control(event.token(), now),
                     token => {
                         if event.is_writable() {
                             self.handle_writable(token.0 - FIRST_SESSION);
@@ -230,7 +307,7 @@ impl Server {
     /// What must come last in a turn: nothing goes out before the list of members that it rests on is saved,
     /// and sessions are only taken out when nothing can touch them any more.
     fn finish_turn(&mut self, now: Instant) {
-        self.save_members(now);
+        self.save(now);
         self.flush(now);
         self.reap(now);
         self.set_routes();
@@ -253,7 +330,8 @@ impl Server {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let deadline = [self.switch.deadline(), self.accept_again_at, self.save_again_at];
+        let control = self.control.as_ref().and_then(Control::deadline);
+        let deadline = [self.switch.deadline(), self.accept_again_at, self.save_again_at, control];
         let next = deadline.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -261,10 +339,12 @@ impl Server {
     // ---- sources
 
     fn accept(&mut self, now: Instant) {
-        loop {
+        for _ in 0..TURN_ACCEPTS {
             match self.listener.accept() {
                 Ok((stream, source)) => {
-                    if let Err(error) = self.take_in(stream, source, now) {
+                    if let Err(error) = self.take_in(stream, source, now)
+                        && self.switch.may_tell(Provoked::TurnedAway, now)
+                    {
                         warn!("cannot serve {source}: {error}");
                     }
                 }
@@ -274,21 +354,30 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of descriptors or memory: what waits in the backlog is not reported again.
-                    if self.accept_again_at.is_none() {
+                    if self.accept_told_at.is_none_or(|told_at| now >= told_at + TELL_EVERY) {
                         warn!("cannot accept connections for now: {error}");
+                        self.accept_told_at = Some(now);
                     }
-                    self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    // What these held is free at the end of this turn.
+                    if (0..MAKE_ROOM).filter(|_| self.switch.make_room(now)).count() > 0 {
+                        self.ready.push(LISTENER);
+                    } else {
+                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    }
                     return;
                 }
             }
         }
+        self.ready.push(LISTENER);
     }
 
     fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {
         let mut link = Link::new(stream)?;
         let ephemeral = state::random()?;
         let Some(session) = self.switch.accept(source, ephemeral, now) else {
-            log::debug!("turned {source} away: too many links are not authenticated yet");
+            if self.switch.may_tell(Provoked::TurnedAway, now) {
+                info!("turned {source} away: too many links are not authenticated yet");
+            }
             return Ok(());
         };
         if let Err(error) = link.register(self.poll.registry(), Token(FIRST_SESSION + session)) {
@@ -382,20 +471,10 @@ impl Server {
         if self.save_again_at.is_some_and(|at| at <= now) {
             self.save_again_at = None;
         }
+        if let Some(control) = &mut self.control {
+            control.handle_timeout(self.poll.registry(), now);
+        }
         self.switch.handle_timeouts(now);
-    }
-
-    fn save_members(&mut self, now: Instant) {
-        if !self.switch.members().is_changed() || self.save_again_at.is_some() {
-            return;
-        }
-        match self.state.write("members", &self.switch.members().to_text()) {
-            Ok(()) => self.switch.members_mut().set_saved(),
-            Err(error) => {
-                error!("{error}; the LAN goes on, but addresses given from now on may be forgotten");
-                self.save_again_at = Some(now + SAVE_PAUSE);
-            }
-        }
     }
 
     fn flush(&mut self, now: Instant) {
@@ -430,6 +509,20 @@ impl Server {
         self.switch.stop();
         self.finish_turn(now);
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.control.is_some() {
+            // One that stays behind is replaced at the next start.
+            let _ = self.state.remove(socket::SOCKET);
+        }
+    }
+}
+
+/// Unix seconds.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Listens on the given address, or on port 5678 of all addresses of both families.

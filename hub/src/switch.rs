@@ -4,10 +4,11 @@
 //! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
 //! keys stay valid within a turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use common::damper::Damper;
 use common::drops::{Drops, Reason};
 use common::frame::{BadFrame, Control, Farewell, Join, MAX_PEERS, MAX_PREFIXES, Peer, Refusal, Welcome};
 use common::icmp::{self, Answer};
@@ -24,17 +25,17 @@ use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
 use crate::bucket::Bucket;
+use crate::gate::{Gate, Tell, Verdict as Admittance};
+use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
 use crate::routes::{self, Owner, Routes};
 use crate::subnets::Subnets;
 
-/// Most links whose other end is not authenticated yet.
-pub const MAX_HALF_OPEN: usize = 1_024;
-/// Most of them from one source address (IPv6: from one /64).
-pub const MAX_HALF_OPEN_PER_SOURCE: usize = 128;
-/// Most links in all.
-pub const MAX_SESSIONS: usize = 65_536;
+mod admin;
+
+pub use admin::LinkFacts;
+
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
 /// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
@@ -132,10 +133,13 @@ pub struct Switch {
     lan: Lan,
     access: Access,
     members: Members,
+    invites: Invites,
+    /// The time of day, for invites: Unix seconds.
+    unix_time: u64,
     routes: Routes,
     route_changes: VecDeque<RouteChange>,
     sessions: Slab<Session>,
-    half_open: HashMap<IpAddr, usize>,
+    gate: Gate,
     timers: Timers,
     pool: Pool,
     flow_seed: u64,
@@ -151,6 +155,21 @@ pub struct Switch {
     nudged_at: Option<Instant>,
     /// For packets that are cut.
     scratch: Vec<u8>,
+    /// Lines that anybody can provoke.
+    damper: Damper<Provoked>,
+    /// Lines that a member can provoke.
+    member_damper: Damper<MemberId>,
+}
+
+/// A log line that anybody outside can provoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provoked {
+    /// A connection was turned away.
+    TurnedAway,
+    /// A link closed before it joined.
+    NotJoined,
+    /// A join was refused.
+    Refused,
 }
 
 impl Switch {
@@ -163,14 +182,18 @@ impl Switch {
             lan,
             access,
             members,
+            invites: Invites::default(),
+            unix_time: 0,
             sessions: Slab::new(),
-            half_open: HashMap::new(),
+            gate: Gate::default(),
             timers: Timers::default(),
             pool: Pool::new(SPARE_BYTES),
             flow_seed,
             dirty: Vec::new(),
             ended: Vec::new(),
             drops: Drops::default(),
+            damper: Damper::default(),
+            member_damper: Damper::default(),
             flood: FLOOD,
             answers: ANSWERS,
             nudge_at: None,
@@ -196,18 +219,18 @@ impl Switch {
 
     // ---- links come and go
 
-    /// Takes in a connection from `source`; `None` where there are too many. `ephemeral`: 32 random bytes.
+    /// Sets how many links there can be.
+    pub fn limit_sessions(&mut self, links: usize) {
+        self.gate.limit(links);
+    }
+
+    /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<usize> {
-        let network = source_network(source.ip());
-        let total: usize = self.half_open.values().sum();
-        let from_there = self.half_open.get(&network).copied().unwrap_or(0);
-        if total >= MAX_HALF_OPEN
-            || from_there >= MAX_HALF_OPEN_PER_SOURCE
-            || self.sessions.len() >= MAX_SESSIONS
-        {
-            return None;
+        match self.gate.admit(source.ip(), now) {
+            Admittance::Admit => {}
+            Admittance::Replace(session) => self.evict(session),
+            Admittance::Refuse => return None,
         }
-        *self.half_open.entry(network).or_default() += 1;
         let tunnel = Tunnel::hub(&self.key, ephemeral, now);
         let deadline = tunnel.deadline();
         let session = self.sessions.insert(Session {
@@ -224,8 +247,22 @@ impl Switch {
             end: None,
             dirty: false,
         });
+        self.gate.enter(source.ip(), session, now);
         self.timers.set(session, deadline);
         Some(session)
+    }
+
+    /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        let chosen = self.gate.make_room(now);
+        if let Some(session) = chosen {
+            self.evict(session);
+        }
+        chosen.is_some()
+    }
+
+    fn evict(&mut self, session: usize) {
+        self.end(session, "others need its place".to_owned());
     }
 
     /// The tunnel of a session.
@@ -255,39 +292,49 @@ impl Switch {
         let key = self.ended.pop()?;
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
-        if session.member.is_none() {
-            self.forget_half_open(session.source);
-        }
+        let source = session.source.ip();
+        let tell = if session.member.is_some() {
+            self.gate.left(source, now);
+            Tell::Nothing
+        } else {
+            self.gate.failed(source, key, now)
+        };
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
             Some(End::Silent) => "nothing was heard of it",
             None => "it ended",
         };
-        match session.member.filter(|&id| self.members.member(id).session == Some(key)) {
+        let is_its_own = |id| self.members.get(id).is_some_and(|member| member.session == Some(key));
+        match session.member.filter(|&id| is_its_own(id)) {
             Some(id) => {
                 let member = self.members.member_mut(id);
                 member.session = None;
                 member.seen_at = Some(now);
-                info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                if self.member_damper.tell(id, now) {
+                    info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
+                }
                 self.set_routes(id, &[]);
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => info!("link from {} closed before it joined: {why}", session.source),
+            None => match tell {
+                // Each source is told once, and many sources are told as one.
+                Tell::First if self.damper.tell(Provoked::NotJoined, now) => {
+                    info!("link from {} closed before it joined: {why}", session.source);
+                }
+                Tell::First => {}
+                Tell::Count(count) => {
+                    info!(
+                        "link from {} closed before it joined: {why} ({count} from there by now)",
+                        session.source
+                    );
+                }
+                Tell::Nothing => debug!("link from {} closed before it joined: {why}", session.source),
+            },
         }
         session.tunnel.close(&mut self.pool);
         Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
-    }
-
-    fn forget_half_open(&mut self, source: SocketAddr) {
-        let network = source_network(source.ip());
-        if let Some(count) = self.half_open.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
-                self.half_open.remove(&network);
-            }
-        }
     }
 
     /// Says goodbye to everyone.
@@ -332,6 +379,9 @@ impl Switch {
                 Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
                 Ok(Some(Event::Control(control))) => self.handle_control(session, control),
                 Ok(None) => {
+                    if entry.tunnel.has_greeted() {
+                        self.gate.greeted(entry.source.ip(), session);
+                    }
                     // The handshake and control frames are answered.
                     if self.sessions[session].tunnel.wants_write() {
                         self.mark_dirty(session);
@@ -510,7 +560,8 @@ impl Switch {
         match join {
             Ok(join) => self.admit(session, key, join, Vec::new(), now),
             Err(BadFrame) => {
-                self.refuse(session, Refusal::BadRequest, "the join request makes no sense".to_owned());
+                let text = "the join request makes no sense".to_owned();
+                self.refuse(session, Refusal::BadRequest, text, now);
             }
         }
     }
@@ -519,15 +570,21 @@ impl Switch {
         &mut self,
         session: usize,
         key: PublicKey,
-        join: Join,
+        mut join: Join,
         mut found_dead: Vec<(MemberId, Instant)>,
         now: Instant,
     ) {
+        let claim = match self.claim(&key, &mut join) {
+            Ok(claim) => claim,
+            Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
+        };
         // Who was found dead may have come back while another holder was asked.
         found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at));
         let dead: Vec<MemberId> = found_dead.iter().map(|&(holder, _)| holder).collect();
-        match self.members.admit(key, &join, self.access, &dead) {
-            Admission::Refused(reason, text) => self.refuse(session, reason, text),
+        let admission = self.members.admit(key, &join, self.access_with(claim), &dead);
+        self.settle_claim(claim, &admission);
+        match admission {
+            Admission::Refused(reason, text) => self.refuse(session, reason, text, now),
             Admission::Dispute(holder) => {
                 self.dispute(session, Dispute { key, join, holder, found_dead, asked_at: now }, now);
             }
@@ -540,9 +597,11 @@ impl Switch {
         }
     }
 
-    fn refuse(&mut self, session: usize, reason: Refusal, text: String) {
+    fn refuse(&mut self, session: usize, reason: Refusal, text: String, now: Instant) {
         let entry = &mut self.sessions[session];
-        info!("refused {:?} from {}: {text}", reason, entry.source);
+        if self.damper.tell(Provoked::Refused, now) {
+            info!("refused {:?} from {}: {text}", reason, entry.source);
+        }
         // It has only just begun: there is room for one frame.
         let _ = entry.tunnel.refuse(reason, text);
         self.end_with(session, End::Farewell("refused"));
@@ -565,7 +624,9 @@ impl Switch {
             routes: routes.clone(),
         };
         let entry = &mut self.sessions[session];
-        info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        if self.member_damper.tell(id, now) {
+            info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
+        }
         entry.member = Some(id);
         entry.joined_at = Some(now);
         entry.mtu =
@@ -575,7 +636,7 @@ impl Switch {
         if let Err(error) = entry.tunnel.welcome(welcome).and_then(|()| entry.tunnel.ping(now)) {
             self.end_with(session, End::Broken(error.to_string()));
         }
-        self.forget_half_open(source);
+        self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
         self.set_routes(id, &routes);
@@ -684,7 +745,7 @@ impl Switch {
             let held = join.addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
             if let Some(&address) = held {
                 let (reason, text) = self.members.held(holder, address);
-                return self.refuse(session, reason, text);
+                return self.refuse(session, reason, text, now);
             }
         } else {
             found_dead.push((holder, asked_at));
@@ -738,7 +799,8 @@ impl Switch {
 
     /// When `handle_timeouts` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.timers.next(), self.nudge_at].into_iter().flatten().min()
+        let dampers = [self.damper.deadline(), self.member_damper.deadline()];
+        [self.timers.next(), self.nudge_at].into_iter().chain(dampers).flatten().min()
     }
 
     /// Pings who is due, ends who is dead, settles disputes.
@@ -773,6 +835,7 @@ impl Switch {
             let deadline = self.sessions[key].tunnel.deadline();
             self.timers.set(key, deadline);
         }
+        self.tell_counts(now);
     }
 
     // ---- sending
@@ -795,14 +858,6 @@ impl Switch {
                 session.dirty = false;
             }
         }
-    }
-}
-
-/// What counts as one source of links: an IPv4 address, or an IPv6 /64, as one machine can have all of it.
-fn source_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
     }
 }
 

@@ -13,16 +13,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::control as socket;
 use common::drops::{Drops, Reason};
 use common::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
 use common::inbox::Inbox;
+use common::invite::Secret;
 use common::link::{self, Broken, Filled, Flushed, Link};
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::pool::Pool;
-use common::state::{self, State};
+use common::state::{self, KeptFile, State};
 use common::text::Printable;
 use common::tun::{self, Tun};
 use common::tunnel::{self, Event, Tunnel};
@@ -32,6 +34,7 @@ use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::backoff::Backoff;
+use crate::control::{Asker, Waiting};
 use crate::dial::{Dial, Dialed, Lookup};
 use crate::hosts;
 use crate::hubs;
@@ -39,11 +42,17 @@ use crate::routes::{View, Way, Wishes};
 use crate::table::Table;
 use crate::target::Target;
 
+mod admin;
+
 const TUN: Token = Token(0);
 const SIGNAL: Token = Token(1);
 const WAKE: Token = Token(2);
+/// The control socket's tokens begin here.
+const CONTROL: usize = 8;
+const CONTROL_END: usize = CONTROL + socket::TOKENS;
 /// Attempts to connect have tokens from here on, which the link then keeps.
-const FIRST_DIAL: usize = 8;
+const FIRST_DIAL: usize = 32;
+const _: () = assert!(CONTROL_END <= FIRST_DIAL);
 
 /// Bytes that the device may bring in one turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -65,6 +74,8 @@ pub struct Config {
     pub name: Name,
     /// The device's name.
     pub tun: String,
+    /// The invite to show.
+    pub invite: Option<Secret>,
     /// Networks behind this spoke, and which prefixes to take.
     pub wishes: Wishes,
     /// The largest packet that the device is to take, where that is less than the LAN's.
@@ -155,6 +166,7 @@ struct Linked {
     stale: BTreeSet<IpNetwork>,
     /// The pages of the list of members that have come in so far.
     peers: Vec<Peer>,
+    joined_at: Option<Instant>,
 }
 
 /// Why a try ended, for the person; the same reason is told once.
@@ -174,6 +186,14 @@ pub struct Client {
     tun: Tun,
     /// What the device is set to.
     addresses: Vec<IpNetwork>,
+    /// The addresses to ask for again.
+    had: Vec<IpAddr>,
+    /// Our name on the LAN.
+    name: Name,
+    started_at: Instant,
+    control: Option<socket::Control>,
+    /// Who asked for members that the hub has to tell.
+    waiting: Waiting,
     was_on_lan: bool,
     /// The prefixes that the hub told.
     told: BTreeSet<IpNetwork>,
@@ -194,6 +214,7 @@ pub struct Client {
     outbox: Vec<u8>,
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
+    hosts: Option<KeptFile>,
     poll: Poll,
     waker: Arc<Waker>,
     signals: UnixStream,
@@ -207,6 +228,7 @@ impl Client {
         let text = state.read("hubs")?.unwrap_or_default();
         let pinned =
             hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+        let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -219,6 +241,11 @@ impl Client {
             hub_key: config.hub_key.or(pinned),
             phase: Phase::Pause(Instant::now()),
             flow_seed: u64::from_ne_bytes(*seed),
+            name: config.name.clone(),
+            started_at: Instant::now(),
+            control: None,
+            waiting: Waiting::default(),
+            had: Vec::new(),
             config,
             key,
             state,
@@ -231,6 +258,7 @@ impl Client {
             tun,
             explained: BTreeSet::new(),
             cut: Vec::new(),
+            hosts,
             backoff: Backoff::default(),
             failures: Failures::default(),
             drops: Drops::default(),
@@ -247,7 +275,13 @@ impl Client {
             .register(&mut client.tun, TUN, Interest::READABLE)
             .and_then(|()| registry.register(&mut client.signals, SIGNAL, Interest::READABLE))
             .map_err(system("register with the event queue"))?;
+        client.open_control();
         Ok(client)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
@@ -276,6 +310,7 @@ impl Client {
                     }
                     WAKE => self.handle_found(now),
                     TUN => ready.push(TUN),
+                    Token(CONTROL..CONTROL_END) => self.serve_control(event.token(), now),
                     token => {
                         if let Phase::Linked(linked) = &mut self.phase
                             && linked.token == token
@@ -301,6 +336,7 @@ impl Client {
                     token => self.read_link(token, now)?,
                 }
             }
+            self.handle_control_timeout(now);
             self.advance(now)?;
             self.flush(now)?;
         }
@@ -311,12 +347,13 @@ impl Client {
             return Some(Duration::ZERO);
         }
         let deadline = match &self.phase {
-            Phase::Pause(until) => *until,
-            Phase::Lookup(_) => return None,
-            Phase::Dial(dial) => dial.deadline(),
-            Phase::Linked(linked) => linked.tunnel.deadline(),
+            Phase::Pause(until) => Some(*until),
+            Phase::Lookup(_) => None,
+            Phase::Dial(dial) => Some(dial.deadline()),
+            Phase::Linked(linked) => Some(linked.tunnel.deadline()),
         };
-        Some(deadline.saturating_duration_since(Instant::now()))
+        let next = [deadline, self.control_deadline()].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     // ---- from phase to phase
@@ -378,11 +415,12 @@ impl Client {
             addresses: self.wanted_addresses(),
             routes: self.config.wishes.offered.clone(),
             mtu: self.config.mtu,
-            invite: None,
+            invite: self.config.invite.as_ref().map(|invite| invite.0),
         };
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
         let (stale, peers) = (self.told.clone(), Vec::new());
-        self.phase = Phase::Linked(Box::new(Linked { link, tunnel, token, hub, stale, peers }));
+        let linked = Linked { link, tunnel, token, hub, stale, peers, joined_at: None };
+        self.phase = Phase::Linked(Box::new(linked));
         // The hub may have been quicker than this turn.
         self.ready.push(token);
     }
@@ -391,9 +429,9 @@ impl Client {
     /// gives it again.
     fn wanted_addresses(&self) -> Vec<IpAddr> {
         let mut wanted = self.config.addresses.clone();
-        for had in &self.addresses {
+        for &had in &self.had {
             if wanted.iter().all(|address| address.is_ipv4() != had.is_ipv4()) {
-                wanted.push(had.ip());
+                wanted.push(had);
             }
         }
         wanted
@@ -402,8 +440,10 @@ impl Client {
     /// Ends the try or the link, tells why, and begins again after a pause.
     fn retry(&mut self, why: String, now: Instant) {
         if let Phase::Linked(linked) = &mut self.phase {
+            self.drops.add_all(&linked.tunnel.queue().drops());
             linked.tunnel.close(&mut self.pool);
         }
+        self.give_up_waiting(now);
         let random = state::random()
             .map_or(u32::MAX / 2, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
         let pause = self.backoff.pause(random);
@@ -555,7 +595,11 @@ impl Client {
                         return Err(Error::Refused(Refusal::Revoked, text));
                     }
                     Farewell::AddressLost => "our address went to another spoke while we did not answer",
-                    Farewell::Changed => "our membership was changed",
+                    Farewell::Changed => {
+                        // What we are to have now, the hub knows better.
+                        self.had.clear();
+                        "our membership was changed"
+                    }
                     Farewell::Other(_) => "it said goodbye",
                 };
                 self.retry(format!("lost the hub {}: {why}", self.config.hub), now);
@@ -565,7 +609,15 @@ impl Client {
                 self.handle_routes(added, &removed, all);
                 Ok(())
             }
-            Control::Members { peers, last } => self.handle_members(peers, last, now),
+            Control::Members { peers, last } => match self.waiting.told() {
+                Some(Asker::Own) => self.handle_members(peers, last, now),
+                Some(Asker::Person(ticket)) => {
+                    self.answer_members(ticket, peers, last, now);
+                    Ok(())
+                }
+                // Whoever asked has given up, or nobody asked.
+                None => Ok(()),
+            },
             Control::MembersChanged => self.ask_members(None, now),
             // The tunnel answers or refuses these itself.
             Control::Ping(_) | Control::Pong(_) | Control::AskMembers { .. } => Ok(()),
@@ -575,6 +627,8 @@ impl Client {
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         self.pin_hub();
         self.configure(&welcome)?;
+        self.had = welcome.addresses.iter().map(|address| address.ip()).collect();
+        self.name = welcome.name.clone();
         for route in self.config.wishes.offered.iter().filter(|route| !welcome.routes.contains(route)) {
             warn!("the hub does not take the route {route}: its log says why");
         }
@@ -583,12 +637,13 @@ impl Client {
         self.failures = Failures::default();
         let own: Vec<String> = welcome.addresses.iter().map(|address| address.ip().to_string()).collect();
         if let Phase::Linked(linked) = &mut self.phase {
+            linked.joined_at = Some(now);
             info!("on the LAN as {} ({}), through {}", own.join(" and "), welcome.name, linked.hub);
             if let Err(error) = linked.tunnel.ping(now) {
                 self.broken(error.into(), now)?;
             }
         }
-        if self.config.hosts.is_some() {
+        if self.hosts.is_some() {
             self.ask_members(None, now)?;
         }
         Ok(())
@@ -601,7 +656,10 @@ impl Client {
             linked.peers.clear();
         }
         match linked.tunnel.control(&Control::AskMembers { after, watch: true }) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.waiting.push_own();
+                Ok(())
+            }
             Err(error) => self.broken(error.into(), now),
         }
     }
@@ -613,8 +671,8 @@ impl Client {
             let after = linked.peers.last().map(|peer| peer.name.clone());
             return self.ask_members(after, now);
         }
-        if let Some(path) = &self.config.hosts
-            && let Err(error) = state::write_file(path, &hosts::text(&linked.peers), 0o644)
+        if let Some(file) = &self.hosts
+            && let Err(error) = file.write(&hosts::text(&linked.peers))
         {
             warn!("{error}");
         }
@@ -732,6 +790,15 @@ impl Client {
             // There may be nobody left to hear it.
             let _ = linked.tunnel.bye(Farewell::Stopping);
             let _ = linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now);
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.control.is_some() {
+            // One that stays behind is replaced at the next start.
+            let _ = self.state.remove(socket::SOCKET);
         }
     }
 }

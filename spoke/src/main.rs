@@ -1,13 +1,18 @@
 //! The command line of `spoke`.
 
+mod commands;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use commands::{Command, DEFAULT_STATE};
 use common::frame::MAX_ROUTES;
+use common::invite::Secret;
 use common::name::Name;
 use common::noise::PublicKey;
+use common::sandbox::{self, Reach, User};
 use common::state::{self, State};
 use common::tun::{MAX_MTU, MIN_MTU};
 use ipnetwork::IpNetwork;
@@ -15,8 +20,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
 use spoke::routes::Wishes;
 use spoke::target::Target;
-
-const DEFAULT_STATE: &str = "/var/lib/spoke";
 
 /// Joins this machine to the LAN of a hub.
 #[derive(FromArgs)]
@@ -54,15 +57,26 @@ struct Args {
     /// the hub's key, as it prints it at start (default: the first one seen is remembered)
     #[argh(option)]
     hub_key: Option<PublicKey>,
+    /// the invite that the hub's owner made for this machine (hub invite)
+    #[argh(option)]
+    invite: Option<Secret>,
+    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
+    #[argh(option)]
+    user: Option<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
         return common::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
+    }
+    if let Some(command) = args.command {
+        return commands::run(command, args.state);
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(args) {
@@ -91,6 +105,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         addresses: args.ip,
         name: args.name.unwrap_or_else(common::cli::host_name),
         tun: args.tun,
+        invite: args.invite,
         wishes: Wishes { offered: args.route, accepted: args.accept_route, none: args.no_routes },
         mtu: args.mtu,
         hosts: args.hosts,
@@ -101,7 +116,12 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    Ok(Client::new(config, state, signals)?.run()?)
+    let user = args.user.as_deref().map(User::find).transpose()?;
+    // The numeric form of an address needs no look-up.
+    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
+    let mut client = Client::new(config, state, signals)?;
+    sandbox::enter(client.state(), user.as_ref(), reach)?;
+    Ok(client.run()?)
 }
 
 /// Refuses what can be known to be wrong, and warns of what may be.

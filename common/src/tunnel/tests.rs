@@ -180,6 +180,34 @@ impl Pair {
     }
 }
 
+/// What a hub's tunnel holds of bytes that it has read.
+fn parked(end: &End) -> usize {
+    end.tunnel.parked.as_ref().map_or(0, |parked| parked.truesize())
+}
+
+#[test]
+fn a_stranger_gets_no_more_memory_than_it_has_sent_bytes() {
+    let mut pair = Pair::strangers(None);
+    let first = pair.spoke.write(usize::MAX, pair.now);
+    let (most, rest) = first.split_at(first.len() - 1);
+    pair.hub.read(most, 1, pair.now).unwrap();
+    assert_eq!(parked(&pair.hub), most.len());
+    pair.hub.read(rest, 1, pair.now).unwrap();
+    let third = [&(MAX_HANDSHAKE as u16).to_be_bytes(), &[7; MAX_HANDSHAKE - 1][..]].concat();
+    pair.hub.read(&third, 1_000, pair.now).unwrap();
+    assert_eq!(parked(&pair.hub), LENGTH_LEN + MAX_HANDSHAKE - 1);
+    assert_eq!(pair.hub.read(&[7], 1, pair.now), Err(Error::Handshake));
+
+    // What is announced as too long is not waited for.
+    let too_long = (MAX_HANDSHAKE as u16 + 1).to_be_bytes();
+    let mut pair = Pair::strangers(None);
+    pair.hub.read(&first, usize::MAX, pair.now).unwrap();
+    assert_eq!(pair.hub.read(&too_long, usize::MAX, pair.now), Err(Error::Handshake));
+    let mut pair = Pair::strangers(None);
+    let greedy = [&hello()[..], &33_u16.to_be_bytes()].concat();
+    assert_eq!(pair.hub.read(&greedy, usize::MAX, pair.now), Err(Error::Handshake));
+}
+
 /// The records of a stream, each with its length.
 fn records(mut stream: &[u8]) -> Vec<&[u8]> {
     let mut records = Vec::new();

@@ -3,10 +3,15 @@
 //! Keys are made for each run, in directories that only the hosts see, and are gone with them.
 
 use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
 
 use crate::field::Field;
-use crate::house::{Context, Failure, Host, Result};
+use crate::house::{Context, Failure, Host, Process, Result};
 use crate::systems::{Running, START, Way, command, inner_address};
 
 /// OpenVPN over TCP: AES-256-GCM, the server passes packets from client to client. No certificate authority:
@@ -67,7 +72,7 @@ fn fingerprint(host: &Host, name: &str) -> Result<String> {
     Ok(print.to_owned())
 }
 
-fn start_openvpn(host: &Host, config: &str) -> Result<crate::house::Process> {
+fn start_openvpn(host: &Host, config: &str) -> Result<Process> {
     let path = host.private().join("openvpn.conf");
     write(host, &path, config)?;
     let mut openvpn = command("openvpn");
@@ -77,9 +82,160 @@ fn start_openvpn(host: &Host, config: &str) -> Result<crate::house::Process> {
     Ok(process)
 }
 
+/// tinc, over TCP alone: the two ends know the hub, and reach each other through it.
+pub(crate) fn tinc(field: Field) -> Result<Running> {
+    let names: Vec<_> = (0..field.ends.len()).map(|i| format!("end{i}")).collect();
+    let hub_card = prepare_tinc(&field.hub, "hub", "", "10.0.0.1")?;
+    let mut cards = vec![("hub", hub_card)];
+    for (i, end) in field.ends.iter().enumerate() {
+        let address = inner_address(i).to_string();
+        cards.push((&names[i], prepare_tinc(end, &names[i], "ConnectTo = hub\n", &address)?));
+    }
+    let hub = start_tinc(&field.hub, &cards, None, "10.0.0.1".to_owned())?;
+    let mut ends = Vec::new();
+    for (i, end) in field.ends.iter().enumerate() {
+        ends.push(start_tinc(end, &cards, Some(Field::hub_address(i)), inner_address(i).to_string())?);
+    }
+    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+}
+
+/// Makes a node's configuration and key, and returns what the others must know of it.
+fn prepare_tinc(host: &Host, name: &str, connect: &str, address: &str) -> Result<String> {
+    let directory = host.private();
+    let config = format!("Name = {name}\nTCPOnly = yes\nIndirectData = yes\nInterface = tinc0\n{connect}");
+    write(host, &directory.join("tinc.conf"), &config)?;
+    let hosts = host.path(directory.join("hosts"));
+    fs::create_dir_all(&hosts).context("make a directory for tinc")?;
+    let card = directory.join("hosts").join(name);
+    write(host, &card, &format!("Subnet = {address}/32\n"))?;
+    let mut keys = command("tincd");
+    // Without a terminal it asks no questions, and appends the public key to the file of this name.
+    keys.arg("-c").arg(directory).arg("-K2048");
+    host.output(keys)?;
+    fs::read_to_string(host.path(&card)).context("read a tinc key")
+}
+
+fn start_tinc(
+    host: &Host,
+    cards: &[(&str, String)],
+    hub: Option<Ipv4Addr>,
+    address: String,
+) -> Result<Process> {
+    let directory = host.private();
+    for (name, card) in cards {
+        let at = hub.filter(|_| *name == "hub").map_or(String::new(), |hub| format!("Address = {hub}\n"));
+        write(host, &directory.join("hosts").join(name), &format!("{at}{card}"))?;
+    }
+    let mut tincd = command("tincd");
+    tincd.arg("-c").arg(directory).arg("-D").arg("--pidfile").arg(directory.join("tinc.pid"));
+    let process = host.spawn("tincd", &tincd)?;
+    process.wait_for_line("Ready", START)?;
+    host.ip(&format!("addr add {address}/24 dev tinc0\nlink set tinc0 up"))?;
+    Ok(process)
+}
+
+/// VTun over TCP without encryption or compression: a device for each end, between which the hub's kernel
+/// forwards. The devices are made and up beforehand: vtund ends when a packet comes before they are.
+pub(crate) fn vtun(field: Field) -> Result<Running> {
+    field.forward()?;
+    let mut config = String::from("options { port 5000; }\n");
+    for i in 0..field.ends.len() {
+        let address = inner_address(i);
+        field.hub.ip(&format!(
+            "tuntap add dev tun{i} mode tun\naddr add 10.0.0.1 peer {address} dev tun{i}\nlink set tun{i} up"
+        ))?;
+        config += &vtun_session(i, i);
+    }
+    let hub = start_vtun(&field.hub, &config, &["-s"])?;
+    hub.wait_for_line("VTUN server", START)?;
+    let mut ends = Vec::new();
+    for (i, end) in field.ends.iter().enumerate() {
+        end.ip(&format!(
+            "tuntap add dev tun0 mode tun\naddr add {}/24 dev tun0\nlink set tun0 up",
+            inner_address(i)
+        ))?;
+        let config = format!("options {{ port 5000; }}\n{}", vtun_session(i, 0));
+        let server = Field::hub_address(i).to_string();
+        ends.push(start_vtun(end, &config, &[&format!("end{i}"), &server])?);
+    }
+    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+}
+
+fn vtun_session(end: usize, device: usize) -> String {
+    format!(
+        "end{end} {{ passwd none; type tun; device tun{device}; proto tcp; encrypt no; compress no; speed 0; }}\n"
+    )
+}
+
+fn start_vtun(host: &Host, config: &str, arguments: &[&str]) -> Result<Process> {
+    own_run_directory(host)?;
+    let path = host.private().join("vtund.conf");
+    write(host, &path, config)?;
+    let mut vtund = command("vtund");
+    vtund.arg("-n").arg("-f").arg(&path).args(arguments);
+    host.spawn("vtund", &vtund)
+}
+
+/// WireGuard in user space, over UDP: the hub's kernel forwards from one peer to the other.
+pub(crate) fn wireguard(field: Field) -> Result<Running> {
+    field.forward()?;
+    let (hub_private, hub_public) = wireguard_keys(&field.hub)?;
+    let keys = field.ends.iter().map(wireguard_keys).collect::<Result<Vec<_>>>()?;
+    let mut config = format!("[Interface]\nPrivateKey = {hub_private}\nListenPort = 51820\n");
+    for (i, (_, public)) in keys.iter().enumerate() {
+        config += &format!("[Peer]\nPublicKey = {public}\nAllowedIPs = {}/32\n", inner_address(i));
+    }
+    let hub = start_wireguard(&field.hub, &config, Ipv4Addr::new(10, 0, 0, 1))?;
+    let mut ends = Vec::new();
+    for (i, (end, (private, _))) in field.ends.iter().zip(&keys).enumerate() {
+        // The hub knows an end's endpoint once it has heard it: keepalives speak first.
+        let config = format!(
+            "[Interface]\nPrivateKey = {private}\n[Peer]\nPublicKey = {hub_public}\n\
+             AllowedIPs = 10.0.0.0/24\nEndpoint = {}:51820\nPersistentKeepalive = 25\n",
+            Field::hub_address(i)
+        );
+        ends.push(start_wireguard(end, &config, inner_address(i))?);
+    }
+    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+}
+
+/// A private key and its public one.
+fn wireguard_keys(host: &Host) -> Result<(String, String)> {
+    let mut make = Command::new("sh");
+    make.args(["-c", "umask 077; private=$(wg genkey) && echo $private && echo $private | wg pubkey"]);
+    let output = host.output(make)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (private, public) =
+        text.trim().split_once('\n').ok_or_else(|| Failure::new("wg gave no pair of keys"))?;
+    Ok((private.to_owned(), public.to_owned()))
+}
+
+fn start_wireguard(host: &Host, config: &str, address: Ipv4Addr) -> Result<Process> {
+    own_run_directory(host)?;
+    let path = host.private().join("wg.conf");
+    write(host, &path, config)?;
+    let mut wireguard = command("wireguard-go");
+    wireguard.env("LOG_LEVEL", "verbose").args(["-f", "wg0"]);
+    let process = host.spawn("wireguard-go", &wireguard)?;
+    process.wait_for_line("UAPI listener started", START)?;
+    let mut configure = command("wg");
+    configure.args(["setconf", "wg0"]).arg(&path);
+    host.output(configure)?;
+    host.ip(&format!("addr add {address}/24 dev wg0\nlink set wg0 up"))?;
+    Ok(process)
+}
+
+/// Gives a host a /run of its own: some programs keep locks and sockets there under a fixed name.
+fn own_run_directory(host: &Host) -> Result<()> {
+    host.run(|| {
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+        fs::create_dir_all("/run/lock/vtund")
+    })
+    .context("mount a /run of the host's own")
+}
+
 /// Writes a file of a host, for its owner alone.
 fn write(host: &Host, path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let path = host.path(path);
     fs::write(&path, text).context(&path.display().to_string())?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).context(&path.display().to_string())

@@ -68,6 +68,30 @@ pub(crate) const SYSTEMS: &[System] = &[
         packages: "openvpn openssl",
         set_up: peers::openvpn,
     },
+    System {
+        name: "tinc",
+        title: "tinc TCPOnly",
+        kind: Kind::TcpPeer,
+        programs: &["tincd"],
+        packages: "tinc",
+        set_up: peers::tinc,
+    },
+    System {
+        name: "vtun",
+        title: "vtun (in clear)",
+        kind: Kind::TcpPeer,
+        programs: &["vtund"],
+        packages: "vtun",
+        set_up: peers::vtun,
+    },
+    System {
+        name: "wireguard-go",
+        title: "wireguard-go (UDP)",
+        kind: Kind::UdpPeer,
+        programs: &["wireguard-go", "wg"],
+        packages: "wireguard-go wireguard-tools",
+        set_up: peers::wireguard,
+    },
 ];
 
 /// A system at work. Programs are dropped before the hosts that hold them.
@@ -95,7 +119,8 @@ impl System {
         let running = (self.set_up)(Field::new(ends)?)?;
         for i in 1..ends {
             if let Some(address) = running.address(i) {
-                ping_until(&running.field.ends[0], address, START)?;
+                ping_until(&running.field.ends[0], address, START)
+                    .map_err(|failure| Failure::new(format!("{failure}{}", running.last_words())))?;
             }
         }
         Ok(running)
@@ -118,6 +143,16 @@ impl Running {
             Way::Packets(address) => Some(address(i).into()),
             Way::Relay => None,
         }
+    }
+
+    /// What the programs said last.
+    fn last_words(&self) -> String {
+        let lines = self.hub.iter().chain(&self.ends).flat_map(|program| {
+            let lines = program.lines();
+            let last = lines[lines.len().saturating_sub(3)..].to_vec();
+            last.into_iter().map(|line| format!("\n  {}: {line}", program.name()))
+        });
+        lines.collect()
     }
 
     /// The host of end `i`.

@@ -1,0 +1,364 @@
+//! The control socket of a running program, `STATE/control`: both its ends. IO.
+//!
+//! A connection carries one request, a line of JSON of at most [`MAX_REQUEST`] bytes, and one answer, JSON up to
+//! the end of the stream: `{"ok": …}` or `{"error": "…"}`. What they mean is the program's own matter.
+//!
+//! Nothing here waits for the other end: reads and writes take what there is, a connection has a deadline, and
+//! while [`MAX_CONNECTIONS`] are open the next ones stay in the backlog.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the control socket")]
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Uid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "control";
+/// Longest request, in bytes, with its newline.
+pub const MAX_REQUEST: usize = 4 * 1024;
+/// Most connections at a time.
+pub const MAX_CONNECTIONS: usize = 16;
+/// Tokens that [`Control::register`] takes: the listener's and one for each connection.
+pub const TOKENS: usize = 1 + MAX_CONNECTIONS;
+/// How long a connection may live.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// How long to wait after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest answer that [`ask`] reads, in bytes: programs answer in pages.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// How long [`ask`] waits for each step; longer than [`DEADLINE`], so that it hears why.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Which connection a request came from. It stays valid, and means nobody else, when the connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    slot: usize,
+    serial: u64,
+}
+
+impl Ticket {
+    /// One for tests, which no connection has.
+    pub fn for_test(serial: u64) -> Ticket {
+        Ticket { slot: MAX_CONNECTIONS, serial }
+    }
+}
+
+/// The program's end.
+pub struct Control {
+    listener: UnixListener,
+    connections: [Option<Connection>; MAX_CONNECTIONS],
+    first_token: usize,
+    serial: u64,
+    /// Whether more may wait in the backlog than was taken in: edge-triggered, it is not reported again.
+    backlog: bool,
+    /// When to look at the backlog.
+    accept_at: Option<Instant>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    serial: u64,
+    /// What came so far, until the request is whole.
+    request: Vec<u8>,
+    /// What has to be sent, once it is known.
+    answer: Option<Vec<u8>>,
+    sent: usize,
+    deadline: Instant,
+}
+
+impl Control {
+    /// Binds the socket (mode 0600) in a state directory, in the place of one that a killed process left: the
+    /// directory's lock, which the caller holds, says that nobody serves it any more.
+    pub fn bind(state: &Path) -> io::Result<Control> {
+        let path = state.join(SOCKET);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        // Linux makes the file with the mode of the socket: there is no moment at which others may connect.
+        let socket = File::from(OwnedFd::from(socket));
+        socket.set_permissions(Permissions::from_mode(0o600))?;
+        let socket = Socket::from(OwnedFd::from(socket));
+        socket.bind(&SockAddr::unix(&path)?)?;
+        socket.listen(MAX_CONNECTIONS as i32)?;
+        Ok(Control {
+            listener: UnixListener::from_std(OwnedFd::from(socket).into()),
+            connections: [const { None }; MAX_CONNECTIONS],
+            first_token: 0,
+            serial: 0,
+            backlog: false,
+            accept_at: None,
+        })
+    }
+
+    /// Registers the socket; events of the [`TOKENS`] tokens from `first` on are for `serve`.
+    pub fn register(&mut self, registry: &Registry, first: Token) -> io::Result<()> {
+        self.first_token = first.0;
+        registry.register(&mut self.listener, first, Interest::READABLE)
+    }
+
+    /// Serves an event; returns a request that has come whole. Its JSON is not looked at.
+    pub fn serve(&mut self, token: Token, registry: &Registry, now: Instant) -> Option<(Ticket, Vec<u8>)> {
+        let Some(slot) = token.0.checked_sub(self.first_token + 1) else {
+            self.accept(registry, now);
+            return None;
+        };
+        let connection = self.connections.get_mut(slot)?.as_mut()?;
+        let ticket = Ticket { slot, serial: connection.serial };
+        if connection.answer.is_some() {
+            if connection.send() {
+                self.close(slot, now);
+            }
+            return None;
+        }
+        match connection.receive() {
+            Ok(request) => Some((ticket, request?)),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                let text = format!("a request is at most {MAX_REQUEST} bytes");
+                self.answer(ticket, encode::<()>(Err(text)), now);
+                None
+            }
+            Err(_) => {
+                self.close(slot, now);
+                None
+            }
+        }
+    }
+
+    /// Answers a request, if whoever asked is still there.
+    pub fn answer(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
+        let connection = self.connections.get_mut(ticket.slot).and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|connection| connection.serial == ticket.serial) else {
+            return;
+        };
+        connection.answer = Some(answer);
+        if connection.send() {
+            self.close(ticket.slot, now);
+        }
+    }
+
+    /// When `handle_timeout` has something to do next.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = self.connections.iter().flatten().map(|connection| connection.deadline);
+        deadlines.chain(self.accept_at).min()
+    }
+
+    /// Closes what took too long, and takes in what waited for that.
+    pub fn handle_timeout(&mut self, registry: &Registry, now: Instant) {
+        for slot in 0..MAX_CONNECTIONS {
+            if self.connections[slot].as_ref().is_some_and(|connection| connection.deadline <= now) {
+                self.close(slot, now);
+            }
+        }
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(registry, now);
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry, now: Instant) {
+        self.backlog = true;
+        self.accept_at = None;
+        while let Some(slot) = self.connections.iter().position(Option::is_none) {
+            match self.listener.accept() {
+                Ok((mut stream, _)) => {
+                    let token = Token(self.first_token + 1 + slot);
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    if !is_ours(&stream) || registry.register(&mut stream, token, interest).is_err() {
+                        continue;
+                    }
+                    self.serial += 1;
+                    self.connections[slot] = Some(Connection {
+                        stream,
+                        serial: self.serial,
+                        request: Vec::new(),
+                        answer: None,
+                        sent: 0,
+                        deadline: now + DEADLINE,
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.backlog = false;
+                    return;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Out of descriptors or memory.
+                Err(_) => {
+                    self.accept_at = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, slot: usize, now: Instant) {
+        self.connections[slot] = None;
+        if self.backlog {
+            self.accept_at = Some(now);
+        }
+    }
+}
+
+/// The mode of the socket keeps others out; this holds where a directory's rights were changed since, too.
+fn is_ours(stream: &UnixStream) -> bool {
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
+        let user = Uid::from_raw(peer.uid());
+        user.is_root() || user == Uid::effective()
+    })
+}
+
+impl Connection {
+    /// Reads what there is; returns the request once it is whole.
+    fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut part = [0; MAX_REQUEST];
+        loop {
+            match self.stream.read(&mut part) {
+                // It left without a request.
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => {
+                    let part = part.get(..len).unwrap_or_default();
+                    self.request.extend_from_slice(part);
+                    if self.request.len() > MAX_REQUEST {
+                        return Err(ErrorKind::InvalidData.into());
+                    }
+                    if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
+                        self.request.truncate(end);
+                        return Ok(Some(std::mem::take(&mut self.request)));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes what the socket takes; true when the connection has done its work, or is broken.
+    fn send(&mut self) -> bool {
+        let Some(answer) = &self.answer else { return false };
+        while let Some(rest) = answer.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(len) => self.sent += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// An answer as it travels.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer<T> {
+    Ok(T),
+    Error(String),
+}
+
+/// The bytes of an answer: what was asked for, or a sentence that says why not.
+pub fn encode<T: Serialize>(answer: Result<T, String>) -> Vec<u8> {
+    let answer = match answer {
+        Ok(value) => Answer::Ok(value),
+        Err(text) => Answer::Error(text),
+    };
+    // Only maps with keys that are no strings cannot be written as JSON.
+    let mut bytes = serde_json::to_vec(&answer).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// A value as one line of JSON.
+pub fn to_json(value: &impl Serialize) -> String {
+    // As above: this cannot fail.
+    serde_json::to_string(value).unwrap_or_default() + "\n"
+}
+
+/// Reads a request.
+pub fn decode<T: DeserializeOwned>(request: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(request).map_err(|error| format!("the request makes no sense: {error}"))
+}
+
+/// Why a command has no answer. Its text says what to do.
+#[derive(Debug)]
+pub enum AskError {
+    /// Nothing serves this state directory.
+    Nobody(PathBuf),
+    /// The system refused.
+    Io(PathBuf, io::Error),
+    /// The program refused: its sentence.
+    Refused(String),
+    /// The program said what this one does not understand.
+    Garbled(PathBuf),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskError::Nobody(state) => {
+                write!(
+                    f,
+                    "nothing runs with the state directory {} (--state DIR names another)",
+                    state.display()
+                )
+            }
+            AskError::Io(path, error) if error.kind() == ErrorKind::PermissionDenied => {
+                write!(f, "{}: {error}: try it with sudo", path.display())
+            }
+            AskError::Io(path, error) if error.kind() == ErrorKind::WouldBlock => {
+                write!(f, "{}: no answer within {} s", path.display(), PATIENCE.as_secs())
+            }
+            AskError::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            AskError::Refused(text) => f.write_str(text),
+            AskError::Garbled(path) => {
+                write!(f, "{}: the answer makes no sense: is another version running?", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for AskError {}
+
+/// The command's end: asks the program that runs with this state directory.
+pub fn ask<T: DeserializeOwned>(state: &Path, request: &impl Serialize) -> Result<T, AskError> {
+    let path = state.join(SOCKET);
+    let bytes = match exchange(&path, request) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Err(AskError::Nobody(state.to_owned()));
+        }
+        Err(error) => return Err(AskError::Io(path, error)),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Error(text)) => Err(AskError::Refused(text)),
+        Err(_) => Err(AskError::Garbled(path)),
+    }
+}
+
+fn exchange(path: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    (&socket).write_all(&line)?;
+    let mut answer = Vec::new();
+    (&socket).take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Figures and tables for people. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A span as people write it: `90s`, `15m`, `24h`, `7d`; a bare number is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(u64);
+
+/// A text that is no span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSpan;
+
+impl fmt::Display for BadSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a span is a number and s, m, h or d, such as 24h")
+    }
+}
+
+impl std::error::Error for BadSpan {}
+
+impl Span {
+    /// So many hours.
+    pub const fn hours(hours: u64) -> Span {
+        Span(hours * 3_600)
+    }
+
+    /// Its seconds, at least one.
+    pub const fn seconds(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = BadSpan;
+
+    fn from_str(text: &str) -> Result<Span, BadSpan> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: u64 = match &text[digits.len()..] {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return Err(BadSpan),
+        };
+        let number: u64 = digits.parse().map_err(|_| BadSpan)?;
+        number.checked_mul(unit).filter(|&seconds| seconds > 0).map(Span).ok_or(BadSpan)
+    }
+}
+
+/// A number of bytes: `999 B`, `1.5 KiB`, `230 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1_024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1_024.0;
+    let mut unit = 0;
+    // 1023.95 would be printed as 1024.0.
+    while value >= 1_023.95 && unit + 1 < UNITS.len() {
+        value /= 1_024.0;
+        unit += 1;
+    }
+    if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+}
+
+/// A span in its largest whole unit: `0 s`, `59 s`, `2 m`, `3 h`, `12 d`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} m", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A round trip: `0.42 ms`, `31 ms`.
+pub fn millis(millis: f64) -> String {
+    if millis < 9.995 { format!("{millis:.2} ms") } else { format!("{millis:.0} ms") }
+}
+
+/// Rows below a header, in columns as wide as their widest cell; two spaces between them.
+pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = header.map(|cell| cell.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut line = |cells: [&str; N]| {
+        let padded: Vec<String> =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    };
+    line(header);
+    rows.iter().for_each(|row| line(row.each_ref().map(String::as_str)));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_two_or_three_digits() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_536, "1.5 KiB"),
+            (102_400, "100 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn spans_and_round_trips_are_short() {
+        for (seconds, text) in
+            [(0, "0 s"), (59, "59 s"), (60, "1 m"), (3_599, "59 m"), (3_600, "1 h"), (172_800, "2 d")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!([0.418, 9.99, 9.996, 31.4].map(millis), ["0.42 ms", "9.99 ms", "10 ms", "31 ms"]);
+    }
+
+    #[test]
+    fn spans_are_read_as_people_write_them() {
+        for (text, seconds) in [("90s", 90), ("90", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(text.parse().map(Span::seconds), Ok(seconds), "{text}");
+        }
+        for bad in
+            ["", "h", "0s", "-1h", "1.5h", "1w", "1 h", "1hh", "99999999999999999999", "213503982334602d"]
+        {
+            assert_eq!(bad.parse::<Span>(), Err(BadSpan), "{bad}");
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["a", "10.0.0.2"], ["longer", "-"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["NAME", "IP"], &rows), "NAME    IP\na       10.0.0.2\nlonger  -\n");
+    }
+}

@@ -1,0 +1,266 @@
+//! The system calls that a confined program may make, as a seccomp filter.
+//!
+//! Three answers: allowed; ENOSYS for what is not on a list; death of the process for what only an intruder
+//! asks for. Most are allowed whatever their arguments, and the kernel answers those from a bitmap without
+//! running the filter (Linux 5.11 and later), so the way of a packet does not get longer.
+
+use super::Reach;
+
+pub(super) use imp::confine;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod imp {
+    use std::collections::BTreeMap;
+
+    use seccompiler::{
+        BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+        SeccompFilter, SeccompRule, TargetArch,
+    };
+
+    use super::Reach;
+
+    /// What an event loop, name look-ups by glibc and musl, a panic and an orderly end need.
+    const ALLOWED: &[libc::c_long] = &[
+        // descriptors
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_pread64,
+        libc::SYS_pwrite64,
+        libc::SYS_lseek,
+        libc::SYS_close,
+        libc::SYS_dup,
+        libc::SYS_dup3,
+        libc::SYS_fcntl,
+        libc::SYS_pipe2,
+        libc::SYS_eventfd2,
+        // waiting
+        libc::SYS_epoll_create1,
+        libc::SYS_epoll_ctl,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_ppoll,
+        libc::SYS_pselect6,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_restart_syscall,
+        // files; which ones is Landlock's
+        libc::SYS_openat,
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        libc::SYS_fstatfs,
+        libc::SYS_faccessat,
+        libc::SYS_faccessat2,
+        libc::SYS_readlinkat,
+        libc::SYS_getdents64,
+        libc::SYS_getcwd,
+        libc::SYS_renameat,
+        libc::SYS_renameat2,
+        libc::SYS_unlinkat,
+        libc::SYS_ftruncate,
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_flock,
+        libc::SYS_umask,
+        // sockets that are there; new ones are below
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_getsockname,
+        libc::SYS_getpeername,
+        libc::SYS_getsockopt,
+        libc::SYS_setsockopt,
+        libc::SYS_sendto,
+        libc::SYS_sendmsg,
+        libc::SYS_sendmmsg,
+        libc::SYS_recvfrom,
+        libc::SYS_recvmsg,
+        libc::SYS_recvmmsg,
+        libc::SYS_shutdown,
+        // memory; what makes it executable is below
+        libc::SYS_brk,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_membarrier,
+        // threads and signals
+        libc::SYS_futex,
+        libc::SYS_rseq,
+        libc::SYS_set_robust_list,
+        libc::SYS_get_robust_list,
+        libc::SYS_set_tid_address,
+        libc::SYS_gettid,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_sigaltstack,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        // the time, randomness and who we are
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_getres,
+        libc::SYS_gettimeofday,
+        libc::SYS_getrandom,
+        libc::SYS_uname,
+        libc::SYS_sysinfo,
+        libc::SYS_getpid,
+        libc::SYS_getppid,
+        libc::SYS_getuid,
+        libc::SYS_geteuid,
+        libc::SYS_getgid,
+        libc::SYS_getegid,
+        libc::SYS_getrlimit,
+        libc::SYS_getrusage,
+    ];
+
+    /// Older forms of the same, which other architectures never had.
+    #[cfg(target_arch = "x86_64")]
+    const ALLOWED_HERE: &[libc::c_long] = &[
+        libc::SYS_open,
+        libc::SYS_stat,
+        libc::SYS_lstat,
+        libc::SYS_access,
+        libc::SYS_readlink,
+        libc::SYS_rename,
+        libc::SYS_unlink,
+        libc::SYS_dup2,
+        libc::SYS_pipe,
+        libc::SYS_eventfd,
+        libc::SYS_poll,
+        libc::SYS_select,
+        libc::SYS_epoll_create,
+        libc::SYS_epoll_wait,
+        libc::SYS_time,
+    ];
+    #[cfg(target_arch = "aarch64")]
+    const ALLOWED_HERE: &[libc::c_long] = &[];
+
+    /// What neither program nor libc ever asks for, and an intruder would: other programs, other processes,
+    /// other namespaces, the kernel itself.
+    const DEADLY: &[libc::c_long] = &[
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_chroot,
+        libc::SYS_pivot_root,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_move_mount,
+        libc::SYS_open_tree,
+        libc::SYS_fsopen,
+        libc::SYS_fsmount,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_keyctl,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_reboot,
+    ];
+
+    /// Confines this process; `false` where there is no list for this architecture.
+    pub(in super::super) fn confine(reach: Reach) -> Result<bool, Error> {
+        // Of two filters the harsher answer holds; the second still has to let itself be installed.
+        let filters = [deadly()?, allowed(reach, std::process::id())?];
+        for filter in &filters {
+            seccompiler::apply_filter_all_threads(filter)?;
+        }
+        Ok(true)
+    }
+
+    fn deadly() -> Result<BpfProgram, BackendError> {
+        let rules = DEADLY.iter().map(|&call| (call, Vec::new())).collect();
+        compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
+    }
+
+    fn allowed(reach: Reach, process: u32) -> Result<BpfProgram, BackendError> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
+
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
+            rules.entry(libc::SYS_socket).or_default().push(argument(0, SeccompCmpOp::Eq, family as u64)?);
+        }
+        // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number.
+        const REQUESTS: [libc::Ioctl; 6] = [
+            libc::TCGETS,
+            libc::TCGETS2,
+            libc::TIOCGWINSZ,
+            libc::FIONBIO,
+            libc::FIONREAD,
+            libc::SIOCGIFINDEX,
+        ];
+        for request in REQUESTS {
+            rules.entry(libc::SYS_ioctl).or_default().push(argument(
+                1,
+                SeccompCmpOp::Eq,
+                (request as u32).into(),
+            )?);
+        }
+        // abort(3) signals this process. Limits can be read: that is the third argument, where to set none.
+        rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, process.into())?]);
+        rules.insert(libc::SYS_prlimit64, vec![pointer_is_null(2)?]);
+        for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+            let executable = libc::PROT_EXEC as u64;
+            let when = match reach {
+                // libc loads modules for name services.
+                Reach::Resolves => Vec::new(),
+                Reach::Accepts | Reach::Connects => {
+                    vec![argument(2, SeccompCmpOp::MaskedEq(executable), 0)?]
+                }
+            };
+            rules.insert(call, when);
+        }
+        if reach > Reach::Accepts {
+            // Threads, but no processes. clone3 hides its flags behind a pointer: libc falls back to this.
+            let thread = libc::CLONE_THREAD as u64;
+            rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+        }
+        compile(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)
+    }
+
+    fn argument(index: u8, is: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+        SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, is, value)?])
+    }
+
+    fn pointer_is_null(index: u8) -> Result<SeccompRule, BackendError> {
+        SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?])
+    }
+
+    fn compile(
+        rules: BTreeMap<i64, Vec<SeccompRule>>,
+        otherwise: SeccompAction,
+        listed: SeccompAction,
+    ) -> Result<BpfProgram, BackendError> {
+        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+        SeccompFilter::new(rules, otherwise, listed, arch)?.try_into()
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod imp {
+    use super::Reach;
+
+    /// Confines this process; `false` where there is no list for this architecture.
+    pub(in super::super) fn confine(_: Reach) -> Result<bool, std::convert::Infallible> {
+        Ok(false)
+    }
+}

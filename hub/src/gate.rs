@@ -1,0 +1,297 @@
+//! Who may knock: the links whose other end is not authenticated yet, by where they come from. Pure.
+//!
+//! Anyone can open connections, and an honest spoke may come from the very address that a flood comes from
+//! (a NAT, a campus). So a newcomer is let in at the cost of one that has waited longer, not turned away: an
+//! honest handshake takes two round trips, and its first bytes come at once.
+//!
+//! - A source has a share of half-open links; one more closes its own oldest, a silent one before one that
+//!   has begun the handshake. All sources together have a limit; one more closes the oldest of the source
+//!   that has most.
+//! - Each link that fails adds to its source's penalty, which passes with time: the share shrinks, and a
+//!   source that is far gone gets no more than [`RATE`] links a second. One that has a member on the LAN is
+//!   never slowed, and keeps a larger share.
+//!
+//! A source is an IPv4 address, or an IPv6 /64, as one machine can have all of it.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Most half-open links.
+pub const MAX_HALF_OPEN: usize = 1_024;
+/// Most of them from one source.
+pub const MAX_PER_SOURCE: usize = 128;
+/// What penalty leaves of that.
+pub const MIN_PER_SOURCE: usize = 16;
+/// What it leaves to a source that has a member on the LAN.
+pub const MIN_WITH_MEMBER: usize = 64;
+/// Most links in all.
+pub const MAX_SESSIONS: usize = 65_536;
+/// What a link that fails adds to its source's penalty.
+pub const PENALTY: Duration = Duration::from_millis(100);
+/// The most that adds up: after this time of quiet all is forgiven.
+pub const MAX_PENALTY: Duration = Duration::from_secs(60);
+/// A penalty from here on slows a source down.
+pub const SLOW_FROM: Duration = Duration::from_secs(16);
+/// Links a second that such a source may open.
+pub const RATE: u32 = 1_000;
+/// How much of that it may use at once.
+const BURST: Duration = Duration::from_millis(100);
+/// Sources without a link whose penalty is remembered.
+const MAX_REMEMBERED: usize = 4_096;
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is room.
+    Admit,
+    /// There is, once this link is closed.
+    Replace(usize),
+    /// Close it at once.
+    Refuse,
+}
+
+/// What to tell of a link that failed, so that a flood does not fill the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// It is the first of its source.
+    First,
+    /// Its source has failed so often: a power of ten.
+    Count(u32),
+    /// Nothing.
+    Nothing,
+}
+
+/// The gate.
+pub struct Gate {
+    sources: HashMap<IpAddr, Source>,
+    /// Half-open links by source, oldest first; no list is empty.
+    waiting: HashMap<IpAddr, Vec<Waiting>>,
+    half_open: usize,
+    links: usize,
+    max_links: usize,
+    max_half_open: usize,
+    sweep_at: usize,
+}
+
+struct Source {
+    /// Links of members.
+    members: usize,
+    /// When all is forgiven.
+    forgiven_at: Instant,
+    /// Failures since it was last without penalty.
+    failures: u32,
+    /// When the next link is due, for a source that is slowed down.
+    next_at: Instant,
+}
+
+struct Waiting {
+    session: usize,
+    since: Instant,
+    /// Whether it has sent a hello and a first message.
+    greeted: bool,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate {
+            sources: HashMap::new(),
+            waiting: HashMap::new(),
+            half_open: 0,
+            links: 0,
+            max_links: MAX_SESSIONS,
+            max_half_open: MAX_HALF_OPEN,
+            sweep_at: MAX_REMEMBERED,
+        }
+    }
+}
+
+impl Gate {
+    /// Sets how many links there can be, at most [`MAX_SESSIONS`]. Half of them may be half-open.
+    pub fn limit(&mut self, links: usize) {
+        self.max_links = links.min(MAX_SESSIONS);
+        self.max_half_open = (links / 2).clamp(1, MAX_HALF_OPEN);
+    }
+
+    /// Decides about a connection from `address`. To be followed by [`Gate::enter`] unless it is refused; a
+    /// link that is replaced does not count any more, and stays to be closed.
+    pub fn admit(&mut self, address: IpAddr, now: Instant) -> Verdict {
+        let network = network(address);
+        self.sweep(now);
+        let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
+        if source.members == 0 && source.penalty(now) >= SLOW_FROM {
+            if source.next_at > now + BURST {
+                return Verdict::Refuse;
+            }
+            source.next_at = source.next_at.max(now) + Duration::from_secs(1) / RATE;
+        }
+        let share = source.share(now);
+        if self.waiting.get(&network).is_some_and(|waiting| waiting.len() >= share) {
+            return match self.evict(network, now) {
+                Some(session) => Verdict::Replace(session),
+                None => Verdict::Refuse,
+            };
+        }
+        if self.half_open >= self.max_half_open || self.links >= self.max_links {
+            return match self.make_room(now) {
+                Some(session) => Verdict::Replace(session),
+                None => Verdict::Refuse,
+            };
+        }
+        Verdict::Admit
+    }
+
+    /// Takes in a link that was admitted.
+    pub fn enter(&mut self, address: IpAddr, session: usize, now: Instant) {
+        let waiting = self.waiting.entry(network(address)).or_default();
+        waiting.push(Waiting { session, since: now, greeted: false });
+        self.half_open += 1;
+        self.links += 1;
+    }
+
+    /// Chooses a half-open link to be closed, where there is one: the hub is out of descriptors, say.
+    pub fn make_room(&mut self, now: Instant) -> Option<usize> {
+        let fattest = self.waiting.iter().filter_map(|(network, waiting)| {
+            let victim = waiting.get(victim(waiting))?;
+            // Of equals the one with a silent link, and then the one with the oldest.
+            Some(((waiting.len(), !victim.greeted, Reverse(victim.since)), *network))
+        });
+        let (_, network) = fattest.max()?;
+        self.evict(network, now)
+    }
+
+    /// Tells that a link has begun the handshake.
+    pub fn greeted(&mut self, address: IpAddr, session: usize) {
+        let waiting = self.waiting.get_mut(&network(address)).into_iter().flatten();
+        for link in waiting.filter(|link| link.session == session) {
+            link.greeted = true;
+        }
+    }
+
+    /// Tells that a link's other end is a member now.
+    pub fn joined(&mut self, address: IpAddr, session: usize, now: Instant) {
+        let network = network(address);
+        self.take(network, session);
+        self.links += 1;
+        self.sources.entry(network).or_insert_with(|| Source::new(now)).members += 1;
+    }
+
+    /// Tells that a member's link has closed.
+    pub fn left(&mut self, address: IpAddr, now: Instant) {
+        let network = network(address);
+        let Some(source) = self.sources.get_mut(&network).filter(|source| source.members > 0) else { return };
+        source.members -= 1;
+        self.links -= 1;
+        if source.is_forgiven(now) {
+            self.sources.remove(&network);
+        }
+    }
+
+    /// Tells that a link has closed whose other end did not become a member.
+    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) -> Tell {
+        let network = network(address);
+        // One that was evicted has gone before, and its source was punished then.
+        if self.take(network, session) { self.punish(network, now) } else { Tell::Nothing }
+    }
+
+    /// Half-open links.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    fn evict(&mut self, network: IpAddr, now: Instant) -> Option<usize> {
+        let waiting = self.waiting.get(&network)?;
+        let session = waiting.get(victim(waiting))?.session;
+        self.take(network, session);
+        self.punish(network, now);
+        Some(session)
+    }
+
+    /// Takes a half-open link out of the account.
+    fn take(&mut self, network: IpAddr, session: usize) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&network) else { return false };
+        let Some(place) = waiting.iter().position(|link| link.session == session) else { return false };
+        waiting.remove(place);
+        if waiting.is_empty() {
+            self.waiting.remove(&network);
+        }
+        self.half_open -= 1;
+        self.links -= 1;
+        true
+    }
+
+    fn punish(&mut self, network: IpAddr, now: Instant) -> Tell {
+        self.sources.entry(network).or_insert_with(|| Source::new(now)).punish(now)
+    }
+
+    /// Forgets sources when there are too many of them: those without penalty, and then the mildest half.
+    fn sweep(&mut self, now: Instant) {
+        if self.sources.len() < self.sweep_at {
+            return;
+        }
+        self.sources.retain(|_, source| !source.is_forgiven(now));
+        let idle = self.sources.values().filter(|source| source.members == 0);
+        let mut penalties: Vec<Instant> = idle.map(|source| source.forgiven_at).collect();
+        if penalties.len() > MAX_REMEMBERED / 2 {
+            let middle = penalties.len() - MAX_REMEMBERED / 2;
+            let (_, &mut mildest, _) = penalties.select_nth_unstable(middle);
+            self.sources.retain(|_, source| source.members > 0 || source.forgiven_at > mildest);
+        }
+        self.sweep_at = self.sources.len() + MAX_REMEMBERED / 2;
+    }
+}
+
+impl Source {
+    fn new(now: Instant) -> Source {
+        Source { members: 0, forgiven_at: now, failures: 0, next_at: now }
+    }
+
+    /// Whether there is nothing to know about it.
+    fn is_forgiven(&self, now: Instant) -> bool {
+        self.members == 0 && self.penalty(now).is_zero()
+    }
+
+    fn penalty(&self, now: Instant) -> Duration {
+        self.forgiven_at.saturating_duration_since(now)
+    }
+
+    /// How many half-open links it may have.
+    fn share(&self, now: Instant) -> usize {
+        let share = match self.penalty(now).as_secs() {
+            0 => MAX_PER_SOURCE,
+            1..4 => MAX_PER_SOURCE / 2,
+            4..16 => MAX_PER_SOURCE / 4,
+            _ => MIN_PER_SOURCE,
+        };
+        if self.members > 0 { share.max(MIN_WITH_MEMBER) } else { share }
+    }
+
+    fn punish(&mut self, now: Instant) -> Tell {
+        if self.penalty(now).is_zero() {
+            self.failures = 0;
+        }
+        self.forgiven_at = (self.forgiven_at.max(now) + PENALTY).min(now + MAX_PENALTY);
+        self.failures = self.failures.saturating_add(1);
+        match self.failures {
+            1 => Tell::First,
+            count if 10_u32.pow(count.ilog10()) == count => Tell::Count(count),
+            _ => Tell::Nothing,
+        }
+    }
+}
+
+/// Where the link is that goes first: the oldest silent one, or the oldest.
+fn victim(waiting: &[Waiting]) -> usize {
+    waiting.iter().position(|link| !link.greeted).unwrap_or(0)
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

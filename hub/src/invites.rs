@@ -1,0 +1,263 @@
+//! Invites: who may join a locked hub, once. Pure: the text of `invites` comes in and goes out.
+//!
+//! ```text
+//! # hash of the secret  name    until       addresses  options
+//! 9f9f5111…64 digits    laptop  1767225600  10.0.0.7   route=192.168.5.0/24
+//! ```
+//! Only the hash of a secret is kept, so that nobody joins by what the file says. `until` is in Unix seconds. A
+//! person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
+
+use std::net::IpAddr;
+
+use common::invite::{Secret, SecretHash};
+use common::name::Name;
+use ipnetwork::IpNetwork;
+
+use crate::members::{BadLine, parse_rights, rights_text};
+use crate::subnets::Subnets;
+
+/// Most invites at a time.
+pub const MAX_INVITES: usize = 1_000;
+
+/// What an invite grants to whoever shows its secret first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invite {
+    /// The hash of its secret.
+    pub hash: SecretHash,
+    /// The member's name.
+    pub name: Name,
+    /// When it expires, in Unix seconds.
+    pub until: u64,
+    /// The member's addresses; the hub chooses for a family that is missing.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that it may offer.
+    pub routes: Vec<IpNetwork>,
+}
+
+enum Line {
+    /// A comment or blank line, as it was.
+    Text(String),
+    /// An invite, as it was written by hand or by us.
+    Invite(Invite, String),
+}
+
+/// All invites that are not used yet.
+#[derive(Default)]
+pub struct Invites {
+    lines: Vec<Line>,
+    /// Whether the text differs from the one that was last read or written.
+    changed: bool,
+}
+
+impl Invites {
+    /// Reads the text of `invites`.
+    pub fn parse(text: &str, subnets: Subnets) -> Result<Invites, BadLine> {
+        let mut invites = Invites::default();
+        for (index, line) in text.lines().enumerate() {
+            let bad = |why| BadLine { line: index + 1, why };
+            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                invites.lines.push(Line::Text(line.to_owned()));
+                continue;
+            }
+            let invite = parse_invite(line, subnets).map_err(bad)?;
+            if let Some(what) = invites.iter().find_map(|other| clash(other, &invite)) {
+                return Err(bad(format!("another line has {what}")));
+            }
+            invites.lines.push(Line::Invite(invite, line.to_owned()));
+        }
+        Ok(invites)
+    }
+
+    /// The text of `invites`.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for line in &self.lines {
+            let (Line::Text(line) | Line::Invite(_, line)) = line;
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Whether the text has to be written.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Tells that the text was written.
+    pub fn set_saved(&mut self) {
+        self.changed = false;
+    }
+
+    /// All invites.
+    pub fn iter(&self) -> impl Iterator<Item = &Invite> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Text(_) => None,
+            Line::Invite(invite, _) => Some(invite),
+        })
+    }
+
+    /// The invite with this secret, unless it has expired by now (Unix seconds).
+    pub fn find(&self, secret: &Secret, now: u64) -> Option<&Invite> {
+        let hash = secret.hash();
+        self.iter().find(|invite| invite.hash == hash && now < invite.until)
+    }
+
+    /// Adds an invite. An earlier one for the same name is void from now on.
+    pub fn add(&mut self, invite: Invite) -> Result<(), String> {
+        self.retain(|other| other.name != invite.name);
+        if let Some(what) = self.iter().find_map(|other| clash(other, &invite)) {
+            return Err(format!("another invite has {what}"));
+        }
+        if self.iter().count() >= MAX_INVITES {
+            return Err(format!("there are {MAX_INVITES} invites already"));
+        }
+        let Invite { hash, name, until, addresses, routes } = &invite;
+        let line = format!("{hash} {name} {until} {}", rights_text(addresses, routes));
+        self.lines.push(Line::Invite(invite, line));
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Takes out an invite that was used.
+    pub fn remove(&mut self, hash: SecretHash) {
+        self.retain(|invite| invite.hash != hash);
+    }
+
+    /// Forgets the invites that have expired by now (Unix seconds).
+    pub fn prune(&mut self, now: u64) {
+        self.retain(|invite| now < invite.until);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Invite) -> bool) {
+        let before = self.lines.len();
+        self.lines.retain(|line| match line {
+            Line::Text(_) => true,
+            Line::Invite(invite, _) => keep(invite),
+        });
+        self.changed |= self.lines.len() != before;
+    }
+}
+
+/// What two invites must not share.
+fn clash(one: &Invite, other: &Invite) -> Option<String> {
+    if one.hash == other.hash {
+        return Some("the same hash".to_owned());
+    }
+    if one.name == other.name {
+        return Some(format!("the name {}", one.name));
+    }
+    let address = one.addresses.iter().find(|address| other.addresses.contains(address))?;
+    Some(format!("the address {address}"))
+}
+
+fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, String> {
+    let mut words = line.split_whitespace();
+    let hash = words.next().unwrap_or_default();
+    let hash = hash.parse().map_err(|_| format!("{hash:?} is no hash of 64 hexadecimal digits"))?;
+    let name = words.next().ok_or("the name is missing")?;
+    let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
+    let until = words.next().ok_or("the time is missing")?;
+    let until = until.parse().map_err(|_| format!("{until:?} is no time in Unix seconds"))?;
+    let (addresses, routes) = parse_rights(words, subnets)?;
+    Ok(Invite { hash, name, until, addresses, routes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subnets() -> Subnets {
+        Subnets::new(&["10.0.0.0/24".parse().unwrap()]).unwrap()
+    }
+
+    fn secret(seed: u8) -> Secret {
+        Secret([seed; 16])
+    }
+
+    fn invite(seed: u8, name: &str, until: u64, ip: Option<&str>) -> Invite {
+        Invite {
+            hash: secret(seed).hash(),
+            name: name.parse().unwrap(),
+            until,
+            addresses: ip.map(|ip| ip.parse().unwrap()).into_iter().collect(),
+            routes: vec![],
+        }
+    }
+
+    #[test]
+    fn an_invite_lives_until_it_is_used_or_expires() {
+        let mut invites = Invites::default();
+        invites.add(invite(1, "a", 100, Some("10.0.0.7"))).unwrap();
+        let mut invites = Invites::parse(&invites.to_text(), subnets()).unwrap();
+        assert_eq!(invites.find(&secret(1), 99), Some(&invite(1, "a", 100, Some("10.0.0.7"))));
+        assert_eq!(invites.find(&secret(1), 100), None, "expired");
+        assert_eq!(invites.find(&secret(2), 0), None, "unknown");
+        invites.remove(secret(1).hash());
+        assert!(invites.is_changed());
+        assert_eq!(invites.find(&secret(1), 0), None, "used");
+    }
+
+    #[test]
+    fn the_secret_is_not_in_the_text() {
+        let mut invites = Invites::default();
+        invites.add(invite(0xab, "a", 100, None)).unwrap();
+        assert!(!invites.to_text().contains(&secret(0xab).to_hex()));
+    }
+
+    #[test]
+    fn a_new_invite_for_a_name_takes_the_place_of_the_old_one() {
+        let mut invites = Invites::default();
+        invites.add(invite(1, "a", 100, Some("10.0.0.7"))).unwrap();
+        invites.add(invite(2, "a", 100, Some("10.0.0.7"))).unwrap();
+        assert_eq!(invites.find(&secret(1), 0), None);
+        assert!(invites.add(invite(3, "b", 100, Some("10.0.0.7"))).unwrap_err().contains("10.0.0.7"));
+    }
+
+    #[test]
+    fn expired_ones_are_forgotten_and_their_number_is_bounded() {
+        let mut invites = Invites::default();
+        for number in 0..MAX_INVITES {
+            let mut next = invite(0, &format!("m{number}"), 100 + number as u64, None);
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            next.hash = Secret(bytes).hash();
+            invites.add(next).unwrap();
+        }
+        assert!(invites.add(invite(9, "late", 9_999, None)).is_err());
+        invites.prune(100);
+        assert_eq!(invites.iter().count(), MAX_INVITES - 1);
+        invites.add(invite(9, "late", 9_999, None)).unwrap();
+    }
+
+    #[test]
+    fn text_keeps_what_a_person_wrote() {
+        let text = format!("# soon\n\n{}   laptop 100   - route=192.168.5.0/24\n  # end\n", secret(1).hash());
+        let mut invites = Invites::parse(&text, subnets()).unwrap();
+        assert_eq!(invites.to_text(), text);
+        invites.add(invite(2, "b", 7, Some("10.0.0.9"))).unwrap();
+        let added = format!("{text}{} b 7 10.0.0.9\n", secret(2).hash());
+        assert_eq!(invites.to_text(), added);
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
+        let good = format!("{} laptop 100 10.0.0.7", secret(1).hash());
+        let hash = secret(2).hash();
+        for (line, why) in [
+            ("nonsense b 100".to_owned(), "no hash"),
+            (hash.to_string(), "name is missing"),
+            (format!("{hash} a/b 100"), "no name"),
+            (format!("{hash} b"), "time is missing"),
+            (format!("{hash} b soon"), "no time"),
+            (format!("{hash} b 100 10.0.1.7"), "not in the LAN's subnet"),
+            (format!("{hash} b 100 - what"), "makes no sense"),
+            (format!("{hash} laptop 100"), "the name laptop"),
+            (format!("{hash} b 100 10.0.0.7"), "the address 10.0.0.7"),
+            (format!("{} b 100", secret(1).hash()), "the same hash"),
+        ] {
+            let error = Invites::parse(&format!("#\n{good}\n{line}\n"), subnets()).map(|_| ()).unwrap_err();
+            assert!(error.line == 3 && error.why.contains(why), "{line}: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The list of members changed by a person: revoked, re-read, kept for invites. Pure.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use common::noise::PublicKey;
+use slab::Slab;
+
+use super::{Line, Member, MemberId, Members, format_member};
+
+/// What became of a member when the list was changed by a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was revoked: its key may not come back.
+    Revoked,
+    /// It is not in the list any more.
+    Removed,
+    /// It has another name, other addresses or other routes.
+    Changed,
+}
+
+/// A member that was changed by a person, as it was before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where it is or was in the list.
+    pub id: MemberId,
+    /// What it was.
+    pub member: Member,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// The key, if the line is that of a revoked member.
+pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
+    let mut words = line.split_whitespace();
+    let key = words.next().unwrap_or_default();
+    // The second word is a name, which may be anything.
+    if !words.skip(1).any(|word| word == "revoked") {
+        return Ok(None);
+    }
+    key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
+}
+
+impl Members {
+    /// Whether this key may not come back.
+    pub fn is_revoked(&self, key: &PublicKey) -> bool {
+        self.revoked.contains(key)
+    }
+
+    /// How many members were revoked.
+    pub fn revoked_count(&self) -> usize {
+        self.revoked.len()
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub(super) fn insert_revoked(&mut self, key: PublicKey) -> Result<(), String> {
+        if self.by_key.contains_key(&key) || !self.revoked.insert(key) {
+            return Err("another line has the same key".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Strikes a member off the list; its key may not come back, its name and addresses are free.
+    pub fn revoke(&mut self, id: MemberId) -> Change {
+        self.unindex(id);
+        let member = self.table.remove(id.0);
+        self.revoked.insert(member.key);
+        let own = |line: &&mut Line| matches!(line, Line::Member(of, _) if *of == id);
+        if let Some(line) = self.lines.iter_mut().find(own) {
+            let text = match line {
+                Line::Member(_, Some(text)) => text.trim_end().to_owned(),
+                Line::Member(..) | Line::Text(_) => format_member(&member),
+            };
+            *line = Line::Text(format!("{text} revoked"));
+        }
+        self.changed = true;
+        Change { id, member, fate: Fate::Revoked }
+    }
+
+    /// Whether an address is kept for an invite.
+    pub fn is_reserved(&self, address: IpAddr) -> bool {
+        self.reserved.contains(&address)
+    }
+
+    /// Keeps these addresses for invites, and no others.
+    pub fn set_reserved(&mut self, addresses: HashSet<IpAddr>) {
+        self.reserved = addresses;
+    }
+
+    /// Takes over a list that was read anew, and tells what that changes for the members so far.
+    ///
+    /// A member that is in both lists keeps its id, session and time of sight. One that joined since the text was
+    /// last written, so that the text could not have it, is added, unless it is at odds with a line.
+    pub fn replace(&mut self, mut new: Members) -> Vec<Change> {
+        for (_, member) in self.table.iter().filter(|(_, member)| member.unsaved) {
+            if let Ok(id) = new.insert(member.clone()) {
+                new.lines.push(Line::Member(id, None));
+                new.changed = true;
+            }
+        }
+
+        let mut changes = Vec::new();
+        for (id, member) in &self.table {
+            let fate = match new.by_key(&member.key) {
+                None if new.is_revoked(&member.key) => Fate::Revoked,
+                None => Fate::Removed,
+                Some(same) if !grants_equal(member, new.member(same)) => Fate::Changed,
+                Some(_) => continue,
+            };
+            changes.push(Change { id: MemberId(id), member: member.clone(), fate });
+        }
+
+        // Ids that nobody had: an id never means one member before and another one after.
+        let mut unused = (0..).filter(|&id| !self.table.contains(id));
+        let mut ids = HashMap::new();
+        let mut table = Vec::new();
+        for (new_id, mut member) in std::mem::take(&mut new.table) {
+            let id = match self.by_key.get(&member.key) {
+                Some(&MemberId(id)) => {
+                    let known = &self.table[id];
+                    (member.session, member.seen_at) = (known.session, known.seen_at);
+                    id
+                }
+                None => unused.next().expect("numbers do not end"),
+            };
+            ids.insert(new_id, MemberId(id));
+            table.push((id, member));
+        }
+        drop(unused);
+        self.table = Slab::from_iter(table);
+        self.by_key.clear();
+        self.by_name.clear();
+        self.by_address.clear();
+        for id in ids.values() {
+            self.index(*id);
+        }
+        self.lines = new.lines;
+        for line in &mut self.lines {
+            if let Line::Member(id, _) = line
+                && let Some(&place) = ids.get(&id.0)
+            {
+                *id = place;
+            }
+        }
+        self.revoked = new.revoked;
+        self.changed = new.changed;
+        changes
+    }
+}
+
+fn grants_equal(one: &Member, other: &Member) -> bool {
+    one.name == other.name && one.addresses == other.addresses && one.routes == other.routes
+}
+
+#[cfg(test)]
+mod tests {
+    use common::frame::{Join, Refusal};
+    use common::noise::PrivateKey;
+
+    use super::super::{Access, Admission};
+    use super::*;
+    use crate::subnets::Subnets;
+
+    fn key(seed: u8) -> PublicKey {
+        PrivateKey::from_random([seed; 32]).public()
+    }
+
+    fn parse(text: &str) -> Members {
+        Members::parse(text, Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap()).unwrap()
+    }
+
+    fn join(name: &str, ip: Option<&str>) -> Join {
+        let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
+        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None }
+    }
+
+    fn admit(members: &mut Members, seed: u8, ip: Option<&str>) -> Admission {
+        members.admit(key(seed), &join(&format!("m{seed}"), ip), Access::Open, &[])
+    }
+
+    /// `name:fate` of each change, in the order of names.
+    fn told(changes: &[Change]) -> Vec<String> {
+        let mut told: Vec<String> =
+            changes.iter().map(|change| format!("{}:{:?}", change.member.name, change.fate)).collect();
+        told.sort();
+        told
+    }
+
+    #[test]
+    fn a_revoked_key_stays_out_and_leaves_its_name_and_address() {
+        let line = format!("{}  m1   10.0.0.2   # mine? no", key(1));
+        assert!(Members::parse(&line, Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap()).is_err());
+        let text = format!("# ours\n{}  m1   10.0.0.2\n", key(1));
+        let mut members = parse(&text);
+        let change = members.revoke(members.by_key(&key(1)).unwrap());
+        assert_eq!(told(&[change]), ["m1:Revoked"]);
+        let written = format!("# ours\n{}  m1   10.0.0.2 revoked\n", key(1));
+        assert_eq!(members.to_text(), written);
+        let mut members = parse(&written);
+        assert_eq!((members.len(), members.revoked_count()), (0, 1));
+        assert!(matches!(admit(&mut members, 1, None), Admission::Refused(Refusal::Revoked, _)));
+        assert!(matches!(admit(&mut members, 2, Some("10.0.0.2")), Admission::Member { .. }));
+        assert_eq!(parse(&members.to_text()).to_text(), members.to_text());
+    }
+
+    #[test]
+    fn a_revoked_line_may_be_anything_behind_its_key_but_not_twice() {
+        let subnets = Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap();
+        for good in [format!("{} m1 revoked", key(1)), format!("{} m1 192.0.2.1 revoked", key(1))] {
+            assert!(
+                Members::parse(&good, subnets).is_ok_and(|members| members.is_revoked(&key(1))),
+                "{good}"
+            );
+        }
+        let named_so = Members::parse(&format!("{} revoked 10.0.0.2", key(1)), subnets).unwrap();
+        assert!(!named_so.is_revoked(&key(1)));
+        for bad in ["nonsense m1 revoked".to_owned(), format!("{0} a -\n{0} a revoked", key(1))] {
+            assert!(Members::parse(&bad, subnets).is_err(), "{bad}");
+        }
+        let twice = format!("{0} a revoked\n{0} a -", key(1));
+        assert_eq!(Members::parse(&twice, subnets).map(|_| ()).unwrap_err().line, 2);
+    }
+
+    #[test]
+    fn replacing_tells_who_is_changed_and_leaves_the_others() {
+        let [a, b, c, d] = [1, 2, 3, 4].map(key);
+        let mut members = parse(&format!("{a} a 10.0.0.2\n{b} b 10.0.0.3\n{c} c 10.0.0.4\n{d} d 10.0.0.5\n"));
+        let before = members.by_key(&a).unwrap();
+        members.member_mut(before).session = Some(77);
+        let text = format!(
+            "# new\n{} e 10.0.0.3\n{c} c2 10.0.0.4\n{d} d 10.0.0.5 revoked\n{a}   a   10.0.0.2\n",
+            key(5)
+        );
+        let changes = members.replace(parse(&text));
+        assert_eq!(told(&changes), ["b:Removed", "c:Changed", "d:Revoked"]);
+        assert_eq!(members.to_text(), text);
+        assert_eq!(members.by_key(&a), Some(before));
+        assert_eq!(members.member(before).session, Some(77));
+        let newcomer = members.by_key(&key(5)).unwrap();
+        assert!(changes.iter().all(|change| change.id != newcomer), "no id changes hands");
+        assert_eq!(members.holder("10.0.0.3".parse().unwrap()), Some(newcomer));
+        assert_eq!(members.by_name(&"c".parse().unwrap()), None);
+        assert!(!members.is_changed());
+        assert!(members.replace(parse(&text)).is_empty(), "the same text changes nothing");
+    }
+
+    #[test]
+    fn who_joined_after_the_text_was_written_stays_unless_a_line_is_against_it() {
+        let text = format!("{} a 10.0.0.2\n", key(1));
+        let mut members = parse(&text);
+        admit(&mut members, 2, Some("10.0.0.3"));
+        admit(&mut members, 3, Some("10.0.0.4"));
+        let edited = format!("{text}{} b 10.0.0.4\n", key(9));
+        assert_eq!(told(&members.replace(parse(&edited))), ["m3:Removed"]);
+        assert!(members.is_changed(), "there is more than the text has");
+        assert_eq!(members.to_text(), format!("{edited}{} m2 10.0.0.3\n", key(2)));
+        members.set_saved();
+        assert_eq!(told(&members.replace(parse(&edited))), ["m2:Removed"], "now the text was without it");
+    }
+
+    #[test]
+    fn a_thousand_replacements_need_no_more_places() {
+        let texts = [1, 2].map(|seed| format!("{} m 10.0.0.2\n", key(seed)));
+        let mut members = parse("");
+        for round in 0..1_000 {
+            members.replace(parse(&texts[round % 2]));
+        }
+        assert!(members.table.capacity() <= 8, "{}", members.table.capacity());
+    }
+
+    #[test]
+    fn addresses_kept_for_invites_are_given_to_nobody_else() {
+        let mut members = parse(&format!("{} a 10.0.0.3\n", key(1)));
+        members.set_reserved(["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().unwrap()).into());
+        let refused = admit(&mut members, 2, Some("10.0.0.2"));
+        assert!(matches!(refused, Admission::Refused(Refusal::AddressHeld, _)), "{refused:?}");
+        assert!(matches!(admit(&mut members, 2, None), Admission::Member { .. }));
+        assert!(members.holder("10.0.0.4".parse().unwrap()).is_some(), "the first that is free");
+        assert!(matches!(admit(&mut members, 1, None), Admission::Member { .. }), "its own stays its own");
+    }
+
+    #[test]
+    fn an_invited_key_joins_a_locked_hub_and_takes_nothing_from_others() {
+        let mut members = parse(&format!("{} a 10.0.0.2\n", key(1)));
+        let mut ask = |ip: Option<&str>| members.admit(key(2), &join("b", ip), Access::Invited, &[]);
+        assert!(matches!(ask(Some("10.0.0.2")), Admission::Refused(Refusal::AddressHeld, _)));
+        assert!(matches!(ask(Some("10.0.0.3")), Admission::Member { .. }));
+    }
+}

@@ -1,0 +1,206 @@
+//! What the hub's commands print for people. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use common::human::{bytes, millis, span, table};
+
+use crate::control::{MemberStatus, Reloaded, Revoked, Standing, Status, Traffic};
+
+/// The report of `hub status`.
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let subnets: Vec<String> = status.subnets.iter().map(ToString::to_string).collect();
+    // A String takes whatever is written to it.
+    let _ = writeln!(
+        text,
+        "hub {}: {} on {}, up for {}",
+        status.version,
+        subnets.join(" and "),
+        status.device,
+        span(status.up_seconds)
+    );
+    let _ = writeln!(text, "listening on {}, key {}", status.listening, status.key);
+    let _ = writeln!(
+        text,
+        "{}: {} of {} members online{}{}{}",
+        if status.locked { "locked" } else { "open to anyone (`hub lock` ends that)" },
+        status.online,
+        status.known,
+        count(status.invites, "invited"),
+        count(status.revoked, "revoked"),
+        count(status.half_open, "not authenticated yet"),
+    );
+    if !status.drops.is_empty() {
+        let _ = writeln!(text, "dropped by the hub itself: {}", drops(&status.drops));
+    }
+    if !status.members.is_empty() {
+        text.push('\n');
+        let rows: Vec<_> = status.members.iter().map(row).collect();
+        text.push_str(&table(HEADER, &rows));
+    }
+    text
+}
+
+const HEADER: [&str; 11] =
+    ["NAME", "ADDRESS", "ROUTES", "SEEN", "FROM", "RTT", "RECEIVED", "SENT", "QUEUE", "DROPPED", "KEY"];
+
+fn row(member: &MemberStatus) -> [String; 11] {
+    let addresses = list(&member.addresses);
+    let routes = list(&member.routes);
+    let (name, key) = (member.name.to_string(), member.key.to_string());
+    let Some(link) = &member.link else {
+        let seen = member.seen_seconds_ago.map_or("-".to_owned(), |seconds| format!("{} ago", span(seconds)));
+        let [a, b, c, d, e, f] = std::array::from_fn(|_| "-".to_owned());
+        return [name, addresses, routes, seen, a, b, c, d, e, f, key];
+    };
+    [
+        name,
+        addresses,
+        routes,
+        format!("online {}", span(link.seconds)),
+        link.source.to_string(),
+        link.round_trip_ms.map_or("-".to_owned(), millis),
+        traffic(link.received),
+        traffic(link.sent),
+        bytes(link.queue_bytes as u64),
+        if link.drops.is_empty() { "0".to_owned() } else { drops(&link.drops) },
+        key,
+    ]
+}
+
+fn list(items: &[impl ToString]) -> String {
+    if items.is_empty() {
+        return "-".to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn traffic(way: Traffic) -> String {
+    format!("{} / {}", bytes(way.bytes), way.packets)
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    drops.iter().map(|(reason, count)| format!("{reason}:{count}")).collect::<Vec<_>>().join(",")
+}
+
+fn count(count: usize, what: &str) -> String {
+    if count == 0 { String::new() } else { format!(", {count} {what}") }
+}
+
+/// The answer to `hub lock` and `hub unlock`.
+pub fn standing(standing: &Standing) -> String {
+    let Standing { locked, known, online, invites, port } = standing;
+    if *locked {
+        format!(
+            "locked: the {known} members known now ({online} online) can join{}, and nobody else\n`hub invite NAME` \
+             lets another one in\n",
+            match invites {
+                0 => String::new(),
+                1 => ", the one with an invite".to_owned(),
+                many => format!(", the {many} with invites"),
+            }
+        )
+    } else {
+        format!("open: anyone who reaches port {port} can join\n")
+    }
+}
+
+/// The answer to `hub revoke`.
+pub fn revoked(revoked: &Revoked) -> String {
+    format!(
+        "{} ({}) is revoked{}: key {} cannot join again\nto undo that, delete `revoked` at the end of its line in \
+         {}, then `hub reload`\n",
+        revoked.name,
+        list(&revoked.addresses),
+        if revoked.online { " and off the LAN" } else { "" },
+        revoked.key,
+        revoked.file.display()
+    )
+}
+
+/// The answer to `hub reload`.
+pub fn reloaded(reloaded: &Reloaded) -> String {
+    let mut text =
+        format!("read again: {} members, {} of them changed\n", reloaded.standing.known, reloaded.changed);
+    for (name, fate) in &reloaded.changes {
+        let _ = writeln!(text, "  {name} {fate}");
+    }
+    if reloaded.changed > reloaded.changes.len() {
+        text.push_str("  …\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use common::noise::PrivateKey;
+
+    use super::*;
+    use crate::control::LinkStatus;
+
+    fn member(name: &str, ip: &str) -> MemberStatus {
+        MemberStatus {
+            name: name.parse().unwrap(),
+            key: PrivateKey::from_random([1; 32]).public(),
+            addresses: vec![ip.parse().unwrap()],
+            routes: vec![],
+            link: None,
+            seen_seconds_ago: None,
+        }
+    }
+
+    #[test]
+    fn the_status_is_a_head_and_an_aligned_table() {
+        let mut online = member("laptop", "10.0.0.2");
+        online.link = Some(LinkStatus {
+            seconds: 130,
+            source: "192.0.2.10:4000".parse().unwrap(),
+            round_trip_ms: Some(0.42),
+            received: Traffic { packets: 3, bytes: 2_048 },
+            sent: Traffic::default(),
+            queue_bytes: 0,
+            drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
+        });
+        let mut away = member("phone", "10.0.0.3");
+        away.seen_seconds_ago = Some(7_200);
+        let report = status(&Status {
+            version: "1.2.3".to_owned(),
+            up_seconds: 60,
+            listening: "[::]:5678".parse().unwrap(),
+            device: "hub0".to_owned(),
+            mtu: 1_500,
+            subnets: vec!["10.0.0.0/24".parse().unwrap()],
+            key: PrivateKey::from_random([2; 32]).public(),
+            locked: true,
+            online: 1,
+            known: 2,
+            revoked: 1,
+            invites: 0,
+            half_open: 0,
+            drops: BTreeMap::new(),
+            members: vec![online, away],
+        });
+        let lines: Vec<&str> = report.lines().collect();
+        assert_eq!(lines[0], "hub 1.2.3: 10.0.0.0/24 on hub0, up for 1 m");
+        assert!(lines[1].starts_with("listening on [::]:5678, key "));
+        assert_eq!(lines[2], "locked: 1 of 2 members online, 1 revoked");
+        let laptop = "laptop  10.0.0.2  -       online 2 m  192.0.2.10:4000  0.42 ms  2.0 KiB / 3  0 B / 0  0 B    \
+                      delay:2,forged-source:1  ";
+        assert!(lines[5].starts_with(laptop), "{report}");
+        assert!(
+            lines[6].starts_with("phone   10.0.0.3  -       2 h ago     -                -  "),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn lock_says_what_it_means() {
+        let mut facts = Standing { locked: true, known: 3, online: 2, invites: 1, port: 5678 };
+        let locked =
+            "locked: the 3 members known now (2 online) can join, the one with an invite, and nobody else\n";
+        assert!(standing(&facts).starts_with(locked));
+        facts.locked = false;
+        assert_eq!(standing(&facts), "open: anyone who reaches port 5678 can join\n");
+    }
+}

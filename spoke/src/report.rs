@@ -1,0 +1,159 @@
+//! What the spoke's commands print for people. Pure.
+
+use std::fmt::Write as _;
+
+use common::human::{bytes, millis, span, table};
+use common::text::Printable;
+
+use crate::control::{Status, Traffic};
+
+/// The report of `spoke status`.
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
+    let addresses = if addresses.is_empty() { "no address yet".to_owned() } else { addresses.join(" and ") };
+    // A String takes whatever is written to it.
+    let _ = writeln!(
+        text,
+        "spoke {}: {}, {addresses} on {}, up for {}",
+        status.version,
+        status.name,
+        status.device,
+        span(status.up_seconds)
+    );
+    let _ = writeln!(text, "own key {}", status.key);
+    let hub_key = status.hub_key.map_or("not known yet".to_owned(), |key| key.to_string());
+    let _ = writeln!(text, "hub {}, key {hub_key}", status.hub);
+    match &status.link {
+        Some(link) => {
+            let round_trip = link.round_trip_ms.map_or("not known yet".to_owned(), millis);
+            let _ = writeln!(
+                text,
+                "on the LAN for {} through {}, round trip {round_trip}",
+                span(link.seconds),
+                link.hub_address
+            );
+            let _ = writeln!(
+                text,
+                "received {}, sent {}, {} in the queue",
+                traffic(link.received),
+                traffic(link.sent),
+                bytes(link.queue_bytes as u64)
+            );
+        }
+        None => {
+            let phase = match status.phase.as_str() {
+                "looking-up" => "looking up the hub's name",
+                "connecting" => "connecting to the hub",
+                "joining" => "joining",
+                _ => "waiting before the next try",
+            };
+            let trouble =
+                status.trouble.as_deref().map_or(String::new(), |why| format!(": {}", Printable(why)));
+            let _ = writeln!(text, "not on the LAN, {phase}{trouble}");
+        }
+    }
+    if !status.drops.is_empty() {
+        let drops: Vec<String> =
+            status.drops.iter().map(|(reason, count)| format!("{reason}:{count}")).collect();
+        let _ = writeln!(text, "dropped {}", drops.join(","));
+    }
+    if !status.members.is_empty() {
+        text.push('\n');
+        let rows: Vec<_> = status.members.iter().map(|member| row(member, status)).collect();
+        text.push_str(&table(["NAME", "ADDRESS", ""], &rows));
+    }
+    text
+}
+
+fn row(member: &crate::control::MemberStatus, status: &Status) -> [String; 3] {
+    let addresses: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
+    let how = match (member.online, member.name == status.name) {
+        (_, true) => "this spoke",
+        (true, false) => "online",
+        (false, false) => "offline",
+    };
+    let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(",") };
+    [member.name.to_string(), addresses, how.to_owned()]
+}
+
+fn traffic(way: Traffic) -> String {
+    format!("{} in {} packets", bytes(way.bytes), way.packets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use common::noise::PrivateKey;
+
+    use super::*;
+    use crate::control::{LinkStatus, MemberStatus};
+
+    fn away() -> Status {
+        Status {
+            version: "1.2.3".to_owned(),
+            up_seconds: 3_600,
+            name: "laptop".parse().unwrap(),
+            addresses: vec![],
+            device: "spoke0".to_owned(),
+            key: PrivateKey::from_random([1; 32]).public(),
+            hub: "hub.example.org:5678".to_owned(),
+            hub_key: None,
+            phase: "connecting".to_owned(),
+            trouble: Some("cannot reach it\u{1b}[31m".to_owned()),
+            link: None,
+            drops: BTreeMap::new(),
+            members: vec![],
+        }
+    }
+
+    #[test]
+    fn a_spoke_that_is_not_on_the_lan_says_why_and_prints_no_escapes() {
+        let report = status(&away());
+        assert!(
+            report.starts_with("spoke 1.2.3: laptop, no address yet on spoke0, up for 1 h\n"),
+            "{report}"
+        );
+        let why = "not on the LAN, connecting to the hub: cannot reach it\\u{1b}[31m\n";
+        assert!(report.ends_with(why), "{report}");
+    }
+
+    #[test]
+    fn a_spoke_on_the_lan_tells_its_link_and_the_others() {
+        let member = |name: &str, ip: &str, online| MemberStatus {
+            name: name.parse().unwrap(),
+            addresses: vec![ip.parse().unwrap()],
+            online,
+        };
+        let report = status(&Status {
+            addresses: vec!["10.0.0.2/24".parse().unwrap()],
+            phase: "on-lan".to_owned(),
+            trouble: None,
+            link: Some(LinkStatus {
+                seconds: 120,
+                hub_address: "192.0.2.1:5678".parse().unwrap(),
+                round_trip_ms: Some(0.5),
+                received: Traffic { packets: 2, bytes: 2_048 },
+                sent: Traffic { packets: 1, bytes: 84 },
+                queue_bytes: 0,
+            }),
+            drops: [("not-on-lan".to_owned(), 4)].into(),
+            members: vec![member("laptop", "10.0.0.2", true), member("phone", "10.0.0.3", false)],
+            ..away()
+        });
+        let lines: Vec<&str> = report.lines().skip(3).collect();
+        assert_eq!(
+            lines,
+            [
+                "on the LAN for 2 m through 192.0.2.1:5678, round trip 0.50 ms",
+                "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
+                "dropped not-on-lan:4",
+                "",
+                "NAME    ADDRESS",
+                "laptop  10.0.0.2  this spoke",
+                "phone   10.0.0.3  offline",
+            ]
+        );
+    }
+}
