@@ -104,7 +104,7 @@ fn a_hub_with_few_descriptors_takes_newcomers_in() {
     let (net, binaries) = (Net::new(2).unwrap(), house::Binaries::find().unwrap());
     let hub = hub_command(&net, &binaries, &[]);
     let mut command = Command::new("prlimit");
-    command.arg("--nofile=48:48").arg(hub.get_program()).args(hub.get_args());
+    command.arg("--nofile=64:64").arg(hub.get_program()).args(hub.get_args());
     let hub = net.hub().spawn("hub", &command).unwrap();
     hub.wait_for_line(HUB_LISTENS, SOON).unwrap();
     let flood = Flood::start(net.spoke(1), vec![Net::spoke_v4(1)], 200, 100);

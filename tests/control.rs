@@ -306,6 +306,19 @@ fn what_a_person_writes_is_not_overwritten() {
 }
 
 #[test]
+fn a_revocation_beside_an_edit_that_is_not_read_yet_holds() {
+    let lan = Lan::new(2).unwrap();
+    let file = state(lan.net.hub(), "hub").join("members");
+    fs::write(&file, format!("# by hand\n{}", fs::read_to_string(&file).unwrap())).unwrap();
+    hub(&lan.net, &["revoke", "spoke1"]).good();
+    lan.spokes[1].wait_exit(SOON).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("# by hand\n") && text.contains(" spoke1 10.0.0.3 revoked\n"), "{text}");
+    let again = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
+    assert_ne!(again.wait_exit(SOON).unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_members_file_that_cannot_be_read_stops_nobody() {
     let lan = Lan::new(2).unwrap();
     let file = state(lan.net.hub(), "hub").join("members");

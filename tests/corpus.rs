@@ -54,6 +54,11 @@ fn members() {
 }
 
 #[test]
+fn control() {
+    replay("control", bodies::control);
+}
+
+#[test]
 fn tunnel() {
     replay("tunnel", bodies::tunnel);
 }

@@ -103,6 +103,17 @@ fn the_programs_run_as_another_user_and_as_root_again() {
                 assert_eq!(fs::metadata(&path).unwrap().uid(), owner, "owner of {file}");
             }
         }
+        // Commands reach the programs, and a list that was edited by hand is read.
+        for (host, program) in [(net.hub(), &binaries.hub), (net.spoke(0), &binaries.spoke)] {
+            let state = host.private().join(program.file_name().unwrap());
+            let mut status = Command::new(program);
+            status.args(["status", "--state"]).arg(state);
+            let said = String::from_utf8(host.output(status).unwrap().stdout).unwrap();
+            assert!(said.contains("10.0.0.2"), "{said}");
+        }
+        let mark = hub.mark();
+        hub.signal(Signal::SIGHUP).unwrap();
+        hub.wait_for_line_after(mark, "members", SOON).unwrap();
         // The spoke finds a hub that has restarted, and both end in good order.
         hub.kill().unwrap();
         let mark = spoke.mark();
@@ -111,6 +122,9 @@ fn the_programs_run_as_another_user_and_as_root_again() {
         for program in [&spoke, &hub] {
             program.signal(Signal::SIGTERM).unwrap();
             assert!(program.wait_exit(SOON).unwrap().success(), "{}", program.name());
+        }
+        for (host, socket) in [(net.hub(), "hub/control"), (net.spoke(0), "spoke/control")] {
+            assert!(!host.path(host.private().join(socket)).exists(), "{socket} is left");
         }
     }
     let nobody_there = net.hub().spawn("hub", &hub_command(&net, &binaries, &["--user", "no.such"])).unwrap();

@@ -18,7 +18,7 @@ const MAX_KINDS: usize = 1_024;
 #[derive(Debug)]
 pub struct Damper<K> {
     kinds: HashMap<K, Period>,
-    /// The earliest end of a period; a lower bound.
+    /// When the first count is to be told.
     next: Option<Instant>,
 }
 
@@ -27,6 +27,12 @@ struct Period {
     ends_at: Instant,
     told: u32,
     kept_back: u64,
+}
+
+impl Period {
+    fn is_over(&self, now: Instant) -> bool {
+        self.kept_back == 0 && self.ends_at <= now
+    }
 }
 
 impl<K> Default for Damper<K> {
@@ -39,40 +45,42 @@ impl<K: Eq + Hash + Clone> Damper<K> {
     /// Whether to tell a line of this kind now.
     pub fn tell(&mut self, kind: K, now: Instant) -> bool {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
-            return true;
+            self.kinds.retain(|_, period| !period.is_over(now));
+            if self.kinds.len() >= MAX_KINDS {
+                return true;
+            }
         }
-        let ends_at = now + PERIOD;
-        let period = self.kinds.entry(kind).or_insert(Period { ends_at, told: 0, kept_back: 0 });
-        self.next = Some(self.next.map_or(period.ends_at, |next| next.min(period.ends_at)));
+        let new = || Period { ends_at: now + PERIOD, told: 0, kept_back: 0 };
+        let period = self.kinds.entry(kind).or_insert_with(new);
+        if period.is_over(now) {
+            *period = new();
+        }
         if period.told < BURST {
             period.told += 1;
             return true;
         }
         period.kept_back += 1;
+        self.next = Some(self.next.map_or(period.ends_at, |next| next.min(period.ends_at)));
         false
     }
 
-    /// When `poll` may have something to tell.
+    /// When `poll` has something to tell.
     pub fn deadline(&self) -> Option<Instant> {
         self.next
     }
 
     /// A kind whose period is over, and how many of its lines were kept back, which is never none.
     pub fn poll(&mut self, now: Instant) -> Option<(K, u64)> {
-        if self.next.is_none_or(|next| now < next) {
-            return None;
-        }
-        self.kinds.retain(|_, period| period.kept_back > 0 || now < period.ends_at);
-        let over = self.kinds.iter().find(|(_, period)| period.ends_at <= now).map(|(kind, _)| kind.clone());
-        let Some(kind) = over else {
-            self.next = self.kinds.values().map(|period| period.ends_at).min();
-            return None;
-        };
-        let period = self.kinds.get_mut(&kind)?;
-        let count = std::mem::take(&mut period.kept_back);
-        // Whoever goes on gets no new burst at once: the next period has its count only.
-        period.ends_at = now + PERIOD;
-        Some((kind, count))
+        self.next.filter(|&next| next <= now)?;
+        let mut late = self.kinds.iter_mut().filter(|(_, period)| period.kept_back > 0);
+        let told = late.find(|(_, period)| period.ends_at <= now).map(|(kind, period)| {
+            // Whoever goes on gets no new burst at once: the next period has its count only.
+            period.ends_at = now + PERIOD;
+            (kind.clone(), std::mem::take(&mut period.kept_back))
+        });
+        let left = self.kinds.values().filter(|period| period.kept_back > 0);
+        self.next = left.map(|period| period.ends_at).min();
+        told
     }
 }
 
@@ -121,7 +129,6 @@ mod tests {
             damper.tell((), start);
         }
         assert_eq!(damper.poll(start + PERIOD), Some(((), 1)));
-        assert_eq!(damper.poll(start + 2 * PERIOD), None);
         assert_eq!(damper.deadline(), None);
         assert!(damper.tell((), start + 2 * PERIOD), "a new burst");
     }
@@ -134,5 +141,8 @@ mod tests {
             assert!(damper.tell(kind, start));
         }
         assert_eq!(damper.kinds.len(), MAX_KINDS);
+        damper.tell(0, start + PERIOD);
+        assert!(damper.tell(MAX_KINDS, start + PERIOD));
+        assert!(damper.kinds.len() < 3, "what is over makes room");
     }
 }

@@ -35,6 +35,7 @@ reasons! {
     TooBig "too-big" "Larger than the receiver's MTU.",
     QueueFull "queue-full" "The queue to the receiver held its cap of bytes.",
     Delay "delay" "CoDel: the packet waited too long in the queue to the receiver.",
+    NeighbourDiscovery "neighbour-discovery" "IPv6 neighbour discovery, which has no place on a TUN device.",
     RateLimit "rate-limit" "More broadcast or multicast than one source may send.",
     NotOnLan "not-on-lan" "The tunnel to the hub is not up.",
     Device "device" "The TUN device did not take the packet.",

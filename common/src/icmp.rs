@@ -93,6 +93,18 @@ pub fn exceeds(packet: &[u8], header: &Header, mtu: usize) -> bool {
     longest > mtu
 }
 
+/// Whether this is a message of IPv6 neighbour discovery (RFC 4861: types 133 to 137).
+///
+/// A LAN of TUN devices needs none of them, and carries none: by a router advertisement any member could
+/// make itself the default router of all others.
+#[inline]
+pub fn is_neighbour_discovery(packet: &[u8], header: &Header) -> bool {
+    header.protocol == protocol::ICMPV6
+        && header.is_ipv6()
+        && header.fragment != Fragment::Later
+        && matches!(packet.get(VNET_LEN + header.l4), Some(133..=137))
+}
+
 /// Builds the answer, unless none may be given.
 fn answer(
     original: &[u8],
@@ -316,6 +328,24 @@ mod tests {
         }
         assert!(!with(false, None), "no ICMP type at all");
         assert!(!with(true, None), "no ICMPv6 type at all");
+    }
+
+    #[test]
+    fn neighbour_discovery_is_known_by_its_types() {
+        for kind in 0..=255 {
+            let shape = Shape::new(true, false, 8);
+            let mut packet = shape.whole();
+            packet[VNET_LEN + shape.l4()] = kind;
+            assert!(!is_neighbour_discovery(&packet, &header(&packet)), "UDP");
+            packet[VNET_LEN + 6] = protocol::ICMPV6;
+            let expected = (133..=137).contains(&kind);
+            assert_eq!(is_neighbour_discovery(&packet, &header(&packet)), expected, "type {kind}");
+            // A later fragment holds data there, which may look like anything.
+            packet.splice(VNET_LEN + 40..VNET_LEN + 40, [protocol::ICMPV6, 0, 0, 8, 0, 0, 0, 1]);
+            packet[VNET_LEN + 5] += 8;
+            packet[VNET_LEN + 6] = 44;
+            assert!(!is_neighbour_discovery(&packet, &header(&packet)), "type {kind} in a later fragment");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Landlock, system calls by seccomp. What cannot be had is told and done without, as a container or an old
 //! kernel has its reasons; only a user that was asked for must come true.
 //!
-//! A system call that is on neither list of [`calls`] fails with ENOSYS, as on a kernel that does not have it:
+//! A system call that is on neither list of `sandbox/calls.rs` fails with ENOSYS, as on a kernel that does not have it:
 //! a libc newer than the list then takes an older way. `strace -f -Z -p PID` shows such calls.
 
 mod calls;

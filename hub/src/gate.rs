@@ -18,6 +18,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::bucket::Bucket;
+
 /// Most half-open links.
 pub const MAX_HALF_OPEN: usize = 1_024;
 /// Most of them from one source.
@@ -36,8 +38,8 @@ pub const MAX_PENALTY: Duration = Duration::from_secs(60);
 pub const SLOW_FROM: Duration = Duration::from_secs(16);
 /// Links a second that such a source may open.
 pub const RATE: u32 = 1_000;
-/// How much of that it may use at once.
-const BURST: Duration = Duration::from_millis(100);
+/// As many at once.
+const BURST: u32 = 100;
 /// Sources without a link whose penalty is remembered.
 const MAX_REMEMBERED: usize = 4_096;
 
@@ -50,17 +52,6 @@ pub enum Verdict {
     Replace(usize),
     /// Close it at once.
     Refuse,
-}
-
-/// What to tell of a link that failed, so that a flood does not fill the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
-    /// It is the first of its source.
-    First,
-    /// Its source has failed so often: a power of ten.
-    Count(u32),
-    /// Nothing.
-    Nothing,
 }
 
 /// The gate.
@@ -80,10 +71,8 @@ struct Source {
     members: usize,
     /// When all is forgiven.
     forgiven_at: Instant,
-    /// Failures since it was last without penalty.
-    failures: u32,
-    /// When the next link is due, for a source that is slowed down.
-    next_at: Instant,
+    /// Links that it may open while it is slowed down.
+    slowed: Bucket,
 }
 
 struct Waiting {
@@ -120,11 +109,8 @@ impl Gate {
         let network = network(address);
         self.sweep(now);
         let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
-        if source.members == 0 && source.penalty(now) >= SLOW_FROM {
-            if source.next_at > now + BURST {
-                return Verdict::Refuse;
-            }
-            source.next_at = source.next_at.max(now) + Duration::from_secs(1) / RATE;
+        if source.members == 0 && source.penalty(now) >= SLOW_FROM && !source.slowed.take(now) {
+            return Verdict::Refuse;
         }
         let share = source.share(now);
         if self.waiting.get(&network).is_some_and(|waiting| waiting.len() >= share) {
@@ -189,10 +175,12 @@ impl Gate {
     }
 
     /// Tells that a link has closed whose other end did not become a member.
-    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) -> Tell {
+    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) {
         let network = network(address);
         // One that was evicted has gone before, and its source was punished then.
-        if self.take(network, session) { self.punish(network, now) } else { Tell::Nothing }
+        if self.take(network, session) {
+            self.punish(network, now);
+        }
     }
 
     /// Half-open links.
@@ -221,8 +209,9 @@ impl Gate {
         true
     }
 
-    fn punish(&mut self, network: IpAddr, now: Instant) -> Tell {
-        self.sources.entry(network).or_insert_with(|| Source::new(now)).punish(now)
+    fn punish(&mut self, network: IpAddr, now: Instant) {
+        let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
+        source.forgiven_at = (source.forgiven_at.max(now) + PENALTY).min(now + MAX_PENALTY);
     }
 
     /// Forgets sources when there are too many of them: those without penalty, and then the mildest half.
@@ -244,7 +233,7 @@ impl Gate {
 
 impl Source {
     fn new(now: Instant) -> Source {
-        Source { members: 0, forgiven_at: now, failures: 0, next_at: now }
+        Source { members: 0, forgiven_at: now, slowed: Bucket::new(Duration::from_secs(1) / RATE, BURST) }
     }
 
     /// Whether there is nothing to know about it.
@@ -265,19 +254,6 @@ impl Source {
             _ => MIN_PER_SOURCE,
         };
         if self.members > 0 { share.max(MIN_WITH_MEMBER) } else { share }
-    }
-
-    fn punish(&mut self, now: Instant) -> Tell {
-        if self.penalty(now).is_zero() {
-            self.failures = 0;
-        }
-        self.forgiven_at = (self.forgiven_at.max(now) + PENALTY).min(now + MAX_PENALTY);
-        self.failures = self.failures.saturating_add(1);
-        match self.failures {
-            1 => Tell::First,
-            count if 10_u32.pow(count.ilog10()) == count => Tell::Count(count),
-            _ => Tell::Nothing,
-        }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Invites {
     lines: Vec<Line>,
     /// Whether the text differs from the one that was last read or written.
     changed: bool,
+    /// What was taken out since.
+    removed: Vec<SecretHash>,
 }
 
 impl Invites {
@@ -87,6 +89,15 @@ impl Invites {
     /// Tells that the text was written.
     pub fn set_saved(&mut self) {
         self.changed = false;
+        self.removed.clear();
+    }
+
+    /// Takes over invites that were read anew; those that were used since the text was last written stay used.
+    pub fn replace(&mut self, mut new: Invites) {
+        for hash in std::mem::take(&mut self.removed) {
+            new.remove(hash);
+        }
+        *self = new;
     }
 
     /// All invites.
@@ -130,12 +141,14 @@ impl Invites {
     }
 
     fn retain(&mut self, keep: impl Fn(&Invite) -> bool) {
-        let before = self.lines.len();
+        let gone = self.iter().filter(|invite| !keep(invite)).map(|invite| invite.hash);
+        let gone: Vec<SecretHash> = gone.collect();
         self.lines.retain(|line| match line {
             Line::Text(_) => true,
             Line::Invite(invite, _) => keep(invite),
         });
-        self.changed |= self.lines.len() != before;
+        self.changed |= !gone.is_empty();
+        self.removed.extend(gone);
     }
 }
 
@@ -196,6 +209,20 @@ mod tests {
         invites.remove(secret(1).hash());
         assert!(invites.is_changed());
         assert_eq!(invites.find(&secret(1), 0), None, "used");
+    }
+
+    #[test]
+    fn a_used_invite_stays_used_though_the_text_still_has_it() {
+        let mut invites = Invites::default();
+        invites.add(invite(1, "a", 100, None)).unwrap();
+        invites.set_saved();
+        let text = invites.to_text();
+        invites.remove(secret(1).hash());
+        invites.replace(Invites::parse(&text, subnets()).unwrap());
+        assert!(invites.find(&secret(1), 0).is_none() && invites.is_changed());
+        invites.set_saved();
+        invites.replace(Invites::parse(&text, subnets()).unwrap());
+        assert!(invites.find(&secret(1), 0).is_some(), "now a person has put it there again");
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct Members {
     by_name: BTreeMap<Name, MemberId>,
     by_address: HashMap<IpAddr, MemberId>,
     revoked: HashSet<PublicKey>,
+    /// Those of them, with their lines, that no text that was read or written has yet.
+    newly_revoked: Vec<(PublicKey, String)>,
     /// Addresses that are kept for invites.
     reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
@@ -121,6 +123,7 @@ impl Members {
             by_name: BTreeMap::new(),
             by_address: HashMap::new(),
             revoked: HashSet::new(),
+            newly_revoked: Vec::new(),
             reserved: HashSet::new(),
             lines: Vec::new(),
             changed: false,
@@ -164,6 +167,7 @@ impl Members {
     /// Tells that the text was written.
     pub fn set_saved(&mut self) {
         self.changed = false;
+        self.newly_revoked.clear();
         self.table.iter_mut().for_each(|(_, member)| member.unsaved = false);
     }
 

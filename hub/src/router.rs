@@ -22,8 +22,8 @@ pub enum Verdict {
 
 /// Routes a packet that came from a member, or from the hub's own kernel (`None`).
 ///
-/// A member may only send from addresses that it holds, or that lie behind it. The hub's kernel is trusted: it
-/// may forward.
+/// A member may only send from addresses that it holds, its link-local one included, or that lie behind it. The
+/// hub's kernel is trusted: it may forward.
 pub fn route(
     members: &Members,
     routes: &Routes,
@@ -31,13 +31,13 @@ pub fn route(
     from: Option<MemberId>,
     header: &Header,
 ) -> Verdict {
+    let (source, destination) = (subnets.resolve(header.source), subnets.resolve(header.destination));
     if let Some(from) = from
-        && members.holder(header.source) != Some(from)
-        && routes.owner(header.source) != Some(Owner::Member(from))
+        && members.holder(source) != Some(from)
+        && routes.owner(source) != Some(Owner::Member(from))
     {
         return Verdict::Drop(Reason::ForgedSource);
     }
-    let destination = header.destination;
     if subnets.is_for_all(destination) {
         return Verdict::Flood;
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use common::prefix::overlap;
 use ipnetwork::IpNetwork;
 
 use crate::members::MemberId;
@@ -82,6 +83,11 @@ impl Routes {
         }
     }
 
+    /// The prefixes of one member.
+    pub fn of(&self, member: MemberId) -> impl Iterator<Item = IpNetwork> {
+        self.iter().filter(move |&(_, owner)| owner == Owner::Member(member)).map(|(prefix, _)| prefix)
+    }
+
     /// All prefixes with their owners.
     pub fn iter(&self) -> impl Iterator<Item = (IpNetwork, Owner)> {
         self.owners.iter().map(|(&prefix, &owner)| (prefix, owner))
@@ -155,11 +161,6 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
-}
-
-/// Whether two prefixes share an address.
-pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
 }
 
 /// One family's prefixes, cut into ranges that do not overlap: the owner of an address is that of the last

@@ -51,7 +51,7 @@ const TURN_PACKETS: usize = 256;
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
-const OWN_DESCRIPTORS: usize = 32;
+const OWN_DESCRIPTORS: usize = 40;
 /// How long to wait after an accept that failed, for descriptors or memory to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Half-open links that are closed then.
@@ -316,12 +316,13 @@ impl Server {
     /// Has the hub's own kernel reach what is behind members.
     fn set_routes(&mut self) {
         while let Some(change) = self.switch.poll_route_change() {
-            let set = match change {
-                RouteChange::Added(prefix) => self.tun.add_route(prefix, None),
-                RouteChange::Removed(prefix) => self.tun.remove_route(prefix),
+            let (prefix, what, set) = match change {
+                RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
+                RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            if let Err(error) = set {
-                warn!("the hub itself does not reach {change:?}: {error}");
+            match set {
+                Ok(()) => info!("route {prefix} {what}"),
+                Err(error) => warn!("route {prefix} not {what}: {error}"),
             }
         }
     }
@@ -559,10 +560,8 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
 fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
     let tun = Tun::open(&config.tun)?;
     tun.set_mtu(config.mtu)?;
-    if !config.subnets.iter().any(|subnet| subnet.is_ipv6()) {
-        tun.without_link_local()?;
-    }
-    for address in config.subnets.hub() {
+    tun.without_link_local()?;
+    for address in config.subnets.hub().chain(config.subnets.hub_link_local()) {
         tun.add_address(address)?;
     }
     tun.up()?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use common::link_local;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// Why `--subnet` cannot be used. Its text says what to write instead.
@@ -136,6 +137,23 @@ impl Subnets {
             IpAddr::V4(v4) => v4.is_multicast() || v4 == Ipv4Addr::BROADCAST || Some(v4) == self.broadcast(),
             IpAddr::V6(v6) => v6.is_multicast(),
         }
+    }
+
+    /// The LAN's own address for whoever has this address: another one only for a link-local address.
+    #[inline]
+    pub fn resolve(&self, address: IpAddr) -> IpAddr {
+        match (address, self.v6) {
+            (IpAddr::V6(v6), Some(subnet)) if v6.is_unicast_link_local() => {
+                link_local::holder(v6, subnet).map_or(address, IpAddr::V6)
+            }
+            _ => address,
+        }
+    }
+
+    /// The hub's link-local address.
+    pub fn hub_link_local(&self) -> Option<IpNetwork> {
+        let hub = self.hub().find_map(|hub| if let IpNetwork::V6(v6) = hub { Some(v6) } else { None });
+        hub.and_then(link_local::of).map(IpNetwork::V6)
     }
 
     /// The IPv4 subnet's broadcast address.

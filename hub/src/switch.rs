@@ -4,7 +4,7 @@
 //! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
 //! keys stay valid within a turn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, Header, VNET_LEN};
 use common::pool::{Buf, Pool};
+use common::prefix::{is_private, overlap};
 use common::timer::Timers;
 use common::tun;
 use common::tunnel::{Error, Event, Tunnel};
@@ -25,7 +26,7 @@ use log::{debug, info, log_enabled, trace, warn};
 use slab::Slab;
 
 use crate::bucket::Bucket;
-use crate::gate::{Gate, Tell, Verdict as Admittance};
+use crate::gate::{Gate, Verdict as Admittance};
 use crate::invites::Invites;
 use crate::members::{Access, Admission, MemberId, Members};
 use crate::router::{self, Verdict};
@@ -120,6 +121,8 @@ struct Session {
     flood: Bucket,
     /// The ICMP answers that it may still get.
     answers: Bucket,
+    /// Networks behind it that it offers, those included that are not taken for now.
+    offered: Vec<IpNetwork>,
     /// Whether it is told of changes in the list of members.
     watches: bool,
     end: Option<End>,
@@ -137,6 +140,8 @@ pub struct Switch {
     /// The time of day, for invites: Unix seconds.
     unix_time: u64,
     routes: Routes,
+    /// The prefixes behind members that the hub's own kernel reaches.
+    kernel_routes: BTreeSet<IpNetwork>,
     route_changes: VecDeque<RouteChange>,
     sessions: Slab<Session>,
     gate: Gate,
@@ -170,6 +175,8 @@ pub enum Provoked {
     NotJoined,
     /// A join was refused.
     Refused,
+    /// A route of a member was not taken.
+    BadRoute,
 }
 
 impl Switch {
@@ -177,6 +184,7 @@ impl Switch {
     pub fn new(key: PrivateKey, lan: Lan, access: Access, members: Members, flow_seed: u64) -> Switch {
         Switch {
             routes: Routes::new(&lan.routes),
+            kernel_routes: BTreeSet::new(),
             route_changes: VecDeque::new(),
             key,
             lan,
@@ -243,6 +251,7 @@ impl Switch {
             mtu: self.lan.mtu as usize,
             flood: FLOOD,
             answers: ANSWERS,
+            offered: Vec::new(),
             watches: false,
             end: None,
             dirty: false,
@@ -293,12 +302,10 @@ impl Switch {
         let mut session = self.sessions.remove(key);
         self.timers.clear(key);
         let source = session.source.ip();
-        let tell = if session.member.is_some() {
-            self.gate.left(source, now);
-            Tell::Nothing
-        } else {
-            self.gate.failed(source, key, now)
-        };
+        match session.member {
+            Some(_) => self.gate.left(source, now),
+            None => self.gate.failed(source, key, now),
+        }
         let why = match &session.end {
             Some(End::Farewell(why)) => *why,
             Some(End::Broken(why)) => why.as_str(),
@@ -314,24 +321,16 @@ impl Switch {
                 if self.member_damper.tell(id, now) {
                     info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
                 }
+                let left: Vec<IpNetwork> = self.routes.of(id).collect();
                 self.set_routes(id, &[]);
+                self.offer_again(&left, now);
                 self.nudge(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None => match tell {
-                // Each source is told once, and many sources are told as one.
-                Tell::First if self.damper.tell(Provoked::NotJoined, now) => {
-                    info!("link from {} closed before it joined: {why}", session.source);
-                }
-                Tell::First => {}
-                Tell::Count(count) => {
-                    info!(
-                        "link from {} closed before it joined: {why} ({count} from there by now)",
-                        session.source
-                    );
-                }
-                Tell::Nothing => debug!("link from {} closed before it joined: {why}", session.source),
-            },
+            None if self.damper.tell(Provoked::NotJoined, now) => {
+                info!("link from {} closed before it joined: {why}", session.source);
+            }
+            None => {}
         }
         session.tunnel.close(&mut self.pool);
         Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
@@ -396,10 +395,10 @@ impl Switch {
     /// Sends a packet from a member on its way.
     fn forward(&mut self, session: usize, bytes: &mut [u8], now: Instant) -> Outcome {
         let from = self.sessions[session].member;
-        let header = match offload::check(bytes) {
+        let header = match check(bytes) {
             Ok(header) => header,
             Err(reason) => {
-                trace!("{} bytes that are no packet: {reason}", bytes.len());
+                trace!("{} bytes are not let through: {reason}", bytes.len());
                 self.sessions[session].drops.add(reason);
                 return Outcome::Done;
             }
@@ -419,14 +418,14 @@ impl Switch {
                     self.enqueue(to, packet, &header, now);
                     return Outcome::Done;
                 }
-                Some(to) => match self.too_big(to, bytes, &header) {
+                Some(to) => match self.too_big(to, bytes, &header, self.hub_address(&header)) {
                     None if self.cut(to, bytes, &header, now) => return Outcome::Done,
                     answer => (Reason::TooBig, answer),
                 },
-                None => (Reason::Offline, self.unreachable(bytes, &header)),
+                None => (Reason::Offline, self.unreachable(bytes, &header, self.hub_address(&header))),
             },
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                (reason, self.unreachable(bytes, &header))
+                (reason, self.unreachable(bytes, &header, self.hub_address(&header)))
             }
             Verdict::Drop(reason) => (reason, None),
         };
@@ -445,7 +444,7 @@ impl Switch {
     /// Sends a packet from the hub's own kernel (virtio-net header and IP) on its way. What comes back is for
     /// that kernel: the answer to a packet that cannot be delivered.
     pub fn send(&mut self, mut packet: Buf, now: Instant) -> Option<Answer> {
-        let header = match offload::check(&mut packet) {
+        let header = match check(&mut packet) {
             Ok(header) => header,
             Err(reason) => {
                 self.drops.add(reason);
@@ -455,17 +454,19 @@ impl Switch {
         };
         let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, None, &header);
         trace_packet(None, &header, verdict);
+        // As if the destination itself answered: the kernel would throw away what comes in from its own address.
+        let by = Some(header.destination);
         let dropped = match verdict {
             Verdict::To(to) => match self.receiver(to) {
                 Some(to) if self.fits(to, &packet, &header) => {
                     self.enqueue(to, packet, &header, now);
                     return None;
                 }
-                Some(to) => match self.too_big(to, &packet, &header) {
+                Some(to) => match self.too_big(to, &packet, &header, by) {
                     None if self.cut(to, &mut packet, &header, now) => None,
                     answer => Some((Reason::TooBig, answer)),
                 },
-                None => Some((Reason::Offline, self.unreachable(&packet, &header))),
+                None => Some((Reason::Offline, self.unreachable(&packet, &header, by))),
             },
             Verdict::Flood if self.flood.take(now) => {
                 self.flood(None, &mut packet, &header, now);
@@ -474,7 +475,7 @@ impl Switch {
             Verdict::Flood => Some((Reason::RateLimit, None)),
             Verdict::Tun => None,
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                Some((reason, self.unreachable(&packet, &header)))
+                Some((reason, self.unreachable(&packet, &header, by)))
             }
             Verdict::Drop(reason) => Some((reason, None)),
         };
@@ -501,8 +502,8 @@ impl Switch {
     }
 
     /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
-    fn too_big(&self, to: usize, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::too_big(bytes, header, self.hub_address(header)?, self.broadcast(), self.sessions[to].mtu)
+    fn too_big(&self, to: usize, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+        icmp::too_big(bytes, header, by?, self.broadcast(), self.sessions[to].mtu)
     }
 
     /// Sends a packet that is too big in fragments; `false` where it may not be cut.
@@ -517,8 +518,9 @@ impl Switch {
         is_cut
     }
 
-    fn unreachable(&self, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::unreachable(bytes, header, self.hub_address(header)?, self.broadcast())
+    /// The answer to a packet that cannot be delivered.
+    fn unreachable(&self, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+        icmp::unreachable(bytes, header, by?, self.broadcast())
     }
 
     /// The hub's address of the packet's family.
@@ -574,13 +576,13 @@ impl Switch {
         mut found_dead: Vec<(MemberId, Instant)>,
         now: Instant,
     ) {
+        // Who was found dead may have come back while another holder was asked.
+        found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at));
+        let dead: Vec<MemberId> = found_dead.iter().map(|&(holder, _)| holder).collect();
         let claim = match self.claim(&key, &mut join) {
             Ok(claim) => claim,
             Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
         };
-        // Who was found dead may have come back while another holder was asked.
-        found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at));
-        let dead: Vec<MemberId> = found_dead.iter().map(|&(holder, _)| holder).collect();
         let admission = self.members.admit(key, &join, self.access_with(claim), &dead);
         self.settle_claim(claim, &admission);
         match admission {
@@ -612,7 +614,7 @@ impl Switch {
         if let Some(old) = self.members.member(id).session {
             self.dismiss(old, Farewell::Replaced, "the same key joined again");
         }
-        let routes = self.accept_routes(id, &join.routes);
+        let routes = self.accept_routes(id, &join.routes, now);
         let member = self.members.member_mut(id);
         member.session = Some(session);
         let addresses = member.addresses.iter().filter_map(|&address| self.lan.subnets.with_prefix(address));
@@ -628,6 +630,7 @@ impl Switch {
             info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
         }
         entry.member = Some(id);
+        entry.offered.clone_from(&join.routes);
         entry.joined_at = Some(now);
         entry.mtu =
             join.mtu.map_or(usize::MAX, |mtu| mtu.max(tun::MIN_MTU) as usize).min(self.lan.mtu as usize);
@@ -639,6 +642,7 @@ impl Switch {
         self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
+        self.keep_clear_of(source.ip().to_canonical());
         self.set_routes(id, &routes);
         self.tell_all_routes(session, id);
         self.nudge(now);
@@ -647,7 +651,7 @@ impl Switch {
     // ---- routes
 
     /// Those of the offered prefixes that a member may offer.
-    fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+    fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork], now: Instant) -> Vec<IpNetwork> {
         let mut accepted: Vec<IpNetwork> = Vec::new();
         for &prefix in offered {
             let member = self.members.member(id);
@@ -656,7 +660,10 @@ impl Switch {
             match if granted { fit } else { Err(routes::Unfit::NotGranted) } {
                 Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
                 Ok(()) => {}
-                Err(unfit) => warn!("the route {prefix} of {} is not taken: {unfit}", member.name),
+                Err(unfit) if self.damper.tell(Provoked::BadRoute, now) => {
+                    warn!("the route {prefix} of {} is not taken: {unfit}", member.name);
+                }
+                Err(_) => {}
             }
         }
         if self.access == Access::Open {
@@ -671,13 +678,67 @@ impl Switch {
         if added.is_empty() && removed.is_empty() {
             return;
         }
-        self.route_changes.extend(removed.iter().copied().map(RouteChange::Removed));
-        self.route_changes.extend(added.iter().copied().map(RouteChange::Added));
+        for &prefix in removed.iter().filter(|prefix| self.kernel_routes.remove(prefix)) {
+            self.route_changes.push_back(RouteChange::Removed(prefix));
+        }
+        for &prefix in &added {
+            if let Err(why) = self.check_for_kernel(prefix) {
+                let name = &self.members.member(id).name;
+                warn!("the hub itself does not reach {prefix} through {name}: {why}");
+            } else if self.kernel_routes.insert(prefix) {
+                self.route_changes.push_back(RouteChange::Added(prefix));
+            }
+        }
         let change = Control::Routes { added, removed, all: true };
         for key in 0..self.sessions.capacity() {
             let is_other = |session: &Session| session.tunnel.is_open() && session.member != Some(id);
             if self.sessions.get(key).is_some_and(is_other) {
                 self.tell(key, &change);
+            }
+        }
+    }
+
+    /// Whether the hub's own kernel may send what goes to a prefix through the LAN. Spokes choose for themselves;
+    /// the hub must not lose the way to its spokes, and on an open hub anyone may offer anything.
+    fn check_for_kernel(&self, prefix: IpNetwork) -> Result<(), &'static str> {
+        if self.access == Access::Open && !is_private(prefix) {
+            return Err("it is not private, and the hub is open");
+        }
+        if self.sessions.iter().any(|(_, session)| prefix.contains(session.source.ip().to_canonical())) {
+            return Err("a spoke's own connection comes from there");
+        }
+        Ok(())
+    }
+
+    /// Has the hub's own kernel no longer reach through the LAN what would hold the outer address of a spoke.
+    fn keep_clear_of(&mut self, outer: IpAddr) {
+        let over: Vec<_> =
+            self.kernel_routes.iter().copied().filter(|prefix| prefix.contains(outer)).collect();
+        for prefix in over {
+            self.kernel_routes.remove(&prefix);
+            warn!("the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}");
+            self.route_changes.push_back(RouteChange::Removed(prefix));
+        }
+    }
+
+    /// Takes what others offer, now that these prefixes are free.
+    fn offer_again(&mut self, free: &[IpNetwork], now: Instant) {
+        if free.is_empty() {
+            return;
+        }
+        for key in 0..self.sessions.capacity() {
+            let Some(session) = self.sessions.get(key).filter(|session| session.end.is_none()) else {
+                continue;
+            };
+            let Some(id) = session.member else { continue };
+            let has: Vec<IpNetwork> = self.routes.of(id).collect();
+            let is_free = |&prefix: &IpNetwork| free.iter().any(|&free| overlap(free, prefix));
+            let new =
+                session.offered.iter().copied().filter(|prefix| !has.contains(prefix) && is_free(prefix));
+            let wanted: Vec<IpNetwork> = has.iter().copied().chain(new).collect();
+            if wanted.len() > has.len() {
+                let accepted = self.accept_routes(id, &wanted, now);
+                self.set_routes(id, &accepted);
             }
         }
     }
@@ -859,6 +920,12 @@ impl Switch {
             }
         }
     }
+}
+
+/// Looks at a packet before it is sent on its way.
+fn check(packet: &mut [u8]) -> Result<Header, Reason> {
+    let header = offload::check(packet)?;
+    if icmp::is_neighbour_discovery(packet, &header) { Err(Reason::NeighbourDiscovery) } else { Ok(header) }
 }
 
 fn trace_packet(from: Option<&str>, header: &Header, verdict: Verdict) {

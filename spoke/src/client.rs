@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use common::control as socket;
 use common::drops::{Drops, Reason};
 use common::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
+use common::icmp;
 use common::inbox::Inbox;
 use common::invite::Secret;
 use common::link::{self, Broken, Filled, Flushed, Link};
+use common::link_local;
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
@@ -197,7 +199,7 @@ pub struct Client {
     was_on_lan: bool,
     /// The prefixes that the hub told.
     told: BTreeSet<IpNetwork>,
-    /// Networks that this machine is in, but for the LAN, as they were when the last link came up.
+    /// Networks that this machine is in, but for the LAN, as they were when routes were last set.
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub.
     hub_addresses: Vec<IpAddr>,
@@ -688,9 +690,7 @@ impl Client {
         }
         for prefix in added {
             linked.stale.remove(&prefix);
-            if self.told.insert(prefix) {
-                self.own_networks = own_networks(&self.tun);
-            }
+            self.told.insert(prefix);
         }
         if all {
             for prefix in std::mem::take(&mut linked.stale) {
@@ -706,6 +706,7 @@ impl Client {
         if self.told.is_empty() && self.table.is_empty() {
             return;
         }
+        self.own_networks = own_networks(&self.tun);
         let plan = self.view().plan(&self.told);
         self.table.set(&self.tun, plan, &self.hub_addresses);
     }
@@ -738,14 +739,13 @@ impl Client {
 
     /// Sets the device to what the hub granted; what is set already stays untouched.
     fn configure(&mut self, welcome: &Welcome) -> Result<(), Error> {
-        for &old in self.addresses.iter().filter(|old| !welcome.addresses.contains(old)) {
-            self.tun.remove_address(old)?;
+        let (old, new) = (with_link_local(&self.addresses), with_link_local(&welcome.addresses));
+        for &gone in old.iter().filter(|old| !new.contains(old)) {
+            self.tun.remove_address(gone)?;
         }
         self.tun.set_mtu(self.config.mtu.map_or(welcome.mtu, |mtu| mtu.min(welcome.mtu)))?;
-        if !welcome.addresses.iter().any(|address| address.is_ipv6()) {
-            self.tun.without_link_local()?;
-        }
-        for &address in welcome.addresses.iter().filter(|new| !self.addresses.contains(new)) {
+        self.tun.without_link_local()?;
+        for &address in new.iter().filter(|new| !old.contains(new)) {
             self.tun.add_address(address)?;
         }
         self.tun.up()?;
@@ -803,9 +803,21 @@ impl Drop for Client {
     }
 }
 
+/// The addresses that the device is to have for these: the IPv6 one brings its link-local one along.
+fn with_link_local(addresses: &[IpNetwork]) -> Vec<IpNetwork> {
+    let link_local = addresses.iter().filter_map(|&address| match address {
+        IpNetwork::V4(_) => None,
+        IpNetwork::V6(v6) => link_local::of(v6).map(IpNetwork::V6),
+    });
+    addresses.iter().copied().chain(link_local).collect()
+}
+
 /// Gives a packet from the hub to the kernel. The hub checked it too, but the kernel is ours to protect.
 fn deliver(tun: &Tun, bytes: &mut [u8], cut: &mut Vec<u8>) -> Result<(), Reason> {
     let header = offload::check(bytes)?;
+    if icmp::is_neighbour_discovery(bytes, &header) {
+        return Err(Reason::NeighbourDiscovery);
+    }
     let written = tun.deliver(bytes, cut).map_err(|_| Reason::Device);
     if log_enabled!(log::Level::Trace) {
         trace!(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use common::prefix::{is_private, is_within, overlap};
 use ipnetwork::IpNetwork;
 
 /// What the person wants.
@@ -37,7 +38,7 @@ pub enum Skip {
     OwnNetwork(IpNetwork),
     /// It overlaps what this spoke offers itself.
     Offered(IpNetwork),
-    /// It holds the hub itself, to which there is no link now.
+    /// It holds the hub itself, or everything, and there is no link now.
     HubLost,
 }
 
@@ -48,7 +49,7 @@ impl fmt::Display for Skip {
             Skip::Declined => f.write_str("routes are declined by --no-routes"),
             Skip::OwnNetwork(network) => write!(f, "this machine is in {network} itself"),
             Skip::Offered(prefix) => write!(f, "this spoke offers {prefix} itself"),
-            Skip::HubLost => f.write_str("it holds the hub, to which there is no link"),
+            Skip::HubLost => f.write_str("there is no link to the hub"),
         }
     }
 }
@@ -75,14 +76,15 @@ impl View<'_> {
         if !accepted && !is_private(prefix) {
             return Err(Skip::Public);
         }
-        let shared = |&&other: &&IpNetwork| is_within(prefix, other) || is_within(other, prefix);
-        if let Some(&offered) = self.wishes.offered.iter().filter(|_| prefix.prefix() > 0).find(shared) {
+        let shared = |&&offered: &&IpNetwork| prefix.prefix() > 0 && overlap(prefix, offered);
+        if let Some(&offered) = self.wishes.offered.iter().find(shared) {
             return Err(Skip::Offered(offered));
         }
         if let Some(&own) = self.own.iter().find(|&&own| is_within(prefix, own)) {
             return Err(Skip::OwnNetwork(own));
         }
-        if self.hub.iter().any(|&hub| prefix.contains(hub)) {
+        // The default route of the machine is there to stay, even if the hub is reached by the other family.
+        if prefix.prefix() == 0 || self.hub.iter().any(|&hub| prefix.contains(hub)) {
             return if self.is_linked { Ok(Way::Around) } else { Err(Skip::HubLost) };
         }
         Ok(Way::Main)
@@ -92,17 +94,6 @@ impl View<'_> {
     pub fn plan(&self, told: &BTreeSet<IpNetwork>) -> BTreeMap<IpNetwork, Way> {
         told.iter().filter_map(|&prefix| Some((prefix, self.decide(prefix).ok()?))).collect()
     }
-}
-
-/// Whether all of `inner` lies in `outer`.
-fn is_within(inner: IpNetwork, outer: IpNetwork) -> bool {
-    outer.prefix() <= inner.prefix() && outer.contains(inner.network())
-}
-
-/// Private or shared address space: RFC 1918, RFC 6598, RFC 4193.
-fn is_private(prefix: IpNetwork) -> bool {
-    const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
-    PRIVATE.iter().filter_map(|text| text.parse().ok()).any(|private| is_within(prefix, private))
 }
 
 #[cfg(test)]
@@ -128,6 +119,7 @@ mod tests {
             ("0.0.0.0/0", "", false, Err(Skip::Public)),
             ("0.0.0.0/0", "0.0.0.0/0", false, Ok(Way::Around)),
             ("203.0.113.0/24", "0.0.0.0/0", false, Ok(Way::Around)),
+            ("::/0", "::/0", false, Ok(Way::Around)),
             ("10.99.0.0/16", "", false, Ok(Way::Around)),
             ("192.168.7.0/24", "", false, Err(Skip::OwnNetwork(own[1]))),
             ("192.168.7.128/25", "", false, Err(Skip::OwnNetwork(own[1]))),

@@ -236,6 +236,14 @@ pub(crate) fn packet(data: &[u8]) {
     }
 }
 
+/// Requests through the control sockets: whatever is understood can be said again.
+pub(crate) fn control(data: &[u8]) {
+    if let Ok(request) = common::control::decode::<hub::control::Request>(data) {
+        let again = common::control::to_json(&request);
+        assert_eq!(common::control::decode(again.as_bytes()), Ok(request));
+    }
+}
+
 /// The hub's list of members: whatever is read can be written and read again, and can be joined.
 pub(crate) fn members(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -261,7 +269,13 @@ pub(crate) fn members(data: &[u8]) {
             Admission::Refused(..) => {}
         }
     }
+    if let Some(id) = members.by_key(&key(1).public()) {
+        members.revoke(id);
+        assert!(members.is_revoked(&key(1).public()));
+    }
     let written = members.to_text();
+    members.replace(Members::parse(&written, subnets).expect("what was written can be read"));
+    assert_eq!(members.to_text(), written);
     let again = Members::parse(&written, subnets).map(|again| again.to_text());
     assert_eq!(again.as_deref(), Ok(&*written));
 }

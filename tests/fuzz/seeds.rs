@@ -28,6 +28,9 @@ pub(crate) fn all() -> Vec<Seed> {
     for (name, text) in members() {
         add("members", name, text.into_bytes());
     }
+    for (name, text) in requests() {
+        add("control", name, text.as_bytes().to_vec());
+    }
     for (name, data) in scripts() {
         add("tunnel", name, data);
     }
@@ -169,7 +172,23 @@ fn members() -> Vec<(&'static str, String)> {
         ("routes", format!("{}  laptop  10.0.0.2  route=192.168.5.0/24,10.9.0.0/16\n", key(1))),
         ("comments", format!("# ours\n\n{} laptop -\n  # the end", key(1))),
         ("held", format!("{} laptop 10.0.0.3\n{} phone 10.0.0.4\n", key(9), key(8))),
+        ("revoked", format!("{} laptop 10.0.0.3 revoked\n", key(1))),
         ("bad-line", format!("{} laptop 10.0.0.3\nnonsense\n", key(9))),
+    ]
+}
+
+fn requests() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("status", r#"{"command":"status","after":null}"#),
+        ("next-page", r#"{"command":"status","after":"laptop"}"#),
+        (
+            "invite",
+            r#"{"command":"invite","name":"x","addresses":["10.0.0.2"],"routes":["10.9.0.0/16"],"seconds":9}"#,
+        ),
+        ("revoke", r#"{"command":"revoke","member":"laptop"}"#),
+        ("reload", r#"{"command":"reload"}"#),
+        ("no-name", r#"{"command":"invite","name":"a b","seconds":-1}"#),
+        ("no-command", r#"{"command":"dance"}"#),
     ]
 }
 

@@ -1,13 +1,13 @@
 //! A real LAN: the binaries `hub` and `spoke`, each in its host.
 
 use std::fs::{self, DirBuilder};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Context, Failure, Host, Net, Process, Result};
+use super::{Context, Failure, Host, Net, Process, Result, ping_until};
 
 /// Part of the line by which a spoke says that it has joined; its address follows.
 pub(crate) const SPOKE_ON_LAN: &str = "on the LAN as ";
@@ -68,10 +68,32 @@ impl Lan {
 
     /// As [`Lan::new`] in a net that may have more hosts, for those who are not on the LAN.
     pub(crate) fn with(net: Net, spokes: usize) -> Result<Lan> {
+        Lan::with_options(net, &[], &vec![&[][..]; spokes])
+    }
+
+    /// As [`Lan::new`], with IPv6 too: the LAN is also fd00::/64.
+    pub(crate) fn dual(spokes: usize) -> Result<Lan> {
+        let addresses: Vec<String> = (0..spokes).map(|i| Lan::address_v6(i).to_string()).collect();
+        let options: Vec<_> = addresses.iter().map(|address| ["--ip", address.as_str()]).collect();
+        let options: Vec<&[&str]> = options.iter().map(|options| &options[..]).collect();
+        let lan = Lan::with_options(Net::new(spokes)?, &["--subnet", "fd00::/64"], &options)?;
+        // The kernel makes an IPv6 address reachable a little after it has taken it.
+        ping_until(lan.net.hub(), Lan::hub_address_v6().into(), START)?;
+        (0..spokes)
+            .try_for_each(|i| ping_until(lan.net.spoke(i), Lan::address_v6(i).into(), START).map(drop))?;
+        Ok(lan)
+    }
+
+    /// As [`Lan::new`], with more options for the hub and for each spoke.
+    pub(crate) fn with_options(net: Net, of_hub: &[&str], of_spokes: &[&[&str]]) -> Result<Lan> {
         require_tun()?;
         let binaries = Binaries::find()?;
-        let hub = start_hub(&net, &binaries, &[])?;
-        let started: Result<Vec<_>> = (0..spokes).map(|i| spawn_spoke(&net, &binaries, i, &[])).collect();
+        let hub = start_hub(&net, &binaries, of_hub)?;
+        let started: Result<Vec<_>> = of_spokes
+            .iter()
+            .enumerate()
+            .map(|(i, options)| spawn_spoke(&net, &binaries, i, options))
+            .collect();
         let spokes = started?;
         for spoke in &spokes {
             spoke.wait_for_line(SPOKE_ON_LAN, START)?;
@@ -87,6 +109,16 @@ impl Lan {
     /// The address of spoke `i` in the LAN.
     pub(crate) fn address(i: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 0, u8::try_from(2 + i).expect("fewer spokes than the subnet has addresses"))
+    }
+
+    /// The hub's own IPv6 address in a [`Lan::dual`].
+    pub(crate) fn hub_address_v6() -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)
+    }
+
+    /// The IPv6 address of spoke `i` in a [`Lan::dual`].
+    pub(crate) fn address_v6(i: usize) -> Ipv6Addr {
+        Ipv6Addr::from_bits(Lan::hub_address_v6().to_bits() + 1 + i as u128)
     }
 
     /// Ends the hub with SIGKILL and starts another with the same state.
@@ -154,7 +186,10 @@ pub(crate) fn copy_state(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).context("read a state directory")? {
         let path = entry?.path();
         let name = path.file_name().expect("an entry has a name");
-        fs::copy(&path, to.join(name)).context("copy a state file")?;
+        // The control socket belongs to whom it was made by.
+        if path.is_file() {
+            fs::copy(&path, to.join(name)).context("copy a state file")?;
+        }
     }
     Ok(())
 }

@@ -35,7 +35,10 @@ pub(crate) use lan::{
     spoke_command, start_hub, state,
 };
 pub(crate) use net::{Direction, Net};
-pub(crate) use probe::{Transfer, digest, echo_request, echo_udp, fill_seeded, ping, ping_until, transfer};
+pub(crate) use probe::{
+    Transfer, checksum, digest, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until,
+    transfer,
+};
 pub(crate) use process::Process;
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.

@@ -30,6 +30,25 @@ pub(crate) fn ping(from: &Host, to: IpAddr, size: usize, timeout: Duration) -> R
     exchange_echo(&socket, to, size, timeout).context(&what())
 }
 
+/// As [`ping`], to a link-local address on a device.
+pub(crate) fn ping_link_local(
+    from: &Host,
+    device: &'static str,
+    to: Ipv6Addr,
+    size: usize,
+    timeout: Duration,
+) -> Result<Duration> {
+    let what = format!("ping {to}%{device} from {}", from.name());
+    let socket = from
+        .run(move || {
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+            socket.bind_device(Some(device.as_bytes()))?;
+            Ok::<_, io::Error>(socket)
+        })
+        .context(&what)?;
+    exchange_echo(&socket, to.into(), size, timeout).context(&what)
+}
+
 /// Pings until an answer comes: for a LAN that is still coming up. Each try waits a little longer.
 pub(crate) fn ping_until(from: &Host, to: IpAddr, timeout: Duration) -> Result<Duration> {
     let end = Instant::now() + timeout;
@@ -103,7 +122,7 @@ pub(crate) fn echo_request(to: IpAddr, sequence: u16, size: usize) -> Vec<u8> {
 }
 
 /// RFC 1071.
-pub(super) fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.map(u64::from).sum();
     while sum > 0xffff {

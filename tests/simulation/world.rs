@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, Farewell, Join};
+use common::frame::{Control, Farewell, INVITE_LEN, Join};
 use common::inbox::Inbox;
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
@@ -38,6 +38,9 @@ pub(crate) struct Conn {
 pub(crate) struct Spoke {
     pub(crate) key: PrivateKey,
     pub(crate) link: Option<Link>,
+    /// It is not revoked, and the hub is open, or knows or has invited it.
+    pub(crate) may_join: bool,
+    pub(crate) invite: Option<[u8; INVITE_LEN]>,
 }
 
 /// The spoke's end of a connection.
@@ -64,7 +67,7 @@ pub(crate) struct World {
     outbox: Vec<u8>,
     pool: Pool,
     /// Who held which address after the last turn.
-    holders: HashMap<IpAddr, PublicKey>,
+    pub(crate) holders: HashMap<IpAddr, PublicKey>,
 }
 
 impl World {
@@ -73,10 +76,11 @@ impl World {
         let subnets = ["10.0.0.0/28", "fd00::/64"].map(|text| text.parse().unwrap());
         let subnets = Subnets::new(&subnets[..1 + rng.below(2)]).unwrap();
         let count = 2 + rng.below(6);
-        let spokes: Vec<Spoke> =
-            (0..count).map(|_| Spoke { key: PrivateKey::from_random(rng.key()), link: None }).collect();
+        let new = |key| Spoke { key, link: None, may_join: true, invite: None };
+        let mut spokes: Vec<Spoke> = (0..count).map(|_| new(PrivateKey::from_random(rng.key()))).collect();
         let is_locked = rng.one_in(4);
         let known = if is_locked { count - 1 } else { 0 };
+        spokes[count - 1].may_join = !is_locked;
         let lines =
             spokes[..known].iter().enumerate().map(|(at, spoke)| format!("{} s{at} -\n", spoke.key.public()));
         let members = Members::parse(&lines.collect::<String>(), subnets).unwrap();
@@ -129,7 +133,7 @@ impl World {
         self.forget(spoke);
         let Some(conn) = self.connect(Some(spoke)) else { return };
         let name = Name::nearest(&format!("s{}", self.rng.below(3)));
-        let join = Join { name, addresses, routes: vec![], mtu: None, invite: None };
+        let join = Join { name, addresses, routes: vec![], mtu: None, invite: self.spokes[spoke].invite };
         let ephemeral = self.rng.key();
         let tunnel = Tunnel::spoke(&self.spokes[spoke].key, ephemeral, None, &join, &mut self.pool, self.now);
         self.spokes[spoke].link = Some(Link { tunnel, conn, addresses: Vec::new() });

@@ -80,7 +80,9 @@ impl Members {
                 Line::Member(_, Some(text)) => text.trim_end().to_owned(),
                 Line::Member(..) | Line::Text(_) => format_member(&member),
             };
-            *line = Line::Text(format!("{text} revoked"));
+            let text = format!("{text} revoked");
+            self.newly_revoked.push((member.key, text.clone()));
+            *line = Line::Text(text);
         }
         self.changed = true;
         Change { id, member, fate: Fate::Revoked }
@@ -99,8 +101,18 @@ impl Members {
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
     ///
     /// A member that is in both lists keeps its id, session and time of sight. One that joined since the text was
-    /// last written, so that the text could not have it, is added, unless it is at odds with a line.
+    /// last written, so that the text could not have it, is added, unless it is at odds with a line. One that was
+    /// revoked since then stays so, whatever the text says.
     pub fn replace(&mut self, mut new: Members) -> Vec<Change> {
+        for (key, line) in std::mem::take(&mut self.newly_revoked) {
+            if let Some(id) = new.by_key(&key) {
+                new.revoke(id);
+            } else if new.insert_revoked(key).is_ok() {
+                new.lines.push(Line::Text(line.clone()));
+                new.newly_revoked.push((key, line));
+                new.changed = true;
+            }
+        }
         for (_, member) in self.table.iter().filter(|(_, member)| member.unsaved) {
             if let Ok(id) = new.insert(member.clone()) {
                 new.lines.push(Line::Member(id, None));
@@ -152,6 +164,7 @@ impl Members {
             }
         }
         self.revoked = new.revoked;
+        self.newly_revoked = new.newly_revoked;
         self.changed = new.changed;
         changes
     }
@@ -265,6 +278,26 @@ mod tests {
         assert_eq!(members.to_text(), format!("{edited}{} m2 10.0.0.3\n", key(2)));
         members.set_saved();
         assert_eq!(told(&members.replace(parse(&edited))), ["m2:Removed"], "now the text was without it");
+    }
+
+    #[test]
+    fn a_revocation_that_is_not_written_yet_is_not_undone_by_a_text_without_it() {
+        let text = format!("{} a 10.0.0.2\n", key(1));
+        for edited in
+            [format!("# edited\n{text}"), "# gone\n".to_owned(), format!("{} a - revoked\n", key(1))]
+        {
+            let mut members = parse(&text);
+            members.revoke(members.by_key(&key(1)).unwrap());
+            assert!(members.replace(parse(&edited)).is_empty());
+            assert!(members.is_revoked(&key(1)), "{edited}");
+            let members = parse(&members.to_text());
+            assert!(members.is_revoked(&key(1)) && members.is_empty(), "{edited}");
+        }
+        let mut members = parse(&text);
+        members.revoke(members.by_key(&key(1)).unwrap());
+        members.set_saved();
+        members.replace(parse(&text));
+        assert!(!members.is_revoked(&key(1)), "once it is written, a person may undo it");
     }
 
     #[test]

@@ -89,9 +89,9 @@ impl Switch {
     }
 
     /// Takes over invites that were read.
-    pub fn set_invites(&mut self, mut invites: Invites) {
-        invites.prune(self.unix_time);
-        self.invites = invites;
+    pub fn set_invites(&mut self, invites: Invites) {
+        self.invites.replace(invites);
+        self.invites.prune(self.unix_time);
         self.reserve(None);
     }
 
@@ -249,6 +249,7 @@ impl Switch {
                 Provoked::TurnedAway => info!("{count} more connections were turned away"),
                 Provoked::NotJoined => info!("{count} more links closed before they joined"),
                 Provoked::Refused => info!("{count} more join requests were refused"),
+                Provoked::BadRoute => info!("{count} more routes of members were not taken"),
             }
         }
         while let Some((id, count)) = self.member_damper.poll(now) {

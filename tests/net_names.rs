@@ -1,0 +1,114 @@
+//! Members by name: the file that `spoke --hosts` keeps in step.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+
+#[path = "house/mod.rs"]
+mod house;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use house::{Lan, Net, SPOKE_ON_LAN, spawn_spoke};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Waits until the file has exactly these lines, but for comments.
+fn wait_for(path: &Path, expected: &[&str]) {
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        if lines == expected {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "{text}\n is not {expected:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_hosts_file_is_kept_in_step_and_never_seen_half_written() {
+    let net = Net::named(&["laptop", "desktop", "phone"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen: PathBuf = net.spoke(0).path(&file);
+    let file = file.display().to_string();
+    let lan = Lan::with_options(net, &["--subnet", "fd00::/64"], &[&["--hosts", &file, "--ip", "fd00::2"]])
+        .unwrap();
+    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop"]);
+
+    // Someone reads it all the while.
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = std::thread::spawn({
+        let (stop, seen) = (Arc::clone(&stop), seen.clone());
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                let text = fs::read_to_string(&seen).expect("the file is always there");
+                assert!(
+                    text.starts_with('#') && text.ends_with('\n') && text.contains("10.0.0.2 laptop"),
+                    "{text:?}"
+                );
+            }
+        }
+    });
+    let desktop = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
+    desktop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    wait_for(&seen, &["10.0.0.3 desktop", "fd00::3 desktop", "10.0.0.2 laptop", "fd00::2 laptop"]);
+    // A member keeps its name while it is away.
+    desktop.kill().unwrap();
+    lan.hub.wait_for_line("desktop (10.0.0.3,fd00::3) left the LAN", SOON).unwrap();
+    let renamed = spawn_spoke(&lan.net, &lan.binaries, 1, &["--name", "tower"]).unwrap();
+    renamed.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop", "10.0.0.3 tower", "fd00::3 tower"]);
+    stop.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&seen).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644, "everyone may read it");
+    let left: Vec<_> = fs::read_dir(seen.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("lan.hosts"))
+        .collect();
+    assert_eq!(left, ["lan.hosts"], "nothing else is left");
+}
+
+#[test]
+fn dnsmasq_answers_with_the_names() {
+    use std::io::Write as _;
+    use std::process::Command;
+    if Command::new("dnsmasq").arg("--version").output().is_err() {
+        // Not by a macro, whose output would be held back.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: dnsmasq is not installed (Debian: apt install dnsmasq-base)"
+        );
+        return;
+    }
+    let net = Net::named(&["laptop", "desktop"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts").display().to_string();
+    let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[]]).unwrap();
+    wait_for(&lan.net.spoke(0).path(&file), &["10.0.0.3 desktop", "10.0.0.2 laptop"]);
+    // As in README.md.
+    let mut command = Command::new("dnsmasq");
+    command.args([
+        "--keep-in-foreground",
+        "--log-facility=-",
+        "--no-resolv",
+        "--no-hosts",
+        "--conf-file=/dev/null",
+    ]);
+    command.args(["--user=root", "--pid-file=", "--listen-address=127.0.0.1", "--bind-interfaces"]);
+    command.arg(format!("--addn-hosts={file}"));
+    let host = lan.net.spoke(0);
+    let dnsmasq = host.spawn("dnsmasq", &command).unwrap();
+    dnsmasq.wait_for_line("read /var/lib/lan.hosts", SOON).unwrap();
+    host.set_file("/etc/resolv.conf", "nameserver 127.0.0.1\n").unwrap();
+    host.set_file("/etc/nsswitch.conf", "hosts: dns\n").unwrap();
+    let mut command = Command::new("getent");
+    command.args(["ahostsv4", "desktop"]);
+    let output = host.output(command).unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("10.0.0.3 "), "{output:?}");
+}

@@ -1,0 +1,117 @@
+//! A person changes the list of members while the LAN runs: what must hold for each, and for all others.
+
+use std::net::Ipv4Addr;
+
+use common::invite::Secret;
+use common::noise::PublicKey;
+use hub::invites::Invite;
+use hub::members::{Change, Fate, Members};
+
+use crate::world::World;
+
+/// One change, and who may notice it.
+pub(crate) fn govern(world: &mut World) {
+    let spoke = world.rng.below(world.spokes.len());
+    let key = world.spokes[spoke].key.public();
+    let before = links(world);
+    let changes = match world.rng.below(5) {
+        0 => reload(world, |text| text.to_owned()),
+        1 => move_away(world, key),
+        // On a locked hub it would be a stranger from now on.
+        2 if !world.is_locked => strike(world, spoke),
+        3 if world.rng.one_in(8) => revoke(world, spoke),
+        _ => {
+            invite_last(world);
+            Vec::new()
+        }
+    };
+    for change in &changes {
+        assert!(change.member.key == key, "{change:?} is about another one");
+        // Its addresses are free for others at once.
+        world.holders.retain(|_, holder| *holder != key);
+    }
+    for (other, session) in before {
+        let is_concerned = changes.iter().any(|change| change.member.key == other);
+        assert_eq!(world.switch.is_live(session), !is_concerned, "the link of {other}");
+    }
+}
+
+/// The members that are online, with their sessions.
+fn links(world: &World) -> Vec<(PublicKey, usize)> {
+    let members = world.switch.members().iter();
+    let online = members.filter_map(|(_, member)| Some((member.key, member.session?)));
+    online.filter(|&(_, session)| world.switch.is_live(session)).collect()
+}
+
+/// Has the hub read its list again, after an edit.
+fn reload(world: &mut World, edit: impl FnOnce(&str) -> String) -> Vec<Change> {
+    let text = world.switch.members().to_text();
+    world.switch.members_mut().set_saved();
+    let subnets = world.switch.lan().subnets;
+    // A line that is at odds with another one changes nothing.
+    let Ok(members) = Members::parse(&edit(&text), subnets) else { return Vec::new() };
+    world.switch.replace_members(members, world.now)
+}
+
+/// Gives a member another IPv4 address, if that is free.
+fn move_away(world: &mut World, key: PublicKey) -> Vec<Change> {
+    let to = Ipv4Addr::new(10, 0, 0, 2 + world.rng.below(13) as u8);
+    let member = world.switch.members().by_key(&key).map(|id| world.switch.members().member(id));
+    let Some(from) = member.and_then(|member| member.addresses.iter().find(|held| held.is_ipv4()).copied())
+    else {
+        return Vec::new();
+    };
+    let line_of_key = |line: &str| {
+        let words = line.split_whitespace().map(|word| word.replace(&format!("{from}"), &to.to_string()));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    reload(world, |text| {
+        let lines = text.lines().map(|line| {
+            if line.starts_with(&key.to_string()) { line_of_key(line) + "\n" } else { format!("{line}\n") }
+        });
+        lines.collect()
+    })
+}
+
+/// Deletes a line, which undoes a revocation too. The invite by which it may have come is used.
+fn strike(world: &mut World, spoke: usize) -> Vec<Change> {
+    let key = world.spokes[spoke].key.public();
+    world.spokes[spoke].may_join = true;
+    world.spokes[spoke].invite = None;
+    reload(world, |text| {
+        let others = text.lines().filter(|line| !line.starts_with(&key.to_string()));
+        others.map(|line| line.to_owned() + "\n").collect()
+    })
+}
+
+fn revoke(world: &mut World, spoke: usize) -> Vec<Change> {
+    let key = world.spokes[spoke].key.public();
+    let Ok(id) = world.switch.find(&key.to_string()) else { return Vec::new() };
+    world.spokes[spoke].may_join = false;
+    let change = world.switch.revoke(id, world.now);
+    assert_eq!(change.fate, Fate::Revoked);
+    vec![change]
+}
+
+/// Lets the one in that a locked hub does not know.
+fn invite_last(world: &mut World) {
+    let last = world.spokes.len() - 1;
+    let key = world.spokes[last].key.public();
+    let is_known = world.switch.members().by_key(&key).is_some();
+    if is_known || world.switch.members().is_revoked(&key) {
+        return;
+    }
+    let mut secret = [0; 16];
+    secret.copy_from_slice(&world.rng.bytes(16));
+    let invite = Invite {
+        hash: Secret(secret).hash(),
+        name: "guest".parse().expect("a name"),
+        until: 1,
+        addresses: vec![],
+        routes: vec![],
+    };
+    if world.switch.invite(invite).is_ok() {
+        world.spokes[last].invite = Some(secret);
+        world.spokes[last].may_join = true;
+    }
+}
