@@ -5,6 +5,7 @@
 //! what it was.
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads files")]
+#![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
 
 #[path = "fuzz/bodies.rs"]
 mod bodies;

@@ -173,6 +173,7 @@ fn members() -> Vec<(&'static str, String)> {
         ("comments", format!("# ours\n\n{} laptop -\n  # the end", key(1))),
         ("held", format!("{} laptop 10.0.0.3\n{} phone 10.0.0.4\n", key(9), key(8))),
         ("revoked", format!("{} laptop 10.0.0.3 revoked\n", key(1))),
+        ("comment-ends-in-carriage-returns", " #o\r\r\r".to_owned()),
         ("bad-line", format!("{} laptop 10.0.0.3\nnonsense\n", key(9))),
     ]
 }

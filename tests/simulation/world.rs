@@ -346,7 +346,7 @@ impl World {
                     return Ok(true);
                 }
                 Event::Control(Control::Routes { .. } | Control::MembersChanged) => {}
-                other => panic!("the hub said {other:?}"),
+                other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
             }
         }
         Ok(true)
