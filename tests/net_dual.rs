@@ -24,8 +24,11 @@ fn hosts(lan: &Lan) -> Vec<(&Host, [IpAddr; 2])> {
     [hub].into_iter().chain(spokes).collect()
 }
 
-/// Every ordered pair of hosts, with the addresses of the first and the second.
-fn pairs(lan: &Lan) -> Vec<((&Host, IpAddr), (&Host, IpAddr))> {
+/// A host and one of its addresses.
+type At<'a> = (&'a Host, IpAddr);
+
+/// Every ordered pair of hosts, in each family.
+fn pairs(lan: &Lan) -> Vec<(At<'_>, At<'_>)> {
     let hosts = hosts(lan);
     let mut pairs = Vec::new();
     for (a, (from, own)) in hosts.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! How much to seal at once for a socket. Pure.
 //!
 //! What is sealed can no longer be dropped or overtaken, so for a slow socket it must be little; a fast one
-//! wants large writes. The measure is what the socket takes in [`TARGET`].
+//! wants large writes. The measure is what the socket takes in 2 ms.
 
 use std::time::{Duration, Instant};
 

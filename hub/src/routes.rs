@@ -61,8 +61,8 @@ impl fmt::Display for Unfit {
 #[derive(Debug, Default)]
 pub struct Routes {
     owners: BTreeMap<IpNetwork, Owner>,
-    v4: Flat,
-    v6: Flat,
+    v4: Flat<u32>,
+    v6: Flat<u128>,
 }
 
 impl Routes {
@@ -78,7 +78,7 @@ impl Routes {
     #[inline]
     pub fn owner(&self, address: IpAddr) -> Option<Owner> {
         match address {
-            IpAddr::V4(v4) => self.v4.owner(v4.to_bits().into()),
+            IpAddr::V4(v4) => self.v4.owner(v4.to_bits()),
             IpAddr::V6(v6) => self.v6.owner(v6.to_bits()),
         }
     }
@@ -164,16 +164,16 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// One family's prefixes, cut into ranges that do not overlap: the owner of an address is that of the last
-/// range which begins at or before it. Changes are rare and look-ups are many.
+/// range which begins at or before it. Changes are rare and look-ups are many. `T`: an address's bits.
 #[derive(Debug, Default)]
-struct Flat {
-    starts: Vec<u128>,
+struct Flat<T> {
+    starts: Vec<T>,
     owners: Vec<Option<Owner>>,
 }
 
-impl Flat {
+impl<T: Copy + Default + Ord + TryFrom<u128>> Flat<T> {
     /// From prefixes in their order: by network address, the shorter first.
-    fn build<'a>(prefixes: impl Iterator<Item = (&'a IpNetwork, &'a Owner)>) -> Flat {
+    fn build<'a>(prefixes: impl Iterator<Item = (&'a IpNetwork, &'a Owner)>) -> Flat<T> {
         let mut flat = Flat::default();
         // The prefixes around the current one, with the last address of each.
         let mut around: Vec<(u128, Owner)> = Vec::new();
@@ -206,6 +206,8 @@ impl Flat {
     }
 
     fn begin(&mut self, start: u128, owner: Option<Owner>) {
+        // Behind the last address nothing begins.
+        let Ok(start) = T::try_from(start) else { return };
         if self.starts.last() == Some(&start) {
             self.starts.pop();
             self.owners.pop();
@@ -215,7 +217,7 @@ impl Flat {
     }
 
     #[inline]
-    fn owner(&self, address: u128) -> Option<Owner> {
+    fn owner(&self, address: T) -> Option<Owner> {
         let behind = self.starts.partition_point(|&start| start <= address);
         self.owners[..behind].last().copied().flatten()
     }
