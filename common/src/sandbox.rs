@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Uid};
 
-use crate::state::State;
+use crate::state::{KeptFile, State};
 
 /// How far a program goes out by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,12 +102,12 @@ impl User {
 /// Confines this process for good. To be called once, when the device, the sockets, the keys and `state` are
 /// open, and before any thread is started: later ones inherit everything.
 ///
-/// From here on files can be written in `state` alone, which belongs to the user that the process runs as; it
+/// From here on files can be written in `state` and in the directory of `kept` alone; `state` belongs to the user that the process runs as; it
 /// can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and routes.
 ///
 /// # Errors
 /// Only where `user` cannot be assumed; the process is as it was, or about to end.
-pub fn enter(state: &State, user: Option<&User>, reach: Reach) -> Result<(), Error> {
+pub fn enter(state: &State, kept: Option<&KeptFile>, user: Option<&User>, reach: Reach) -> Result<(), Error> {
     let (uid, gid) = user.map_or((Uid::effective(), Gid::effective()), |user| (user.uid, user.gid));
     if let Err(error) = state.give_to(uid, gid) {
         warn!("{error}; it may not be possible to write there");
@@ -125,7 +125,7 @@ pub fn enter(state: &State, user: Option<&User>, reach: Reach) -> Result<(), Err
     if let Err(error) = prctl::set_no_new_privs() {
         warn!("cannot give up new privileges: {}", error.desc());
     }
-    match confine_files(state, reach) {
+    match confine_files(state, kept, reach) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
             debug!("this kernel's Landlock is an older one: partly confined")
@@ -156,23 +156,25 @@ fn keep_net_admin_only() -> Result<(), CapsError> {
 
 /// Lets files be read and written in `state`, and read where `reach` needs it; also keeps TCP ports from being
 /// bound, connections from being made by who makes none, and signals within this process.
-fn confine_files(state: &State, reach: Reach) -> Result<RulesetStatus, RulesetError> {
+fn confine_files(
+    state: &State,
+    kept: Option<&KeptFile>,
+    reach: Reach,
+) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
     let all = AccessFs::from_all(ABI::V5);
-    let in_state = AccessFs::ReadFile
-        | AccessFs::ReadDir
-        | AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::RemoveFile;
+    let written = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let in_state = written | AccessFs::ReadFile | AccessFs::ReadDir;
     let mut tcp: BitFlags<AccessNet> = AccessNet::BindTcp.into();
     if reach == Reach::Accepts {
         tcp |= AccessNet::ConnectTcp;
     }
     let ruleset = Ruleset::default().handle_access(all)?.handle_access(tcp)?.scope(Scope::Signal)?;
+    let kept = kept.map(|kept| Ok::<_, RulesetError>(PathBeneath::new(kept.directory(), written)));
     let confined = ruleset
         .create()?
         .add_rule(PathBeneath::new(state.directory(), in_state))?
+        .add_rules(kept)?
         .add_rules(path_beneath_rules(readable(reach), AccessFs::ReadFile))?
         .restrict_self()?;
     Ok(confined.ruleset)

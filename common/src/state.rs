@@ -4,11 +4,12 @@
 //! may not be able to go the way to the directory any more, as one below a home that is closed to others.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the state directory")]
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -166,25 +167,8 @@ impl State {
 
     /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        let new = format!(".{name}.new");
-        let written = self
-            .write_synced(&new, text)
-            .and_then(|()| Ok(renameat(&self.directory, new.as_str(), &self.directory, name)?));
-        written.map_err(|error| {
-            // It may never have been made; the reason is told already.
-            let _ = unlinkat(&self.directory, new.as_str(), UnlinkatFlags::NoRemoveDir);
-            Error::Io { tried: "write", path: self.path.join(name), error }
-        })?;
-        // A directory that cannot be synced still holds the new file.
-        let _ = self.directory.sync_all();
-        Ok(())
-    }
-
-    fn write_synced(&self, name: &str, text: &str) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
-        let mut file = File::from(openat(&self.directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
+        replace(&self.directory, name.as_ref(), text, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
     }
 
     /// Removes a file; none there is fine.
@@ -239,27 +223,62 @@ impl State {
 
 /// A file outside of the state directory that is rewritten now and then.
 ///
-/// It is opened once and written in place: a program that has given up its rights can open no other.
+/// Its directory is opened at start: a program that has given up its rights may not find the way there again.
 #[derive(Debug)]
 pub struct KeptFile {
     path: PathBuf,
-    file: File,
+    name: OsString,
+    directory: File,
 }
 
 impl KeptFile {
-    /// Opens the file, making it (readable by all) where it is missing.
+    /// Opens the file's directory, and writes an empty file (readable by all) to see that it can.
     pub fn open(path: &Path) -> Result<KeptFile, Error> {
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
-        let file = opened.map_err(|error| Error::Io { tried: "write", path: path.to_owned(), error })?;
-        Ok(KeptFile { path: path.to_owned(), file })
+        let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
+        let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
+        let kept = KeptFile { path: path.to_owned(), name, directory };
+        kept.write("")?;
+        Ok(kept)
     }
 
-    /// Gives the file this text.
-    pub fn write(&self, text: &str) -> Result<(), Error> {
-        let written = self.file.write_all_at(text.as_bytes(), 0);
-        let cut = written.and_then(|()| self.file.set_len(text.len() as u64));
-        cut.map_err(|error| Error::Io { tried: "write", path: self.path.clone(), error })
+    /// Its directory, for rules about what may be written.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
+
+    /// Gives the file this text, at once: nobody sees a part of it.
+    pub fn write(&self, text: &str) -> Result<(), Error> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
+        replace(&self.directory, &self.name, text, mode).map_err(|error| Error::Io {
+            tried: "write",
+            path: self.path.clone(),
+            error,
+        })
+    }
+}
+
+/// Puts a new file in the place of the one of this name, whole or not at all, also through a loss of power.
+fn replace(directory: &File, name: &OsStr, text: &str, mode: Mode) -> io::Result<()> {
+    let mut new = OsString::from(".");
+    new.push(name);
+    new.push(".new");
+    let write_new = || {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(directory, new.as_os_str(), flags, mode)?);
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write_new().and_then(|()| Ok(renameat(directory, new.as_os_str(), directory, name)?)).inspect_err(
+        |_| {
+            // It may never have been made; the reason is told already.
+            let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        },
+    )?;
+    // A directory that cannot be synced still holds the new file.
+    let _ = directory.sync_all();
+    Ok(())
 }
 
 /// 32 bytes from the system's random source.

@@ -84,7 +84,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let hangups = on_signals(&[SIGHUP])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
-    sandbox::enter(server.state(), user.as_ref(), Reach::Accepts)?;
+    sandbox::enter(server.state(), None, user.as_ref(), Reach::Accepts)?;
     Ok(server.run()?)
 }
 

@@ -281,6 +281,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The file that is kept in step with the members.
+    pub fn hosts(&self) -> Option<&KeptFile> {
+        self.hosts.as_ref()
+    }
+
     /// Its state directory.
     pub fn state(&self) -> &State {
         &self.state

@@ -120,7 +120,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     // The numeric form of an address needs no look-up.
     let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
     let mut client = Client::new(config, state, signals)?;
-    sandbox::enter(client.state(), user.as_ref(), reach)?;
+    sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
     Ok(client.run()?)
 }
 
