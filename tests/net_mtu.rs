@@ -90,11 +90,11 @@ fn spokes_with_smaller_mtus_are_found_out() {
     let hub = ["--subnet", "fd00::/64", "--mtu", "9000"];
     let lan = Lan::with_options(Net::new(3).unwrap(), &hub, &options).unwrap();
     wait_for_v6(&lan);
-    for i in 0..3 {
+    for (i, mtu) in MTUS.into_iter().enumerate() {
         let mut command = Command::new("ip");
         command.args(["-o", "link", "show", "spoke0"]);
         let link = String::from_utf8(lan.net.spoke(i).output(command).unwrap().stdout).unwrap();
-        assert!(link.contains(&format!("mtu {} ", MTUS[i])), "{link}");
+        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
     }
     let hosts: Vec<(&Host, [IpAddr; 2], usize)> = (0..3)
         .map(|i| (lan.net.spoke(i), [Lan::address(i).into(), Lan::address_v6(i).into()], MTUS[i]))
