@@ -373,6 +373,8 @@ impl Server {
     }
 
     fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {
+        // IPv4 comes in by the socket for both families.
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut link = Link::new(stream)?;
         let ephemeral = state::random()?;
         let Some(session) = self.switch.accept(source, ephemeral, now) else {
