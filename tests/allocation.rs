@@ -132,7 +132,8 @@ impl World {
                 self.spoke_inbox.space()[..bytes.len()].copy_from_slice(bytes);
                 self.spoke_inbox.filled(bytes.len());
                 spoke.tunnel.heard(now);
-                while let Some(event) = spoke.tunnel.open(&mut self.spoke_inbox, &mut self.pool, now).unwrap() {
+                while let Some(event) = spoke.tunnel.open(&mut self.spoke_inbox, &mut self.pool, now).unwrap()
+                {
                     match event {
                         Event::Packet(_) => spoke.received += 1,
                         Event::Control(Control::Welcome(_) | Control::Routes { .. }) => {}
