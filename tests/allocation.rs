@@ -137,7 +137,7 @@ impl World {
                     match event {
                         Event::Packet(_) => spoke.received += 1,
                         Event::Control(Control::Welcome(_) | Control::Routes { .. }) => {}
-                        other => panic!("the hub said {other:?}"),
+                        other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
                     }
                 }
                 spoke.tunnel.park(&mut self.spoke_inbox, &mut self.pool);
