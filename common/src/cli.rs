@@ -2,7 +2,8 @@
 //! name and its limits.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it reads the host name")]
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use ipnetwork::IpNetwork;
@@ -27,6 +28,27 @@ pub fn raise_descriptor_limit() -> usize {
     });
     // The least that POSIX lets a system have is 20; no system is known without a figure.
     raised.map_or(20, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// A socket on which a byte arrives with each of these signals.
+pub fn on_signals(signals: &[i32]) -> io::Result<UnixStream> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    for &signal in signals {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(receiver)
+}
+
+/// Refuses prefixes of `option` with bits set behind their length.
+pub fn refuse_host_bits(option: &str, prefixes: &[IpNetwork]) -> Result<(), String> {
+    match prefixes.iter().find(|prefix| prefix.network() != prefix.ip()) {
+        None => Ok(()),
+        Some(bad) => {
+            let (network, length) = (bad.network(), bad.prefix());
+            Err(format!("{option} {bad} has bits set behind its prefix: did you mean {network}/{length}?"))
+        }
+    }
 }
 
 /// Warns where this machine is to forward to these prefixes, but its kernel does not forward.

@@ -281,6 +281,13 @@ fn replace(directory: &File, name: &OsStr, text: &str, mode: Mode) -> io::Result
     Ok(())
 }
 
+/// A number from the system's random source.
+pub fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// 32 bytes from the system's random source.
 pub fn random() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];

@@ -175,6 +175,15 @@ impl Tun {
         written
     }
 
+    /// The networks that this machine is in, but for the device's own and the machine itself.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn other_networks(&self) -> Result<Vec<IpNetwork>, Error> {
+        let others = self.netlink.addresses()?.into_iter().filter(|&(device, _)| device != self.index);
+        Ok(others.map(|(_, network)| network).filter(|network| !network.ip().is_loopback()).collect())
+    }
+
     /// Sets the MTU in bytes, [`MIN_MTU`] to [`MAX_MTU`]. Below [`MIN_MTU_V6`] the kernel takes IPv6 and its
     /// addresses away.
     ///

@@ -2,7 +2,6 @@
 
 mod commands;
 
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,28 +71,12 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         routes: args.route.clone(),
         state: args.state.clone().unwrap_or_else(|| DEFAULT_STATE.into()),
     };
-    if let Some(bad) = args.route.iter().find(|prefix| prefix.network() != prefix.ip()) {
-        let (network, length) = (bad.network(), bad.prefix());
-        return Err(format!(
-            "--route {bad} has bits set behind its prefix: did you mean {network}/{length}?"
-        )
-        .into());
-    }
+    common::cli::refuse_host_bits("--route", &args.route)?;
     common::cli::warn_if_not_forwarding(&args.route);
-    let signals = on_signals(&[SIGINT, SIGTERM])?;
-    let hangups = on_signals(&[SIGHUP])?;
+    let signals = common::cli::on_signals(&[SIGINT, SIGTERM])?;
+    let hangups = common::cli::on_signals(&[SIGHUP])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
     sandbox::enter(server.state(), None, user.as_ref(), Reach::Accepts)?;
     Ok(server.run()?)
-}
-
-/// A socket on which a byte arrives with each of these signals.
-fn on_signals(signals: &[i32]) -> std::io::Result<UnixStream> {
-    let (receiver, sender) = UnixStream::pair()?;
-    receiver.set_nonblocking(true)?;
-    for &signal in signals {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-    }
-    Ok(receiver)
 }

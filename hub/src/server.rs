@@ -169,20 +169,14 @@ impl Server {
         let tun = open_tun(config)?;
 
         let system = |what| move |error| Error::System(what, error);
-        let seed = state::random().map_err(system("get random bytes"))?;
-        let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
-        let own = tun.netlink().addresses().map_err(tun::Error::from)?;
-        let own = own.into_iter().filter(|&(interface, _)| interface != tun.index());
+        let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
         let lan = Lan {
             subnets: config.subnets,
             mtu: config.mtu,
             routes: config.routes.clone(),
-            hub_networks: own
-                .map(|(_, network)| network)
-                .filter(|network| !network.ip().is_loopback())
-                .collect(),
+            hub_networks: tun.other_networks()?,
         };
-        let mut switch = Switch::new(key, lan, access, members, u64::from_ne_bytes(*seed));
+        let mut switch = Switch::new(key, lan, access, members, flow_seed);
         switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
         let device = tun.name().to_owned();
@@ -328,7 +322,7 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.switch.has_dirty() {
             return Some(Duration::ZERO);
         }
         let control = self.control.as_ref().and_then(Control::deadline);
@@ -488,10 +482,7 @@ impl Server {
             let (tunnel, pool) = self.switch.tunnel(session);
             match link.flush(tunnel, &mut self.outbox, pool, now) {
                 Ok(Flushed::Done) => {}
-                Ok(Flushed::More) => {
-                    self.switch.mark_dirty(session);
-                    self.ready.push(Token(FIRST_SESSION + session));
-                }
+                Ok(Flushed::More) => self.switch.mark_dirty(session),
                 Err(error) => self.switch.end(session, error.to_string()),
             }
         }

@@ -910,6 +910,11 @@ impl Switch {
         }
     }
 
+    /// Whether there are sessions to flush.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Moves the sessions to flush into `sessions`, which must be empty.
     pub fn take_dirty(&mut self, sessions: &mut Vec<usize>) {
         debug_assert!(sessions.is_empty());

@@ -221,6 +221,8 @@ pub struct Client {
     waker: Arc<Waker>,
     signals: UnixStream,
     ready: Vec<Token>,
+    /// Whether the last flush left something that the socket may take.
+    wants_flush: bool,
 }
 
 impl Client {
@@ -234,15 +236,14 @@ impl Client {
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
-        let seed = state::random().map_err(system("get random bytes"))?;
-        let [seed, ..] = seed.as_chunks().0 else { unreachable!("32 bytes hold a u64") };
+        let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
         let poll = Poll::new().map_err(system("make an event queue"))?;
         let registry = poll.registry();
         let waker = Arc::new(Waker::new(registry, WAKE).map_err(system("make an event queue"))?);
         let mut client = Client {
             hub_key: config.hub_key.or(pinned),
             phase: Phase::Pause(Instant::now()),
-            flow_seed: u64::from_ne_bytes(*seed),
+            flow_seed,
             name: config.name.clone(),
             started_at: Instant::now(),
             control: None,
@@ -270,6 +271,7 @@ impl Client {
             waker,
             signals: UnixStream::from_std(signals),
             ready: Vec::new(),
+            wants_flush: false,
             poll,
         };
         let registry = client.poll.registry();
@@ -350,7 +352,7 @@ impl Client {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.wants_flush {
             return Some(Duration::ZERO);
         }
         let deadline = match &self.phase {
@@ -778,11 +780,11 @@ impl Client {
     // ---- the end of a turn
 
     fn flush(&mut self, now: Instant) -> Result<(), Error> {
+        self.wants_flush = false;
         let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
         match linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now) {
-            Ok(Flushed::Done) => Ok(()),
-            Ok(Flushed::More) => {
-                self.ready.push(linked.token);
+            Ok(flushed) => {
+                self.wants_flush = flushed == Flushed::More;
                 Ok(())
             }
             Err(error) => self.broken(error, now),
@@ -835,12 +837,10 @@ fn deliver(tun: &Tun, bytes: &mut [u8], cut: &mut Vec<u8>) -> Result<(), Reason>
 
 /// The networks that this machine is in, but for the LAN and itself.
 fn own_networks(tun: &Tun) -> Vec<IpNetwork> {
-    let found = tun.netlink().addresses().unwrap_or_else(|error| {
+    tun.other_networks().unwrap_or_else(|error| {
         warn!("{error}; routes that the hub tells may lie in a network of this machine");
         Vec::new()
-    });
-    let others = found.into_iter().filter(|&(device, _)| device != tun.index());
-    others.map(|(_, network)| network).filter(|network| !network.ip().is_loopback()).collect()
+    })
 }
 
 impl Failures {

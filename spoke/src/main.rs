@@ -111,11 +111,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         hosts: args.hosts,
     };
     check(&config)?;
-    let (signals, sender) = std::os::unix::net::UnixStream::pair()?;
-    signals.set_nonblocking(true)?;
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-    }
+    let signals = common::cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
@@ -127,10 +123,8 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 /// Refuses what can be known to be wrong, and warns of what may be.
 fn check(config: &Config) -> Result<(), String> {
     let Wishes { offered, accepted, .. } = &config.wishes;
-    if let Some(bad) = offered.iter().chain(accepted).find(|prefix| prefix.network() != prefix.ip()) {
-        let (network, length) = (bad.network(), bad.prefix());
-        return Err(format!("{bad} has bits set behind its prefix: did you mean {network}/{length}?"));
-    }
+    common::cli::refuse_host_bits("--route", offered)?;
+    common::cli::refuse_host_bits("--accept-route", accepted)?;
     if offered.len() > MAX_ROUTES {
         return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
     }
