@@ -3,16 +3,20 @@
 //! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
 
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::SockRef;
 
 use crate::inbox::Inbox;
 use crate::pace::MAX_BURST;
 use crate::pool::Pool;
+use crate::tun::shortest_round_trip;
 use crate::tunnel::{DEAD_AFTER, Error, Tunnel};
 
 /// What a read said about the socket.
@@ -74,6 +78,8 @@ pub struct Link {
     writable: bool,
     /// The other end has closed, or the socket has failed: reads lead to that, and no further event does.
     ends: bool,
+    /// The receive buffer is bounded.
+    is_bounded: bool,
 }
 
 impl Link {
@@ -83,7 +89,7 @@ impl Link {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        Ok(Link { stream, writable: true, ends: false })
+        Ok(Link { stream, writable: true, ends: false, is_bounded: false })
     }
 
     /// Registers the socket for both directions; its interest never changes.
@@ -107,8 +113,15 @@ impl Link {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    /// Reads once into the inbox.
-    pub fn fill(&mut self, inbox: &mut Inbox) -> io::Result<Filled> {
+    /// Reads once into the inbox, behind what the tunnel had left.
+    pub fn fill(
+        &mut self,
+        tunnel: &mut Tunnel,
+        inbox: &mut Inbox,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> io::Result<Filled> {
+        tunnel.unpark(inbox, pool);
         let space = inbox.space();
         let room = space.len();
         loop {
@@ -116,6 +129,10 @@ impl Link {
                 Ok(0) => Ok(Filled::Closed),
                 Ok(len) => {
                     inbox.filled(len);
+                    tunnel.heard(now);
+                    if len == room && !self.is_bounded {
+                        self.bound();
+                    }
                     // A short read has emptied the socket (epoll(7), on edge-triggered streams), but the end
                     // that was reported together with these bytes is only seen by another one.
                     Ok(if len == room || self.ends { Filled::More } else { Filled::Drained })
@@ -124,6 +141,23 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
+        }
+    }
+
+    /// Keeps the kernel from holding more received bytes than keep the path busy.
+    ///
+    /// It lets them grow to megabytes where they come faster than we read, and a ping waits behind them all. Held
+    /// back, they wait in the sender's queue, where the ping overtakes them. A longer path than a local one needs
+    /// megabytes: it is left to the kernel, as is a process without the right to do this (CAP_NET_ADMIN).
+    fn bound(&mut self) {
+        let Some(round_trip) = shortest_round_trip(self.stream.as_fd()) else { return };
+        let most = (round_trip.as_secs_f64() * RECEIVE_RATE) as usize;
+        let most = most.max(MIN_RECEIVE_BUFFER);
+        let socket = SockRef::from(&self.stream);
+        if socket.recv_buffer_size().is_ok_and(|size| size > most) {
+            // The kernel doubles what it is told, for its own overhead (socket(7)).
+            let _ = setsockopt(&self.stream, RcvBufForce, &(most / 2));
+            self.is_bounded = true;
         }
     }
 
@@ -178,6 +212,11 @@ impl Link {
 /// Bytes that the kernel may hold unsent before the socket counts as full: our queue, not the kernel's, is
 /// where packets wait.
 const NOTSENT_LOWAT: u32 = 4 * 1024;
+
+/// Least that the kernel may hold of what was received, in bytes with its overhead: 1 ms at 10 Gb/s.
+const MIN_RECEIVE_BUFFER: usize = 625_000;
+/// What a path may need, in bytes a second: 10 Gb/s, and the kernel's overhead of as much again.
+const RECEIVE_RATE: f64 = 2.5e9;
 
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::noise::MAX_RECORD_PLAIN;
 
-/// Most bytes sealed for one write. Larger ones only cool the cache.
-pub const MAX_BURST: usize = 256 * 1024;
+/// Most bytes sealed for one write. Larger ones are no faster, and what waits behind them waits longer.
+pub const MAX_BURST: usize = 128 * 1024;
 /// Fewest: smaller records cost more work than they save time.
 pub const MIN_BURST: usize = 4 * 1024;
 /// How long a burst may take to drain.

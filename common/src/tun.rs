@@ -11,22 +11,26 @@
 //! so no program sees that flag on one. Broadcast works all the same: the address carries its broadcast
 //! address, and packets to it and to 255.255.255.255 leave through the device.
 
-#![allow(unsafe_code, reason = "ioctl(2) and setsockopt(2) on plain integers; nothing else needs it")]
+#![allow(unsafe_code, reason = "ioctl(2) and socket options on plain integers; nothing else needs it")]
 #![expect(clippy::disallowed_methods, reason = "IO: opens /dev/net/tun")]
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::{error, fmt};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use log::error;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::netlink::{self, MAIN_TABLE, Netlink, Route};
 use crate::offload::{self, Features};
+use crate::packet::MAX_PACKET;
+use crate::pool::{Buf, Pool};
 
 /// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
 pub const MIN_MTU: u32 = 576;
@@ -34,6 +38,12 @@ pub const MIN_MTU: u32 = 576;
 pub const MIN_MTU_V6: u32 = 1280;
 /// Largest MTU of a TUN device (`MAX_MTU` of drivers/net/tun.c).
 pub const MAX_MTU: u32 = 65_535;
+
+/// Bytes that a program should read from its device in one turn of its loop: more than it sends in one, so that
+/// packets wait in its own queue and not in the device's, where nothing overtakes.
+pub const TURN_BYTES: usize = 1024 * 1024;
+/// Packets, likewise: small ones cost more than their bytes.
+pub const TURN_PACKETS: usize = 256;
 
 const PATH: &str = "/dev/net/tun";
 /// Size of `struct virtio_net_hdr` without `num_buffers`.
@@ -142,6 +152,25 @@ impl Tun {
     /// `WouldBlock` when there is none; `EBADFD` once someone has deleted the device.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         retry(|| (&self.file).read(buffer))
+    }
+
+    /// As [`Tun::read`], into a buffer of the pool; `None` when there is nothing for now, or an error, which is
+    /// told.
+    pub fn receive(&self, pool: &mut Pool) -> Option<Buf> {
+        let mut packet = pool.take(MAX_PACKET);
+        match self.read(packet.whole()) {
+            Ok(len) => {
+                packet.set_len(len);
+                Some(pool.fit(packet))
+            }
+            Err(error) => {
+                pool.give(packet);
+                if error.kind() != ErrorKind::WouldBlock {
+                    error!("cannot read from {}: {error}", self.name());
+                }
+                None
+            }
+        }
     }
 
     /// Hands one packet, header first, to the machine.
@@ -338,8 +367,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl error::Error for Error {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::BadName(_) | Error::Mtu(_) => None,
             Error::NoDevice(source)
@@ -418,6 +447,29 @@ pub(crate) fn set_netlink_option(socket: BorrowedFd<'_>, option: libc::c_int) ->
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     })
+}
+
+/// The shortest round trip that the kernel saw on a TCP socket in the last minutes, without the time that bytes
+/// wait at either end (`tcpi_min_rtt`); `None` where it has seen none.
+pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {
+    /// Where `struct tcp_info` has it (linux/tcp.h), in microseconds.
+    const MIN_RTT: usize = 148 / size_of::<u32>();
+    let mut info = [0_u32; MIN_RTT + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call; the kernel writes no more than `len` bytes to `info` and one
+    // `socklen_t` to `len`, which both outlive the call.
+    outcome(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })
+    .ok()?;
+    let is_known = len as usize == size_of_val(&info) && !matches!(info[MIN_RTT], 0 | u32::MAX);
+    is_known.then(|| Duration::from_micros(info[MIN_RTT].into()))
 }
 
 /// TUNSETIFF: binds the descriptor to a new interface.
@@ -580,7 +632,7 @@ mod tests {
             let error = Error::from_errno(io::Error::from_raw_os_error(errno), "hub0", "make the TUN device");
             assert!(error.to_string().contains(advice), "{error}");
             assert!(!error.to_string().contains('\n'), "{error}");
-            assert!(error::Error::source(&error).is_some());
+            assert!(std::error::Error::source(&error).is_some());
         }
     }
 

@@ -14,11 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use common::control::{self as socket, Control};
 use common::inbox::Inbox;
 use common::link::{self, Filled, Flushed, Link};
-use common::packet::MAX_PACKET;
 use common::state::{self, State};
-use common::tun::{self, Tun};
+use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use ipnetwork::IpNetwork;
-use log::{error, info, warn};
+use log::{info, warn};
 use mio::net::{TcpListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -44,10 +43,6 @@ const CONTROL_END: usize = CONTROL + socket::TOKENS;
 const FIRST_SESSION: usize = 32;
 const _: () = assert!(CONTROL_END <= FIRST_SESSION);
 
-/// Bytes that one source may bring in one turn.
-const TURN_BYTES: usize = 256 * 1024;
-/// Packets that the device may bring in one turn: small ones cost more than their bytes.
-const TURN_PACKETS: usize = 256;
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
@@ -393,25 +388,12 @@ impl Server {
             if bytes >= TURN_BYTES {
                 break;
             }
-            let mut packet = self.switch.pool().take(MAX_PACKET);
-            match self.tun.read(packet.whole()) {
-                Ok(len) => {
-                    packet.set_len(len);
-                    bytes += len;
-                    let packet = self.switch.pool().fit(packet);
-                    if let Some(answer) = self.switch.send(packet, now)
-                        && self.tun.write(&answer).is_err()
-                    {
-                        self.switch.count_device_drop();
-                    }
-                }
-                Err(error) => {
-                    self.switch.pool().give(packet);
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        error!("cannot read from {}: {error}", self.tun.name());
-                    }
-                    return;
-                }
+            let Some(packet) = self.tun.receive(self.switch.pool()) else { return };
+            bytes += packet.len();
+            if let Some(answer) = self.switch.send(packet, now)
+                && self.tun.write(&answer).is_err()
+            {
+                self.switch.count_device_drop();
             }
         }
         self.ready.push(TUN);
@@ -423,11 +405,7 @@ impl Server {
         }
         let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { return };
         let (tunnel, pool) = self.switch.tunnel(session);
-        tunnel.unpark(&mut self.inbox, pool);
-        let filled = link.fill(&mut self.inbox);
-        if matches!(filled, Ok(Filled::More | Filled::Drained)) {
-            tunnel.heard(now);
-        }
+        let filled = link.fill(tunnel, &mut self.inbox, pool, now);
         while let Some(packet) = self.switch.receive(session, &mut self.inbox, now) {
             if self.tun.deliver(packet, &mut self.cut).is_err() {
                 self.switch.count_device_drop();

@@ -24,14 +24,14 @@ use common::link_local;
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
-use common::packet::{self, MAX_PACKET, VNET_LEN};
+use common::packet::{self, VNET_LEN};
 use common::pool::Pool;
 use common::state::{self, KeptFile, State};
 use common::text::Printable;
-use common::tun::{self, Tun};
+use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use common::tunnel::{self, Event, Tunnel};
 use ipnetwork::IpNetwork;
-use log::{error, info, log_enabled, trace, warn};
+use log::{info, log_enabled, trace, warn};
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -56,10 +56,6 @@ const CONTROL_END: usize = CONTROL + socket::TOKENS;
 const FIRST_DIAL: usize = 32;
 const _: () = assert!(CONTROL_END <= FIRST_DIAL);
 
-/// Bytes that the device may bring in one turn.
-const TURN_BYTES: usize = 256 * 1024;
-/// Packets that it may bring.
-const TURN_PACKETS: usize = 256;
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -496,22 +492,9 @@ impl Client {
             if bytes >= TURN_BYTES {
                 break;
             }
-            let mut packet = self.pool.take(MAX_PACKET);
-            match self.tun.read(packet.whole()) {
-                Ok(len) => {
-                    packet.set_len(len);
-                    bytes += len;
-                    let packet = self.pool.fit(packet);
-                    self.send(packet, now);
-                }
-                Err(error) => {
-                    self.pool.give(packet);
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        error!("cannot read from {}: {error}", self.tun.name());
-                    }
-                    return;
-                }
-            }
+            let Some(packet) = self.tun.receive(&mut self.pool) else { return };
+            bytes += packet.len();
+            self.send(packet, now);
         }
         self.ready.push(TUN);
     }
@@ -545,11 +528,7 @@ impl Client {
         if linked.token != token {
             return Ok(());
         }
-        linked.tunnel.unpark(&mut self.inbox, &mut self.pool);
-        let filled = linked.link.fill(&mut self.inbox);
-        if matches!(filled, Ok(Filled::More | Filled::Drained)) {
-            linked.tunnel.heard(now);
-        }
+        let filled = linked.link.fill(&mut linked.tunnel, &mut self.inbox, &mut self.pool, now);
         loop {
             let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
             match linked.tunnel.open(&mut self.inbox, &mut self.pool, now) {

@@ -157,8 +157,7 @@ impl Crowd {
     fn read(&mut self, i: usize, now: Instant) -> Result<Filled> {
         let Spoke { link, tunnel } = &mut self.spokes[i];
         let what = || format!("spoke {i}");
-        tunnel.unpark(&mut self.inbox, &mut self.pool);
-        let filled = link.fill(&mut self.inbox).context(&what())?;
+        let filled = link.fill(tunnel, &mut self.inbox, &mut self.pool, now).context(&what())?;
         while let Some(event) = tunnel.open(&mut self.inbox, &mut self.pool, now).context(&what())? {
             match event {
                 Event::Packet(_) => self.received += 1,
