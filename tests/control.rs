@@ -9,14 +9,16 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hub::control::{MemberStatus, Standing, Status};
 use nix::sys::signal::Signal;
 
-use house::{Binaries, Host, Lan, Net, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state};
+use house::{
+    Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, ping, ping_until, run, spawn_spoke,
+    start_hub, state,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(20);
@@ -326,7 +328,7 @@ fn a_members_file_that_cannot_be_read_stops_nobody() {
     hub(&lan.net, &["reload"]).fails("is missing; nothing is changed");
     fs::create_dir(&file).unwrap();
     hub(&lan.net, &["reload"]).fails("nothing is changed");
-    hub(&lan.net, &["revoke", "spoke1"]).fails("cannot be written");
+    hub(&lan.net, &["revoke", "spoke1"]).fails("cannot write");
     lan.spokes[1].wait_exit(SOON).unwrap();
     ping(lan.net.hub(), Lan::address(0).into(), 56, SOON).unwrap();
 }
@@ -409,49 +411,6 @@ fn ten_thousand_members_are_told_without_holding_the_lan_up() {
     println!("longest ping meanwhile: {longest:?}");
     assert!(longest < Duration::from_millis(250), "{longest:?}");
     assert_eq!(spoke(&net, 0, &["resolve", "spoke1"]).good(), "10.0.0.3\n");
-}
-
-/// What a command that has ended printed.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    /// Its output, if it did well.
-    #[track_caller]
-    fn good(self) -> String {
-        assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
-        self.out
-    }
-
-    /// Checks that it failed and why.
-    #[track_caller]
-    fn fails(self, why: &str) {
-        assert_eq!(self.code, Some(1), "{}{}", self.out, self.err);
-        assert!(self.err.contains(why), "{why}: {}{}", self.out, self.err);
-    }
-}
-
-fn hub(net: &Net, args: &[&str]) -> Said {
-    command(net.hub(), &Binaries::find().unwrap().hub, "hub", args)
-}
-
-fn spoke(net: &Net, i: usize, args: &[&str]) -> Said {
-    command(net.spoke(i), &Binaries::find().unwrap().spoke, "spoke", args)
-}
-
-fn command(host: &Host, program: &Path, state: &str, args: &[&str]) -> Said {
-    let mut command = Command::new(program);
-    command.args(args).arg("--state").arg(host.private().join(state));
-    run(host, command)
-}
-
-fn run(host: &Host, mut command: Command) -> Said {
-    let output = host.run(move || command.output()).unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 fn hub_status(net: &Net) -> Status {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::noise::PrivateKey;
@@ -73,8 +73,21 @@ impl fmt::Display for Error {
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
                 path.display()
             ),
-            Error::Io { tried, path, error } => write!(f, "cannot {tried} {}: {error}", path.display()),
+            Error::Io { tried, path, error } => {
+                write!(f, "cannot {tried} {}: {error}{}", path.display(), advice(error))
+            }
         }
+    }
+}
+
+/// What a person can do about an error of the system.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => ": make room on that disk",
+        Some(Errno::EROFS) => ": remount that disk for writing (mount -o remount,rw)",
+        Some(Errno::EISDIR) => ": move that directory away",
+        Some(Errno::EACCES | Errno::EPERM) => ": run this as root (sudo), or as its owner",
+        _ => "",
     }
 }
 
@@ -270,12 +283,18 @@ fn replace(directory: &File, name: &OsStr, text: &str, mode: Mode) -> io::Result
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write_new().and_then(|()| Ok(renameat(directory, new.as_os_str(), directory, name)?)).inspect_err(
-        |_| {
-            // It may never have been made; the reason is told already.
-            let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
-        },
-    )?;
+    let put_in_place = || {
+        renameat(directory, new.as_os_str(), directory, name).map_err(|error| {
+            // In a sandbox the kernel only says that a directory may not be removed.
+            let is_directory = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits());
+            io::Error::from(if is_directory { Errno::EISDIR } else { error })
+        })
+    };
+    write_new().and_then(|()| put_in_place()).inspect_err(|_| {
+        // It may never have been made; the reason is told already.
+        let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
+    })?;
     // A directory that cannot be synced still holds the new file.
     let _ = directory.sync_all();
     Ok(())

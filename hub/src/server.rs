@@ -58,7 +58,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MAKE_ROOM: usize = 16;
 /// How often it is told that connections cannot be accepted.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How long to wait before the list of members is written again after that failed.
+/// How long to wait before the files are written again after that failed.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the command line says.
@@ -188,7 +188,7 @@ impl Server {
             signals: UnixStream::from_std(signals),
             hangups: UnixStream::from_std(hangups),
             control: None,
-            about: About { listening: at, device, started_at: Instant::now() },
+            about: About { listening: at, device, started_at: Instant::now(), trouble: None },
             unix_time: unix_time(),
             state,
             members_known: admin::fingerprint(&text),
@@ -501,6 +501,8 @@ impl Server {
     fn stop(&mut self, now: Instant) {
         info!("stopping");
         self.switch.stop();
+        // The last chance to write what could not be written before.
+        self.save_again_at = None;
         self.finish_turn(now);
     }
 }

@@ -60,6 +60,10 @@ const _: () = assert!(CONTROL_END <= FIRST_DIAL);
 const TURN_BYTES: usize = 256 * 1024;
 /// Packets that it may bring.
 const TURN_PACKETS: usize = 256;
+/// The keys of hubs, in the state directory.
+const HUBS: &str = "hubs";
+/// How long to wait before the hub's key is written again after that failed.
+const PIN_PAUSE: Duration = Duration::from_secs(10);
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -184,6 +188,8 @@ pub struct Client {
     key: PrivateKey,
     /// The key that the hub must prove, once it is known.
     hub_key: Option<PublicKey>,
+    /// When to try again to write it down.
+    pin_again_at: Option<Instant>,
     state: State,
     tun: Tun,
     /// What the device is set to.
@@ -229,9 +235,9 @@ impl Client {
     /// Opens everything that the spoke needs. A byte on `signals` stops it.
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
-        let text = state.read("hubs")?.unwrap_or_default();
+        let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
-            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
@@ -242,6 +248,7 @@ impl Client {
         let waker = Arc::new(Waker::new(registry, WAKE).map_err(system("make an event queue"))?);
         let mut client = Client {
             hub_key: config.hub_key.or(pinned),
+            pin_again_at: None,
             phase: Phase::Pause(Instant::now()),
             flow_seed,
             name: config.name.clone(),
@@ -361,7 +368,7 @@ impl Client {
             Phase::Dial(dial) => Some(dial.deadline()),
             Phase::Linked(linked) => Some(linked.tunnel.deadline()),
         };
-        let next = [deadline, self.control_deadline()].into_iter().flatten().min()?;
+        let next = [deadline, self.pin_again_at, self.control_deadline()].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -369,6 +376,9 @@ impl Client {
 
     /// Takes the steps towards the hub that are due.
     fn advance(&mut self, now: Instant) -> Result<(), Error> {
+        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some_and(|at| at <= now)) {
+            self.keep_pin(key, now);
+        }
         match &mut self.phase {
             Phase::Pause(until) if *until <= now => {
                 self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
@@ -467,7 +477,7 @@ impl Client {
                 hub: self.config.hub.clone(),
                 known: self.hub_key.unwrap_or(seen),
                 seen,
-                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join("hubs")),
+                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join(HUBS)),
             };
             if !self.was_on_lan {
                 return Err(error);
@@ -583,7 +593,7 @@ impl Client {
         match control {
             Control::Welcome(welcome) => self.handle_welcome(welcome, now),
             Control::Refused { reason, text } => {
-                self.pin_hub();
+                self.pin_hub(now);
                 let refused = Error::Refused(reason, text);
                 if !self.was_on_lan || reason == Refusal::Revoked {
                     return Err(refused);
@@ -634,7 +644,7 @@ impl Client {
     }
 
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
-        self.pin_hub();
+        self.pin_hub(now);
         self.configure(&welcome)?;
         self.had = welcome.addresses.iter().map(|address| address.ip()).collect();
         self.name = welcome.name.clone();
@@ -760,21 +770,36 @@ impl Client {
         Ok(())
     }
 
-    /// Remembers the hub's key, the first time or when the person gave another one.
-    fn pin_hub(&mut self) {
+    /// Holds on to the key of the hub that has just spoken: the first time, or when the person gave another one.
+    fn pin_hub(&mut self, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
-        let Some(key) = linked.tunnel.remote() else { return };
-        let text = match self.state.read("hubs") {
-            Ok(text) => text.unwrap_or_default(),
-            Err(error) => return warn!("{error}; the hub's key is not remembered"),
-        };
-        if hubs::pinned(&text, &self.config.hub) != Ok(Some(key)) {
-            match self.state.write("hubs", &hubs::with_pin(&text, &self.config.hub, key)) {
-                Ok(()) => info!("the hub at {} has key {key}; it is remembered", self.config.hub),
-                Err(error) => warn!("{error}; the hub's key is not remembered"),
+        if let Some(key) = linked.tunnel.remote() {
+            self.hub_key = Some(key);
+            self.keep_pin(key, now);
+        }
+    }
+
+    /// Writes the hub's key down; where that fails it is told once, and tried again until it works.
+    fn keep_pin(&mut self, key: PublicKey, now: Instant) {
+        let failed_before = self.pin_again_at.take().is_some();
+        let hub = &self.config.hub;
+        let written = self.state.read(HUBS).and_then(|text| {
+            let text = text.unwrap_or_default();
+            if hubs::pinned(&text, hub) == Ok(Some(key)) {
+                return Ok(false);
+            }
+            self.state.write(HUBS, &hubs::with_pin(&text, hub, key)).map(|()| true)
+        });
+        match written {
+            Ok(true) => info!("the hub at {hub} has key {key}; it is remembered"),
+            Ok(false) => {}
+            Err(error) => {
+                if !failed_before {
+                    warn!("{error}; until then the hub's key is not remembered when the spoke ends");
+                }
+                self.pin_again_at = Some(now + PIN_PAUSE);
             }
         }
-        self.hub_key = Some(key);
     }
 
     // ---- the end of a turn
@@ -793,6 +818,9 @@ impl Client {
 
     fn stop(&mut self, now: Instant) {
         info!("stopping");
+        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some()) {
+            self.keep_pin(key, now);
+        }
         if let Phase::Linked(linked) = &mut self.phase {
             // There may be nobody left to hear it.
             let _ = linked.tunnel.bye(Farewell::Stopping);

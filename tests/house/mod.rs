@@ -24,6 +24,7 @@ mod lan;
 mod net;
 mod probe;
 mod process;
+mod said;
 pub(crate) mod wire;
 
 use std::fmt;
@@ -40,6 +41,7 @@ pub(crate) use probe::{
     transfer,
 };
 pub(crate) use process::Process;
+pub(crate) use said::{Said, ask_hub, ask_spoke, run};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

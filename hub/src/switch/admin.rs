@@ -116,9 +116,9 @@ impl Switch {
         added
     }
 
-    /// Takes an invite back.
-    pub fn disinvite(&mut self, hash: SecretHash) {
-        self.invites.remove(hash);
+    /// Goes back to the invites as they were.
+    pub fn restore_invites(&mut self, before: Invites) {
+        self.invites = before;
         self.reserve(None);
     }
 
