@@ -19,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "the house is all IO: threads, sockets, files and the clock")]
 #![allow(clippy::print_stderr, reason = "the output of programs is shown when a test fails")]
 
+mod capture;
 mod host;
 mod lan;
 mod net;
@@ -30,6 +31,7 @@ pub(crate) mod wire;
 use std::fmt;
 use std::io;
 
+pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
     Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, require_tun, spawn_spoke,
