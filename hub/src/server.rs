@@ -304,19 +304,21 @@ impl Server {
         self.save(now);
         self.flush(now);
         self.reap(now);
-        self.set_routes();
+        self.set_routes(now);
     }
 
     /// Has the hub's own kernel reach what is behind members.
-    fn set_routes(&mut self) {
+    fn set_routes(&mut self, now: Instant) {
         while let Some(change) = self.switch.poll_route_change() {
             let (prefix, what, set) = match change {
                 RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
                 RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            match set {
-                Ok(()) => info!("route {prefix} {what}"),
-                Err(error) => warn!("route {prefix} not {what}: {error}"),
+            if self.switch.may_tell(Provoked::KernelRoute, now) {
+                match set {
+                    Ok(()) => info!("route {prefix} {what}"),
+                    Err(error) => warn!("route {prefix} not {what}: {error}"),
+                }
             }
         }
     }
