@@ -174,7 +174,10 @@ impl State {
         };
         let mode = file.metadata().map_err(fail)?.mode();
         let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(fail)?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(fail)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(fail(io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20))));
+        }
         Ok(Some((text, mode)))
     }
 
@@ -361,6 +364,18 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+    }
+
+    #[test]
+    fn refuses_a_file_that_is_too_long_to_be_read_whole() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        let file = File::create(scratch.0.join("members")).unwrap();
+        file.set_len(MAX_FILE).unwrap();
+        assert_eq!(state.read("members").unwrap().unwrap().len() as u64, MAX_FILE);
+        file.set_len(MAX_FILE + 1).unwrap();
+        let error = state.read("members").unwrap_err().to_string();
+        assert!(error.ends_with("members: it is longer than 64 MiB"), "{error}");
     }
 
     #[test]
