@@ -296,6 +296,30 @@ fn a_member_without_a_wish_of_its_own_gets_the_address_that_the_file_says() {
 }
 
 #[test]
+fn a_member_that_was_away_while_its_line_was_edited_gets_what_the_file_says() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let first = start_hub(&net, &binaries, &[]).unwrap();
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(0).private().join("spoke"));
+    let silent = net.spoke(0).spawn("silent", &command).unwrap();
+    silent.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
+    // One that types --ip asks for it whatever the file says, and an open hub grants it.
+    let typed = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
+    typed.wait_for_line("on the LAN as 10.0.0.3", SOON).unwrap();
+    first.signal(Signal::SIGTERM).unwrap();
+    first.wait_exit(SOON).unwrap();
+    let file = state(net.hub(), "hub").join("members");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("10.0.0.2", "10.0.0.22").replace("10.0.0.3", "10.0.0.33")).unwrap();
+    let marks = [silent.mark(), typed.mark()];
+    let _second = start_hub(&net, &binaries, &[]).unwrap();
+    silent.wait_for_line_after(marks[0], "on the LAN as 10.0.0.22", BACK).unwrap();
+    typed.wait_for_line_after(marks[1], "on the LAN as 10.0.0.3 ", BACK).unwrap();
+    ping_until(net.spoke(1), "10.0.0.22".parse().unwrap(), SOON).unwrap();
+}
+
+#[test]
 fn what_a_person_writes_is_not_overwritten() {
     let lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
     let file = state(lan.net.hub(), "hub").join("members");

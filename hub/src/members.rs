@@ -248,7 +248,10 @@ impl Members {
             let same_family = |address: &&IpAddr| address.is_ipv4() == subnet.is_ipv4();
             let wanted = join.addresses.iter().find(same_family).copied();
             let recorded = known.and_then(|id| self.member(id).addresses.iter().find(same_family).copied());
-            let chosen = match wanted.or(recorded) {
+            let had = join.had.iter().find(same_family).copied().filter(|&had| {
+                self.subnets.check(had).is_ok() && self.holder(had).is_none() && !self.is_reserved(had)
+            });
+            let chosen = match wanted.or(recorded).or(had) {
                 Some(address) => {
                     if let Err(unfit) = self.subnets.check(address) {
                         return Admission::Refused(Refusal::BadAddress, format!("{address} {unfit}"));
@@ -527,7 +530,7 @@ mod tests {
 
     fn join(name: &str, ip: Option<&str>) -> Join {
         let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
-        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None }
+        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
     }
 
     /// What the member with this key asked for, and what it is or why it is not let in.
@@ -574,6 +577,21 @@ mod tests {
         }
         assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.6")), "a 10.0.0.6", "it may move");
         assert_eq!(admit(&mut members, 2, "b", Some("10.0.0.5")), "b 10.0.0.5", "and leaves its old one");
+    }
+
+    #[test]
+    fn an_address_that_it_had_counts_where_nothing_is_recorded() {
+        let mut members = empty();
+        let mut ask = |seed, had: &str| {
+            let wish = Join { had: vec![had.parse().unwrap()], ..join("m", None) };
+            let admission = members.admit(key(seed), &wish, Access::Open, &[]);
+            assert!(matches!(admission, Admission::Member { .. }), "{admission:?}");
+            members.member(members.by_key(&key(seed)).unwrap()).addresses_text()
+        };
+        assert_eq!(ask(1, "10.0.0.5"), "10.0.0.5", "as a hub that lost its list gives it again");
+        assert_eq!(ask(1, "10.0.0.6"), "10.0.0.5", "the record counts");
+        assert_eq!(ask(2, "10.0.0.5"), "10.0.0.2", "it is another's now");
+        assert_eq!(ask(3, "10.0.0.1"), "10.0.0.3", "the hub's own");
     }
 
     #[test]

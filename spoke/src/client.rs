@@ -194,7 +194,7 @@ pub struct Client {
     tun: Tun,
     /// What the device is set to.
     addresses: Vec<IpNetwork>,
-    /// The addresses to ask for again.
+    /// The addresses that it had last, for a hub that lost its list.
     had: Vec<IpAddr>,
     /// Our name on the LAN.
     name: Name,
@@ -431,10 +431,11 @@ impl Client {
         };
         let join = Join {
             name: self.config.name.clone(),
-            addresses: self.wanted_addresses(),
+            addresses: self.config.addresses.clone(),
             routes: self.config.wishes.offered.clone(),
             mtu: self.config.mtu,
             invite: self.config.invite.as_ref().map(|invite| invite.0),
+            had: self.had.clone(),
         };
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
         let (stale, peers) = (self.told.clone(), Vec::new());
@@ -442,18 +443,6 @@ impl Client {
         self.phase = Phase::Linked(Box::new(linked));
         // The hub may have been quicker than this turn.
         self.ready.push(token);
-    }
-
-    /// What the person asked for, and for other families what we have had, so that a hub that lost its list
-    /// gives it again.
-    fn wanted_addresses(&self) -> Vec<IpAddr> {
-        let mut wanted = self.config.addresses.clone();
-        for &had in &self.had {
-            if wanted.iter().all(|address| address.is_ipv4() != had.is_ipv4()) {
-                wanted.push(had);
-            }
-        }
-        wanted
     }
 
     /// Ends the try or the link, tells why, and begins again after a pause.
@@ -614,11 +603,7 @@ impl Client {
                         return Err(Error::Refused(Refusal::Revoked, text));
                     }
                     Farewell::AddressLost => "our address went to another spoke while we did not answer",
-                    Farewell::Changed => {
-                        // What we are to have now, the hub knows better.
-                        self.had.clear();
-                        "our membership was changed"
-                    }
+                    Farewell::Changed => "our membership was changed",
                     Farewell::Other(_) => "it said goodbye",
                 };
                 self.retry(format!("lost the hub {}: {why}", self.config.hub), now);

@@ -195,7 +195,7 @@ pub(crate) fn put_packet(frames: &mut Vec<u8>, vnet: Vnet, ip: &[u8]) {
 /// A join request for one address.
 pub(crate) fn join_request(address: Ipv4Addr) -> Join {
     let name = Name::nearest("by-hand");
-    Join { name, addresses: vec![IpAddr::V4(address)], routes: Vec::new(), mtu: None, invite: None }
+    Join { name, addresses: vec![IpAddr::V4(address)], routes: vec![], mtu: None, invite: None, had: vec![] }
 }
 
 /// A fresh key.
