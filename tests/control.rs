@@ -6,7 +6,7 @@
 mod house;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -197,6 +197,47 @@ fn an_invite_lets_one_in_once() {
     };
     guest.wait_for_line("on the LAN as 10.0.0.77 (guest)", BACK).unwrap();
     assert_eq!(hub_status(&lan.net).invites, 0);
+}
+
+#[test]
+fn an_invite_that_could_not_be_read_again_is_not_made() {
+    let net = Net::new(0).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let first = start_hub(&net, &binaries, &[]).unwrap();
+    hub(&net, &["invite", "x", "--ip", "10.0.0.5", "--ip", "10.0.0.6"]).fails("two addresses of one family");
+    hub(&net, &["invite", "x", "--ip", "10.0.0.255"]).fails("broadcast");
+    hub(&net, &["invite", "x", "--route", "192.168.5.1/24"]).fails("bits set behind its prefix");
+    let routes = (0..65).flat_map(|i| ["--route".to_owned(), format!("192.168.{i}.0/24")]);
+    let words: Vec<String> = ["invite", "x"].map(str::to_owned).into_iter().chain(routes).collect();
+    hub(&net, &words.iter().map(String::as_str).collect::<Vec<_>>()).fails("more than 64 routes");
+    hub(&net, &["invite", "x", "--ip", "10.0.0.5", "--route", "192.168.5.0/24"]).good();
+    hub(&net, &["reload"]).good();
+    drop(first);
+    let _second = start_hub(&net, &binaries, &[]).unwrap();
+    assert_eq!(hub_status(&net).invites, 1);
+}
+
+#[test]
+fn a_command_whose_output_is_lost_fails_and_one_that_is_cut_short_does_not() {
+    let lan = Lan::new(1).unwrap();
+    let programs =
+        [(&lan.binaries.hub, lan.net.hub(), "hub"), (&lan.binaries.spoke, lan.net.spoke(0), "spoke")];
+    for (program, host, state) in programs {
+        for (to, is_good) in [("/dev/full", false), ("/dev/null", true)] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec \"$0\" status --state \"$1\" >$2"]).arg(program);
+            command.arg(host.private().join(state)).arg(to);
+            let said = run(host, command);
+            if is_good { drop(said.good()) } else { said.fails("No space left on device") }
+        }
+        // A reader that has gone, as `head` may have.
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(program);
+        command.args(["status", "--state"]).arg(host.private().join(state)).stdout(writer);
+        let status = host.run(move || command.status()).unwrap();
+        assert!(status.success(), "{status}");
+    }
 }
 
 #[test]

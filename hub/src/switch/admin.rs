@@ -14,7 +14,7 @@ use log::{info, warn};
 
 use super::{Lan, Provoked, Switch};
 use crate::invites::{Invite, Invites};
-use crate::members::{Access, Admission, Change, Fate, MemberId, Members};
+use crate::members::{Access, Admission, Change, Fate, MemberId, Members, parse_rights, rights_text};
 
 /// A member's link, for a report.
 pub struct LinkFacts<'a> {
@@ -104,8 +104,10 @@ impl Switch {
                 invite.name
             ));
         }
+        // What cannot be read again must not be written: the hub would not start.
+        let rights = rights_text(&invite.addresses, &invite.routes);
+        parse_rights(rights.split_whitespace(), self.lan.subnets)?;
         for &address in &invite.addresses {
-            self.lan.subnets.check(address).map_err(|unfit| format!("{address} {unfit}"))?;
             if let Some(holder) = self.members.holder(address) {
                 return Err(format!("{address} is held by {}", self.members.member(holder).name));
             }
