@@ -38,6 +38,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::backoff::Backoff;
 use crate::control::{Asker, Waiting};
 use crate::dial::{Dial, Dialed, Lookup};
+use crate::grant;
 use crate::hosts;
 use crate::hubs;
 use crate::routes::{View, Way, Wishes};
@@ -64,6 +65,12 @@ const TURN_PACKETS: usize = 256;
 const HUBS: &str = "hubs";
 /// How long to wait before the hub's key is written again after that failed.
 const PIN_PAUSE: Duration = Duration::from_secs(10);
+/// Most prefixes that the hub may tell.
+const MAX_TOLD: usize = 50_000;
+/// Most prefixes about which the person is told.
+const MAX_EXPLAINED: usize = 1_000;
+/// Most members that the hub may tell.
+const MAX_MEMBERS: usize = 100_000;
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -99,6 +106,8 @@ pub enum Error {
     Tun(tun::Error),
     /// The hub refused us.
     Refused(Refusal, String),
+    /// The hub grants what must not be put on the device.
+    Unfit(grant::Unfit),
     /// The hub proved another key than the one it had before.
     KeyChanged {
         /// The hub.
@@ -120,6 +129,7 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
+            Error::Unfit(unfit) => write!(f, "the hub's welcome is not taken: {unfit}"),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
                 write!(
                     f,
@@ -205,6 +215,8 @@ pub struct Client {
     was_on_lan: bool,
     /// The prefixes that the hub told.
     told: BTreeSet<IpNetwork>,
+    /// Whether it told more than are taken, and the person knows.
+    told_too_much: bool,
     /// Networks that this machine is in, but for the LAN, as they were when routes were last set.
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub.
@@ -262,6 +274,7 @@ impl Client {
             addresses: Vec::new(),
             was_on_lan: false,
             told: BTreeSet::new(),
+            told_too_much: false,
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
             table: Table::new(&tun),
@@ -630,6 +643,15 @@ impl Client {
 
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         self.pin_hub(now);
+        let Wishes { accepted, .. } = &self.config.wishes;
+        if let Err(unfit) = grant::check(&welcome, &self.config.addresses, accepted, &self.hub_addresses) {
+            let error = Error::Unfit(unfit);
+            if !self.was_on_lan {
+                return Err(error);
+            }
+            self.retry(error.to_string(), now);
+            return Ok(());
+        }
         self.configure(&welcome)?;
         self.had = welcome.addresses.iter().map(|address| address.ip()).collect();
         self.name = welcome.name.clone();
@@ -671,7 +693,7 @@ impl Client {
     fn handle_members(&mut self, mut peers: Vec<Peer>, last: bool, now: Instant) -> Result<(), Error> {
         let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
         linked.peers.append(&mut peers);
-        if !last {
+        if !last && linked.peers.len() < MAX_MEMBERS {
             let after = linked.peers.last().map(|peer| peer.name.clone());
             return self.ask_members(after, now);
         }
@@ -690,9 +712,14 @@ impl Client {
         for prefix in removed {
             self.told.remove(prefix);
         }
+        let mut is_too_much = false;
         for prefix in added {
             linked.stale.remove(&prefix);
-            self.told.insert(prefix);
+            if self.told.len() < MAX_TOLD {
+                self.told.insert(prefix);
+            } else if !self.told.contains(&prefix) {
+                is_too_much = true;
+            }
         }
         if all {
             for prefix in std::mem::take(&mut linked.stale) {
@@ -700,6 +727,9 @@ impl Client {
             }
             self.set_routes();
             self.explain_routes();
+        }
+        if is_too_much && !std::mem::replace(&mut self.told_too_much, true) {
+            warn!("the hub tells more than {MAX_TOLD} routes: the others are not taken");
         }
     }
 
@@ -724,8 +754,10 @@ impl Client {
 
     /// Tells about each prefix, once, why it is not taken or what is special about it.
     fn explain_routes(&mut self) {
-        let mut told = Vec::new();
-        for &prefix in self.told.difference(&self.explained) {
+        // A hub that takes prefixes back and tells them again does not fill the log.
+        let room = MAX_EXPLAINED.saturating_sub(self.explained.len());
+        let new: Vec<IpNetwork> = self.told.difference(&self.explained).take(room).copied().collect();
+        for &prefix in &new {
             match self.view().decide(prefix) {
                 Ok(Way::Main) => {}
                 Ok(Way::Around) => {
@@ -733,10 +765,8 @@ impl Client {
                 }
                 Err(skip) => info!("route {prefix} is not taken: {skip}"),
             }
-            told.push(prefix);
         }
-        self.explained.extend(told);
-        self.explained.retain(|prefix| self.told.contains(prefix));
+        self.explained.extend(new);
     }
 
     /// Sets the device to what the hub granted; what is set already stays untouched.
