@@ -71,6 +71,7 @@ impl World {
                 routes: vec![],
                 mtu: None,
                 invite: None,
+                had: vec![],
             };
             let key = PrivateKey::from_random([20 + index as u8; 32]);
             let tunnel = Tunnel::spoke(&key, [30 + index as u8; 32], None, &join, &mut pool, now);

@@ -6,17 +6,19 @@
 mod house;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hub::control::{MemberStatus, Standing, Status};
 use nix::sys::signal::Signal;
 
-use house::{Binaries, Host, Lan, Net, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state};
+use house::{
+    Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, ping, ping_until, run, spawn_spoke,
+    start_hub, state,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(20);
@@ -198,6 +200,47 @@ fn an_invite_lets_one_in_once() {
 }
 
 #[test]
+fn an_invite_that_could_not_be_read_again_is_not_made() {
+    let net = Net::new(0).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let first = start_hub(&net, &binaries, &[]).unwrap();
+    hub(&net, &["invite", "x", "--ip", "10.0.0.5", "--ip", "10.0.0.6"]).fails("two addresses of one family");
+    hub(&net, &["invite", "x", "--ip", "10.0.0.255"]).fails("broadcast");
+    hub(&net, &["invite", "x", "--route", "192.168.5.1/24"]).fails("bits set behind its prefix");
+    let routes = (0..65).flat_map(|i| ["--route".to_owned(), format!("192.168.{i}.0/24")]);
+    let words: Vec<String> = ["invite", "x"].map(str::to_owned).into_iter().chain(routes).collect();
+    hub(&net, &words.iter().map(String::as_str).collect::<Vec<_>>()).fails("more than 64 routes");
+    hub(&net, &["invite", "x", "--ip", "10.0.0.5", "--route", "192.168.5.0/24"]).good();
+    hub(&net, &["reload"]).good();
+    drop(first);
+    let _second = start_hub(&net, &binaries, &[]).unwrap();
+    assert_eq!(hub_status(&net).invites, 1);
+}
+
+#[test]
+fn a_command_whose_output_is_lost_fails_and_one_that_is_cut_short_does_not() {
+    let lan = Lan::new(1).unwrap();
+    let programs =
+        [(&lan.binaries.hub, lan.net.hub(), "hub"), (&lan.binaries.spoke, lan.net.spoke(0), "spoke")];
+    for (program, host, state) in programs {
+        for (to, is_good) in [("/dev/full", false), ("/dev/null", true)] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec \"$0\" status --state \"$1\" >$2"]).arg(program);
+            command.arg(host.private().join(state)).arg(to);
+            let said = run(host, command);
+            if is_good { drop(said.good()) } else { said.fails("No space left on device") }
+        }
+        // A reader that has gone, as `head` may have.
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(program);
+        command.args(["status", "--state"]).arg(host.private().join(state)).stdout(writer);
+        let status = host.run(move || command.status()).unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+#[test]
 fn an_invite_expires() {
     let net = Net::new(1).unwrap();
     let binaries = Binaries::find().unwrap();
@@ -294,6 +337,30 @@ fn a_member_without_a_wish_of_its_own_gets_the_address_that_the_file_says() {
 }
 
 #[test]
+fn a_member_that_was_away_while_its_line_was_edited_gets_what_the_file_says() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let first = start_hub(&net, &binaries, &[]).unwrap();
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(0).private().join("spoke"));
+    let silent = net.spoke(0).spawn("silent", &command).unwrap();
+    silent.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
+    // One that types --ip asks for it whatever the file says, and an open hub grants it.
+    let typed = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
+    typed.wait_for_line("on the LAN as 10.0.0.3", SOON).unwrap();
+    first.signal(Signal::SIGTERM).unwrap();
+    first.wait_exit(SOON).unwrap();
+    let file = state(net.hub(), "hub").join("members");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("10.0.0.2", "10.0.0.22").replace("10.0.0.3", "10.0.0.33")).unwrap();
+    let marks = [silent.mark(), typed.mark()];
+    let _second = start_hub(&net, &binaries, &[]).unwrap();
+    silent.wait_for_line_after(marks[0], "on the LAN as 10.0.0.22", BACK).unwrap();
+    typed.wait_for_line_after(marks[1], "on the LAN as 10.0.0.3 ", BACK).unwrap();
+    ping_until(net.spoke(1), "10.0.0.22".parse().unwrap(), SOON).unwrap();
+}
+
+#[test]
 fn what_a_person_writes_is_not_overwritten() {
     let lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
     let file = state(lan.net.hub(), "hub").join("members");
@@ -326,7 +393,7 @@ fn a_members_file_that_cannot_be_read_stops_nobody() {
     hub(&lan.net, &["reload"]).fails("is missing; nothing is changed");
     fs::create_dir(&file).unwrap();
     hub(&lan.net, &["reload"]).fails("nothing is changed");
-    hub(&lan.net, &["revoke", "spoke1"]).fails("cannot be written");
+    hub(&lan.net, &["revoke", "spoke1"]).fails("cannot write");
     lan.spokes[1].wait_exit(SOON).unwrap();
     ping(lan.net.hub(), Lan::address(0).into(), 56, SOON).unwrap();
 }
@@ -409,49 +476,6 @@ fn ten_thousand_members_are_told_without_holding_the_lan_up() {
     println!("longest ping meanwhile: {longest:?}");
     assert!(longest < Duration::from_millis(250), "{longest:?}");
     assert_eq!(spoke(&net, 0, &["resolve", "spoke1"]).good(), "10.0.0.3\n");
-}
-
-/// What a command that has ended printed.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    /// Its output, if it did well.
-    #[track_caller]
-    fn good(self) -> String {
-        assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
-        self.out
-    }
-
-    /// Checks that it failed and why.
-    #[track_caller]
-    fn fails(self, why: &str) {
-        assert_eq!(self.code, Some(1), "{}{}", self.out, self.err);
-        assert!(self.err.contains(why), "{why}: {}{}", self.out, self.err);
-    }
-}
-
-fn hub(net: &Net, args: &[&str]) -> Said {
-    command(net.hub(), &Binaries::find().unwrap().hub, "hub", args)
-}
-
-fn spoke(net: &Net, i: usize, args: &[&str]) -> Said {
-    command(net.spoke(i), &Binaries::find().unwrap().spoke, "spoke", args)
-}
-
-fn command(host: &Host, program: &Path, state: &str, args: &[&str]) -> Said {
-    let mut command = Command::new(program);
-    command.args(args).arg("--state").arg(host.private().join(state));
-    run(host, command)
-}
-
-fn run(host: &Host, mut command: Command) -> Said {
-    let output = host.run(move || command.output()).unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 fn hub_status(net: &Net) -> Status {

@@ -328,6 +328,27 @@ fn memory_and_descriptors_return_to_where_they_were() {
     assert!(after < before + 1024 * 1024, "{before} bytes before, {after} after");
 }
 
+#[test]
+fn ever_new_keys_do_not_fill_the_log_of_an_open_hub() {
+    let siege = Siege::new();
+    let (mark, joins) = (siege.lan.hub.mark(), 300_u16);
+    for number in 0..joins {
+        // Some take the address of one that was there before.
+        let address = Ipv4Addr::new(10, 0, 0, 100 + (number % 100) as u8);
+        let end = Instant::now() + SOON;
+        while let Err(error) = siege.wire().join(&random_key().unwrap(), address) {
+            assert!(Instant::now() < end, "{error}");
+        }
+    }
+    let told = siege.lan.hub.lines()[mark..].to_vec();
+    let of = |part: &str| told.iter().filter(|line| line.contains(part)).count();
+    // In 10 s of each kind, 10 and their number.
+    assert!((1..40).contains(&of("is on the LAN")) && of("left the LAN") < 40, "{told:#?}");
+    assert!((1..40).contains(&of("is offline, to")), "{told:#?}");
+    siege.lan.hub.wait_for_line("more new members joined the LAN", 3 * SOON).unwrap();
+    siege.unharmed();
+}
+
 /// What has come to a socket up to and including the first good message, and a moment longer.
 fn messages(socket: &UdpSocket) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();

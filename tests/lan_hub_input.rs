@@ -30,6 +30,8 @@ fn subnets_that_cannot_be_are_refused() {
         ("ten", "--subnet"),
         ("", "--subnet"),
         ("224.0.0.0/8", "not for hosts"),
+        ("240.0.0.0/8", "not for hosts"),
+        ("255.255.255.252/30", "not for hosts"),
     ] {
         fails(&host, &hub(&["--subnet", subnet]), &[why]);
     }

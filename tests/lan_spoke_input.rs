@@ -7,15 +7,20 @@ mod house;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use common::frame::{Control, Welcome};
+use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, Role, hello};
+use common::state::random;
+use ipnetwork::IpNetwork;
 use nix::mount::{MsFlags, mount};
 
+use house::wire::random_key;
 use house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, start_hub, state};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -134,6 +139,86 @@ fn strangers_are_told_apart() {
         program.wait_for_line(part, SOON).unwrap();
         assert_no_panic(&program);
     }
+}
+
+#[test]
+fn a_hub_that_grants_more_than_a_lan_is_not_followed() {
+    let net = Net::new(1).unwrap();
+    for (address, mtu, part) in [
+        ("10.0.0.2/0", 1_500, "no host on a LAN"),
+        ("64.0.0.2/2", 1_500, "no host on a LAN"),
+        ("8.8.8.9/24", 1_500, "--accept-route 8.8.8.0/24"),
+        ("10.0.0.2/24", 0, "packets of 0 bytes"),
+        ("10.0.0.2/24", u32::MAX, "packets of 4294967295 bytes"),
+    ] {
+        let listener = net.hub().tcp_listen(([0, 0, 0, 0], 0)).unwrap();
+        let hub = format!("192.0.2.1:{}", listener.local_addr().unwrap().port());
+        let welcome = Welcome {
+            name: "a".parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            hub: vec![],
+            mtu,
+            routes: vec![],
+        };
+        let played = thread::spawn(move || tell(&listener, &[Control::Welcome(welcome)]));
+        let command = spoke(&["--hub", &hub]);
+        let program = net.spoke(0).spawn("spoke", &command).unwrap();
+        assert_eq!(program.wait_exit(SOON).unwrap().code(), Some(1), "{address}");
+        program.wait_for_line(part, SOON).unwrap();
+        assert_no_panic(&program);
+        played.join().unwrap();
+    }
+}
+
+#[test]
+fn a_hub_that_tells_routes_without_end_fills_neither_table_nor_log() {
+    let net = Net::new(1).unwrap();
+    let listener = net.hub().tcp_listen(([0, 0, 0, 0], 5678)).unwrap();
+    let addresses = vec!["10.0.0.2/24".parse().unwrap()];
+    let welcome = Welcome { name: "a".parse().unwrap(), addresses, hub: vec![], mtu: 1_500, routes: vec![] };
+    let mut controls = vec![Control::Welcome(welcome)];
+    for part in 0..60 {
+        let prefix = |number: u32| IpNetwork::from(IpAddr::V4(Ipv4Addr::from_bits(0x0800_0000 + number)));
+        let added = (part * 1_000..(part + 1) * 1_000).map(prefix).collect();
+        controls.push(Control::Routes { added, removed: vec![], all: true });
+    }
+    let played = thread::spawn(move || tell(&listener, &controls));
+    let program = net.spoke(0).spawn("spoke", &spoke(&["--hub", "192.0.2.1"])).unwrap();
+    program.wait_for_line("the hub tells more than 50000 routes", BACK).unwrap();
+    let explained =
+        program.lines().iter().filter(|line| line.contains("is not taken: it is not private")).count();
+    assert_eq!(explained, 1_000);
+    program.kill().unwrap();
+    played.join().unwrap();
+}
+
+/// Plays the hub for one spoke: lets it in and tells it this, and waits until it closes.
+fn tell(listener: &TcpListener, controls: &[Control]) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut handshake = Handshake::new(Role::Hub, &random_key().unwrap(), random().unwrap());
+    stream.read_exact(&mut [0; HELLO_LEN]).unwrap();
+    handshake.read(&read_message(&mut stream)).unwrap();
+    let mut answer = hello().to_vec();
+    handshake.write(&[], &mut answer).unwrap();
+    stream.write_all(&answer).unwrap();
+    handshake.read(&read_message(&mut stream)).unwrap();
+    let (mut sealer, _) = handshake.finish().unwrap();
+    for control in controls {
+        let mut record = vec![0; LENGTH_LEN];
+        control.encode(&mut record);
+        sealer.seal(&mut record, 0).unwrap();
+        stream.write_all(&record).unwrap();
+    }
+    // The spoke may have more to say before it goes, or reset the connection.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn read_message(stream: &mut TcpStream) -> Vec<u8> {
+    let mut length = [0; LENGTH_LEN];
+    stream.read_exact(&mut length).unwrap();
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message).unwrap();
+    message
 }
 
 #[test]

@@ -19,6 +19,15 @@ pub fn print_version(name: &str, version: &str) -> ExitCode {
     }
 }
 
+/// Prints what a command has to tell. Whoever reads it may have heard enough, as `head` has.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Raises the limit of descriptors as far as the administrator lets us, and returns it.
 pub fn raise_descriptor_limit() -> usize {
     let resource = Resource::RLIMIT_NOFILE;

@@ -301,6 +301,8 @@ pub enum AskError {
     Refused(String),
     /// The program said what this one does not understand.
     Garbled(PathBuf),
+    /// What it said cannot be printed.
+    Print(io::Error),
 }
 
 impl fmt::Display for AskError {
@@ -321,6 +323,7 @@ impl fmt::Display for AskError {
             }
             AskError::Io(path, error) => write!(f, "{}: {error}", path.display()),
             AskError::Refused(text) => f.write_str(text),
+            AskError::Print(error) => write!(f, "cannot print the answer: {error}"),
             AskError::Garbled(path) => {
                 write!(f, "{}: the answer makes no sense: is another version running?", path.display())
             }

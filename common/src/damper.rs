@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub const PERIOD: Duration = Duration::from_secs(10);
 /// Lines of one kind that are told in one period.
 pub const BURST: u32 = 10;
-/// Most kinds that are told apart; beyond, a line is told as if it were alone.
+/// Most kinds that are told apart; the others count as one.
 const MAX_KINDS: usize = 1_024;
 
 /// Counts log lines by kind.
@@ -18,26 +18,55 @@ const MAX_KINDS: usize = 1_024;
 #[derive(Debug)]
 pub struct Damper<K> {
     kinds: HashMap<K, Period>,
+    /// Of the kinds that have no place.
+    others: Period,
     /// When the first count is to be told.
     next: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Period {
-    ends_at: Instant,
+    /// Nothing before the first line.
+    ends_at: Option<Instant>,
     told: u32,
     kept_back: u64,
 }
 
 impl Period {
     fn is_over(&self, now: Instant) -> bool {
-        self.kept_back == 0 && self.ends_at <= now
+        self.kept_back == 0 && self.ends_at.is_none_or(|at| at <= now)
+    }
+
+    /// Counts a line; whether to tell it.
+    fn tell(&mut self, now: Instant) -> bool {
+        if self.is_over(now) {
+            *self = Period { ends_at: Some(now + PERIOD), ..Period::default() };
+        }
+        if self.told < BURST {
+            self.told += 1;
+            return true;
+        }
+        self.kept_back += 1;
+        false
+    }
+
+    /// When its count is to be told.
+    fn deadline(&self) -> Option<Instant> {
+        self.ends_at.filter(|_| self.kept_back > 0)
+    }
+
+    /// The count, if it is to be told now.
+    fn poll(&mut self, now: Instant) -> Option<u64> {
+        self.deadline().filter(|&at| at <= now)?;
+        // Whoever goes on gets no new burst at once: the next period has its count only.
+        self.ends_at = Some(now + PERIOD);
+        Some(std::mem::take(&mut self.kept_back))
     }
 }
 
 impl<K> Default for Damper<K> {
     fn default() -> Damper<K> {
-        Damper { kinds: HashMap::new(), next: None }
+        Damper { kinds: HashMap::new(), others: Period::default(), next: None }
     }
 }
 
@@ -46,22 +75,12 @@ impl<K: Eq + Hash + Clone> Damper<K> {
     pub fn tell(&mut self, kind: K, now: Instant) -> bool {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
             self.kinds.retain(|_, period| !period.is_over(now));
-            if self.kinds.len() >= MAX_KINDS {
-                return true;
-            }
         }
-        let new = || Period { ends_at: now + PERIOD, told: 0, kept_back: 0 };
-        let period = self.kinds.entry(kind).or_insert_with(new);
-        if period.is_over(now) {
-            *period = new();
-        }
-        if period.told < BURST {
-            period.told += 1;
-            return true;
-        }
-        period.kept_back += 1;
-        self.next = Some(self.next.map_or(period.ends_at, |next| next.min(period.ends_at)));
-        false
+        let is_known = self.kinds.len() < MAX_KINDS || self.kinds.contains_key(&kind);
+        let period = if is_known { self.kinds.entry(kind).or_default() } else { &mut self.others };
+        let told = period.tell(now);
+        self.next = self.next.into_iter().chain(period.deadline()).min();
+        told
     }
 
     /// When `poll` has something to tell.
@@ -69,17 +88,15 @@ impl<K: Eq + Hash + Clone> Damper<K> {
         self.next
     }
 
-    /// A kind whose period is over, and how many of its lines were kept back, which is never none.
-    pub fn poll(&mut self, now: Instant) -> Option<(K, u64)> {
+    /// A kind whose period is over, `None` for those without a place of their own, and how many of its lines were
+    /// kept back, which is never none.
+    pub fn poll(&mut self, now: Instant) -> Option<(Option<K>, u64)> {
         self.next.filter(|&next| next <= now)?;
-        let mut late = self.kinds.iter_mut().filter(|(_, period)| period.kept_back > 0);
-        let told = late.find(|(_, period)| period.ends_at <= now).map(|(kind, period)| {
-            // Whoever goes on gets no new burst at once: the next period has its count only.
-            period.ends_at = now + PERIOD;
-            (kind.clone(), std::mem::take(&mut period.kept_back))
+        let of_others = self.others.poll(now).map(|count| (None, count));
+        let told = of_others.or_else(|| {
+            self.kinds.iter_mut().find_map(|(kind, period)| Some((Some(kind.clone()), period.poll(now)?)))
         });
-        let left = self.kinds.values().filter(|period| period.kept_back > 0);
-        self.next = left.map(|period| period.ends_at).min();
+        self.next = self.kinds.values().chain([&self.others]).filter_map(Period::deadline).min();
         told
     }
 }
@@ -98,7 +115,7 @@ mod tests {
         assert!(damper.tell("other", start), "kinds do not count together");
         assert_eq!(damper.deadline(), Some(start + PERIOD));
         assert_eq!(damper.poll(start + PERIOD - Duration::from_millis(1)), None);
-        assert_eq!(damper.poll(start + PERIOD), Some(("x", 990)));
+        assert_eq!(damper.poll(start + PERIOD), Some((Some("x"), 990)));
         assert_eq!(damper.poll(start + PERIOD), None);
     }
 
@@ -109,7 +126,7 @@ mod tests {
         let (mut lines, mut counted) = (0, 0);
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
-            while let Some(((), count)) = damper.poll(now) {
+            while let Some((_, count)) = damper.poll(now) {
                 lines += 1;
                 counted += count;
             }
@@ -128,19 +145,20 @@ mod tests {
         for _ in 0..=BURST {
             damper.tell((), start);
         }
-        assert_eq!(damper.poll(start + PERIOD), Some(((), 1)));
+        assert_eq!(damper.poll(start + PERIOD), Some((Some(()), 1)));
         assert_eq!(damper.deadline(), None);
         assert!(damper.tell((), start + 2 * PERIOD), "a new burst");
     }
 
     #[test]
-    fn it_stays_small() {
+    fn it_stays_small_and_so_does_the_log() {
         let start = Instant::now();
         let mut damper = Damper::default();
-        for kind in 0..2 * MAX_KINDS {
-            assert!(damper.tell(kind, start));
-        }
+        let told = (0..3 * MAX_KINDS).filter(|&kind| damper.tell(kind, start)).count();
+        assert_eq!(told, MAX_KINDS + BURST as usize);
         assert_eq!(damper.kinds.len(), MAX_KINDS);
+        assert_eq!(damper.poll(start + PERIOD), Some((None, 2 * MAX_KINDS as u64 - u64::from(BURST))));
+        assert_eq!(damper.poll(start + PERIOD), None);
         damper.tell(0, start + PERIOD);
         assert!(damper.tell(MAX_KINDS, start + PERIOD));
         assert!(damper.kinds.len() < 3, "what is over makes room");

@@ -63,6 +63,8 @@ pub struct Join {
     pub mtu: Option<u32>,
     /// Secret of the invite it holds.
     pub invite: Option<[u8; INVITE_LEN]>,
+    /// Addresses that it had before, for a hub that has no record of it: no wish.
+    pub had: Vec<IpAddr>,
 }
 
 /// What the hub grants.
@@ -278,7 +280,7 @@ impl Control {
             Control::Welcome(welcome) => {
                 put(out, tag::NAME, welcome.name.as_str().as_bytes());
                 welcome.addresses.iter().for_each(|&network| put_network(out, tag::NETWORK, network));
-                welcome.hub.iter().for_each(|&address| put_address(out, address));
+                welcome.hub.iter().for_each(|&address| put_address(out, tag::ADDRESS, address));
                 put(out, tag::MTU, &welcome.mtu.to_be_bytes());
                 welcome.routes.iter().for_each(|&route| put_network(out, tag::GRANTED, route));
                 kind::WELCOME
@@ -330,7 +332,7 @@ impl Join {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put(&mut out, tag::NAME, self.name.as_str().as_bytes());
-        self.addresses.iter().for_each(|&address| put_address(&mut out, address));
+        self.addresses.iter().for_each(|&address| put_address(&mut out, tag::ADDRESS, address));
         self.routes.iter().for_each(|&route| put_network(&mut out, tag::NETWORK, route));
         if let Some(mtu) = self.mtu {
             put(&mut out, tag::MTU, &mtu.to_be_bytes());
@@ -338,14 +340,19 @@ impl Join {
         if let Some(invite) = &self.invite {
             put(&mut out, tag::INVITE, invite);
         }
+        self.had.iter().for_each(|&address| put_address(&mut out, tag::HAD, address));
         out
     }
 
     /// Reads the payload of the third handshake message.
     pub fn decode(payload: &[u8]) -> Result<Join, BadFrame> {
         let fields = Fields::decode(payload)?;
-        let families = |v4| fields.addresses.iter().filter(|address| address.is_ipv4() == v4).count();
-        if families(true) > 1 || families(false) > 1 || fields.networks.len() > MAX_ROUTES {
+        let is_twice = |addresses: &[IpAddr]| {
+            [true, false]
+                .iter()
+                .any(|&v4| addresses.iter().filter(|address| address.is_ipv4() == v4).count() > 1)
+        };
+        if is_twice(&fields.addresses) || is_twice(&fields.had) || fields.networks.len() > MAX_ROUTES {
             return Err(BadFrame);
         }
         Ok(Join {
@@ -354,6 +361,7 @@ impl Join {
             routes: fields.networks,
             mtu: fields.mtu,
             invite: fields.invite,
+            had: fields.had,
         })
     }
 }
@@ -370,6 +378,8 @@ mod tag {
     pub(super) const TOKEN: u8 = 9;
     pub(super) const PEER: u8 = 10;
     pub(super) const GRANTED: u8 = 11;
+    /// A hub may do without.
+    pub(super) const HAD: u8 = 128;
 }
 
 /// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
@@ -382,6 +392,7 @@ struct Fields {
     granted: Vec<IpNetwork>,
     mtu: Option<u32>,
     invite: Option<[u8; INVITE_LEN]>,
+    had: Vec<IpAddr>,
     code: Option<u8>,
     text: Option<String>,
     token: Option<u64>,
@@ -405,7 +416,8 @@ impl Fields {
                 tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
                 tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
                 tag::PEER => fields.peers.push(peer(value)?),
-                kind::OPTIONAL.. => {}
+                tag::HAD => fields.had.push(address(value)?),
+                tag if tag >= kind::OPTIONAL => {}
                 _ => return Err(BadFrame),
             }
         }
@@ -481,10 +493,10 @@ fn put_flag(out: &mut Vec<u8>, flag: bool) {
     }
 }
 
-fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+fn put_address(out: &mut Vec<u8>, tag: u8, address: IpAddr) {
     match address {
-        IpAddr::V4(v4) => put(out, tag::ADDRESS, &v4.octets()),
-        IpAddr::V6(v6) => put(out, tag::ADDRESS, &v6.octets()),
+        IpAddr::V4(v4) => put(out, tag, &v4.octets()),
+        IpAddr::V6(v6) => put(out, tag, &v6.octets()),
     }
 }
 
@@ -500,7 +512,7 @@ fn put_peer(out: &mut Vec<u8>, peer: &Peer) {
     let name = peer.name.as_str().as_bytes();
     let mut value = vec![u8::from(peer.online), name.len() as u8];
     value.extend_from_slice(name);
-    peer.addresses.iter().for_each(|&address| put_address(&mut value, address));
+    peer.addresses.iter().for_each(|&address| put_address(&mut value, tag::ADDRESS, address));
     put(out, tag::PEER, &value);
 }
 
@@ -577,9 +589,9 @@ mod tests {
         #[test]
         fn join_survives_the_wire_and_fits_the_handshake(
             name in names(), addresses in addresses(), routes in networks(),
-            mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(),
+            mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
         ) {
-            let join = Join { name, addresses, routes, mtu, invite };
+            let join = Join { name, addresses, routes, mtu, invite, had };
             let bytes = join.encode();
             prop_assert!(bytes.len() <= crate::noise::MAX_JOIN);
             prop_assert_eq!(Join::decode(&bytes), Ok(join));
@@ -624,6 +636,7 @@ mod tests {
             routes: vec![],
             mtu: None,
             invite: None,
+            had: vec![],
         };
         assert_eq!(Join::decode(&join.encode()), Err(BadFrame));
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::noise::PrivateKey;
@@ -73,8 +73,21 @@ impl fmt::Display for Error {
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
                 path.display()
             ),
-            Error::Io { tried, path, error } => write!(f, "cannot {tried} {}: {error}", path.display()),
+            Error::Io { tried, path, error } => {
+                write!(f, "cannot {tried} {}: {error}{}", path.display(), advice(error))
+            }
         }
+    }
+}
+
+/// What a person can do about an error of the system.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => ": make room on that disk",
+        Some(Errno::EROFS) => ": remount that disk for writing (mount -o remount,rw)",
+        Some(Errno::EISDIR) => ": move that directory away",
+        Some(Errno::EACCES | Errno::EPERM) => ": run this as root (sudo), or as its owner",
+        _ => "",
     }
 }
 
@@ -161,7 +174,10 @@ impl State {
         };
         let mode = file.metadata().map_err(fail)?.mode();
         let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(fail)?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(fail)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(fail(io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20))));
+        }
         Ok(Some((text, mode)))
     }
 
@@ -270,12 +286,18 @@ fn replace(directory: &File, name: &OsStr, text: &str, mode: Mode) -> io::Result
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write_new().and_then(|()| Ok(renameat(directory, new.as_os_str(), directory, name)?)).inspect_err(
-        |_| {
-            // It may never have been made; the reason is told already.
-            let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
-        },
-    )?;
+    let put_in_place = || {
+        renameat(directory, new.as_os_str(), directory, name).map_err(|error| {
+            // In a sandbox the kernel only says that a directory may not be removed.
+            let is_directory = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits());
+            io::Error::from(if is_directory { Errno::EISDIR } else { error })
+        })
+    };
+    write_new().and_then(|()| put_in_place()).inspect_err(|_| {
+        // It may never have been made; the reason is told already.
+        let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
+    })?;
     // A directory that cannot be synced still holds the new file.
     let _ = directory.sync_all();
     Ok(())
@@ -342,6 +364,18 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+    }
+
+    #[test]
+    fn refuses_a_file_that_is_too_long_to_be_read_whole() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        let file = File::create(scratch.0.join("members")).unwrap();
+        file.set_len(MAX_FILE).unwrap();
+        assert_eq!(state.read("members").unwrap().unwrap().len() as u64, MAX_FILE);
+        file.set_len(MAX_FILE + 1).unwrap();
+        let error = state.read("members").unwrap_err().to_string();
+        assert!(error.ends_with("members: it is longer than 64 MiB"), "{error}");
     }
 
     #[test]

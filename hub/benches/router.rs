@@ -69,6 +69,7 @@ fn members(subnets: Subnets) -> (Members, Vec<MemberId>) {
             routes: vec![],
             mtu: None,
             invite: None,
+            had: vec![],
         };
         let key = PrivateKey::from_random(seed).public();
         let Admission::Member { id, .. } = members.admit(key, &join, Access::Open, &[]) else {

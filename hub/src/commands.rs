@@ -239,9 +239,7 @@ fn own_address(listening: SocketAddr) -> Option<IpAddr> {
 
 fn show<T: Serialize>(value: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError> {
     let text = if json { common::control::to_json(value) } else { text(value) };
-    // Whoever reads the output may have heard enough, as `head` has.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    common::cli::print(&text).map_err(AskError::Print)
 }
 
 fn say(text: &impl fmt::Display) {

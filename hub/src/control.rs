@@ -64,6 +64,8 @@ pub struct About {
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
+    /// Why it cannot write its files now, if it has something to write.
+    pub trouble: Option<String>,
 }
 
 /// How the LAN stands at this moment.
@@ -95,6 +97,8 @@ pub struct Status {
     pub invites: usize,
     /// Links that are not authenticated yet.
     pub half_open: usize,
+    /// Why the hub cannot write its files now, if it has something to write.
+    pub trouble: Option<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Members by name: of one page, or all of them once a command has put the pages together.
@@ -217,6 +221,7 @@ pub fn status(switch: &Switch, about: &About, after: Option<&Name>, now: Instant
         revoked: members.revoked_count(),
         invites: switch.invites().iter().count(),
         half_open: switch.half_open(),
+        trouble: about.trouble.clone(),
         drops: drops(switch.drops()),
         members: members.after(after).take(PAGE).map(|member| member_status(switch, member, now)).collect(),
     }

@@ -34,6 +34,7 @@ pub struct Invite {
     pub routes: Vec<IpNetwork>,
 }
 
+#[derive(Clone)]
 enum Line {
     /// A comment or blank line, as it was.
     Text(String),
@@ -42,7 +43,7 @@ enum Line {
 }
 
 /// All invites that are not used yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Invites {
     lines: Vec<Line>,
     /// Whether the text differs from the one that was last read or written.

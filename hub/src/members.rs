@@ -232,7 +232,9 @@ impl Members {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
             return Admission::Refused(Refusal::Locked, text);
         }
-        if known.is_none() && self.table.len() >= MAX_MEMBERS {
+        let is_full = known.is_none() && self.table.len() >= MAX_MEMBERS;
+        let forgotten = if is_full && access == Access::Open { self.most_forgettable() } else { None };
+        if is_full && forgotten.is_none() {
             return Admission::Refused(Refusal::Full, "the hub's list of members is full".to_owned());
         }
         if let Some(&alien) = join.addresses.iter().find(|&&address| !self.subnets.has_family_of(address)) {
@@ -246,7 +248,10 @@ impl Members {
             let same_family = |address: &&IpAddr| address.is_ipv4() == subnet.is_ipv4();
             let wanted = join.addresses.iter().find(same_family).copied();
             let recorded = known.and_then(|id| self.member(id).addresses.iter().find(same_family).copied());
-            let chosen = match wanted.or(recorded) {
+            let had = join.had.iter().find(same_family).copied().filter(|&had| {
+                self.subnets.check(had).is_ok() && self.holder(had).is_none() && !self.is_reserved(had)
+            });
+            let chosen = match wanted.or(recorded).or(had) {
                 Some(address) => {
                     if let Err(unfit) = self.subnets.check(address) {
                         return Admission::Refused(Refusal::BadAddress, format!("{address} {unfit}"));
@@ -287,7 +292,7 @@ impl Members {
         for &(holder, address) in &ousted {
             self.update(holder, |member| member.addresses.retain(|&held| held != address));
         }
-        let name = self.free_name(&join.name, known);
+        let name = self.free_name(&join.name, &key, known);
         let id = match known {
             Some(id) => {
                 self.update(id, |member| {
@@ -299,6 +304,10 @@ impl Members {
                 id
             }
             None => {
+                if let Some(forgotten) = forgotten {
+                    ousted.retain(|&(holder, _)| holder != forgotten);
+                    self.forget(forgotten);
+                }
                 let routes = Vec::new();
                 let member =
                     Member { key, name, addresses, routes, session: None, seen_at: None, unsaved: true };
@@ -338,19 +347,39 @@ impl Members {
             .map(|(_, _, address)| address)
     }
 
-    /// The wanted name, or the first numbered one that no other member has.
-    fn free_name(&self, wanted: &Name, own: Option<MemberId>) -> Name {
+    /// Who makes room on a full list: who is offline, and rather without an address, and unseen for the longest.
+    fn most_forgettable(&self) -> Option<MemberId> {
+        let offline = self.iter().filter(|(_, member)| member.session.is_none());
+        offline
+            .min_by_key(|&(id, member)| (!member.addresses.is_empty(), member.seen_at, id))
+            .map(|(id, _)| id)
+    }
+
+    fn forget(&mut self, id: MemberId) {
+        self.unindex(id);
+        self.table.remove(id.0);
+        self.lines.retain(|line| !matches!(line, Line::Member(of, _) if *of == id));
+        self.changed = true;
+    }
+
+    /// The wanted name, or a numbered one that no other member has: the first, or one that goes by the key where
+    /// many have that name.
+    fn free_name(&self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
         let free = |name: &Name| self.by_name(name).is_none_or(|id| Some(id) == own);
         if free(wanted) {
             return wanted.clone();
         }
         // A member that was given a number before keeps it.
         if let Some(current) = own.map(|id| &self.member(id).name)
-            && (2..=MAX_MEMBERS).take(100).any(|number| wanted.numbered(number) == *current)
+            && FIRST_NUMBERS.chain(key_numbers(key)).any(|number| wanted.numbered(number) == *current)
         {
             return current.clone();
         }
-        (2..).map(|number| wanted.numbered(number)).find(free).expect("there are fewer members than numbers")
+        let numbers = FIRST_NUMBERS.chain(key_numbers(key)).chain(2..);
+        numbers
+            .map(|number| wanted.numbered(number))
+            .find(free)
+            .expect("there are fewer members than numbers")
     }
 
     /// Adds a member, unless another one has its key, name or address.
@@ -401,6 +430,16 @@ impl Members {
             self.by_address.remove(address);
         }
     }
+}
+
+/// The numbers that names are given in turn. Beyond, a search would take the longer the more have a name: time
+/// that strangers could make the hub spend.
+const FIRST_NUMBERS: std::ops::Range<usize> = 2..100;
+
+/// Numbers for a name that are as good as random, and always the same for a key.
+fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
+    let (words, _) = key.as_bytes().as_chunks::<4>();
+    words.iter().map(|&word| u32::from_le_bytes(word) as usize)
 }
 
 fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
@@ -491,7 +530,7 @@ mod tests {
 
     fn join(name: &str, ip: Option<&str>) -> Join {
         let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
-        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None }
+        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
     }
 
     /// What the member with this key asked for, and what it is or why it is not let in.
@@ -538,6 +577,21 @@ mod tests {
         }
         assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.6")), "a 10.0.0.6", "it may move");
         assert_eq!(admit(&mut members, 2, "b", Some("10.0.0.5")), "b 10.0.0.5", "and leaves its old one");
+    }
+
+    #[test]
+    fn an_address_that_it_had_counts_where_nothing_is_recorded() {
+        let mut members = empty();
+        let mut ask = |seed, had: &str| {
+            let wish = Join { had: vec![had.parse().unwrap()], ..join("m", None) };
+            let admission = members.admit(key(seed), &wish, Access::Open, &[]);
+            assert!(matches!(admission, Admission::Member { .. }), "{admission:?}");
+            members.member(members.by_key(&key(seed)).unwrap()).addresses_text()
+        };
+        assert_eq!(ask(1, "10.0.0.5"), "10.0.0.5", "as a hub that lost its list gives it again");
+        assert_eq!(ask(1, "10.0.0.6"), "10.0.0.5", "the record counts");
+        assert_eq!(ask(2, "10.0.0.5"), "10.0.0.2", "it is another's now");
+        assert_eq!(ask(3, "10.0.0.1"), "10.0.0.3", "the hub's own");
     }
 
     #[test]
@@ -613,6 +667,44 @@ mod tests {
         assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
         assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
         assert_eq!(admit(&mut members, 2, "db", None), "db 10.0.0.3");
+    }
+
+    #[test]
+    fn a_name_that_many_have_is_found_at_once_and_stays() {
+        let mut members = Members::parse("", Subnets::new(&["fd00::/64".parse().unwrap()]).unwrap()).unwrap();
+        for seed in 0..250 {
+            admit(&mut members, seed, "web", None);
+        }
+        let name = |members: &Members, seed| {
+            members.member(members.by_key(&key(seed)).unwrap()).name.as_str().to_owned()
+        };
+        assert_eq!([name(&members, 0), name(&members, 98)], ["web", "web-99"]);
+        let late = name(&members, 99);
+        assert!(late.strip_prefix("web-").unwrap().parse::<u32>().unwrap() > 1_000, "{late}");
+        // Though there is a smaller number now.
+        members.revoke(members.by_key(&key(50)).unwrap());
+        admit(&mut members, 99, "web", None);
+        assert_eq!(name(&members, 99), late);
+    }
+
+    #[test]
+    fn the_list_of_an_open_hub_is_bounded_and_newcomers_still_come_in() {
+        // Any 43 characters of base64 whose last one has no odd bits are a key.
+        let lines = (0..MAX_MEMBERS).map(|number| format!("{number:A>42}A= m{number} -\n"));
+        let text = format!("# ours\n{} first 10.0.0.2\n{}", key(1), lines.skip(1).collect::<String>());
+        let mut members = Members::parse(&text, subnets()).unwrap();
+        set_online(&mut members, 1);
+        let refused = members.admit(key(2), &join("b", None), Access::Invited, &[]);
+        assert!(matches!(refused, Admission::Refused(Refusal::Full, _)), "{refused:?}");
+        // More than there are addresses: those take from each other.
+        for seed in 2..12 {
+            let answer = admit(&mut members, seed, "new", None);
+            assert!(answer.starts_with("new"), "{answer}");
+        }
+        assert_eq!((members.len(), members.to_text().lines().count()), (MAX_MEMBERS, 1 + MAX_MEMBERS));
+        assert!(members.to_text().starts_with(&format!("# ours\n{} first 10.0.0.2\n", key(1))));
+        assert!(members.by_name(&"m1".parse().unwrap()).is_none(), "without an address, and never seen");
+        assert!(Members::parse(&members.to_text(), subnets()).is_ok());
     }
 
     #[test]

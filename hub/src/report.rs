@@ -31,6 +31,9 @@ pub fn status(status: &Status) -> String {
         count(status.revoked, "revoked"),
         count(status.half_open, "not authenticated yet"),
     );
+    if let Some(trouble) = &status.trouble {
+        let _ = writeln!(text, "{trouble}");
+    }
     if !status.drops.is_empty() {
         let _ = writeln!(text, "dropped by the hub itself: {}", drops(&status.drops));
     }
@@ -178,6 +181,7 @@ mod tests {
             revoked: 1,
             invites: 0,
             half_open: 0,
+            trouble: None,
             drops: BTreeMap::new(),
             members: vec![online, away],
         });

@@ -90,7 +90,7 @@ mod tests {
 
     fn add(members: &mut Members, seed: u8, addresses: Vec<IpAddr>, online: bool) -> Option<Known> {
         let name = Name::nearest(&format!("m{seed}"));
-        let join = Join { name, addresses, routes: vec![], mtu: None, invite: None };
+        let join = Join { name, addresses, routes: vec![], mtu: None, invite: None, had: vec![] };
         let key = PrivateKey::from_random([seed; 32]).public();
         let Admission::Member { id, ousted } = members.admit(key, &join, Access::Open, &[]) else {
             return None;

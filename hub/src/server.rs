@@ -53,7 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MAKE_ROOM: usize = 16;
 /// How often it is told that connections cannot be accepted.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How long to wait before the list of members is written again after that failed.
+/// How long to wait before the files are written again after that failed.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the command line says.
@@ -183,7 +183,7 @@ impl Server {
             signals: UnixStream::from_std(signals),
             hangups: UnixStream::from_std(hangups),
             control: None,
-            about: About { listening: at, device, started_at: Instant::now() },
+            about: About { listening: at, device, started_at: Instant::now(), trouble: None },
             unix_time: unix_time(),
             state,
             members_known: admin::fingerprint(&text),
@@ -299,19 +299,21 @@ impl Server {
         self.save(now);
         self.flush(now);
         self.reap(now);
-        self.set_routes();
+        self.set_routes(now);
     }
 
     /// Has the hub's own kernel reach what is behind members.
-    fn set_routes(&mut self) {
+    fn set_routes(&mut self, now: Instant) {
         while let Some(change) = self.switch.poll_route_change() {
             let (prefix, what, set) = match change {
                 RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
                 RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            match set {
-                Ok(()) => info!("route {prefix} {what}"),
-                Err(error) => warn!("route {prefix} not {what}: {error}"),
+            if self.switch.may_tell(Provoked::KernelRoute, now) {
+                match set {
+                    Ok(()) => info!("route {prefix} {what}"),
+                    Err(error) => warn!("route {prefix} not {what}: {error}"),
+                }
             }
         }
     }
@@ -479,6 +481,8 @@ impl Server {
     fn stop(&mut self, now: Instant) {
         info!("stopping");
         self.switch.stop();
+        // The last chance to write what could not be written before.
+        self.save_again_at = None;
         self.finish_turn(now);
     }
 }

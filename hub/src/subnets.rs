@@ -87,7 +87,9 @@ impl Subnets {
             let ip = subnet.ip();
             let for_hosts = match ip {
                 IpAddr::V4(v4) => {
-                    subnet.prefix() >= 4 && !v4.is_loopback() && !v4.is_multicast() && v4.octets()[0] != 0
+                    // From 240.0.0.0 on addresses are reserved (RFC 1112), and the last one is broadcast.
+                    let is_usual = (1..240).contains(&v4.octets()[0]);
+                    subnet.prefix() >= 4 && is_usual && !v4.is_loopback() && !v4.is_multicast()
                 }
                 IpAddr::V6(v6) => {
                     subnet.prefix() >= 4

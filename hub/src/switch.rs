@@ -113,6 +113,8 @@ struct Session {
     source: SocketAddr,
     member: Option<MemberId>,
     joined_at: Option<Instant>,
+    /// Whether a log line tells that it is on the LAN.
+    told: bool,
     dispute: Option<Box<Dispute>>,
     drops: Drops,
     /// The largest packet that it takes.
@@ -175,8 +177,16 @@ pub enum Provoked {
     NotJoined,
     /// A join was refused.
     Refused,
+    /// A member joined that the hub did not know.
+    Newcomer,
+    /// It left, and it was not told that it joined.
+    NewcomerLeft,
+    /// An address went to another member.
+    Ousted,
     /// A route of a member was not taken.
     BadRoute,
+    /// The hub's own kernel was given a route, or lost it.
+    KernelRoute,
 }
 
 impl Switch {
@@ -246,6 +256,7 @@ impl Switch {
             source,
             member: None,
             joined_at: None,
+            told: false,
             dispute: None,
             drops: Drops::default(),
             mtu: self.lan.mtu as usize,
@@ -318,11 +329,12 @@ impl Switch {
                 let member = self.members.member_mut(id);
                 member.session = None;
                 member.seen_at = Some(now);
-                if self.member_damper.tell(id, now) {
+                let tell = session.told || self.damper.tell(Provoked::NewcomerLeft, now);
+                if tell && self.member_damper.tell(id, now) {
                     info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
                 }
                 let left: Vec<IpNetwork> = self.routes.of(id).collect();
-                self.set_routes(id, &[]);
+                self.set_routes(id, &[], now);
                 self.offer_again(&left, now);
                 self.nudge(now);
             }
@@ -583,6 +595,7 @@ impl Switch {
             Ok(claim) => claim,
             Err(text) => return self.refuse(session, Refusal::BadInvite, text, now),
         };
+        let is_new = self.members.by_key(&key).is_none();
         let admission = self.members.admit(key, &join, self.access_with(claim), &dead);
         self.settle_claim(claim, &admission);
         match admission {
@@ -592,8 +605,11 @@ impl Switch {
             }
             Admission::Member { id, ousted } => {
                 for (holder, address) in ousted {
-                    self.oust(holder, address, id);
+                    self.oust(holder, address, id, now);
                 }
+                // On an open hub anybody can be new any number of times.
+                let tell = !is_new || self.damper.tell(Provoked::Newcomer, now);
+                self.sessions[session].told = tell;
                 self.welcome(session, id, &join, now);
             }
         }
@@ -626,7 +642,7 @@ impl Switch {
             routes: routes.clone(),
         };
         let entry = &mut self.sessions[session];
-        if self.member_damper.tell(id, now) {
+        if entry.told && self.member_damper.tell(id, now) {
             info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
         }
         entry.member = Some(id);
@@ -642,8 +658,8 @@ impl Switch {
         self.gate.joined(source.ip(), session, now);
         self.timers.set(session, self.sessions[session].tunnel.deadline());
         self.mark_dirty(session);
-        self.keep_clear_of(source.ip().to_canonical());
-        self.set_routes(id, &routes);
+        self.keep_clear_of(source.ip().to_canonical(), now);
+        self.set_routes(id, &routes, now);
         self.tell_all_routes(session, id);
         self.nudge(now);
     }
@@ -673,7 +689,7 @@ impl Switch {
     }
 
     /// Makes these the prefixes behind a member, and tells everyone else and the hub's own kernel.
-    fn set_routes(&mut self, id: MemberId, prefixes: &[IpNetwork]) {
+    fn set_routes(&mut self, id: MemberId, prefixes: &[IpNetwork], now: Instant) {
         let (added, removed) = self.routes.set(id, prefixes);
         if added.is_empty() && removed.is_empty() {
             return;
@@ -683,8 +699,10 @@ impl Switch {
         }
         for &prefix in &added {
             if let Err(why) = self.check_for_kernel(prefix) {
-                let name = &self.members.member(id).name;
-                warn!("the hub itself does not reach {prefix} through {name}: {why}");
+                if self.damper.tell(Provoked::BadRoute, now) {
+                    let name = &self.members.member(id).name;
+                    warn!("the hub itself does not reach {prefix} through {name}: {why}");
+                }
             } else if self.kernel_routes.insert(prefix) {
                 self.route_changes.push_back(RouteChange::Added(prefix));
             }
@@ -711,12 +729,16 @@ impl Switch {
     }
 
     /// Has the hub's own kernel no longer reach through the LAN what would hold the outer address of a spoke.
-    fn keep_clear_of(&mut self, outer: IpAddr) {
+    fn keep_clear_of(&mut self, outer: IpAddr, now: Instant) {
         let over: Vec<_> =
             self.kernel_routes.iter().copied().filter(|prefix| prefix.contains(outer)).collect();
         for prefix in over {
             self.kernel_routes.remove(&prefix);
-            warn!("the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}");
+            if self.damper.tell(Provoked::BadRoute, now) {
+                warn!(
+                    "the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}"
+                );
+            }
             self.route_changes.push_back(RouteChange::Removed(prefix));
         }
     }
@@ -738,7 +760,7 @@ impl Switch {
             let wanted: Vec<IpNetwork> = has.iter().copied().chain(new).collect();
             if wanted.len() > has.len() {
                 let accepted = self.accept_routes(id, &wanted, now);
-                self.set_routes(id, &accepted);
+                self.set_routes(id, &accepted, now);
             }
         }
     }
@@ -821,10 +843,12 @@ impl Switch {
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.
-    fn oust(&mut self, holder: MemberId, address: IpAddr, by: MemberId) {
+    fn oust(&mut self, holder: MemberId, address: IpAddr, by: MemberId, now: Instant) {
         let (holder, by) = (self.members.member(holder), self.members.member(by));
         let state = if holder.session.is_some() { "does not answer" } else { "is offline" };
-        warn!("{address} goes from {}, who {state}, to {}", holder.name, by.name);
+        if self.damper.tell(Provoked::Ousted, now) {
+            warn!("{address} goes from {}, who {state}, to {}", holder.name, by.name);
+        }
         if let Some(session) = holder.session {
             self.dismiss(session, Farewell::AddressLost, "its address went to another");
         }

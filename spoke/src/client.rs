@@ -38,6 +38,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::backoff::Backoff;
 use crate::control::{Asker, Waiting};
 use crate::dial::{Dial, Dialed, Lookup};
+use crate::grant;
 use crate::hosts;
 use crate::hubs;
 use crate::routes::{View, Way, Wishes};
@@ -56,6 +57,16 @@ const CONTROL_END: usize = CONTROL + socket::TOKENS;
 const FIRST_DIAL: usize = 32;
 const _: () = assert!(CONTROL_END <= FIRST_DIAL);
 
+/// The keys of hubs, in the state directory.
+const HUBS: &str = "hubs";
+/// How long to wait before the hub's key is written again after that failed.
+const PIN_PAUSE: Duration = Duration::from_secs(10);
+/// Most prefixes that the hub may tell.
+const MAX_TOLD: usize = 50_000;
+/// Most prefixes about which the person is told.
+const MAX_EXPLAINED: usize = 1_000;
+/// Most members that the hub may tell.
+const MAX_MEMBERS: usize = 100_000;
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -91,6 +102,8 @@ pub enum Error {
     Tun(tun::Error),
     /// The hub refused us.
     Refused(Refusal, String),
+    /// The hub grants what must not be put on the device.
+    Unfit(grant::Unfit),
     /// The hub proved another key than the one it had before.
     KeyChanged {
         /// The hub.
@@ -112,6 +125,7 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
+            Error::Unfit(unfit) => write!(f, "the hub's welcome is not taken: {unfit}"),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
                 write!(
                     f,
@@ -180,11 +194,13 @@ pub struct Client {
     key: PrivateKey,
     /// The key that the hub must prove, once it is known.
     hub_key: Option<PublicKey>,
+    /// When to try again to write it down.
+    pin_again_at: Option<Instant>,
     state: State,
     tun: Tun,
     /// What the device is set to.
     addresses: Vec<IpNetwork>,
-    /// The addresses to ask for again.
+    /// The addresses that it had last, for a hub that lost its list.
     had: Vec<IpAddr>,
     /// Our name on the LAN.
     name: Name,
@@ -195,6 +211,8 @@ pub struct Client {
     was_on_lan: bool,
     /// The prefixes that the hub told.
     told: BTreeSet<IpNetwork>,
+    /// Whether it told more than are taken, and the person knows.
+    told_too_much: bool,
     /// Networks that this machine is in, but for the LAN, as they were when routes were last set.
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub.
@@ -225,9 +243,9 @@ impl Client {
     /// Opens everything that the spoke needs. A byte on `signals` stops it.
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
-        let text = state.read("hubs")?.unwrap_or_default();
+        let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
-            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged("hubs", bad.line, bad.why))?;
+            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
@@ -238,6 +256,7 @@ impl Client {
         let waker = Arc::new(Waker::new(registry, WAKE).map_err(system("make an event queue"))?);
         let mut client = Client {
             hub_key: config.hub_key.or(pinned),
+            pin_again_at: None,
             phase: Phase::Pause(Instant::now()),
             flow_seed,
             name: config.name.clone(),
@@ -251,6 +270,7 @@ impl Client {
             addresses: Vec::new(),
             was_on_lan: false,
             told: BTreeSet::new(),
+            told_too_much: false,
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
             table: Table::new(&tun),
@@ -357,7 +377,7 @@ impl Client {
             Phase::Dial(dial) => Some(dial.deadline()),
             Phase::Linked(linked) => Some(linked.tunnel.deadline()),
         };
-        let next = [deadline, self.control_deadline()].into_iter().flatten().min()?;
+        let next = [deadline, self.pin_again_at, self.control_deadline()].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -365,6 +385,9 @@ impl Client {
 
     /// Takes the steps towards the hub that are due.
     fn advance(&mut self, now: Instant) -> Result<(), Error> {
+        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some_and(|at| at <= now)) {
+            self.keep_pin(key, now);
+        }
         match &mut self.phase {
             Phase::Pause(until) if *until <= now => {
                 self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
@@ -417,10 +440,11 @@ impl Client {
         };
         let join = Join {
             name: self.config.name.clone(),
-            addresses: self.wanted_addresses(),
+            addresses: self.config.addresses.clone(),
             routes: self.config.wishes.offered.clone(),
             mtu: self.config.mtu,
             invite: self.config.invite.as_ref().map(|invite| invite.0),
+            had: self.had.clone(),
         };
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
         let (stale, peers) = (self.told.clone(), Vec::new());
@@ -428,18 +452,6 @@ impl Client {
         self.phase = Phase::Linked(Box::new(linked));
         // The hub may have been quicker than this turn.
         self.ready.push(token);
-    }
-
-    /// What the person asked for, and for other families what we have had, so that a hub that lost its list
-    /// gives it again.
-    fn wanted_addresses(&self) -> Vec<IpAddr> {
-        let mut wanted = self.config.addresses.clone();
-        for &had in &self.had {
-            if wanted.iter().all(|address| address.is_ipv4() != had.is_ipv4()) {
-                wanted.push(had);
-            }
-        }
-        wanted
     }
 
     /// Ends the try or the link, tells why, and begins again after a pause.
@@ -463,7 +475,7 @@ impl Client {
                 hub: self.config.hub.clone(),
                 known: self.hub_key.unwrap_or(seen),
                 seen,
-                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join("hubs")),
+                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join(HUBS)),
             };
             if !self.was_on_lan {
                 return Err(error);
@@ -562,7 +574,7 @@ impl Client {
         match control {
             Control::Welcome(welcome) => self.handle_welcome(welcome, now),
             Control::Refused { reason, text } => {
-                self.pin_hub();
+                self.pin_hub(now);
                 let refused = Error::Refused(reason, text);
                 if !self.was_on_lan || reason == Refusal::Revoked {
                     return Err(refused);
@@ -583,11 +595,7 @@ impl Client {
                         return Err(Error::Refused(Refusal::Revoked, text));
                     }
                     Farewell::AddressLost => "our address went to another spoke while we did not answer",
-                    Farewell::Changed => {
-                        // What we are to have now, the hub knows better.
-                        self.had.clear();
-                        "our membership was changed"
-                    }
+                    Farewell::Changed => "our membership was changed",
                     Farewell::Other(_) => "it said goodbye",
                 };
                 self.retry(format!("lost the hub {}: {why}", self.config.hub), now);
@@ -613,7 +621,16 @@ impl Client {
     }
 
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
-        self.pin_hub();
+        self.pin_hub(now);
+        let Wishes { accepted, .. } = &self.config.wishes;
+        if let Err(unfit) = grant::check(&welcome, &self.config.addresses, accepted, &self.hub_addresses) {
+            let error = Error::Unfit(unfit);
+            if !self.was_on_lan {
+                return Err(error);
+            }
+            self.retry(error.to_string(), now);
+            return Ok(());
+        }
         self.configure(&welcome)?;
         self.had = welcome.addresses.iter().map(|address| address.ip()).collect();
         self.name = welcome.name.clone();
@@ -655,7 +672,7 @@ impl Client {
     fn handle_members(&mut self, mut peers: Vec<Peer>, last: bool, now: Instant) -> Result<(), Error> {
         let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
         linked.peers.append(&mut peers);
-        if !last {
+        if !last && linked.peers.len() < MAX_MEMBERS {
             let after = linked.peers.last().map(|peer| peer.name.clone());
             return self.ask_members(after, now);
         }
@@ -674,9 +691,14 @@ impl Client {
         for prefix in removed {
             self.told.remove(prefix);
         }
+        let mut is_too_much = false;
         for prefix in added {
             linked.stale.remove(&prefix);
-            self.told.insert(prefix);
+            if self.told.len() < MAX_TOLD {
+                self.told.insert(prefix);
+            } else if !self.told.contains(&prefix) {
+                is_too_much = true;
+            }
         }
         if all {
             for prefix in std::mem::take(&mut linked.stale) {
@@ -684,6 +706,9 @@ impl Client {
             }
             self.set_routes();
             self.explain_routes();
+        }
+        if is_too_much && !std::mem::replace(&mut self.told_too_much, true) {
+            warn!("the hub tells more than {MAX_TOLD} routes: the others are not taken");
         }
     }
 
@@ -708,8 +733,10 @@ impl Client {
 
     /// Tells about each prefix, once, why it is not taken or what is special about it.
     fn explain_routes(&mut self) {
-        let mut told = Vec::new();
-        for &prefix in self.told.difference(&self.explained) {
+        // A hub that takes prefixes back and tells them again does not fill the log.
+        let room = MAX_EXPLAINED.saturating_sub(self.explained.len());
+        let new: Vec<IpNetwork> = self.told.difference(&self.explained).take(room).copied().collect();
+        for &prefix in &new {
             match self.view().decide(prefix) {
                 Ok(Way::Main) => {}
                 Ok(Way::Around) => {
@@ -717,10 +744,8 @@ impl Client {
                 }
                 Err(skip) => info!("route {prefix} is not taken: {skip}"),
             }
-            told.push(prefix);
         }
-        self.explained.extend(told);
-        self.explained.retain(|prefix| self.told.contains(prefix));
+        self.explained.extend(new);
     }
 
     /// Sets the device to what the hub granted; what is set already stays untouched.
@@ -739,21 +764,36 @@ impl Client {
         Ok(())
     }
 
-    /// Remembers the hub's key, the first time or when the person gave another one.
-    fn pin_hub(&mut self) {
+    /// Holds on to the key of the hub that has just spoken: the first time, or when the person gave another one.
+    fn pin_hub(&mut self, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
-        let Some(key) = linked.tunnel.remote() else { return };
-        let text = match self.state.read("hubs") {
-            Ok(text) => text.unwrap_or_default(),
-            Err(error) => return warn!("{error}; the hub's key is not remembered"),
-        };
-        if hubs::pinned(&text, &self.config.hub) != Ok(Some(key)) {
-            match self.state.write("hubs", &hubs::with_pin(&text, &self.config.hub, key)) {
-                Ok(()) => info!("the hub at {} has key {key}; it is remembered", self.config.hub),
-                Err(error) => warn!("{error}; the hub's key is not remembered"),
+        if let Some(key) = linked.tunnel.remote() {
+            self.hub_key = Some(key);
+            self.keep_pin(key, now);
+        }
+    }
+
+    /// Writes the hub's key down; where that fails it is told once, and tried again until it works.
+    fn keep_pin(&mut self, key: PublicKey, now: Instant) {
+        let failed_before = self.pin_again_at.take().is_some();
+        let hub = &self.config.hub;
+        let written = self.state.read(HUBS).and_then(|text| {
+            let text = text.unwrap_or_default();
+            if hubs::pinned(&text, hub) == Ok(Some(key)) {
+                return Ok(false);
+            }
+            self.state.write(HUBS, &hubs::with_pin(&text, hub, key)).map(|()| true)
+        });
+        match written {
+            Ok(true) => info!("the hub at {hub} has key {key}; it is remembered"),
+            Ok(false) => {}
+            Err(error) => {
+                if !failed_before {
+                    warn!("{error}; until then the hub's key is not remembered when the spoke ends");
+                }
+                self.pin_again_at = Some(now + PIN_PAUSE);
             }
         }
-        self.hub_key = Some(key);
     }
 
     // ---- the end of a turn
@@ -772,6 +812,9 @@ impl Client {
 
     fn stop(&mut self, now: Instant) {
         info!("stopping");
+        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some()) {
+            self.keep_pin(key, now);
+        }
         if let Phase::Linked(linked) = &mut self.phase {
             // There may be nobody left to hear it.
             let _ = linked.tunnel.bye(Farewell::Stopping);

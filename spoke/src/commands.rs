@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use common::cli::print;
 use common::control::{AskError, ask, to_json};
 use common::name::Name;
 use spoke::control::{MemberStatus, Page, Request, Status, before};
@@ -52,6 +53,9 @@ pub(crate) struct ResolveArgs {
     json: bool,
 }
 
+/// Most members that the hub may tell.
+const MAX_MEMBERS: usize = 100_000;
+
 /// Runs a command; `state` is what was given before it.
 pub(crate) fn run(command: Command, state: Option<PathBuf>) -> ExitCode {
     let done = match command {
@@ -90,7 +94,7 @@ fn show_status(state: Option<PathBuf>, json: bool) -> Result<bool, AskError> {
             text.push_str(&format!("\nthe members are not known: {error}\n"));
         }
     }
-    print(&text);
+    print(&text).map_err(AskError::Print)?;
     Ok(true)
 }
 
@@ -104,7 +108,7 @@ fn resolve(name: &Name, state: Option<PathBuf>, json: bool) -> Result<bool, AskE
             let lines =
                 |addresses: &[IpAddr]| addresses.iter().map(|address| format!("{address}\n")).collect();
             let text: String = if json { to_json(&member) } else { lines(&member.addresses) };
-            print(&text);
+            print(&text).map_err(AskError::Print)?;
         }
     }
     if !found {
@@ -122,8 +126,8 @@ fn members(
     let mut members: Vec<MemberStatus> = Vec::new();
     loop {
         let Page { members: page, last } = ask(state, &Request::Members { after })?;
-        // A page without a member would be asked for again and again.
-        let is_end = last || page.last().is_none_or(|member| !go_on(member));
+        // A page without a member would be asked for again and again, and a hub may have no end of others.
+        let is_end = last || members.len() >= MAX_MEMBERS || page.last().is_none_or(|member| !go_on(member));
         members.extend(page);
         if is_end {
             return Ok(members);
@@ -153,11 +157,6 @@ fn running(state: Option<PathBuf>) -> Result<Vec<(PathBuf, Status)>, AskError> {
         }
     }
     if found.is_empty() { Err(AskError::Nobody(shared)) } else { Ok(found) }
-}
-
-fn print(text: &str) {
-    // Whoever reads the output may have heard enough, as `head` has.
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn say(text: &impl fmt::Display) {

@@ -31,7 +31,14 @@ fn key(seed: u8) -> PrivateKey {
 }
 
 fn join() -> Join {
-    Join { name: Name::nearest("fuzz"), addresses: vec![], routes: vec![], mtu: None, invite: None }
+    Join {
+        name: Name::nearest("fuzz"),
+        addresses: vec![],
+        routes: vec![],
+        mtu: None,
+        invite: None,
+        had: vec![],
+    }
 }
 
 /// Input as a source of decisions; at its end all are 0.

@@ -44,6 +44,7 @@ fn join() -> Join {
         routes: vec!["192.168.5.0/24".parse().unwrap()],
         mtu: Some(1_400),
         invite: Some([7; 16]),
+        had: vec![],
     }
 }
 

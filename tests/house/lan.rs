@@ -73,10 +73,15 @@ impl Lan {
 
     /// As [`Lan::new`], with IPv6 too: the LAN is also fd00::/64.
     pub(crate) fn dual(spokes: usize) -> Result<Lan> {
+        Lan::dual_in(Net::new(spokes)?, spokes)
+    }
+
+    /// As [`Lan::dual`] in a net that may have more hosts.
+    pub(crate) fn dual_in(net: Net, spokes: usize) -> Result<Lan> {
         let addresses: Vec<String> = (0..spokes).map(|i| Lan::address_v6(i).to_string()).collect();
         let options: Vec<_> = addresses.iter().map(|address| ["--ip", address.as_str()]).collect();
         let options: Vec<&[&str]> = options.iter().map(|options| &options[..]).collect();
-        let lan = Lan::with_options(Net::new(spokes)?, &["--subnet", "fd00::/64"], &options)?;
+        let lan = Lan::with_options(net, &["--subnet", "fd00::/64"], &options)?;
         // The kernel makes an IPv6 address reachable a little after it has taken it.
         ping_until(lan.net.hub(), Lan::hub_address_v6().into(), START)?;
         (0..spokes)

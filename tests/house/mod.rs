@@ -19,16 +19,19 @@
 #![allow(clippy::disallowed_methods, reason = "the house is all IO: threads, sockets, files and the clock")]
 #![allow(clippy::print_stderr, reason = "the output of programs is shown when a test fails")]
 
+mod capture;
 mod host;
 mod lan;
 mod net;
 mod probe;
 mod process;
+mod said;
 pub(crate) mod wire;
 
 use std::fmt;
 use std::io;
 
+pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
     Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, require_tun, spawn_spoke,
@@ -40,6 +43,7 @@ pub(crate) use probe::{
     transfer,
 };
 pub(crate) use process::Process;
+pub(crate) use said::{Said, ask_hub, ask_spoke, run};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::frame::{Control, HEADER_LEN, Header, Join};
 use common::name::Name;
 use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, Opener, PrivateKey, Role, Sealer, hello};
+use common::offload::Vnet;
 use common::packet::VNET_LEN;
 use common::state;
 
@@ -123,10 +124,15 @@ impl Joined {
 
     /// Sends an IP packet, with an empty virtio-net header, as a frame and record of its own.
     pub(crate) fn send_packet(&mut self, ip: &[u8]) -> Result<()> {
-        let mut frame = Header::packet(VNET_LEN + ip.len()).to_vec();
-        frame.extend_from_slice(&[0; VNET_LEN]);
-        frame.extend_from_slice(ip);
+        let mut frame = Vec::new();
+        put_packet(&mut frame, Vnet::default(), ip);
         self.send_record(&frame)
+    }
+
+    /// Sends these bytes of frames in as many records as they need: small frames share one, a large one spans
+    /// several.
+    pub(crate) fn send_frames(&mut self, frames: &[u8]) -> Result<()> {
+        frames.chunks(60_000).try_for_each(|part| self.send_record(part))
     }
 
     /// The connection below.
@@ -179,10 +185,17 @@ impl Joined {
     }
 }
 
+/// Appends the frame of an IP packet.
+pub(crate) fn put_packet(frames: &mut Vec<u8>, vnet: Vnet, ip: &[u8]) {
+    frames.extend_from_slice(&Header::packet(VNET_LEN + ip.len()));
+    frames.extend_from_slice(&vnet.bytes());
+    frames.extend_from_slice(ip);
+}
+
 /// A join request for one address.
 pub(crate) fn join_request(address: Ipv4Addr) -> Join {
     let name = Name::nearest("by-hand");
-    Join { name, addresses: vec![IpAddr::V4(address)], routes: Vec::new(), mtu: None, invite: None }
+    Join { name, addresses: vec![IpAddr::V4(address)], routes: vec![], mtu: None, invite: None, had: vec![] }
 }
 
 /// A fresh key.

@@ -143,6 +143,7 @@ impl World {
             routes: self.offers.clone(),
             mtu: None,
             invite: self.spokes[spoke].invite,
+            had: vec![],
         };
         let ephemeral = self.rng.key();
         let tunnel = Tunnel::spoke(&self.spokes[spoke].key, ephemeral, None, &join, &mut self.pool, self.now);

@@ -22,7 +22,14 @@ fn key(seed: u8) -> PrivateKey {
 }
 
 fn join() -> Join {
-    Join { name: Name::nearest("laptop"), addresses: vec![], routes: vec![], mtu: None, invite: None }
+    Join {
+        name: Name::nearest("laptop"),
+        addresses: vec![],
+        routes: vec![],
+        mtu: None,
+        invite: None,
+        had: vec![],
+    }
 }
 
 fn welcome() -> Welcome {

@@ -124,6 +124,7 @@ impl Crowd {
             routes: Vec::new(),
             mtu: None,
             invite: None,
+            had: vec![],
         };
         let mut link = Link::new(stream).context("set a socket's options")?;
         link.register(self.poll.registry(), Token(i)).context("register a socket")?;

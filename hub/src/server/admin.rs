@@ -7,7 +7,7 @@ use std::time::Instant;
 use common::control::{decode, encode};
 use common::invite::Secret;
 use common::state;
-use log::{error, info, warn};
+use log::{info, warn};
 use mio::Token;
 
 use super::{SAVE_PAUSE, Server};
@@ -76,11 +76,13 @@ impl Server {
     }
 
     fn invite(&mut self, invite: Invite) -> Result<(), String> {
-        let (name, hash) = (invite.name.clone(), invite.hash);
+        let name = invite.name.clone();
+        let before = self.switch.invites().clone();
         self.switch.invite(invite)?;
-        self.save_invites()
-            .inspect_err(|_| self.switch.disinvite(hash))
-            .map_err(|error| error.to_string())?;
+        if let Err(error) = self.save_invites() {
+            self.switch.restore_invites(before);
+            return Err(format!("{error}; nobody is invited"));
+        }
         info!("{name} is invited");
         Ok(())
     }
@@ -114,12 +116,11 @@ impl Server {
     fn revoke(&mut self, who: &str, now: Instant) -> Result<Revoked, String> {
         let id = self.switch.find(who)?;
         let Change { member, .. } = self.switch.revoke(id, now);
-        self.save_members(now);
-        if self.switch.members().is_changed() {
-            return Err(format!(
-                "{} is revoked until the hub ends: its list of members cannot be written",
-                member.name
-            ));
+        // It is off the LAN whatever the disk says, and whoever asked is to know what the disk says.
+        self.save_again_at = None;
+        self.save(now);
+        if let Some(trouble) = self.about.trouble.as_ref().filter(|_| self.switch.members().is_changed()) {
+            return Err(format!("{} is revoked and off the LAN, but {trouble}", member.name));
         }
         Ok(Revoked {
             name: member.name,
@@ -137,7 +138,7 @@ impl Server {
         // Several signals may have left a byte each; one reload is for all of them.
         while matches!(self.hangups.read(&mut [0; 64]), Ok(1..)) {}
         if let Err(text) = self.reload(now) {
-            error!("{text}");
+            warn!("{text}");
         }
     }
 
@@ -162,6 +163,8 @@ impl Server {
 
         let changes = self.take_members(&text, members, now);
         self.switch.set_invites(invites);
+        // A person may have mended what kept the hub from writing.
+        self.save_again_at = None;
         let access = if locked { Access::Locked } else { Access::Open };
         if access != self.switch.access() {
             self.set_access(access);
@@ -182,11 +185,26 @@ impl Server {
             return;
         }
         // First that an invite is used, then by whom: if the second fails, nobody has a place for nothing.
-        if let Err(error) = self.save_invites() {
-            error!("{error}; invites that are used now may be good again when the hub starts anew");
-            self.save_again_at = Some(now + SAVE_PAUSE);
+        let invites = self.save_invites().map_err(|error| {
+            format!("{error}; until then invites that are used may be good again when the hub starts anew")
+        });
+        let members = self.save_members(now).map_err(|error| {
+            format!("{error}; until then what changes in the list of members is lost when the hub ends")
+        });
+        let trouble =
+            [invites, members].into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; and ");
+        if trouble.is_empty() {
+            if self.about.trouble.take().is_some() {
+                info!("all changes are written to {} again", self.state.path().display());
+            }
+            return;
         }
-        self.save_members(now);
+        self.save_again_at = Some(now + SAVE_PAUSE);
+        // It is tried again and again, and told once.
+        if self.about.trouble.as_ref() != Some(&trouble) {
+            warn!("{trouble}");
+            self.about.trouble = Some(trouble);
+        }
     }
 
     fn save_invites(&mut self) -> Result<(), state::Error> {
@@ -197,26 +215,15 @@ impl Server {
         Ok(())
     }
 
-    fn save_members(&mut self, now: Instant) {
-        if !self.switch.members().is_changed() {
-            return;
+    fn save_members(&mut self, now: Instant) -> Result<(), state::Error> {
+        if self.switch.members().is_changed() {
+            self.take_edited_members(now)?;
+            let text = self.switch.members().to_text();
+            self.state.write(MEMBERS, &text)?;
+            self.members_known = fingerprint(&text);
+            self.switch.members_mut().set_saved();
         }
-        if let Err(error) = self.take_edited_members(now) {
-            error!("{error}; until then the list of members is not written");
-            self.save_again_at = Some(now + SAVE_PAUSE);
-            return;
-        }
-        let text = self.switch.members().to_text();
-        match self.state.write(MEMBERS, &text) {
-            Ok(()) => {
-                self.members_known = fingerprint(&text);
-                self.switch.members_mut().set_saved();
-            }
-            Err(error) => {
-                error!("{error}; the LAN goes on, but addresses given from now on may be forgotten");
-                self.save_again_at = Some(now + SAVE_PAUSE);
-            }
-        }
+        Ok(())
     }
 
     /// Takes over what a person has written into `members` since it was read, lest it be overwritten.

@@ -10,11 +10,11 @@ use common::noise::PublicKey;
 use common::text::Printable;
 use common::tunnel::Tunnel;
 use ipnetwork::IpNetwork;
-use log::info;
+use log::{info, warn};
 
 use super::{Lan, Provoked, Switch};
 use crate::invites::{Invite, Invites};
-use crate::members::{Access, Admission, Change, Fate, MemberId, Members};
+use crate::members::{Access, Admission, Change, Fate, MemberId, Members, parse_rights, rights_text};
 
 /// A member's link, for a report.
 pub struct LinkFacts<'a> {
@@ -104,8 +104,10 @@ impl Switch {
                 invite.name
             ));
         }
+        // What cannot be read again must not be written: the hub would not start.
+        let rights = rights_text(&invite.addresses, &invite.routes);
+        parse_rights(rights.split_whitespace(), self.lan.subnets)?;
         for &address in &invite.addresses {
-            self.lan.subnets.check(address).map_err(|unfit| format!("{address} {unfit}"))?;
             if let Some(holder) = self.members.holder(address) {
                 return Err(format!("{address} is held by {}", self.members.member(holder).name));
             }
@@ -116,9 +118,9 @@ impl Switch {
         added
     }
 
-    /// Takes an invite back.
-    pub fn disinvite(&mut self, hash: SecretHash) {
-        self.invites.remove(hash);
+    /// Goes back to the invites as they were.
+    pub fn restore_invites(&mut self, before: Invites) {
+        self.invites = before;
         self.reserve(None);
     }
 
@@ -219,7 +221,7 @@ impl Switch {
         }
         for Change { id, .. } in changes.iter().filter(|change| change.fate != Fate::Changed) {
             let left: Vec<IpNetwork> = self.routes.of(*id).collect();
-            self.set_routes(*id, &[]);
+            self.set_routes(*id, &[], now);
             self.offer_again(&left, now);
             self.nudge(now);
         }
@@ -252,15 +254,23 @@ impl Switch {
     pub(super) fn tell_counts(&mut self, now: Instant) {
         while let Some((line, count)) = self.damper.poll(now) {
             match line {
-                Provoked::TurnedAway => info!("{count} more connections were turned away"),
-                Provoked::NotJoined => info!("{count} more links closed before they joined"),
-                Provoked::Refused => info!("{count} more join requests were refused"),
-                Provoked::BadRoute => info!("{count} more routes of members were not taken"),
+                Some(Provoked::TurnedAway) => info!("{count} more connections were turned away"),
+                Some(Provoked::NotJoined) => info!("{count} more links closed before they joined"),
+                Some(Provoked::Refused) => info!("{count} more join requests were refused"),
+                Some(Provoked::Newcomer) => info!("{count} more new members joined the LAN"),
+                Some(Provoked::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
+                Some(Provoked::Ousted) => warn!("{count} more addresses went to another member"),
+                Some(Provoked::BadRoute) => info!("{count} more routes of members were not taken"),
+                Some(Provoked::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
+                // There are fewer lines than a damper tells apart.
+                None => {}
             }
         }
         while let Some((id, count)) = self.member_damper.poll(now) {
-            if let Some(member) = self.members.get(id) {
-                info!("{} joined or left the LAN {count} more times", member.name);
+            match id.map(|id| self.members.get(id)) {
+                Some(Some(member)) => info!("{} joined or left the LAN {count} more times", member.name),
+                Some(None) => {}
+                None => info!("other members joined or left the LAN {count} more times"),
             }
         }
     }
