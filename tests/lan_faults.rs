@@ -22,23 +22,6 @@ const NOTICED: Duration = Duration::from_secs(12);
 const BACK: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_transfer_outlives_the_hub() {
-    let mut lan = Lan::new(2).unwrap();
-    let bytes = 150_000_000;
-    let under_way = transfer(lan.net.spoke(0), lan.net.spoke(1), Lan::address(1).into(), bytes).unwrap();
-    for part in 1..=3 {
-        under_way.wait_received(part * 10_000_000, BACK).unwrap();
-        assert!(under_way.is_under_way(), "the transfer was over too soon for the test");
-        let marks: Vec<_> = lan.spokes.iter().map(house::Process::mark).collect();
-        lan.restart_hub().unwrap();
-        for (spoke, mark) in lan.spokes.iter().zip(marks) {
-            spoke.wait_for_line_after(mark, SPOKE_ON_LAN, BACK).unwrap();
-        }
-    }
-    under_way.finish().unwrap();
-}
-
-#[test]
 fn a_spoke_comes_back_after_kill_9_with_its_address() {
     let mut lan = Lan::new(2).unwrap();
     for _ in 0..3 {
