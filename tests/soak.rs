@@ -151,8 +151,11 @@ fn withstand_loss(percent: u32, bytes: u64) {
     let took = under_way.finish().unwrap();
     lan.net.lose(0).unwrap();
     let rate = bytes as f64 * 8e-6 / took.as_secs_f64();
+    let control = || fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
     println!(
-        "{percent} % lost: {bytes} bytes in {took:.1?}, {rate:.2} Mbit/s, equal SHA-256; nothing came for {stall:.1?} at most"
+        "{percent} % lost, {}: {bytes} bytes in {took:.1?}, {rate:.2} Mbit/s, equal SHA-256; \
+         nothing came for {stall:.1?} at most",
+        lan.net.hub().run(control).trim()
     );
     for (process, mark) in lan.spokes.iter().chain([&lan.hub]).zip(marks) {
         assert_eq!(process.mark(), mark, "{} has something to say", process.name());
