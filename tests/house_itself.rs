@@ -73,6 +73,27 @@ fn one_direction_can_be_cut() {
 }
 
 #[test]
+fn a_part_of_the_packets_can_be_lost() {
+    let net = Net::new(1).unwrap();
+    let hub = net.hub().udp_bind((Net::hub_v4(), 0)).unwrap();
+    let spoke = net.spoke(0).udp_bind((Net::spoke_v4(0), 0)).unwrap();
+    for socket in [&hub, &spoke] {
+        socket.set_read_timeout(Some(SILENCE)).unwrap();
+    }
+    let arrive = |from: &std::net::UdpSocket, to: &std::net::UdpSocket| {
+        let address = to.local_addr().unwrap();
+        (0..200).for_each(|_| assert_eq!(from.send_to(b"hello", address).unwrap(), 5));
+        std::iter::from_fn(|| to.recv(&mut [0; 8]).ok()).count()
+    };
+    net.lose(50).unwrap();
+    for arrived in [arrive(&spoke, &hub), arrive(&hub, &spoke)] {
+        assert!((60..140).contains(&arrived), "{arrived} of 200 have arrived");
+    }
+    net.lose(0).unwrap();
+    assert_eq!((arrive(&spoke, &hub), arrive(&hub, &spoke)), (200, 200));
+}
+
+#[test]
 fn a_limit_slows_a_transfer_down() {
     let net = Net::new(2).unwrap();
     transfer(net.spoke(0), net.spoke(1), Net::spoke_v4(1).into(), 10_000_000).unwrap().finish().unwrap();

@@ -1,11 +1,12 @@
 //! What a LAN survives: hubs and spokes that die, and paths that go silent.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,23 +21,6 @@ const SOON: Duration = Duration::from_secs(5);
 const NOTICED: Duration = Duration::from_secs(12);
 /// The longest back-off of a spoke, and the handshake.
 const BACK: Duration = Duration::from_secs(20);
-
-#[test]
-fn a_transfer_outlives_the_hub() {
-    let mut lan = Lan::new(2).unwrap();
-    let bytes = 150_000_000;
-    let under_way = transfer(lan.net.spoke(0), lan.net.spoke(1), Lan::address(1).into(), bytes).unwrap();
-    for part in 1..=3 {
-        under_way.wait_received(part * 10_000_000, BACK).unwrap();
-        assert!(under_way.is_under_way(), "the transfer was over too soon for the test");
-        let marks: Vec<_> = lan.spokes.iter().map(house::Process::mark).collect();
-        lan.restart_hub().unwrap();
-        for (spoke, mark) in lan.spokes.iter().zip(marks) {
-            spoke.wait_for_line_after(mark, SPOKE_ON_LAN, BACK).unwrap();
-        }
-    }
-    under_way.finish().unwrap();
-}
 
 #[test]
 fn a_spoke_comes_back_after_kill_9_with_its_address() {
@@ -93,9 +77,20 @@ fn a_short_silence_harms_nothing() {
     let marks: Vec<_> = lan.spokes.iter().map(house::Process::mark).collect();
     lan.net.cut(1).unwrap();
     // The path's own silence is what is tested: there is no event to wait for.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(4));
     lan.net.mend(1).unwrap();
+    under_way.wait_received(bytes, BACK).unwrap();
+    let stall = under_way.take_longest_stall();
     under_way.finish().unwrap();
+    // Retransmissions have come each second; without the limit the last one before is at 3 s, the next at 6.
+    if Path::new("/proc/sys/net/ipv4/tcp_rto_max_ms").exists() {
+        assert!(
+            stall < Duration::from_millis(5_500),
+            "the path was silent for 4 s, the transfer for {stall:?}"
+        );
+    } else {
+        println!("this kernel cannot limit the time between retransmissions: {stall:?}");
+    }
     for (spoke, mark) in lan.spokes.iter().zip(marks) {
         assert_eq!(spoke.mark(), mark, "nothing was said: {:?}", spoke.lines());
     }

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use crate::inbox::Inbox;
 use crate::pace::MAX_BURST;
 use crate::pool::Pool;
-use crate::tun::shortest_round_trip;
+use crate::tun::{set_socket_option, shortest_round_trip};
 use crate::tunnel::{DEAD_AFTER, Error, Tunnel};
 
 /// What a read said about the socket.
@@ -89,6 +89,7 @@ impl Link {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        set_longest_retry(&stream)?;
         Ok(Link { stream, writable: true, ends: false, is_bounded: false })
     }
 
@@ -213,10 +214,28 @@ impl Link {
 /// where packets wait.
 const NOTSENT_LOWAT: u32 = 4 * 1024;
 
-/// Least that the kernel may hold of what was received, in bytes with its overhead: 1 ms at 10 Gb/s.
+/// Least that the kernel may hold of what was received, in bytes with its overhead: 0.5 ms at 10 Gb/s.
 const MIN_RECEIVE_BUFFER: usize = 625_000;
 /// What a path may need, in bytes a second: 10 Gb/s, and the kernel's overhead of as much again.
 const RECEIVE_RATE: f64 = 2.5e9;
+
+/// The longest time between two retransmissions, in milliseconds; the kernel allows no less.
+///
+/// Where many packets are lost, acknowledgements among them, TCP measures round trips of seconds and doubles its
+/// time-out with each loss: it would try a path that works once or twice in the time after which we take the other
+/// end for dead.
+const LONGEST_RETRY_MS: libc::c_int = 1_000;
+
+/// linux/tcp.h, since Linux 6.15.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+fn set_longest_retry(stream: &TcpStream) -> io::Result<()> {
+    match set_socket_option(stream.as_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, LONGEST_RETRY_MS) {
+        // An older kernel; links live there too, if not as long on such paths.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        outcome => outcome,
+    }
+}
 
 /// A scratch buffer for `flush`, large enough never to grow.
 pub fn outbox() -> Vec<u8> {

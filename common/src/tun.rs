@@ -433,17 +433,21 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Turns a `SOL_NETLINK` option of a netlink socket on.
-pub(crate) fn set_netlink_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for the call; the kernel reads `size_of::<c_int>()` bytes of `on`, which
+/// Sets a socket option that is one `int`, of those that no crate has a word for.
+pub(crate) fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the kernel reads `size_of::<c_int>()` bytes of `value`, which
     // outlives the call, and writes none.
     outcome(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_NETLINK,
+            level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     })

@@ -156,6 +156,13 @@ impl Host {
         self.output(command).map(drop)
     }
 
+    /// Has `nft` read rules in this host.
+    pub(crate) fn nft(&self, rules: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]);
+        self.output_with_input(command, rules).map(drop)
+    }
+
     /// The host's network namespace, as a path that any process of the same user can open while this host
     /// lives: `ip link … netns PATH`.
     pub(crate) fn namespace_path(&self) -> PathBuf {
@@ -223,7 +230,10 @@ impl Host {
                 }
                 child.wait_with_output()
             })
-            .map_err(|error| missing_tool(&program, "iproute2", &error))?;
+            .map_err(|error| {
+                let package = if program == "nft" { "nftables" } else { "iproute2" };
+                missing_tool(&program, package, &error)
+            })?;
         if output.status.success() {
             return Ok(output);
         }

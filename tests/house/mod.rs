@@ -39,8 +39,7 @@ pub(crate) use lan::{
 };
 pub(crate) use net::{Direction, Net};
 pub(crate) use probe::{
-    Transfer, checksum, digest, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until,
-    transfer,
+    Transfer, checksum, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until, transfer,
 };
 pub(crate) use process::Process;
 pub(crate) use said::{Said, ask_hub, ask_spoke, run};

@@ -136,6 +136,25 @@ impl Net {
         self.switch.tc(&format!("qdisc replace dev p{port} root {qdisc}"))
     }
 
+    /// From now on this part of all packets between hosts, either way, is lost in silence; 0 ends that.
+    ///
+    /// Hosts hand over packets of the cable's size, not super-packets: else each loss would be one of up to 64 KiB.
+    pub(crate) fn lose(&self, percent: u32) -> Result<()> {
+        let mut batch = String::new();
+        for (port, host) in self.hosts.iter().enumerate() {
+            host.ip("link set eth0 gso_max_segs 1")?;
+            let _ = writeln!(batch, "link set p{port} gso_max_segs 1");
+        }
+        self.switch.ip(&batch)?;
+        let rule = format!("numgen random mod 100 < {percent} counter drop");
+        let table = format!(
+            "table bridge loss\ndelete table bridge loss\ntable bridge loss {{\nchain forward {{\n\
+             type filter hook forward priority 0\n{}\n}}\n}}\n",
+            if percent > 0 { &rule } else { "" }
+        );
+        self.switch.nft(&table)
+    }
+
     /// Lays the cables.
     fn wire(&self) -> Result<()> {
         // Without snooping the bridge floods multicast, as neighbour discovery needs.

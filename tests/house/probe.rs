@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ring::digest::{self, Digest, SHA256};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Context, Failure, Host, Result};
@@ -142,25 +143,26 @@ pub(crate) fn fill_seeded(bytes: &mut [u8], seed: &mut u64) {
     }
 }
 
-/// FNV-1a, continued from `hash`; 0 begins.
-pub(crate) fn digest(hash: u64, bytes: &[u8]) -> u64 {
-    let start = if hash == 0 { 0xcbf2_9ce4_8422_2325 } else { hash };
-    bytes.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// A TCP transfer under way.
 pub(crate) struct Transfer {
-    sender: JoinHandle<io::Result<u64>>,
-    receiver: JoinHandle<io::Result<(u64, u64)>>,
+    sender: JoinHandle<io::Result<Digest>>,
+    receiver: JoinHandle<io::Result<(Digest, u64)>>,
     bytes: u64,
     progress: Arc<Progress>,
     start: Instant,
 }
 
-#[derive(Default)]
 struct Progress {
-    received: Mutex<(u64, bool)>,
+    received: Mutex<Received>,
     changed: Condvar,
+}
+
+struct Received {
+    bytes: u64,
+    ended: bool,
+    /// When the last bytes came.
+    at: Instant,
+    longest_stall: Duration,
 }
 
 /// Starts sending `bytes` of seeded noise by TCP between two hosts. `to_address` is the receiver's address as
@@ -173,42 +175,43 @@ pub(crate) fn transfer(from: &Host, to: &Host, to_address: IpAddr, bytes: u64) -
         stream.set_read_timeout(Some(STALL))?;
         stream.set_write_timeout(Some(STALL))?;
     }
-    let progress = Arc::new(Progress::default());
-    let shared = Arc::clone(&progress);
     let start = Instant::now();
+    let received = Received { bytes: 0, ended: false, at: start, longest_stall: Duration::ZERO };
+    let progress = Arc::new(Progress { received: Mutex::new(received), changed: Condvar::new() });
+    let shared = Arc::clone(&progress);
     let sender = thread::spawn(move || {
-        let (mut seed, mut hash, mut left) = (bytes, 0, bytes);
+        let (mut seed, mut sum, mut left) = (bytes, digest::Context::new(&SHA256), bytes);
         let mut buffer = vec![0; 64 * 1024];
         while left > 0 {
             let part = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
             fill_seeded(&mut buffer[..part], &mut seed);
-            hash = digest(hash, &buffer[..part]);
+            sum.update(&buffer[..part]);
             outgoing.write_all(&buffer[..part])?;
             left -= part as u64;
         }
         outgoing.shutdown(Shutdown::Write)?;
         // The receiver closes when it has everything: the connection has lived to its end.
         match outgoing.read(&mut buffer)? {
-            0 => Ok(hash),
+            0 => Ok(sum.finish()),
             _ => Err(io::Error::other("the receiver sent something")),
         }
     });
     let receiver = thread::spawn(move || {
-        let (mut hash, mut count) = (0, 0);
+        let (mut sum, mut count) = (digest::Context::new(&SHA256), 0);
         let mut buffer = vec![0; 64 * 1024];
         let result = loop {
             match incoming.read(&mut buffer) {
-                Ok(0) => break Ok((hash, count)),
+                Ok(0) => break Ok((sum.finish(), count)),
                 Ok(part) => {
-                    hash = digest(hash, &buffer[..part]);
                     count += part as u64;
-                    shared.report(count, false);
+                    shared.report_bytes(count);
+                    sum.update(&buffer[..part]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
         };
-        shared.report(count, true);
+        shared.report_end();
         result
     });
     Ok(Transfer { sender, receiver, bytes, progress, start })
@@ -218,27 +221,33 @@ impl Transfer {
     /// Waits until the receiver has `bytes`.
     pub(crate) fn wait_received(&self, bytes: u64, timeout: Duration) -> Result<()> {
         let received = self.progress.received.lock().expect("no holder panics");
-        let waiting = |state: &mut (u64, bool)| state.0 < bytes && !state.1;
+        let waiting = |received: &mut Received| received.bytes < bytes && !received.ended;
         let (received, _) =
             self.progress.changed.wait_timeout_while(received, timeout, waiting).expect("no holder panics");
-        if received.0 >= bytes {
+        if received.bytes >= bytes {
             return Ok(());
         }
-        Err(Failure::new(format!("{} of {bytes} bytes have arrived in {timeout:?}", received.0)))
+        Err(Failure::new(format!("{} of {bytes} bytes have arrived in {timeout:?}", received.bytes)))
     }
 
     /// Whether the receiver has not seen the end yet.
     pub(crate) fn is_under_way(&self) -> bool {
-        !self.progress.received.lock().expect("no holder panics").1
+        !self.progress.received.lock().expect("no holder panics").ended
     }
 
-    /// Waits for the end and compares the checksums. Returns the time since the start.
+    /// The longest time for which the receiver got nothing, from the start or the last call to the last bytes
+    /// that came.
+    pub(crate) fn take_longest_stall(&self) -> Duration {
+        std::mem::take(&mut self.progress.received.lock().expect("no holder panics").longest_stall)
+    }
+
+    /// Waits for the end and compares the SHA-256 of both ends. Returns the time since the start.
     pub(crate) fn finish(self) -> Result<Duration> {
         let sent = self.sender.join().expect("the sender does not panic");
         let received = self.receiver.join().expect("the receiver does not panic");
         let sent = sent.context("send")?;
-        let (hash, count) = received.context("receive")?;
-        if count != self.bytes || hash != sent {
+        let (sum, count) = received.context("receive")?;
+        if count != self.bytes || sum.as_ref() != sent.as_ref() {
             return Err(Failure::new(format!("{count} of {} bytes arrived, or they differ", self.bytes)));
         }
         Ok(self.start.elapsed())
@@ -246,8 +255,16 @@ impl Transfer {
 }
 
 impl Progress {
-    fn report(&self, count: u64, ended: bool) {
-        *self.received.lock().expect("no holder panics") = (count, ended);
+    fn report_bytes(&self, bytes: u64) {
+        let now = Instant::now();
+        let mut received = self.received.lock().expect("no holder panics");
+        received.longest_stall = received.longest_stall.max(now - received.at);
+        (received.bytes, received.at) = (bytes, now);
+        self.changed.notify_all();
+    }
+
+    fn report_end(&self) {
+        self.received.lock().expect("no holder panics").ended = true;
         self.changed.notify_all();
     }
 }

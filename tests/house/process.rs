@@ -125,11 +125,21 @@ impl Process {
 
     /// Resident memory, in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.pid);
-        let status = std::fs::read_to_string(&path).context(&path)?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        self.memory("status", "VmRSS:")
+    }
+
+    /// Memory of its own, not of a file, in bytes: counted page by page, where the kernel's running counters
+    /// are a little behind.
+    pub(crate) fn anonymous_bytes(&self) -> Result<u64> {
+        self.memory("smaps_rollup", "Anonymous:")
+    }
+
+    fn memory(&self, file: &str, field: &str) -> Result<u64> {
+        let path = format!("/proc/{}/{file}", self.pid);
+        let text = std::fs::read_to_string(&path).context(&path)?;
+        let kib = text.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"));
         let kib: u64 =
-            kib.ok_or_else(|| Failure::new(format!("no VmRSS in {path}")))?.parse().context(&path)?;
+            kib.ok_or_else(|| Failure::new(format!("no {field} in {path}")))?.parse().context(&path)?;
         Ok(kib * 1024)
     }
 
