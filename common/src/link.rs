@@ -152,8 +152,7 @@ impl Link {
     /// megabytes: it is left to the kernel, as is a process without the right to do this (CAP_NET_ADMIN).
     fn bound(&mut self) {
         let Some(round_trip) = shortest_round_trip(self.stream.as_fd()) else { return };
-        let most = (round_trip.as_secs_f64() * RECEIVE_RATE) as usize;
-        let most = most.max(MIN_RECEIVE_BUFFER);
+        let most = most_received(round_trip);
         let socket = SockRef::from(&self.stream);
         if socket.recv_buffer_size().is_ok_and(|size| size > most) {
             // The kernel doubles what it is told, for its own overhead (socket(7)).
@@ -219,6 +218,10 @@ const MIN_RECEIVE_BUFFER: usize = 625_000;
 /// What a path may need, in bytes a second: 10 Gb/s, and the kernel's overhead of as much again.
 const RECEIVE_RATE: f64 = 2.5e9;
 
+fn most_received(round_trip: Duration) -> usize {
+    ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
+}
+
 /// The longest time between two retransmissions, in milliseconds; the kernel allows no less.
 ///
 /// Where many packets are lost, acknowledgements among them, TCP measures round trips of seconds and doubles its
@@ -251,6 +254,7 @@ mod tests {
     use mio::{Events, Poll};
 
     use super::*;
+    use crate::noise::PrivateKey;
 
     fn connected() -> (Link, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -258,6 +262,24 @@ mod tests {
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         (Link::new(TcpStream::from_std(stream)).unwrap(), other)
+    }
+
+    /// What a program has beside its links.
+    struct Reader {
+        tunnel: Tunnel,
+        inbox: Inbox,
+        pool: Pool,
+    }
+
+    impl Reader {
+        fn new() -> Reader {
+            let tunnel = Tunnel::hub(&PrivateKey::from_random([1; 32]), [2; 32], Instant::now());
+            Reader { tunnel, inbox: Inbox::default(), pool: Pool::new(1 << 20) }
+        }
+
+        fn fill(&mut self, link: &mut Link) -> Filled {
+            link.fill(&mut self.tunnel, &mut self.inbox, &mut self.pool, Instant::now()).unwrap()
+        }
     }
 
     #[test]
@@ -272,15 +294,46 @@ mod tests {
             poll.poll(&mut events, None).unwrap();
         }
         link.set_ends();
-        let mut inbox = Inbox::default();
-        assert_eq!(link.fill(&mut inbox).unwrap(), Filled::More);
-        assert_eq!(inbox.sealed(), b"last words");
-        assert_eq!(link.fill(&mut inbox).unwrap(), Filled::Closed);
+        let mut reader = Reader::new();
+        assert_eq!(reader.fill(&mut link), Filled::More);
+        assert_eq!(reader.inbox.sealed(), b"last words");
+        assert_eq!(reader.fill(&mut link), Filled::Closed);
     }
 
     #[test]
     fn a_read_that_brings_nothing_is_no_sign_of_life() {
-        let (mut link, _other) = connected();
-        assert_eq!(link.fill(&mut Inbox::default()).unwrap(), Filled::Nothing);
+        let (mut link, mut other) = connected();
+        let mut reader = Reader::new();
+        let born_at = reader.tunnel.heard_at();
+        assert_eq!(reader.fill(&mut link), Filled::Nothing);
+        assert_eq!(reader.tunnel.heard_at(), born_at);
+        other.write_all(b"a sign").unwrap();
+        while reader.fill(&mut link) == Filled::Nothing {}
+        assert!(reader.tunnel.heard_at() > born_at);
+    }
+
+    #[test]
+    fn a_long_path_may_have_more_received_than_a_short_one() {
+        assert_eq!(most_received(Duration::from_micros(40)), MIN_RECEIVE_BUFFER);
+        assert_eq!(most_received(Duration::from_millis(1)), 2_500_000);
+        // More than the kernel gives by itself (tcp_rmem, 6 MB).
+        assert!(most_received(Duration::from_millis(3)) > 6 << 20);
+    }
+
+    #[test]
+    fn a_busy_reader_has_little_received() {
+        let (mut link, mut other) = connected();
+        let size = |link: &Link| SockRef::from(&link.stream).recv_buffer_size().unwrap();
+        setsockopt(&link.stream, RcvBufForce, &4_000_000).expect("this test needs CAP_NET_ADMIN");
+        assert!(size(&link) > MIN_RECEIVE_BUFFER);
+        let mut reader = Reader::new();
+        other.write_all(b"little").unwrap();
+        while reader.fill(&mut link) == Filled::Nothing {}
+        assert!(size(&link) > MIN_RECEIVE_BUFFER, "what is drained needs no bound");
+        let sender = std::thread::spawn(move || other.write_all(&vec![0; 16 << 20]));
+        while reader.fill(&mut link) != Filled::Closed {}
+        sender.join().unwrap().unwrap();
+        // A loopback path's round trip is far below a millisecond, but other tests are at work beside.
+        assert!(size(&link) <= most_received(Duration::from_millis(1)));
     }
 }
