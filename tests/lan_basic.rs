@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use house::{
     Binaries, Lan, Net, SPOKE_ON_LAN, copy_state, echo_udp, ping, ping_until, start_hub, state, transfer,
 };
@@ -89,7 +91,16 @@ fn ten_megabytes_arrive_whole_in_each_direction() {
 fn a_bulk_flow_does_not_pile_up_in_the_kernel() {
     let lan = Lan::new(2).unwrap();
     let (from, to) = (lan.net.spoke(0), lan.net.spoke(1));
-    transfer(from, to, Lan::address(1).into(), 200_000_000).unwrap().finish().unwrap();
+    let under_way = transfer(from, to, Lan::address(1).into(), 300_000_000).unwrap();
+    for (part, reader) in [(1, &lan.hub), (2, &lan.spokes[1])] {
+        under_way.wait_received(part * 50_000_000, SOON).unwrap();
+        assert!(under_way.is_under_way(), "the transfer was over too soon for the test");
+        reader.signal(Signal::SIGSTOP).unwrap();
+        // As much comes as the kernel takes.
+        std::thread::sleep(Duration::from_millis(100));
+        reader.signal(Signal::SIGCONT).unwrap();
+    }
+    under_way.finish().unwrap();
     for reader in [lan.net.hub(), to] {
         let mut command = Command::new("ss");
         command.args(["-tnmH", "( sport = 5678 or dport = 5678 )"]);
