@@ -45,12 +45,7 @@ fn nothing_goes_astray_whatever_happens() {
 
 #[test]
 fn what_a_person_changes_concerns_those_it_is_about_and_nobody_else() {
-    tell_all(
-        std::iter::empty(),
-        |world| {
-            if world.rng.one_in(12) { govern::govern(world) } else { act(world) }
-        },
-    );
+    tell_all(kept(), |world| if world.rng.one_in(12) { govern::govern(world) } else { act(world) });
 }
 
 /// Tells the stories of these seeds, and then of as many more as are wanted; `act` is one step.

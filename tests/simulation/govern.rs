@@ -38,13 +38,19 @@ pub(crate) fn govern(world: &mut World) {
         }
     }
     for (other, session) in before {
-        let is_concerned = changes.iter().any(|change| change.member.key == other);
-        // One that waited for an address which is free now may have joined anew.
+        let is_live = world.switch.is_live(session);
+        // By another link: one that waited for an address which is free now, or the link of one struck off that an
+        // open hub takes for a newcomer.
         let has =
             world.switch.members().by_key(&other).and_then(|id| world.switch.members().member(id).session);
         let has_joined_anew = has.is_some_and(|has| has != session && world.switch.is_live(has));
-        let is_live = world.switch.is_live(session) || has_joined_anew;
-        assert_eq!(is_live, !is_concerned, "the link of {other}");
+        match changes.iter().find(|change| change.member.key == other) {
+            None => assert!(is_live || has_joined_anew, "the link of {other} is gone"),
+            Some(change) => {
+                assert!(!is_live, "the link of {other} is still there: {change:?}");
+                assert!(change.fate != Fate::Revoked || !has_joined_anew, "{other} is there again");
+            }
+        }
     }
 }
 
