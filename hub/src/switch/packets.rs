@@ -1,0 +1,238 @@
+//! The way of a packet through the hub: opened, checked, routed, queued. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use common::drops::Reason;
+use common::icmp::{self, Answer};
+use common::inbox::Inbox;
+use common::offload;
+use common::packet::{self, Header, VNET_LEN};
+use common::pool::Buf;
+use common::tunnel::Event;
+use log::{log_enabled, trace};
+
+use super::{End, Outcome, Switch};
+use crate::members::MemberId;
+use crate::router::{self, Verdict};
+
+impl Switch {
+    /// Handles what the inbox holds for a session, up to the next packet for the hub's own kernel.
+    /// `None` asks for more bytes.
+    pub fn receive<'a>(
+        &mut self,
+        session: usize,
+        inbox: &'a mut Inbox,
+        now: Instant,
+    ) -> Option<&'a mut [u8]> {
+        loop {
+            let entry = &mut self.sessions[session];
+            if entry.end.is_some() {
+                return None;
+            }
+            match entry.tunnel.open(inbox, &mut self.pool, now) {
+                Ok(Some(Event::Packet(range))) => {
+                    match self.forward(session, inbox.bytes(range.clone()), now) {
+                        Outcome::Done => {}
+                        Outcome::Tun => return Some(inbox.bytes(range)),
+                    }
+                }
+                Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
+                Ok(Some(Event::Control(control))) => self.handle_control(session, control),
+                Ok(None) => {
+                    if entry.tunnel.has_greeted() {
+                        self.gate.greeted(entry.source.ip(), session);
+                    }
+                    // The handshake and control frames are answered.
+                    if self.sessions[session].tunnel.wants_write() {
+                        self.mark_dirty(session);
+                    }
+                    return None;
+                }
+                Err(error) => self.end_with(session, End::Broken(error.to_string())),
+            }
+        }
+    }
+
+    /// Sends a packet from a member on its way.
+    pub(super) fn forward(&mut self, session: usize, bytes: &mut [u8], now: Instant) -> Outcome {
+        let from = self.sessions[session].member;
+        let header = match check(bytes) {
+            Ok(header) => header,
+            Err(reason) => {
+                trace!("{} bytes are not let through: {reason}", bytes.len());
+                self.sessions[session].drops.add(reason);
+                return Outcome::Done;
+            }
+        };
+        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, from, &header);
+        trace_packet(from.map(|id| self.members.member(id).name.as_str()), &header, verdict);
+        let (reason, answer) = match verdict {
+            Verdict::Tun => return Outcome::Tun,
+            Verdict::Flood if self.sessions[session].flood.take(now) => {
+                self.flood(from, bytes, &header, now);
+                return Outcome::Tun;
+            }
+            Verdict::Flood => (Reason::RateLimit, None),
+            Verdict::To(to) => match self.receiver(to) {
+                Some(to) if self.fits(to, bytes, &header) => {
+                    let packet = self.pool.copy(bytes);
+                    self.enqueue(to, packet, &header, now);
+                    return Outcome::Done;
+                }
+                Some(to) => match self.too_big(to, bytes, &header, self.hub_address(&header)) {
+                    None if self.cut(to, bytes, &header, now) => return Outcome::Done,
+                    answer => (Reason::TooBig, answer),
+                },
+                None => (Reason::Offline, self.unreachable(bytes, &header, self.hub_address(&header))),
+            },
+            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
+                (reason, self.unreachable(bytes, &header, self.hub_address(&header)))
+            }
+            Verdict::Drop(reason) => (reason, None),
+        };
+        let entry = &mut self.sessions[session];
+        entry.drops.add(reason);
+        if let Some(answer) = answer
+            && entry.answers.take(now)
+            && let Ok(header) = answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse)
+        {
+            let answer = self.pool.copy(&answer);
+            self.enqueue(session, answer, &header, now);
+        }
+        Outcome::Done
+    }
+
+    /// Sends a packet from the hub's own kernel (virtio-net header and IP) on its way. What comes back is for
+    /// that kernel: the answer to a packet that cannot be delivered.
+    pub fn send(&mut self, mut packet: Buf, now: Instant) -> Option<Answer> {
+        let header = match check(&mut packet) {
+            Ok(header) => header,
+            Err(reason) => {
+                self.drops.add(reason);
+                self.pool.give(packet);
+                return None;
+            }
+        };
+        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, None, &header);
+        trace_packet(None, &header, verdict);
+        // As if the destination itself answered: the kernel would throw away what comes in from its own address.
+        let by = Some(header.destination);
+        let dropped = match verdict {
+            Verdict::To(to) => match self.receiver(to) {
+                Some(to) if self.fits(to, &packet, &header) => {
+                    self.enqueue(to, packet, &header, now);
+                    return None;
+                }
+                Some(to) => match self.too_big(to, &packet, &header, by) {
+                    None if self.cut(to, &mut packet, &header, now) => None,
+                    answer => Some((Reason::TooBig, answer)),
+                },
+                None => Some((Reason::Offline, self.unreachable(&packet, &header, by))),
+            },
+            Verdict::Flood if self.flood.take(now) => {
+                self.flood(None, &mut packet, &header, now);
+                None
+            }
+            Verdict::Flood => Some((Reason::RateLimit, None)),
+            Verdict::Tun => None,
+            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
+                Some((reason, self.unreachable(&packet, &header, by)))
+            }
+            Verdict::Drop(reason) => Some((reason, None)),
+        };
+        self.pool.give(packet);
+        let (reason, answer) = dropped?;
+        self.drops.add(reason);
+        answer.filter(|_| self.answers.take(now))
+    }
+
+    /// Counts a packet that the hub's own device did not take.
+    pub fn count_device_drop(&mut self) {
+        self.drops.add(Reason::Device);
+    }
+
+    /// The session of a member that packets can be sent to.
+    pub(super) fn receiver(&self, to: MemberId) -> Option<usize> {
+        self.members.member(to).session.filter(|&session| self.is_live(session))
+    }
+
+    /// Whether the receiver takes a packet of this size.
+    pub(super) fn fits(&self, to: usize, bytes: &[u8], header: &Header) -> bool {
+        let mtu = self.sessions[to].mtu;
+        mtu >= self.lan.mtu as usize || !icmp::exceeds(bytes, header, mtu)
+    }
+
+    /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
+    pub(super) fn too_big(
+        &self,
+        to: usize,
+        bytes: &[u8],
+        header: &Header,
+        by: Option<IpAddr>,
+    ) -> Option<Answer> {
+        icmp::too_big(bytes, header, by?, self.broadcast(), self.sessions[to].mtu)
+    }
+
+    /// Sends a packet that is too big in fragments; `false` where it may not be cut.
+    pub(super) fn cut(&mut self, to: usize, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
+        let mtu = self.sessions[to].mtu;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let is_cut = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
+            let piece = self.pool.copy(piece);
+            self.enqueue(to, piece, header, now);
+        });
+        self.scratch = scratch;
+        is_cut
+    }
+
+    /// The answer to a packet that cannot be delivered.
+    pub(super) fn unreachable(&self, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+        icmp::unreachable(bytes, header, by?, self.broadcast())
+    }
+
+    /// The hub's address of the packet's family.
+    pub(super) fn hub_address(&self, header: &Header) -> Option<IpAddr> {
+        self.lan.subnets.hub().map(|hub| hub.ip()).find(|hub| hub.is_ipv6() == header.is_ipv6())
+    }
+
+    pub(super) fn broadcast(&self) -> Option<Ipv4Addr> {
+        self.lan.subnets.broadcast()
+    }
+
+    pub(super) fn enqueue(&mut self, session: usize, packet: Buf, header: &Header, now: Instant) {
+        let flow = header.flow(self.flow_seed);
+        self.sessions[session].tunnel.enqueue(packet, flow, &mut self.pool, now);
+        self.mark_dirty(session);
+    }
+
+    pub(super) fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
+        for key in 0..self.sessions.capacity() {
+            let Some(session) = self.sessions.get(key) else { continue };
+            if !session.tunnel.is_open() || session.end.is_some() || session.member == from {
+                continue;
+            }
+            let mut packet = self.pool.copy(bytes);
+            if self.fits(key, &packet, header) {
+                self.enqueue(key, packet, header, now);
+                continue;
+            }
+            if !self.cut(key, &mut packet, header, now) {
+                self.sessions[key].drops.add(Reason::TooBig);
+            }
+            self.pool.give(packet);
+        }
+    }
+}
+
+/// Looks at a packet before it is sent on its way.
+fn check(packet: &mut [u8]) -> Result<Header, Reason> {
+    let header = offload::check(packet)?;
+    if icmp::is_neighbour_discovery(packet, &header) { Err(Reason::NeighbourDiscovery) } else { Ok(header) }
+}
+
+fn trace_packet(from: Option<&str>, header: &Header, verdict: Verdict) {
+    if log_enabled!(log::Level::Trace) {
+        trace!("{header} from {}: {verdict:?}", from.unwrap_or("the hub"));
+    }
+}
