@@ -1,0 +1,234 @@
+//! Lists of members, read, written and joined.
+
+#![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+
+use common::noise::PrivateKey;
+
+use super::*;
+
+fn key(seed: u8) -> PublicKey {
+    PrivateKey::from_random([seed; 32]).public()
+}
+
+fn subnets() -> Subnets {
+    Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap()
+}
+
+fn empty() -> Members {
+    Members::parse("", subnets()).unwrap()
+}
+
+fn join(name: &str, ip: Option<&str>) -> Join {
+    let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
+    Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
+}
+
+/// What the member with this key asked for, and what it is or why it is not let in.
+fn admit(members: &mut Members, seed: u8, name: &str, ip: Option<&str>) -> String {
+    match members.admit(key(seed), &join(name, ip), Access::Open, &[]) {
+        Admission::Member { id, .. } => {
+            let member = members.member(id);
+            format!("{} {}", member.name, member.addresses_text())
+        }
+        Admission::Dispute(holder) => format!("dispute with {}", members.member(holder).name),
+        Admission::Refused(reason, text) => format!("{reason:?}: {text}"),
+    }
+}
+
+fn set_online(members: &mut Members, seed: u8) {
+    let id = members.by_key(&key(seed)).unwrap();
+    members.member_mut(id).session = Some(usize::from(seed));
+}
+
+#[test]
+fn gives_free_addresses_and_the_same_ones_again() {
+    let mut members = empty();
+    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.2");
+    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.3");
+    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.2");
+    let mut members = Members::parse(&members.to_text(), subnets()).unwrap();
+    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.3");
+    assert!(!members.is_changed());
+}
+
+#[test]
+fn gives_the_address_that_is_asked_for_or_says_why_not() {
+    let mut members = empty();
+    assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.5")), "a 10.0.0.5");
+    for (ip, why) in [
+        ("10.0.0.0", "subnet's own"),
+        ("10.0.0.1", "hub's own"),
+        ("10.0.0.7", "broadcast"),
+        ("10.0.0.8", "not in the LAN's subnet 10.0.0.0/29"),
+        ("fd00::1", "not in the LAN's subnet 10.0.0.0/29"),
+    ] {
+        let answer = admit(&mut members, 2, "b", Some(ip));
+        assert!(answer.starts_with("BadAddress") && answer.contains(why), "{ip}: {answer}");
+    }
+    assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.6")), "a 10.0.0.6", "it may move");
+    assert_eq!(admit(&mut members, 2, "b", Some("10.0.0.5")), "b 10.0.0.5", "and leaves its old one");
+}
+
+#[test]
+fn an_address_that_it_had_counts_where_nothing_is_recorded() {
+    let mut members = empty();
+    let mut ask = |seed, had: &str| {
+        let wish = Join { had: vec![had.parse().unwrap()], ..join("m", None) };
+        let admission = members.admit(key(seed), &wish, Access::Open, &[]);
+        assert!(matches!(admission, Admission::Member { .. }), "{admission:?}");
+        members.member(members.by_key(&key(seed)).unwrap()).addresses_text()
+    };
+    assert_eq!(ask(1, "10.0.0.5"), "10.0.0.5", "as a hub that lost its list gives it again");
+    assert_eq!(ask(1, "10.0.0.6"), "10.0.0.5", "the record counts");
+    assert_eq!(ask(2, "10.0.0.5"), "10.0.0.2", "it is another's now");
+    assert_eq!(ask(3, "10.0.0.1"), "10.0.0.3", "the hub's own");
+}
+
+#[test]
+fn an_address_is_disputed_only_while_its_holder_is_online() {
+    let mut members = empty();
+    admit(&mut members, 1, "a", Some("10.0.0.5"));
+    set_online(&mut members, 1);
+    assert_eq!(admit(&mut members, 2, "b", Some("10.0.0.5")), "dispute with a");
+    assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.5")), "a 10.0.0.5", "not with itself");
+    let holder = members.by_key(&key(1)).unwrap();
+    let decision = members.admit(key(2), &join("b", Some("10.0.0.5")), Access::Open, &[holder]);
+    let address = "10.0.0.5".parse().unwrap();
+    assert_eq!(
+        decision,
+        Admission::Member { id: members.by_key(&key(2)).unwrap(), ousted: vec![(holder, address)] }
+    );
+    assert!(members.member(holder).addresses.is_empty());
+    assert_eq!(members.holder(address), members.by_key(&key(2)));
+}
+
+#[test]
+fn only_a_holder_that_was_found_dead_loses_its_address() {
+    let both = ["10.0.0.0/29", "fd00::/64"].map(|text| text.parse().unwrap());
+    let mut members = Members::parse("", Subnets::new(&both).unwrap()).unwrap();
+    for (seed, ip) in [(1, "10.0.0.5"), (2, "fd00::5")] {
+        admit(&mut members, seed, "m", Some(ip));
+        set_online(&mut members, seed);
+    }
+    let [dead, alive] = [1, 2].map(|seed| members.by_key(&key(seed)).unwrap());
+    let addresses = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse().unwrap()).to_vec();
+    let wish = Join { addresses, ..join("newcomer", None) };
+    let mut ask = |found_dead: &[_]| members.admit(key(3), &wish, Access::Open, found_dead);
+    assert_eq!(ask(&[]), Admission::Dispute(dead));
+    assert_eq!(ask(&[dead]), Admission::Dispute(alive));
+    assert!(matches!(ask(&[dead, alive]), Admission::Member { ousted, .. } if ousted.len() == 2));
+}
+
+#[test]
+fn a_full_open_hub_takes_from_the_longest_unseen_and_a_locked_one_never() {
+    let mut members = empty();
+    for seed in 1..=5 {
+        admit(&mut members, seed, &format!("m{seed}"), None);
+        set_online(&mut members, seed);
+    }
+    assert!(admit(&mut members, 9, "late", None).starts_with("Full"));
+    let now = Instant::now();
+    for (seed, age) in [(2, 50), (4, 90)] {
+        let id = members.by_key(&key(seed)).unwrap();
+        let member = members.member_mut(id);
+        member.session = None;
+        member.seen_at = now.checked_sub(std::time::Duration::from_secs(age));
+    }
+    assert_eq!(admit(&mut members, 9, "late", None), "late 10.0.0.5", "that of m4");
+}
+
+#[test]
+fn a_locked_hub_knows_only_its_members_and_their_addresses() {
+    let mut members = empty();
+    admit(&mut members, 1, "a", Some("10.0.0.5"));
+    let mut ask = |seed, ip| members.admit(key(seed), &join("x", ip), Access::Locked, &[]);
+    assert!(matches!(ask(2, None), Admission::Refused(Refusal::Locked, _)));
+    assert!(matches!(ask(1, Some("10.0.0.6")), Admission::Refused(Refusal::BadAddress, _)));
+    assert!(matches!(ask(1, Some("10.0.0.5")), Admission::Member { .. }));
+    assert!(matches!(ask(1, None), Admission::Member { .. }));
+    assert_eq!(members.member(members.by_key(&key(1)).unwrap()).name.as_str(), "a", "nor renames");
+}
+
+#[test]
+fn names_are_one_each() {
+    let mut members = empty();
+    assert_eq!(admit(&mut members, 1, "web", None), "web 10.0.0.2");
+    assert_eq!(admit(&mut members, 2, "web", None), "web-2 10.0.0.3");
+    assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
+    assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
+    assert_eq!(admit(&mut members, 2, "db", None), "db 10.0.0.3");
+}
+
+#[test]
+fn a_name_that_many_have_is_found_at_once_and_stays() {
+    let mut members = Members::parse("", Subnets::new(&["fd00::/64".parse().unwrap()]).unwrap()).unwrap();
+    for seed in 0..250 {
+        admit(&mut members, seed, "web", None);
+    }
+    let name = |members: &Members, seed| {
+        members.member(members.by_key(&key(seed)).unwrap()).name.as_str().to_owned()
+    };
+    assert_eq!([name(&members, 0), name(&members, 98)], ["web", "web-99"]);
+    let late = name(&members, 99);
+    assert!(late.strip_prefix("web-").unwrap().parse::<u32>().unwrap() > 1_000, "{late}");
+    // Though there is a smaller number now.
+    members.revoke(members.by_key(&key(50)).unwrap());
+    admit(&mut members, 99, "web", None);
+    assert_eq!(name(&members, 99), late);
+}
+
+#[test]
+fn the_list_of_an_open_hub_is_bounded_and_newcomers_still_come_in() {
+    // Any 43 characters of base64 whose last one has no odd bits are a key.
+    let lines = (0..MAX_MEMBERS).map(|number| format!("{number:A>42}A= m{number} -\n"));
+    let text = format!("# ours\n{} first 10.0.0.2\n{}", key(1), lines.skip(1).collect::<String>());
+    let mut members = Members::parse(&text, subnets()).unwrap();
+    set_online(&mut members, 1);
+    let refused = members.admit(key(2), &join("b", None), Access::Invited, &[]);
+    assert!(matches!(refused, Admission::Refused(Refusal::Full, _)), "{refused:?}");
+    // More than there are addresses: those take from each other.
+    for seed in 2..12 {
+        let answer = admit(&mut members, seed, "new", None);
+        assert!(answer.starts_with("new"), "{answer}");
+    }
+    assert_eq!((members.len(), members.to_text().lines().count()), (MAX_MEMBERS, 1 + MAX_MEMBERS));
+    assert!(members.to_text().starts_with(&format!("# ours\n{} first 10.0.0.2\n", key(1))));
+    assert!(members.by_name(&"m1".parse().unwrap()).is_none(), "without an address, and never seen");
+    assert!(Members::parse(&members.to_text(), subnets()).is_ok());
+}
+
+#[test]
+fn text_keeps_what_a_person_wrote() {
+    let text = format!(
+        "# our machines\n\n{}   laptop   10.0.0.2   route=192.168.5.0/24,10.9.0.0/16\n  # the end\n{} phone -\n",
+        key(1),
+        key(2)
+    );
+    let mut members = Members::parse(&text, subnets()).unwrap();
+    assert_eq!(members.to_text(), text);
+    admit(&mut members, 2, "phone", None);
+    let mended = text.replace(" phone -", " phone 10.0.0.3");
+    assert_eq!(members.to_text(), mended);
+    assert!(members.is_changed());
+}
+
+#[test]
+fn bad_lines_are_named() {
+    let good = format!("{} laptop 10.0.0.2", key(1));
+    for (line, why) in [
+        ("nonsense laptop 10.0.0.3".to_owned(), "is no key"),
+        (key(2).to_string(), "name is missing"),
+        (format!("{} la/ptop 10.0.0.3", key(2)), "is no name"),
+        (format!("{} other 10.0.0.300", key(2)), "is no address"),
+        (format!("{} other 10.0.1.3", key(2)), "not in the LAN's subnet"),
+        (format!("{} other 10.0.0.3,10.0.0.4", key(2)), "two addresses"),
+        (format!("{} other 10.0.0.3 route=10.0.0.1/8", key(2)), "behind its prefix"),
+        (format!("{} other 10.0.0.3 what", key(2)), "makes no sense"),
+        (format!("{} other 10.0.0.3", key(1)), "same key"),
+        (format!("{} laptop 10.0.0.3", key(2)), "the name laptop"),
+        (format!("{} other 10.0.0.2", key(2)), "the address 10.0.0.2"),
+    ] {
+        let error = Members::parse(&format!("#\n{good}\n{line}\n"), subnets()).map(|_| ()).unwrap_err();
+        assert!(error.line == 3 && error.why.contains(why), "{line}: {error:?}");
+    }
+}
