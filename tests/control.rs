@@ -16,8 +16,8 @@ use hub::control::{MemberStatus, Standing, Status};
 use nix::sys::signal::Signal;
 
 use house::{
-    Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, ping, ping_until, run, spawn_spoke,
-    start_hub, state,
+    Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, ping, ping_until, run,
+    spawn_spoke, start_hub, state,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -323,9 +323,7 @@ fn a_member_without_a_wish_of_its_own_gets_the_address_that_the_file_says() {
     let net = Net::new(1).unwrap();
     let binaries = Binaries::find().unwrap();
     let _hub = start_hub(&net, &binaries, &[]).unwrap();
-    let mut command = Command::new(&binaries.spoke);
-    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(0).private().join("spoke"));
-    let spoke = net.spoke(0).spawn("spoke", &command).unwrap();
+    let spoke = spawn_without_wish(&net, &binaries);
     spoke.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
     let file = state(net.hub(), "hub").join("members");
     let text = fs::read_to_string(&file).unwrap();
@@ -341,9 +339,7 @@ fn a_member_that_was_away_while_its_line_was_edited_gets_what_the_file_says() {
     let net = Net::new(2).unwrap();
     let binaries = Binaries::find().unwrap();
     let first = start_hub(&net, &binaries, &[]).unwrap();
-    let mut command = Command::new(&binaries.spoke);
-    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(0).private().join("spoke"));
-    let silent = net.spoke(0).spawn("silent", &command).unwrap();
+    let silent = spawn_without_wish(&net, &binaries);
     silent.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
     // One that types --ip asks for it whatever the file says, and an open hub grants it.
     let typed = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
@@ -476,6 +472,13 @@ fn ten_thousand_members_are_told_without_holding_the_lan_up() {
     println!("longest ping meanwhile: {longest:?}");
     assert!(longest < Duration::from_millis(250), "{longest:?}");
     assert_eq!(spoke(&net, 0, &["resolve", "spoke1"]).good(), "10.0.0.3\n");
+}
+
+/// Starts spoke 0, which asks for no address.
+fn spawn_without_wish(net: &Net, binaries: &Binaries) -> Process {
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(0).private().join("spoke"));
+    net.spoke(0).spawn("spoke", &command).unwrap()
 }
 
 fn hub_status(net: &Net) -> Status {

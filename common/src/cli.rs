@@ -2,6 +2,7 @@
 //! name and its limits.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it reads the host name")]
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -26,6 +27,12 @@ pub fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Says what a command has to say beside, or why it failed, on standard error.
+pub fn say(text: &impl fmt::Display) {
+    // There is nobody else to tell.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Raises the limit of descriptors as far as the administrator lets us, and returns it.

@@ -29,7 +29,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::netlink::{self, MAIN_TABLE, Netlink, Route};
 use crate::offload::{self, Features};
-use crate::packet::MAX_PACKET;
+use crate::packet::{MAX_PACKET, VNET_LEN};
 use crate::pool::{Buf, Pool};
 
 /// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
@@ -46,8 +46,6 @@ pub const TURN_BYTES: usize = 1024 * 1024;
 pub const TURN_PACKETS: usize = 256;
 
 const PATH: &str = "/dev/net/tun";
-/// Size of `struct virtio_net_hdr` without `num_buffers`.
-const VNET_LEN: libc::c_int = 10;
 
 /// A TUN device. It goes when this is dropped, with its addresses and routes.
 ///
@@ -109,7 +107,7 @@ impl Tun {
             .map_err(|source| Error::from_errno(source, name, "open /dev/net/tun"))?;
         set_interface(file.as_fd(), request)
             .map_err(|source| Error::from_errno(source, name, "make the TUN device"))?;
-        set_number(file.as_fd(), libc::TUNSETVNETHDRSZ, VNET_LEN)
+        set_number(file.as_fd(), libc::TUNSETVNETHDRSZ, VNET_LEN as libc::c_int)
             .and_then(|()| set_number(file.as_fd(), libc::TUNSETVNETLE, 1))
             .map_err(|source| Error::Other { action: "set the TUN device's header", source })?;
         let features = probe(|offload| set_offload(file.as_fd(), offload))

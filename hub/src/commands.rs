@@ -1,13 +1,12 @@
 //! The commands that ask a running hub. IO: they speak to its control socket and print.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it asks the kernel for this machine's address")]
 
-use std::fmt;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use common::cli::{print, say};
 use common::control::{AskError, ask};
 use common::human::Span;
 use common::name::Name;
@@ -239,10 +238,5 @@ fn own_address(listening: SocketAddr) -> Option<IpAddr> {
 
 fn show<T: Serialize>(value: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError> {
     let text = if json { common::control::to_json(value) } else { text(value) };
-    common::cli::print(&text).map_err(AskError::Print)
-}
-
-fn say(text: &impl fmt::Display) {
-    // There is nobody else to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    print(&text).map_err(AskError::Print)
 }

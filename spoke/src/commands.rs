@@ -1,16 +1,14 @@
 //! The commands that ask a running spoke. IO: they speak to its control socket and print.
 
-use std::fmt;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use common::cli::print;
+use common::cli::{print, say};
 use common::control::{AskError, ask, to_json};
 use common::name::Name;
-use spoke::control::{MemberStatus, Page, Request, Status, before};
+use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::report;
 
 /// Where spokes keep their state unless `--state` says otherwise.
@@ -52,9 +50,6 @@ pub(crate) struct ResolveArgs {
     #[argh(switch)]
     json: bool,
 }
-
-/// Most members that the hub may tell.
-const MAX_MEMBERS: usize = 100_000;
 
 /// Runs a command; `state` is what was given before it.
 pub(crate) fn run(command: Command, state: Option<PathBuf>) -> ExitCode {
@@ -157,9 +152,4 @@ fn running(state: Option<PathBuf>) -> Result<Vec<(PathBuf, Status)>, AskError> {
         }
     }
     if found.is_empty() { Err(AskError::Nobody(shared)) } else { Ok(found) }
-}
-
-fn say(text: &impl fmt::Display) {
-    // There is nobody else to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// How long the hub may take to tell its members.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Most members that are taken from the hub, which may tell of them without end.
+pub const MAX_MEMBERS: usize = 100_000;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::*;
 use crate::netlink::tests::in_namespace;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const LARGEST: usize = VNET_LEN as usize + 65_575;
+const LARGEST: usize = VNET_LEN + 65_575;
 
 fn open(name: &str) -> Tun {
     Tun::open(name).unwrap_or_else(|error| panic!("this test needs a TUN device: {error}"))

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use log::{info, warn};
 
 use super::{Client, Error, Failures, HUBS, Phase};
-use crate::control::Asker;
+use crate::control::{Asker, MAX_MEMBERS};
 use crate::routes::{View, Way, Wishes};
 use crate::{grant, hosts, hubs};
 
@@ -21,8 +21,6 @@ const PIN_PAUSE: Duration = Duration::from_secs(10);
 const MAX_TOLD: usize = 50_000;
 /// Most prefixes about which the person is told.
 const MAX_EXPLAINED: usize = 1_000;
-/// Most members that the hub may tell.
-const MAX_MEMBERS: usize = 100_000;
 
 impl Client {
     pub(super) fn handle_control(&mut self, control: Control, now: Instant) -> Result<(), Error> {
