@@ -333,7 +333,9 @@ mod tests {
         let sender = std::thread::spawn(move || other.write_all(&vec![0; 16 << 20]));
         while reader.fill(&mut link) != Filled::Closed {}
         sender.join().unwrap().unwrap();
-        // A loopback path's round trip is far below a millisecond, but other tests are at work beside.
-        assert!(size(&link) <= most_received(Duration::from_millis(1)));
+        // Whether a read was ever full is the scheduler's affair, and on a busy machine even loopback may look long.
+        link.bound();
+        let round_trip = shortest_round_trip(link.stream.as_fd()).expect("the connection was opened");
+        assert!(size(&link) <= most_received(round_trip));
     }
 }
