@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use common::frame::{Control, Join};
 use common::inbox::Inbox;
-use common::link;
 use common::name::Name;
 use common::noise::PrivateKey;
 use common::packet::{self, VNET_LEN};
-use common::pool::Pool;
-use common::tunnel::{Event, Tunnel};
+use common::pool::{Buf, Pool};
+use common::tunnel::{Event, Tunnel, outbox};
 use hub::members::{Access, Members};
 use hub::subnets::Subnets;
 use hub::switch::{Lan, Switch};
@@ -33,7 +32,7 @@ struct World {
     pool: Pool,
     hub_inbox: Inbox,
     spoke_inbox: Inbox,
-    outbox: Vec<u8>,
+    outbox: Buf,
     dirty: Vec<usize>,
     now: Instant,
 }
@@ -86,7 +85,7 @@ impl World {
             pool,
             hub_inbox: Inbox::default(),
             spoke_inbox: Inbox::default(),
-            outbox: link::outbox(),
+            outbox: outbox(),
             dirty: Vec::new(),
             now,
         }
@@ -118,7 +117,9 @@ impl World {
                 self.hub_inbox.space()[..bytes.len()].copy_from_slice(bytes);
                 self.hub_inbox.filled(bytes.len());
                 tunnel.heard(now);
-                while self.switch.receive(spoke.session, &mut self.hub_inbox, now).is_some() {}
+                while let Some(packet) = self.switch.receive(spoke.session, &mut self.hub_inbox, now) {
+                    self.switch.pool().give(packet);
+                }
                 let (tunnel, pool) = self.switch.tunnel(spoke.session);
                 tunnel.park(&mut self.hub_inbox, pool);
             });
@@ -136,7 +137,10 @@ impl World {
                 while let Some(event) = spoke.tunnel.open(&mut self.spoke_inbox, &mut self.pool, now).unwrap()
                 {
                     match event {
-                        Event::Packet(_) => spoke.received += 1,
+                        Event::Packet(packet) => {
+                            spoke.received += 1;
+                            self.pool.give(packet);
+                        }
                         Event::Control(Control::Welcome(_) | Control::Routes { .. }) => {}
                         other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
                     }
@@ -156,12 +160,12 @@ impl World {
 fn transfer(
     tunnel: &mut Tunnel,
     pool: &mut Pool,
-    outbox: &mut Vec<u8>,
+    outbox: &mut Buf,
     now: Instant,
     mut carry: impl FnMut(&[u8], Instant),
 ) -> bool {
     outbox.clear();
-    outbox.extend_from_slice(tunnel.unsent());
+    outbox.append(tunnel.unsent());
     tunnel.sent(outbox.len(), pool, now);
     if outbox.is_empty() {
         tunnel.seal(outbox, pool, now).unwrap();

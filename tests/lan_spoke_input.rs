@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::frame::{Control, Welcome};
-use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, Role, hello};
+use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, MAX_RECORD, Role, hello};
+use common::pool::Buf;
 use common::state::random;
 use ipnetwork::IpNetwork;
 use nix::mount::{MsFlags, mount};
@@ -204,9 +205,9 @@ fn tell(listener: &TcpListener, controls: &[Control]) {
     handshake.read(&read_message(&mut stream)).unwrap();
     let (mut sealer, _) = handshake.finish().unwrap();
     for control in controls {
-        let mut record = vec![0; LENGTH_LEN];
-        control.encode(&mut record);
-        sealer.seal(&mut record, 0).unwrap();
+        let (mut frame, mut record) = (Vec::new(), Buf::with_capacity(LENGTH_LEN + MAX_RECORD));
+        control.encode(&mut frame);
+        sealer.seal(&frame, &mut record).unwrap();
         stream.write_all(&record).unwrap();
     }
     // The spoke may have more to say before it goes, or reset the connection.

@@ -2,37 +2,27 @@
 //!
 //! One inbox serves all links of a process, so that it stays in the cache. What a link leaves behind (a record
 //! or a frame that is not whole yet) is parked with its tunnel until the next read.
-//!
-//! ```text
-//!  0        plain.start      plain.end     cipher.start       cipher.end            len
-//!  │ consumed │ opened frames  │ gap          │ records, sealed    │ space for a read   │
-//! ```
-//! Opening a record moves its plaintext to `plain.end`, so that a frame which spans records lies in one piece.
-
-use std::ops::Range;
 
 use crate::frame;
-use crate::noise::{Failed, LENGTH_LEN, MAX_RECORD, Opener, TAG_LEN};
+use crate::noise::{Failed, LENGTH_LEN, MAX_RECORD, MAX_RECORD_PLAIN, Opener, TAG_LEN};
 use crate::pool::{Buf, Pool};
 
-/// Bytes that one read may bring: large enough to cost few system calls, small enough to stay in the cache.
+/// Most bytes that one read brings: large enough to cost few system calls, small enough to stay in the cache.
 pub const READ_BYTES: usize = 256 * 1024;
 
-/// A record and a frame, each one byte short of whole.
-const MAX_PARKED: usize = LENGTH_LEN + MAX_RECORD + frame::HEADER_LEN + frame::MAX_BODY;
-
-/// The shared receive buffer.
+/// The shared receive buffers.
 pub struct Inbox {
-    bytes: Box<[u8]>,
-    plain: Range<usize>,
-    cipher: Range<usize>,
+    /// Records, the last one perhaps not whole; during the handshake, messages in clear.
+    sealed: Buf,
+    /// Opened bytes, on which a frame begins.
+    opened: Buf,
 }
 
 /// What a link left behind in the inbox.
 pub struct Parked {
     bytes: Buf,
     /// How many of the bytes are opened already.
-    plain_len: usize,
+    opened_len: usize,
 }
 
 impl Parked {
@@ -40,9 +30,7 @@ impl Parked {
     pub(crate) fn into_bytes(self) -> Buf {
         self.bytes
     }
-}
 
-impl Parked {
     /// Moves the bytes to a buffer made to measure.
     pub fn fit(&mut self, pool: &mut Pool) {
         let fitting = Buf::fitting(&self.bytes);
@@ -57,95 +45,105 @@ impl Parked {
 
 impl Default for Inbox {
     fn default() -> Inbox {
-        Inbox { bytes: vec![0; MAX_PARKED + READ_BYTES].into(), plain: 0..0, cipher: 0..0 }
+        Inbox {
+            // A record one byte short of whole may wait in front of what is read.
+            sealed: Buf::with_capacity(LENGTH_LEN + MAX_RECORD + READ_BYTES),
+            // So may a frame's body in front of what is opened.
+            opened: Buf::with_capacity(frame::MAX_BODY + MAX_RECORD_PLAIN),
+        }
     }
 }
 
 impl Inbox {
     /// Empties the inbox and puts back what the link that is read next had left behind.
     pub fn unpark(&mut self, parked: Option<Parked>, pool: &mut Pool) {
-        self.plain = 0..0;
-        self.cipher = 0..0;
-        if let Some(Parked { bytes, plain_len }) = parked {
-            self.bytes[..bytes.len()].copy_from_slice(&bytes);
-            self.plain = 0..plain_len;
-            self.cipher = plain_len..bytes.len();
+        self.sealed.clear();
+        self.opened.clear();
+        if let Some(Parked { bytes, opened_len }) = parked {
+            let (opened, sealed) = bytes.split_at(opened_len);
+            self.opened.append(opened);
+            self.sealed.append(sealed);
             pool.give(bytes);
         }
     }
 
     /// Takes out what is left.
     pub fn park(&mut self, pool: &mut Pool) -> Option<Parked> {
-        let plain_len = self.plain.len();
-        let len = plain_len + self.cipher.len();
+        let opened_len = self.opened.len();
+        let len = opened_len + self.sealed.len();
         if len == 0 {
             return None;
         }
         let mut bytes = pool.take(len);
-        bytes[..plain_len].copy_from_slice(&self.bytes[self.plain.clone()]);
-        bytes[plain_len..].copy_from_slice(&self.bytes[self.cipher.clone()]);
-        Some(Parked { bytes, plain_len })
+        let (opened, sealed) = bytes.split_at_mut(opened_len);
+        opened.copy_from_slice(&self.opened);
+        sealed.copy_from_slice(&self.sealed);
+        Some(Parked { bytes, opened_len })
     }
 
-    /// Where the next read goes; at least [`READ_BYTES`] after `unpark`.
+    /// Where the next read goes: [`READ_BYTES`], after `unpark`.
     pub fn space(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.cipher.end..]
+        &mut self.sealed.spare()[..READ_BYTES]
     }
 
     /// Tells that the read brought `len` bytes.
     pub fn filled(&mut self, len: usize) {
-        debug_assert!(self.cipher.end + len <= self.bytes.len());
-        self.cipher.end += len;
+        self.sealed.set_len(self.sealed.len() + len);
     }
 
     /// What is not opened yet: during the handshake, the messages in clear.
     pub fn sealed(&self) -> &[u8] {
-        &self.bytes[self.cipher.clone()]
+        &self.sealed
     }
 
     /// Drops `len` bytes of what is not opened yet.
     pub fn consume_sealed(&mut self, len: usize) {
-        debug_assert!(len <= self.cipher.len());
-        self.cipher.start += len;
+        self.sealed.advance(len);
+    }
+
+    /// What is opened and not taken yet.
+    pub fn opened(&self) -> &[u8] {
+        &self.opened
+    }
+
+    /// Drops `len` bytes of what is opened.
+    pub fn consume_opened(&mut self, len: usize) {
+        self.opened.advance(len);
     }
 
     /// Opens the next record; `false` asks for more bytes.
     pub fn open_record(&mut self, opener: &mut Opener) -> Result<bool, Failed> {
-        let sealed = self.sealed();
-        let Some(&prefix) = sealed.first_chunk::<LENGTH_LEN>() else { return Ok(false) };
-        let len = usize::from(u16::from_be_bytes(prefix));
-        if len < TAG_LEN {
-            return Err(Failed);
-        }
-        if sealed.len() < LENGTH_LEN + len {
-            return Ok(false);
-        }
-        let body = self.cipher.start + LENGTH_LEN;
-        if self.plain.is_empty() {
-            self.plain = body..body;
-        }
-        let window = &mut self.bytes[self.plain.end..body + len];
-        let opened = opener.open(window, body - self.plain.end)?;
-        self.plain.end += opened;
-        self.cipher.start = body + len;
+        let Some(len) = self.next_record()? else { return Ok(false) };
+        self.opened.compact();
+        opener.open(&self.sealed[LENGTH_LEN..][..len], &mut self.opened.spare()[..len - TAG_LEN])?;
+        self.opened.set_len(self.opened.len() + len - TAG_LEN);
+        self.sealed.advance(LENGTH_LEN + len);
         Ok(true)
     }
 
-    /// What is opened and not consumed yet.
-    pub fn opened(&self) -> &[u8] {
-        &self.bytes[self.plain.clone()]
+    /// Takes the next `len` opened bytes, up to [`frame::MAX_BODY`], and opens the records that hold them; `None`
+    /// asks for more bytes. A record that holds just them is opened straight into the buffer that is returned.
+    pub fn take(&mut self, len: usize, opener: &mut Opener, pool: &mut Pool) -> Result<Option<Buf>, Failed> {
+        while self.opened.len() < len {
+            if self.opened.is_empty() && self.next_record()? == Some(len + TAG_LEN) {
+                let mut taken = pool.take(len);
+                opener.open(&self.sealed[LENGTH_LEN..][..len + TAG_LEN], &mut taken)?;
+                self.sealed.advance(LENGTH_LEN + len + TAG_LEN);
+                return Ok(Some(taken));
+            }
+            if !self.open_record(opener)? {
+                return Ok(None);
+            }
+        }
+        let taken = pool.copy(&self.opened[..len]);
+        self.opened.advance(len);
+        Ok(Some(taken))
     }
 
-    /// Consumes `len` opened bytes and returns where they lie, until the next `open_record` or `unpark`.
-    pub fn consume_opened(&mut self, len: usize) -> Range<usize> {
-        let start = self.plain.start;
-        debug_assert!(len <= self.plain.len());
-        self.plain.start += len;
-        start..start + len
-    }
-
-    /// The bytes of a range that `consume_opened` returned.
-    pub fn bytes(&mut self, range: Range<usize>) -> &mut [u8] {
-        &mut self.bytes[range]
+    /// The length of the next record's body, if all of it is there.
+    fn next_record(&self) -> Result<Option<usize>, Failed> {
+        let Some((&prefix, behind)) = self.sealed.split_first_chunk::<LENGTH_LEN>() else { return Ok(None) };
+        let len = usize::from(u16::from_be_bytes(prefix));
+        if len < TAG_LEN { Err(Failed) } else { Ok((len <= behind.len()).then_some(len)) }
     }
 }

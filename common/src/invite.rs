@@ -30,7 +30,7 @@ impl std::error::Error for BadSecret {}
 impl Secret {
     /// What the hub keeps of it.
     pub fn hash(&self) -> SecretHash {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &self.0);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.0);
         let mut hash = [0; 32];
         hash.copy_from_slice(digest.as_ref());
         SecretHash(hash)

@@ -14,8 +14,7 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::SockRef;
 
 use crate::inbox::Inbox;
-use crate::pace::MAX_BURST;
-use crate::pool::Pool;
+use crate::pool::{Buf, Pool};
 use crate::tun::{set_socket_option, shortest_round_trip};
 use crate::tunnel::{DEAD_AFTER, Error, Tunnel};
 
@@ -161,11 +160,11 @@ impl Link {
         }
     }
 
-    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox` is a scratch buffer.
+    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox`: of [`outbox`](crate::tunnel::outbox).
     pub fn flush(
         &mut self,
         tunnel: &mut Tunnel,
-        outbox: &mut Vec<u8>,
+        outbox: &mut Buf,
         pool: &mut Pool,
         now: Instant,
     ) -> Result<Flushed, Broken> {
@@ -238,11 +237,6 @@ fn set_longest_retry(stream: &TcpStream) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         outcome => outcome,
     }
-}
-
-/// A scratch buffer for `flush`, large enough never to grow.
-pub fn outbox() -> Vec<u8> {
-    Vec::with_capacity(MAX_BURST + 2 * (crate::noise::MAX_RECORD + crate::noise::LENGTH_LEN))
 }
 
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! Keys, the clear hello, the Noise handshake, and records. Pure: ephemeral randomness is handed in.
 //!
-//! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to `ring` directly, as
-//! records are sealed and opened in place in the buffers of the tunnel; on the wire they are Noise
-//! transport messages (Noise specification, revision 34, sections 5.2 and 12.2).
+//! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to `aws-lc-rs` directly: it
+//! seals and opens a record from one buffer into another, so that the bytes of a packet need not be copied
+//! as well; on the wire they are Noise transport messages (Noise specification, revision 34, sections 5.2
+//! and 12.2).
 
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use snow::params::{CipherChoice, DHChoice, HashChoice};
-use snow::resolvers::{BoxedCryptoResolver, CryptoResolver, DefaultResolver, FallbackResolver, RingResolver};
+use snow::resolvers::{BoxedCryptoResolver, CryptoResolver, DefaultResolver, FallbackResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
+
+use crate::pool::Buf;
 
 /// Version of the wire protocol.
 pub const VERSION: u8 = 1;
@@ -293,7 +296,7 @@ impl Handshake {
     }
 }
 
-/// ring's primitives, snow's X25519, and one ephemeral key that was handed in.
+/// snow's own primitives, and one ephemeral key that was handed in.
 fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
     struct Once([u8; 32]);
     struct OnceRandom(Option<[u8; 32]>);
@@ -319,8 +322,7 @@ fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
             None
         }
     }
-    let primitives = FallbackResolver::new(Box::new(RingResolver), Box::new(DefaultResolver));
-    Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(primitives)))
+    Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(DefaultResolver)))
 }
 
 /// One direction's key and the number of its next record.
@@ -349,20 +351,21 @@ impl Direction {
 pub struct Sealer(Direction);
 
 impl Sealer {
-    /// Seals `record[start + 2..]` in place as one record that begins at `start`: fills in the two bytes of
-    /// length and appends the tag. The plaintext is at most [`MAX_RECORD_PLAIN`] bytes.
-    pub fn seal(&mut self, record: &mut Vec<u8>, start: usize) -> Result<(), Failed> {
-        let plain = start + LENGTH_LEN;
-        let len = record.len().checked_sub(plain).ok_or(Failed)? + TAG_LEN;
-        let prefix = u16::try_from(len).map_err(|_| Failed)?;
-        record[start..plain].copy_from_slice(&prefix.to_be_bytes());
+    /// Appends `plain`, at most [`MAX_RECORD_PLAIN`] bytes, to `records` as one record.
+    ///
+    /// # Panics
+    ///
+    /// If the capacity of `records` does not hold it.
+    pub fn seal(&mut self, plain: &[u8], records: &mut Buf) -> Result<(), Failed> {
+        let len = u16::try_from(plain.len() + TAG_LEN).map_err(|_| Failed)?;
         let nonce = self.0.nonce()?;
-        let tag = self
-            .0
+        records.append(&len.to_be_bytes());
+        let (sealed, tag) = records.spare()[..usize::from(len)].split_at_mut(plain.len());
+        self.0
             .key
-            .seal_in_place_separate_tag(nonce, Aad::empty(), &mut record[plain..])
+            .seal_out_of_place_scatter(nonce, Aad::empty(), plain, sealed, &[], tag)
             .map_err(|_| Failed)?;
-        record.extend_from_slice(tag.as_ref());
+        records.set_len(records.len() + usize::from(len));
         Ok(())
     }
 }
@@ -371,11 +374,12 @@ impl Sealer {
 pub struct Opener(Direction);
 
 impl Opener {
-    /// Opens the record body `bytes[at..]` and leaves the plaintext at the front of `bytes`; returns its length.
-    pub fn open(&mut self, bytes: &mut [u8], at: usize) -> Result<usize, Failed> {
+    /// Opens a record's body into `plain`, which is shorter by the tag. Where that fails, nothing that is in
+    /// `plain` may be used.
+    pub fn open(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), Failed> {
         let nonce = self.0.nonce()?;
-        let plain = self.0.key.open_within(nonce, Aad::empty(), bytes, at..).map_err(|_| Failed)?;
-        Ok(plain.len())
+        let (sealed, tag) = body.split_last_chunk::<TAG_LEN>().ok_or(Failed)?;
+        self.0.key.open_separate_gather(nonce, Aad::empty(), sealed, tag, plain).map_err(|_| Failed)
     }
 }
 
@@ -424,6 +428,18 @@ mod tests {
         assert!(!format!("{:?}", key(9)).contains(&key(9).to_base64()));
     }
 
+    fn sealed(sealer: &mut Sealer, plain: &[u8]) -> Buf {
+        let mut record = Buf::with_capacity(LENGTH_LEN + MAX_RECORD);
+        sealer.seal(plain, &mut record).unwrap();
+        record
+    }
+
+    fn opened(opener: &mut Opener, body: &[u8]) -> Result<Vec<u8>, Failed> {
+        let mut plain = vec![0; body.len() - TAG_LEN];
+        opener.open(body, &mut plain)?;
+        Ok(plain)
+    }
+
     #[test]
     fn records_agree_with_snows_own_transport() {
         let (mut spoke, mut hub) = pair();
@@ -432,39 +448,34 @@ mod tests {
         carry(&mut spoke, &mut hub, b"");
         let mut snow = spoke.state.into_transport_mode().unwrap();
         let (mut sealer, mut opener) = hub.finish().unwrap();
-        for text in [&b"first"[..], b"", b"third"] {
-            let mut message = [0; 100];
+        let longest: Vec<u8> = (0..MAX_RECORD_PLAIN).map(|i| i as u8).collect();
+        let mut message = [0; MAX_RECORD];
+        for text in [&b"first"[..], b"", b"third", &longest] {
             let len = snow.write_message(text, &mut message).unwrap();
-            let plain = opener.open(&mut message[..len], 0).unwrap();
-            assert_eq!(&message[..plain], text);
+            assert_eq!(opened(&mut opener, &message[..len]).as_deref(), Ok(text));
 
-            let mut record = [&[0; LENGTH_LEN], text].concat();
-            sealer.seal(&mut record, 0).unwrap();
-            let len = snow.read_message(&record[LENGTH_LEN..], &mut message).unwrap();
+            let record = sealed(&mut sealer, text);
+            let (len, body) = record.split_first_chunk().unwrap();
+            assert_eq!(usize::from(u16::from_be_bytes(*len)), body.len());
+            let len = snow.read_message(body, &mut message).unwrap();
             assert_eq!(&message[..len], text);
         }
+        let mut record = Buf::with_capacity(2 * MAX_RECORD);
+        assert_eq!(sealer.seal(&[&longest[..], b"1"].concat(), &mut record), Err(Failed), "too long");
+        assert!(record.is_empty());
     }
 
     #[test]
     fn opens_in_order_and_only_once_and_only_the_other_ends() {
         let ((mut seal, mut own), (_, mut open)) = transport();
-        let mut first = vec![0; 2];
-        first.extend_from_slice(b"one");
-        seal.seal(&mut first, 0).unwrap();
-        let mut second = vec![0; 2];
-        second.extend_from_slice(b"two");
-        seal.seal(&mut second, 0).unwrap();
-
-        assert_eq!(own.open(&mut first.clone(), 2), Err(Failed), "reflected");
-        assert_eq!(open.open(&mut first.clone(), 2), Ok(3));
-        assert_eq!(open.open(&mut first.clone(), 2), Err(Failed), "replayed");
+        let records = [sealed(&mut seal, b"one"), sealed(&mut seal, b"two")];
+        let body = |at: usize| &records[at][LENGTH_LEN..];
+        assert_eq!(opened(&mut own, body(0)), Err(Failed), "reflected");
+        assert_eq!(opened(&mut open, body(0)).as_deref(), Ok(&b"one"[..]));
+        assert_eq!(opened(&mut open, body(0)), Err(Failed), "replayed");
         let ((mut seal, _), (_, mut open)) = transport();
-        let mut records = [vec![0; 2], vec![0; 2]];
-        for record in &mut records {
-            record.push(7);
-            seal.seal(record, 0).unwrap();
-        }
-        assert_eq!(open.open(&mut records[1].clone(), 2), Err(Failed), "reordered");
+        let records = [sealed(&mut seal, &[7]), sealed(&mut seal, &[7])];
+        assert_eq!(opened(&mut open, &records[1][LENGTH_LEN..]), Err(Failed), "reordered");
     }
 
     #[test]

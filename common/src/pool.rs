@@ -42,9 +42,29 @@ impl Buf {
         Buf { bytes: bytes.into(), start: 0, end }
     }
 
+    /// An empty buffer of `capacity` bytes; a pool does not keep it.
+    pub fn with_capacity(capacity: usize) -> Buf {
+        Buf { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Panics
+    ///
+    /// If the capacity does not hold them.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.spare()[..bytes.len()].copy_from_slice(bytes);
+        self.set_len(self.len() + bytes.len());
+    }
+
     /// What this buffer costs: its capacity in bytes, in use or not.
     pub fn truesize(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Uses no bytes: all of the capacity is spare.
+    pub fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
     }
 
     /// Cuts `n` bytes off the front; all of them where there are fewer.

@@ -7,16 +7,15 @@
 //! A packet stays plaintext in the queue until the socket will take it: once it is sealed its place in the
 //! order of nonces is fixed, and it can be neither dropped nor overtaken.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::frame::{self, BadFrame, Control, Farewell, Join, Refusal, Welcome};
 use crate::inbox::{Inbox, Parked};
 use crate::noise::{
-    FIRST_LEN, Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, PrivateKey, PublicKey, Role,
-    SECOND_LEN, Sealer, Stranger, check_hello, hello,
+    FIRST_LEN, Failed, HELLO_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, MAX_RECORD, Opener, PrivateKey,
+    PublicKey, Role, SECOND_LEN, Sealer, Stranger, check_hello, hello,
 };
-use crate::pace::Pace;
+use crate::pace::{MAX_BURST, Pace};
 use crate::pool::{Buf, Pool};
 use crate::queue::Queue;
 
@@ -30,6 +29,10 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
 /// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
 const MAX_CONTROL: usize = 256 * 1024;
+
+/// From this length on, in bytes, the rest of a packet is sealed straight from its buffer, as a record of its own:
+/// gathered with others it would be copied once more, by either end.
+const STRAIGHT: usize = 8 * 1024;
 
 /// What went wrong with a tunnel: its link closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +88,7 @@ impl From<BadFrame> for Error {
 }
 
 /// What came out of a tunnel.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Event {
     /// To the hub: the spoke with this key asks to join; answer with `welcome` or `refuse`.
     Join {
@@ -94,8 +97,8 @@ pub enum Event {
         /// What it asks for, unless that cannot be read.
         join: Result<Join, BadFrame>,
     },
-    /// A packet, virtio-net header and IP, not validated yet: where it lies in the inbox.
-    Packet(Range<usize>),
+    /// A packet, virtio-net header and IP, not validated yet.
+    Packet(Buf),
     /// Anything else but pings, which the tunnel answers itself.
     Control(Control),
 }
@@ -149,6 +152,8 @@ pub struct Tunnel {
     transport: Option<Transport>,
     /// Received, but not a whole record or frame yet.
     parked: Option<Parked>,
+    /// The frame of which the header is received, but not the whole body.
+    frame: Option<frame::Header>,
     /// Packets that wait.
     queue: Queue,
     /// Control frames that wait; they go ahead of packets.
@@ -200,6 +205,7 @@ impl Tunnel {
             state,
             transport: None,
             parked: None,
+            frame: None,
             queue: Queue::new(QUEUE_BYTES),
             control: Vec::new(),
             begun: None,
@@ -289,38 +295,36 @@ impl Tunnel {
                     Step::Join { key, join } => return Ok(Some(Event::Join { key, join })),
                 }
             }
-            let Some(header) = frame::Header::decode(inbox.opened())? else {
-                if !self.open_record(inbox)? {
-                    return Ok(None);
-                }
-                continue;
+            let opener = &mut self.transport.as_mut().ok_or(Error::Record)?.opener;
+            let header = match self.frame {
+                Some(header) => header,
+                None => match frame::Header::decode(inbox.opened())? {
+                    Some(header) => {
+                        inbox.consume_opened(frame::HEADER_LEN);
+                        header
+                    }
+                    None if inbox.open_record(opener)? => continue,
+                    None => return Ok(None),
+                },
             };
-            if inbox.opened().len() < frame::HEADER_LEN + header.len {
-                if !self.open_record(inbox)? {
-                    return Ok(None);
-                }
-                continue;
+            self.frame = Some(header);
+            if header.is_packet() && !matches!(self.state, State::Open) {
+                return Err(Error::Frame);
             }
-            inbox.consume_opened(frame::HEADER_LEN);
+            let Some(body) = inbox.take(header.len, opener, pool)? else { return Ok(None) };
+            self.frame = None;
             if header.is_packet() {
-                if !self.is_open() {
-                    return Err(Error::Frame);
-                }
                 self.received.add(header.len);
-                return Ok(Some(Event::Packet(inbox.consume_opened(header.len))));
+                return Ok(Some(Event::Packet(body)));
             }
-            let body = inbox.consume_opened(header.len);
-            if let Some(control) = Control::decode(header, inbox.bytes(body))?
+            let control = Control::decode(header, &body);
+            pool.give(body);
+            if let Some(control) = control?
                 && let Some(control) = self.handle_control(control, now)?
             {
                 return Ok(Some(Event::Control(control)));
             }
         }
-    }
-
-    fn open_record(&mut self, inbox: &mut Inbox) -> Result<bool, Error> {
-        let transport = self.transport.as_mut().ok_or(Error::Record)?;
-        Ok(inbox.open_record(&mut transport.opener)?)
     }
 
     /// Acts on what concerns the tunnel itself, and passes on what the other end may say at this time.
@@ -509,43 +513,48 @@ impl Tunnel {
     }
 
     /// Seals what may go out in one write, appending records to `outbox`.
-    pub fn seal(&mut self, outbox: &mut Vec<u8>, pool: &mut Pool, now: Instant) -> Result<(), Error> {
-        let Some(transport) = &mut self.transport else { return Ok(()) };
+    pub fn seal(&mut self, outbox: &mut Buf, pool: &mut Pool, now: Instant) -> Result<(), Error> {
+        let Some(Transport { sealer, .. }) = &mut self.transport else { return Ok(()) };
         let (burst, record) = (self.pace.burst(), self.pace.record());
+        let mut small = pool.take(record);
         while outbox.len() < burst {
-            let start = outbox.len();
-            outbox.extend_from_slice(&[0; LENGTH_LEN]);
-            let end = start + LENGTH_LEN + record;
-            while outbox.len() < end {
-                let room = end - outbox.len();
-                if let Some(mut packet) = self.begun.take() {
+            if let Some(packet) = self.begun.take_if(|packet| packet.len() >= STRAIGHT) {
+                let len = packet.len().min(record);
+                sealer.seal(&packet[..len], outbox)?;
+                self.begun = rest(packet, len, pool);
+                continue;
+            }
+            small.clear();
+            while small.len() < record {
+                let room = record - small.len();
+                if let Some(packet) = self.begun.take() {
                     let len = packet.len().min(room);
-                    outbox.extend_from_slice(&packet[..len]);
-                    packet.advance(len);
-                    if packet.is_empty() {
-                        pool.give(packet);
-                    } else {
-                        self.begun = Some(packet);
-                    }
+                    small.append(&packet[..len]);
+                    self.begun = rest(packet, len, pool);
                 } else if !self.control.is_empty() {
                     let len = self.control.len().min(room);
-                    outbox.extend(self.control.drain(..len));
+                    small.append(&self.control[..len]);
+                    self.control.drain(..len);
                 } else if room < frame::HEADER_LEN {
                     break;
                 } else if let Some(packet) = self.queue.pop(now, self.pace.packet(), pool) {
                     self.sent.add(packet.len());
-                    outbox.extend_from_slice(&frame::Header::packet(packet.len()));
+                    small.append(&frame::Header::packet(packet.len()));
+                    let is_large = packet.len() >= STRAIGHT;
                     self.begun = Some(packet);
+                    if is_large {
+                        break;
+                    }
                 } else {
                     break;
                 }
             }
-            if outbox.len() == start + LENGTH_LEN {
-                outbox.truncate(start);
+            if small.is_empty() {
                 break;
             }
-            transport.sealer.seal(outbox, start)?;
+            sealer.seal(&small, outbox)?;
         }
+        pool.give(small);
         if self.control.is_empty() {
             self.control = Vec::new();
         }
@@ -601,6 +610,22 @@ impl Tunnel {
         }
         self.state = State::Closing;
     }
+}
+
+/// A buffer for [`Tunnel::seal`], empty.
+pub fn outbox() -> Buf {
+    // The last record may begin one byte short of a whole burst.
+    Buf::with_capacity(MAX_BURST + LENGTH_LEN + MAX_RECORD)
+}
+
+/// What is left of a packet behind its first `len` bytes.
+fn rest(mut packet: Buf, len: usize, pool: &mut Pool) -> Option<Buf> {
+    packet.advance(len);
+    if packet.is_empty() {
+        pool.give(packet);
+        return None;
+    }
+    Some(packet)
 }
 
 /// What a handshake message led to.

@@ -13,9 +13,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::control::{self as socket, Control};
 use common::inbox::Inbox;
-use common::link::{self, Filled, Flushed, Link};
+use common::link::{Filled, Flushed, Link};
+use common::pool::Buf;
 use common::state::{self, State};
 use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
+use common::tunnel::outbox;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::{TcpListener, UnixStream};
@@ -141,7 +143,7 @@ pub struct Server {
     accept_told_at: Option<Instant>,
     save_again_at: Option<Instant>,
     inbox: Inbox,
-    outbox: Vec<u8>,
+    outbox: Buf,
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
     dirty: Vec<usize>,
@@ -193,7 +195,7 @@ impl Server {
             accept_told_at: None,
             save_again_at: None,
             inbox: Inbox::default(),
-            outbox: link::outbox(),
+            outbox: outbox(),
             cut: Vec::new(),
             dirty: Vec::new(),
         };
@@ -392,10 +394,8 @@ impl Server {
             }
             let Some(packet) = self.tun.receive(self.switch.pool()) else { return };
             bytes += packet.len();
-            if let Some(answer) = self.switch.send(packet, now)
-                && self.tun.write(&answer).is_err()
-            {
-                self.switch.count_device_drop();
+            if let Some(answer) = self.switch.send(packet, now) {
+                self.deliver(answer);
             }
         }
         self.ready.push(TUN);
@@ -409,9 +409,7 @@ impl Server {
         let (tunnel, pool) = self.switch.tunnel(session);
         let filled = link.fill(tunnel, &mut self.inbox, pool, now);
         while let Some(packet) = self.switch.receive(session, &mut self.inbox, now) {
-            if self.tun.deliver(packet, &mut self.cut).is_err() {
-                self.switch.count_device_drop();
-            }
+            self.deliver(packet);
         }
         let (tunnel, pool) = self.switch.tunnel(session);
         tunnel.park(&mut self.inbox, pool);
@@ -421,6 +419,14 @@ impl Server {
             Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
             Err(error) => self.switch.end(session, error.to_string()),
         }
+    }
+
+    /// Gives a packet to the hub's own kernel.
+    fn deliver(&mut self, mut packet: Buf) {
+        if self.tun.deliver(&mut packet, &mut self.cut).is_err() {
+            self.switch.count_device_drop();
+        }
+        self.switch.pool().give(packet);
     }
 
     fn handle_writable(&mut self, session: usize) {

@@ -66,14 +66,6 @@ pub enum RouteChange {
     Removed(IpNetwork),
 }
 
-/// What a received packet means for the hub's own kernel.
-enum Outcome {
-    /// Nothing.
-    Done,
-    /// It is for it, or for it too.
-    Tun,
-}
-
 /// Why a session ends.
 #[derive(Debug)]
 enum End {
@@ -112,13 +104,9 @@ struct Session {
     /// Whether a log line tells that it is on the LAN.
     told: bool,
     dispute: Option<Box<Dispute>>,
-    drops: Drops,
+    port: Port,
     /// The largest packet that it takes.
     mtu: usize,
-    /// What it may still send to everyone.
-    flood: Bucket,
-    /// The ICMP answers that it may still get.
-    answers: Bucket,
     /// Networks behind it that it offers, those included that are not taken for now.
     offered: Vec<IpNetwork>,
     /// Whether it is told of changes in the list of members.
@@ -126,6 +114,22 @@ struct Session {
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
     dirty: bool,
+}
+
+/// Where packets come in: a member's tunnel, or the hub's own kernel.
+struct Port {
+    /// Its packets that were not delivered.
+    drops: Drops,
+    /// What it may still send to everyone.
+    flood: Bucket,
+    /// The ICMP answers that it may still get.
+    answers: Bucket,
+}
+
+impl Default for Port {
+    fn default() -> Port {
+        Port { drops: Drops::default(), flood: FLOOD, answers: ANSWERS }
+    }
 }
 
 /// The switch.
@@ -149,10 +153,8 @@ pub struct Switch {
     /// Sessions that may have something to write.
     dirty: Vec<usize>,
     ended: Vec<usize>,
-    /// Drops of packets that no session can be blamed for: those from the hub's own kernel.
-    drops: Drops,
-    flood: Bucket,
-    answers: Bucket,
+    /// The hub's own kernel.
+    port: Port,
     /// When those who watch the list of members are told that it changed.
     nudge_at: Option<Instant>,
     nudged_at: Option<Instant>,
@@ -205,11 +207,9 @@ impl Switch {
             flow_seed,
             dirty: Vec::new(),
             ended: Vec::new(),
-            drops: Drops::default(),
+            port: Port::default(),
             damper: Damper::default(),
             member_damper: Damper::default(),
-            flood: FLOOD,
-            answers: ANSWERS,
             nudge_at: None,
             nudged_at: None,
             scratch: Vec::new(),
@@ -254,10 +254,8 @@ impl Switch {
             joined_at: None,
             told: false,
             dispute: None,
-            drops: Drops::default(),
+            port: Port::default(),
             mtu: self.lan.mtu as usize,
-            flood: FLOOD,
-            answers: ANSWERS,
             offered: Vec::new(),
             watches: false,
             end: None,

@@ -19,16 +19,16 @@ use common::frame::{Farewell, Join, Peer, Refusal};
 use common::icmp;
 use common::inbox::Inbox;
 use common::invite::Secret;
-use common::link::{self, Broken, Filled, Flushed, Link};
+use common::link::{Broken, Filled, Flushed, Link};
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
 use common::packet::{self, VNET_LEN};
-use common::pool::Pool;
+use common::pool::{Buf, Pool};
 use common::state::{self, KeptFile, State};
 use common::text::Printable;
 use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
-use common::tunnel::{self, Event, Tunnel};
+use common::tunnel::{self, Event, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 use log::{info, log_enabled, trace, warn};
 use mio::net::UnixStream;
@@ -218,7 +218,7 @@ pub struct Client {
     pool: Pool,
     flow_seed: u64,
     inbox: Inbox,
-    outbox: Vec<u8>,
+    outbox: Buf,
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
     hosts: Option<KeptFile>,
@@ -274,7 +274,7 @@ impl Client {
             drops: Drops::default(),
             pool: Pool::new(SPARE_BYTES),
             inbox: Inbox::default(),
-            outbox: link::outbox(),
+            outbox: outbox(),
             waker,
             signals: UnixStream::from_std(signals),
             ready: Vec::new(),
@@ -503,7 +503,7 @@ impl Client {
     }
 
     /// Queues a packet from the kernel for the hub.
-    fn send(&mut self, packet: common::pool::Buf, now: Instant) {
+    fn send(&mut self, packet: Buf, now: Instant) {
         let header = packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse);
         let verdict = match (&header, &mut self.phase) {
             (&Err(reason), _) => Err(reason),
@@ -535,10 +535,11 @@ impl Client {
         loop {
             let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
             match linked.tunnel.open(&mut self.inbox, &mut self.pool, now) {
-                Ok(Some(Event::Packet(range))) => {
-                    if let Err(reason) = deliver(&self.tun, self.inbox.bytes(range), &mut self.cut) {
+                Ok(Some(Event::Packet(mut packet))) => {
+                    if let Err(reason) = deliver(&self.tun, &mut packet, &mut self.cut) {
                         self.drops.add(reason);
                     }
+                    self.pool.give(packet);
                 }
                 Ok(Some(Event::Control(control))) => self.handle_control(control, now)?,
                 // Only a hub is asked to let someone join.

@@ -15,7 +15,7 @@ use common::noise::{PrivateKey, check_hello};
 use common::offload::{self, Features};
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::pool::Pool;
-use common::tunnel::{Error, Event, QUEUE_BYTES, Tunnel};
+use common::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
 use hub::members::{Access, Admission, Members};
 use hub::subnets::Subnets;
 
@@ -100,7 +100,10 @@ impl End {
     fn open(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(event) = self.tunnel.open(&mut self.inbox, &mut self.pool, now)? {
             match event {
-                Event::Packet(range) => self.packets.push(self.inbox.bytes(range).to_vec()),
+                Event::Packet(packet) => {
+                    self.packets.push(packet.to_vec());
+                    self.pool.give(packet);
+                }
                 Event::Join { .. } => {
                     self.is_told = true;
                     let name = Name::nearest("fuzz");
@@ -117,12 +120,11 @@ impl End {
     /// Writes up to `most` bytes of what there is.
     fn write(&mut self, most: usize, now: Instant) -> Vec<u8> {
         if self.tunnel.unsent().is_empty() {
-            let mut outbox = Vec::new();
+            let mut outbox = outbox();
             self.tunnel.seal(&mut outbox, &mut self.pool, now).expect("there are nonces enough");
             let len = outbox.len().min(most);
             self.tunnel.wrote(&outbox, len, &mut self.pool, now);
-            outbox.truncate(len);
-            outbox
+            outbox[..len].to_vec()
         } else {
             let bytes = self.tunnel.unsent();
             let bytes = bytes[..bytes.len().min(most)].to_vec();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ring::digest::{self, Digest, SHA256};
+use aws_lc_rs::digest::{self, Digest, SHA256};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Context, Failure, Host, Result};

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use common::frame::{Control, HEADER_LEN, Header, Join};
 use common::name::Name;
-use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, Opener, PrivateKey, Role, Sealer, hello};
+use common::noise::{
+    HELLO_LEN, Handshake, LENGTH_LEN, MAX_RECORD, Opener, PrivateKey, Role, Sealer, TAG_LEN, hello,
+};
 use common::offload::Vnet;
 use common::packet::VNET_LEN;
+use common::pool::Buf;
 use common::state;
 
 use super::{Context, Failure, Host, Result};
@@ -110,10 +113,9 @@ impl Wire {
 impl Joined {
     /// One sealed record of these bytes.
     pub(crate) fn record(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
-        let mut record = vec![0; LENGTH_LEN];
-        record.extend_from_slice(plain);
-        self.sealer.seal(&mut record, 0).map_err(|_| Failure::new("the record is too long"))?;
-        Ok(record)
+        let mut record = Buf::with_capacity(LENGTH_LEN + MAX_RECORD);
+        self.sealer.seal(plain, &mut record).map_err(|_| Failure::new("the record is too long"))?;
+        Ok(record.to_vec())
     }
 
     /// Seals and sends a record.
@@ -166,12 +168,12 @@ impl Joined {
                     return Ok(control);
                 }
             }
-            let mut message = self.wire.read_message()?;
-            let length = self
-                .opener
-                .open(&mut message, 0)
+            let message = self.wire.read_message()?;
+            let mut plain = vec![0; message.len().saturating_sub(TAG_LEN)];
+            self.opener
+                .open(&message, &mut plain)
                 .map_err(|_| Failure::new("the hub's record was refused"))?;
-            self.opened.extend_from_slice(&message[..length]);
+            self.opened.extend_from_slice(&plain);
         }
     }
 

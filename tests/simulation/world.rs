@@ -9,8 +9,8 @@ use common::inbox::Inbox;
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
-use common::pool::Pool;
-use common::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel};
+use common::pool::{Buf, Pool};
+use common::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel, outbox};
 use hub::members::{Access, Members};
 use hub::subnets::Subnets;
 use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
@@ -67,7 +67,7 @@ pub(crate) struct World {
     by_session: HashMap<usize, usize>,
     hub_inbox: Inbox,
     spoke_inbox: Inbox,
-    outbox: Vec<u8>,
+    outbox: Buf,
     pool: Pool,
     /// Who held which address after the last turn.
     pub(crate) holders: HashMap<IpAddr, PublicKey>,
@@ -109,7 +109,7 @@ impl World {
             by_session: HashMap::new(),
             hub_inbox: Inbox::default(),
             spoke_inbox: Inbox::default(),
-            outbox: Vec::new(),
+            outbox: outbox(),
             pool: Pool::new(8 * 1024 * 1024),
             holders: HashMap::new(),
         }
@@ -254,7 +254,8 @@ impl World {
                 tunnel.heard(self.now);
             }
             while let Some(packet) = self.switch.receive(session, &mut self.hub_inbox, self.now) {
-                self.book.arrive(packet, HUB, &[HUB_V4, HUB_V6]);
+                self.book.arrive(&packet, HUB, &[HUB_V4, HUB_V6]);
+                self.switch.pool().give(packet);
             }
             let (tunnel, pool) = self.switch.tunnel(session);
             tunnel.park(&mut self.hub_inbox, pool);
@@ -333,10 +334,10 @@ impl World {
         let Some(link) = &mut self.spokes[spoke].link else { return Ok(true) };
         while let Some(event) = link.tunnel.open(&mut self.spoke_inbox, &mut self.pool, self.now)? {
             match event {
-                Event::Packet(range) => {
-                    let packet = self.spoke_inbox.bytes(range);
-                    offload::check(packet).expect("the hub lets no other packet through");
-                    self.book.arrive(packet, Some(spoke), &link.addresses);
+                Event::Packet(mut packet) => {
+                    offload::check(&mut packet).expect("the hub lets no other packet through");
+                    self.book.arrive(&packet, Some(spoke), &link.addresses);
+                    self.pool.give(packet);
                 }
                 Event::Control(Control::Welcome(welcome)) => {
                     link.addresses = welcome.addresses.iter().map(|address| address.ip()).collect();
@@ -466,7 +467,7 @@ fn chunk(rng: &mut Rng, most: usize) -> usize {
 fn flush(
     tunnel: &mut Tunnel,
     pipe: &mut Pipe,
-    outbox: &mut Vec<u8>,
+    outbox: &mut Buf,
     pool: &mut Pool,
     now: Instant,
 ) -> Result<bool, Error> {

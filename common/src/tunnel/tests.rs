@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{HEADER_LEN, MAX_BODY};
+use crate::inbox::READ_BYTES;
 use crate::name::Name;
 use crate::noise::{MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
 use crate::offload::testing::Shape;
@@ -60,7 +61,7 @@ impl End {
 
     /// Reads `bytes` off the socket, at most `chunk` of them at once.
     fn read(&mut self, bytes: &[u8], chunk: usize, now: Instant) -> Result<(), Error> {
-        for chunk in bytes.chunks(chunk) {
+        for chunk in bytes.chunks(chunk.min(READ_BYTES)) {
             self.tunnel.unpark(&mut self.inbox, &mut self.pool);
             self.inbox.space()[..chunk.len()].copy_from_slice(chunk);
             self.inbox.filled(chunk.len());
@@ -76,7 +77,11 @@ impl End {
         while let Some(event) = self.tunnel.open(&mut self.inbox, &mut self.pool, now)? {
             self.got.push(match event {
                 Event::Join { key, join } => Got::Join(key, join),
-                Event::Packet(range) => Got::Packet(self.inbox.bytes(range).to_vec()),
+                Event::Packet(packet) => {
+                    let got = Got::Packet(packet.to_vec());
+                    self.pool.give(packet);
+                    got
+                }
                 Event::Control(control) => Got::Control(control),
             });
         }
@@ -86,7 +91,7 @@ impl End {
     /// Writes all there is; the socket takes at most `chunk` bytes at once.
     fn write(&mut self, chunk: usize, now: Instant) -> Vec<u8> {
         let mut wire = Vec::new();
-        let mut outbox = Vec::new();
+        let mut outbox = outbox();
         while self.tunnel.wants_write() {
             if self.tunnel.unsent().is_empty() {
                 outbox.clear();
@@ -110,9 +115,9 @@ impl End {
 
     /// A record of this plaintext, in its place in the order of records.
     fn record(&mut self, plain: &[u8]) -> Vec<u8> {
-        let mut record = [&[0; LENGTH_LEN], plain].concat();
-        self.tunnel.transport.as_mut().unwrap().sealer.seal(&mut record, 0).unwrap();
-        record
+        let mut record = Buf::with_capacity(LENGTH_LEN + MAX_RECORD);
+        self.tunnel.transport.as_mut().unwrap().sealer.seal(plain, &mut record).unwrap();
+        record.to_vec()
     }
 
     /// A record for each control frame.
@@ -471,6 +476,51 @@ fn a_frame_may_span_records_and_a_record_may_hold_many_frames() {
 }
 
 #[test]
+fn a_large_packet_has_records_of_its_own_and_small_ones_share() {
+    let mut pair = Pair::open();
+    let huge = plain_packet(60_000, 1);
+    // The socket shows itself to be fast.
+    let warm = pair.records_of(&[&huge[..]; 5]);
+    pair.hub.read(&warm, usize::MAX, pair.now).unwrap();
+    assert_eq!(pair.hub.packets().len(), 5);
+
+    let (small, longest) = (plain_packet(100, 2), plain_packet(MAX_BODY, 3));
+    let packets = [&small[..], &small, &huge, &small, &longest, &small];
+    let wire = pair.records_of(&packets);
+    let plain: Vec<usize> = records(&wire).iter().map(|record| record.len() - LENGTH_LEN - TAG_LEN).collect();
+    let small_frame = HEADER_LEN + small.len();
+    let rest = MAX_BODY - MAX_RECORD_PLAIN;
+    let expected = [
+        2 * small_frame + HEADER_LEN,
+        huge.len(),
+        small_frame + HEADER_LEN,
+        MAX_RECORD_PLAIN,
+        rest + small_frame,
+    ];
+    assert_eq!(plain, expected);
+    pair.hub.read(&wire, usize::MAX, pair.now).unwrap();
+    assert!(pair.hub.packets() == packets);
+}
+
+#[test]
+fn a_frame_crosses_however_it_is_cut_into_records() {
+    let body = plain_packet(300, 7);
+    let stream = [frame(PACKET, &body), frame(PACKET, &body)].concat();
+    for first in 0..=frame(PACKET, &body).len() + 1 {
+        // The middle record may hold the body, less, or the beginning of the next frame, too.
+        for middle in body.len() - 1..=body.len() + 1 {
+            let (first, behind) = stream.split_at(first);
+            let (middle, last) = behind.split_at(middle.min(behind.len()));
+            let mut pair = Pair::open();
+            let wire: Vec<u8> =
+                [first, middle, last].iter().flat_map(|part| pair.spoke.record(part)).collect();
+            pair.hub.read(&wire, 401, pair.now).unwrap();
+            assert!(pair.hub.packets() == [body.clone(), body.clone()], "{} + {}", first.len(), middle.len());
+        }
+    }
+}
+
+#[test]
 fn records_survive_a_cut_at_every_byte_and_wait_at_every_length() {
     let packets = [
         Shape::new(false, false, 0).whole(),
@@ -569,6 +619,19 @@ fn every_flipped_bit_of_a_record_breaks_the_link_and_nothing_is_delivered() {
         wire.extend([0; LENGTH_LEN + MAX_RECORD]);
         assert_eq!(pair.hub.read(&wire, usize::MAX, pair.now), Err(Error::Record), "bit {bit}");
         assert!(pair.hub.got.is_empty(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_large_packet_that_was_flipped_is_not_delivered() {
+    let packet = plain_packet(STRAIGHT, 7);
+    for at in [0, 1, 2, 5, 2_000, STRAIGHT - 1, STRAIGHT, STRAIGHT + TAG_LEN - 1] {
+        let mut pair = Pair::open();
+        let mut wire = pair.records_of(&[&packet]);
+        let body = wire.len() - STRAIGHT - TAG_LEN;
+        wire[body + at] ^= 1;
+        assert_eq!(pair.hub.read(&wire, usize::MAX, pair.now), Err(Error::Record), "byte {at}");
+        assert!(pair.hub.got.is_empty(), "byte {at}");
     }
 }
 
@@ -827,7 +890,7 @@ fn closing_gives_back_what_waits_at_every_stage() {
     for _ in 0..5 {
         spoke.enqueue(&huge, now);
     }
-    let mut outbox = Vec::new();
+    let mut outbox = outbox();
     spoke.tunnel.seal(&mut outbox, &mut spoke.pool, now).unwrap();
     spoke.tunnel.wrote(&outbox, 1_000, &mut spoke.pool, now);
     hub.read(&outbox[..1_000], usize::MAX, now).unwrap();
@@ -852,6 +915,6 @@ fn an_idle_tunnel_is_small() {
         assert!(tunnel.parked.is_none() && tunnel.begun.is_none() && tunnel.unsent.is_none());
         assert_eq!(tunnel.queue.cost(), 0);
     }
-    let keys = 2 * size_of::<ring::aead::LessSafeKey>();
+    let keys = 2 * size_of::<aws_lc_rs::aead::LessSafeKey>();
     assert!(size_of::<Tunnel>() + keys <= 2_048, "{} + {keys}", size_of::<Tunnel>());
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use common::frame::{Control, Join};
 use common::inbox::Inbox;
-use common::link::{self, Filled, Flushed, Link};
+use common::link::{Filled, Flushed, Link};
 use common::name::Name;
 use common::noise::PrivateKey;
 use common::packet::VNET_LEN;
-use common::pool::Pool;
+use common::pool::{Buf, Pool};
 use common::state;
-use common::tunnel::{Event, Tunnel};
+use common::tunnel::{Event, Tunnel, outbox};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 
@@ -34,7 +34,7 @@ pub(crate) struct Crowd {
     events: Events,
     pool: Pool,
     inbox: Inbox,
-    outbox: Vec<u8>,
+    outbox: Buf,
 }
 
 struct Spoke {
@@ -53,7 +53,7 @@ impl Crowd {
             events: Events::with_capacity(1_024),
             pool: Pool::new(8 << 20),
             inbox: Inbox::default(),
-            outbox: link::outbox(),
+            outbox: outbox(),
         })
     }
 
@@ -161,7 +161,10 @@ impl Crowd {
         let filled = link.fill(tunnel, &mut self.inbox, &mut self.pool, now).context(&what())?;
         while let Some(event) = tunnel.open(&mut self.inbox, &mut self.pool, now).context(&what())? {
             match event {
-                Event::Packet(_) => self.received += 1,
+                Event::Packet(packet) => {
+                    self.received += 1;
+                    self.pool.give(packet);
+                }
                 Event::Control(Control::Welcome(_)) => self.on_lan += 1,
                 Event::Control(Control::Refused { text, .. }) => {
                     return Err(Failure::new(format!("the hub refused spoke {i}: {text}")));

@@ -42,7 +42,7 @@ impl Switch {
     /// The facts of a session.
     pub fn link(&self, session: usize) -> Option<LinkFacts<'_>> {
         let session = self.sessions.get(session)?;
-        let mut drops = session.drops.clone();
+        let mut drops = session.port.drops.clone();
         drops.add_all(&session.tunnel.queue().drops());
         Some(LinkFacts {
             source: session.source,
@@ -59,7 +59,7 @@ impl Switch {
 
     /// Packets from the hub's own kernel, and to it, that were dropped.
     pub fn drops(&self) -> &Drops {
-        &self.drops
+        &self.port.drops
     }
 
     // ---- who may join

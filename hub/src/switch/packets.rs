@@ -12,29 +12,24 @@ use common::pool::Buf;
 use common::tunnel::Event;
 use log::{log_enabled, trace};
 
-use super::{End, Outcome, Switch};
+use super::{End, Port, Switch};
 use crate::members::MemberId;
 use crate::router::{self, Verdict};
 
 impl Switch {
     /// Handles what the inbox holds for a session, up to the next packet for the hub's own kernel.
     /// `None` asks for more bytes.
-    pub fn receive<'a>(
-        &mut self,
-        session: usize,
-        inbox: &'a mut Inbox,
-        now: Instant,
-    ) -> Option<&'a mut [u8]> {
+    pub fn receive(&mut self, session: usize, inbox: &mut Inbox, now: Instant) -> Option<Buf> {
         loop {
             let entry = &mut self.sessions[session];
             if entry.end.is_some() {
                 return None;
             }
             match entry.tunnel.open(inbox, &mut self.pool, now) {
-                Ok(Some(Event::Packet(range))) => {
-                    match self.forward(session, inbox.bytes(range.clone()), now) {
-                        Outcome::Done => {}
-                        Outcome::Tun => return Some(inbox.bytes(range)),
+                Ok(Some(Event::Packet(packet))) => {
+                    let own = self.forward(Some(session), packet, now);
+                    if own.is_some() {
+                        return own;
                     }
                 }
                 Ok(Some(Event::Join { key, join })) => self.handle_join(session, key, join, now),
@@ -54,71 +49,43 @@ impl Switch {
         }
     }
 
-    /// Sends a packet from a member on its way.
-    pub(super) fn forward(&mut self, session: usize, bytes: &mut [u8], now: Instant) -> Outcome {
-        let from = self.sessions[session].member;
-        let header = match check(bytes) {
-            Ok(header) => header,
-            Err(reason) => {
-                trace!("{} bytes are not let through: {reason}", bytes.len());
-                self.sessions[session].drops.add(reason);
-                return Outcome::Done;
-            }
-        };
-        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, from, &header);
-        trace_packet(from.map(|id| self.members.member(id).name.as_str()), &header, verdict);
-        let (reason, answer) = match verdict {
-            Verdict::Tun => return Outcome::Tun,
-            Verdict::Flood if self.sessions[session].flood.take(now) => {
-                self.flood(from, bytes, &header, now);
-                return Outcome::Tun;
-            }
-            Verdict::Flood => (Reason::RateLimit, None),
-            Verdict::To(to) => match self.receiver(to) {
-                Some(to) if self.fits(to, bytes, &header) => {
-                    let packet = self.pool.copy(bytes);
-                    self.enqueue(to, packet, &header, now);
-                    return Outcome::Done;
-                }
-                Some(to) => match self.too_big(to, bytes, &header, self.hub_address(&header)) {
-                    None if self.cut(to, bytes, &header, now) => return Outcome::Done,
-                    answer => (Reason::TooBig, answer),
-                },
-                None => (Reason::Offline, self.unreachable(bytes, &header, self.hub_address(&header))),
-            },
-            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                (reason, self.unreachable(bytes, &header, self.hub_address(&header)))
-            }
-            Verdict::Drop(reason) => (reason, None),
-        };
-        let entry = &mut self.sessions[session];
-        entry.drops.add(reason);
-        if let Some(answer) = answer
-            && entry.answers.take(now)
-            && let Ok(header) = answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse)
-        {
-            let answer = self.pool.copy(&answer);
-            self.enqueue(session, answer, &header, now);
-        }
-        Outcome::Done
+    /// Sends a packet from the hub's own kernel on its way. What comes back is for that kernel: the answer to a
+    /// packet that cannot be delivered.
+    pub fn send(&mut self, packet: Buf, now: Instant) -> Option<Buf> {
+        self.forward(None, packet, now)
     }
 
-    /// Sends a packet from the hub's own kernel (virtio-net header and IP) on its way. What comes back is for
-    /// that kernel: the answer to a packet that cannot be delivered.
-    pub fn send(&mut self, mut packet: Buf, now: Instant) -> Option<Answer> {
+    /// Sends a packet (virtio-net header and IP) on its way: from a session, or else from the hub's own kernel.
+    /// What comes back is for that kernel.
+    fn forward(&mut self, from: Option<usize>, mut packet: Buf, now: Instant) -> Option<Buf> {
         let header = match check(&mut packet) {
             Ok(header) => header,
             Err(reason) => {
-                self.drops.add(reason);
+                trace!("{} bytes are not let through: {reason}", packet.len());
+                self.port(from).drops.add(reason);
                 self.pool.give(packet);
                 return None;
             }
         };
-        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, None, &header);
-        trace_packet(None, &header, verdict);
-        // As if the destination itself answered: the kernel would throw away what comes in from its own address.
-        let by = Some(header.destination);
+        let member = from.and_then(|session| self.sessions[session].member);
+        let verdict = router::route(&self.members, &self.routes, &self.lan.subnets, member, &header);
+        if log_enabled!(log::Level::Trace) {
+            let name = member.map_or("the hub", |id| self.members.member(id).name.as_str());
+            trace!("{header} from {name}: {verdict:?}");
+        }
+        // Who answers what cannot be delivered. To the hub's own kernel it is the destination itself: it would
+        // throw away what comes in from its own address.
+        let by = if from.is_some() { self.hub_address(&header) } else { Some(header.destination) };
         let dropped = match verdict {
+            Verdict::Tun => return Some(packet),
+            Verdict::Flood if self.port(from).flood.take(now) => {
+                self.flood(member, &mut packet, &header, now);
+                if from.is_some() {
+                    return Some(packet);
+                }
+                None
+            }
+            Verdict::Flood => Some((Reason::RateLimit, None)),
             Verdict::To(to) => match self.receiver(to) {
                 Some(to) if self.fits(to, &packet, &header) => {
                     self.enqueue(to, packet, &header, now);
@@ -130,12 +97,6 @@ impl Switch {
                 },
                 None => Some((Reason::Offline, self.unreachable(&packet, &header, by))),
             },
-            Verdict::Flood if self.flood.take(now) => {
-                self.flood(None, &mut packet, &header, now);
-                None
-            }
-            Verdict::Flood => Some((Reason::RateLimit, None)),
-            Verdict::Tun => None,
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
                 Some((reason, self.unreachable(&packet, &header, by)))
             }
@@ -143,13 +104,24 @@ impl Switch {
         };
         self.pool.give(packet);
         let (reason, answer) = dropped?;
-        self.drops.add(reason);
-        answer.filter(|_| self.answers.take(now))
+        self.port(from).drops.add(reason);
+        let answer = answer.filter(|_| self.port(from).answers.take(now))?;
+        let answer = self.pool.copy(&answer);
+        let Some(session) = from else { return Some(answer) };
+        match answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
+            Ok(header) => self.enqueue(session, answer, &header, now),
+            Err(_) => self.pool.give(answer),
+        }
+        None
+    }
+
+    fn port(&mut self, from: Option<usize>) -> &mut Port {
+        from.map_or(&mut self.port, |session| &mut self.sessions[session].port)
     }
 
     /// Counts a packet that the hub's own device did not take.
     pub fn count_device_drop(&mut self) {
-        self.drops.add(Reason::Device);
+        self.port.drops.add(Reason::Device);
     }
 
     /// The session of a member that packets can be sent to.
@@ -218,7 +190,7 @@ impl Switch {
                 continue;
             }
             if !self.cut(key, &mut packet, header, now) {
-                self.sessions[key].drops.add(Reason::TooBig);
+                self.sessions[key].port.drops.add(Reason::TooBig);
             }
             self.pool.give(packet);
         }
@@ -229,10 +201,4 @@ impl Switch {
 fn check(packet: &mut [u8]) -> Result<Header, Reason> {
     let header = offload::check(packet)?;
     if icmp::is_neighbour_discovery(packet, &header) { Err(Reason::NeighbourDiscovery) } else { Ok(header) }
-}
-
-fn trace_packet(from: Option<&str>, header: &Header, verdict: Verdict) {
-    if log_enabled!(log::Level::Trace) {
-        trace!("{header} from {}: {verdict:?}", from.unwrap_or("the hub"));
-    }
 }
