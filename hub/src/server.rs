@@ -248,6 +248,8 @@ impl Server {
     /// Runs until a signal says stop.
     pub fn run(&mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(1_024);
+        // The sources of this turn; those of the next one gather in `self.ready` meanwhile.
+        let mut ready = Vec::new();
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -258,7 +260,7 @@ impl Server {
             let now = Instant::now();
             self.unix_time = unix_time();
             self.switch.set_unix_time(self.unix_time);
-            let mut ready = std::mem::take(&mut self.ready);
+            std::mem::swap(&mut ready, &mut self.ready);
             for event in &events {
                 match event.token() {
                     SIGNAL => {
@@ -283,7 +285,7 @@ impl Server {
             }
             ready.sort_unstable();
             ready.dedup();
-            for token in ready {
+            for token in ready.drain(..) {
                 match token {
                     LISTENER => self.accept(now),
                     TUN => self.read_tun(now),

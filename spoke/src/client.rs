@@ -309,6 +309,8 @@ impl Client {
 
     fn serve(&mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);
+        // The sources of this turn; those of the next one gather in `self.ready` meanwhile.
+        let mut ready = Vec::new();
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -317,7 +319,7 @@ impl Client {
                 _ => {}
             }
             let now = Instant::now();
-            let mut ready = std::mem::take(&mut self.ready);
+            std::mem::swap(&mut ready, &mut self.ready);
             for event in &events {
                 match event.token() {
                     SIGNAL => {
@@ -346,7 +348,7 @@ impl Client {
             }
             ready.sort_unstable();
             ready.dedup();
-            for token in ready {
+            for token in ready.drain(..) {
                 match token {
                     TUN => self.read_tun(now),
                     token => self.read_link(token, now)?,
