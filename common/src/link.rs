@@ -160,7 +160,8 @@ impl Link {
         }
     }
 
-    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox`: of [`outbox`](crate::tunnel::outbox).
+    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox` is one of
+    /// [`outbox`](crate::tunnel::outbox), for all links.
     pub fn flush(
         &mut self,
         tunnel: &mut Tunnel,

@@ -30,8 +30,8 @@ pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
 /// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
 const MAX_CONTROL: usize = 256 * 1024;
 
-/// From this length on, in bytes, the rest of a packet is sealed straight from its buffer, as a record of its own:
-/// gathered with others it would be copied once more, by either end.
+/// From this length on, in bytes, what is left of a packet is sealed straight from its buffer, as a record of its
+/// own: gathered with others it would be copied once more, by either end.
 const STRAIGHT: usize = 8 * 1024;
 
 /// What went wrong with a tunnel: its link closes.

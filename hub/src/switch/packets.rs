@@ -125,29 +125,23 @@ impl Switch {
     }
 
     /// The session of a member that packets can be sent to.
-    pub(super) fn receiver(&self, to: MemberId) -> Option<usize> {
+    fn receiver(&self, to: MemberId) -> Option<usize> {
         self.members.member(to).session.filter(|&session| self.is_live(session))
     }
 
     /// Whether the receiver takes a packet of this size.
-    pub(super) fn fits(&self, to: usize, bytes: &[u8], header: &Header) -> bool {
+    fn fits(&self, to: usize, bytes: &[u8], header: &Header) -> bool {
         let mtu = self.sessions[to].mtu;
         mtu >= self.lan.mtu as usize || !icmp::exceeds(bytes, header, mtu)
     }
 
     /// The answer to a packet that is too big for its receiver; none where it may be cut instead.
-    pub(super) fn too_big(
-        &self,
-        to: usize,
-        bytes: &[u8],
-        header: &Header,
-        by: Option<IpAddr>,
-    ) -> Option<Answer> {
+    fn too_big(&self, to: usize, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
         icmp::too_big(bytes, header, by?, self.broadcast(), self.sessions[to].mtu)
     }
 
     /// Sends a packet that is too big in fragments; `false` where it may not be cut.
-    pub(super) fn cut(&mut self, to: usize, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
+    fn cut(&mut self, to: usize, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
         let mtu = self.sessions[to].mtu;
         let mut scratch = std::mem::take(&mut self.scratch);
         let is_cut = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
@@ -159,26 +153,26 @@ impl Switch {
     }
 
     /// The answer to a packet that cannot be delivered.
-    pub(super) fn unreachable(&self, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
+    fn unreachable(&self, bytes: &[u8], header: &Header, by: Option<IpAddr>) -> Option<Answer> {
         icmp::unreachable(bytes, header, by?, self.broadcast())
     }
 
     /// The hub's address of the packet's family.
-    pub(super) fn hub_address(&self, header: &Header) -> Option<IpAddr> {
+    fn hub_address(&self, header: &Header) -> Option<IpAddr> {
         self.lan.subnets.hub().map(|hub| hub.ip()).find(|hub| hub.is_ipv6() == header.is_ipv6())
     }
 
-    pub(super) fn broadcast(&self) -> Option<Ipv4Addr> {
+    fn broadcast(&self) -> Option<Ipv4Addr> {
         self.lan.subnets.broadcast()
     }
 
-    pub(super) fn enqueue(&mut self, session: usize, packet: Buf, header: &Header, now: Instant) {
+    fn enqueue(&mut self, session: usize, packet: Buf, header: &Header, now: Instant) {
         let flow = header.flow(self.flow_seed);
         self.sessions[session].tunnel.enqueue(packet, flow, &mut self.pool, now);
         self.mark_dirty(session);
     }
 
-    pub(super) fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
+    fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
         for key in 0..self.sessions.capacity() {
             let Some(session) = self.sessions.get(key) else { continue };
             if !session.tunnel.is_open() || session.end.is_some() || session.member == from {
