@@ -75,9 +75,9 @@ impl Inbox {
             return None;
         }
         let mut bytes = pool.take(len);
-        let (opened, sealed) = bytes.split_at_mut(opened_len);
-        opened.copy_from_slice(&self.opened);
-        sealed.copy_from_slice(&self.sealed);
+        bytes.clear();
+        bytes.append(&self.opened);
+        bytes.append(&self.sealed);
         Some(Parked { bytes, opened_len })
     }
 
@@ -114,10 +114,10 @@ impl Inbox {
     /// Opens the next record; `false` asks for more bytes.
     pub fn open_record(&mut self, opener: &mut Opener) -> Result<bool, Failed> {
         let Some(len) = self.next_record()? else { return Ok(false) };
+        let plain = len - TAG_LEN;
         self.opened.compact();
-        opener.open(&self.sealed[LENGTH_LEN..][..len], &mut self.opened.spare()[..len - TAG_LEN])?;
-        self.opened.set_len(self.opened.len() + len - TAG_LEN);
-        self.sealed.advance(LENGTH_LEN + len);
+        open(&mut self.sealed, opener, &mut self.opened.spare()[..plain])?;
+        self.opened.set_len(self.opened.len() + plain);
         Ok(true)
     }
 
@@ -127,8 +127,7 @@ impl Inbox {
         while self.opened.len() < len {
             if self.opened.is_empty() && self.next_record()? == Some(len + TAG_LEN) {
                 let mut taken = pool.take(len);
-                opener.open(&self.sealed[LENGTH_LEN..][..len + TAG_LEN], &mut taken)?;
-                self.sealed.advance(LENGTH_LEN + len + TAG_LEN);
+                open(&mut self.sealed, opener, &mut taken)?;
                 return Ok(Some(taken));
             }
             if !self.open_record(opener)? {
@@ -146,4 +145,12 @@ impl Inbox {
         let len = usize::from(u16::from_be_bytes(prefix));
         if len < TAG_LEN { Err(Failed) } else { Ok((len <= behind.len()).then_some(len)) }
     }
+}
+
+/// Opens the first record of `sealed`, all of which is there, into `plain`, which has the length of its plaintext.
+fn open(sealed: &mut Buf, opener: &mut Opener, plain: &mut [u8]) -> Result<(), Failed> {
+    let len = plain.len() + TAG_LEN;
+    opener.open(&sealed[LENGTH_LEN..][..len], plain)?;
+    sealed.advance(LENGTH_LEN + len);
+    Ok(())
 }

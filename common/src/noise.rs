@@ -327,14 +327,14 @@ fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
 
 /// One direction's key and the number of its next record.
 struct Direction {
-    key: Box<LessSafeKey>,
+    key: LessSafeKey,
     next: u64,
 }
 
 impl Direction {
     fn new(key: &[u8; 32]) -> Result<Direction, Failed> {
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| Failed)?;
-        Ok(Direction { key: Box::new(LessSafeKey::new(key)), next: 0 })
+        Ok(Direction { key: LessSafeKey::new(key), next: 0 })
     }
 
     /// The nonce of the next record: 32 zero bits, then the count, big-endian (Noise, 12.3).
