@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::house::{Process, Result};
 use crate::systems::{Kind, Running, System};
-use crate::traffic::{Flood, Flows, pings, small_packets};
+use crate::traffic::{Flood, Flows, RoundTrips, pings, small_packets};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +124,8 @@ impl Times {
         packets: Duration::from_millis(1_000),
         idle: Duration::from_millis(700),
         loaded: Duration::from_millis(1_500),
-        narrow_warm: Duration::from_millis(1_000),
-        narrow: Duration::from_millis(2_500),
+        narrow_warm: Duration::from_millis(700),
+        narrow: Duration::from_millis(2_000),
         stopped: Duration::from_millis(500),
     };
 }
@@ -141,6 +141,9 @@ pub(crate) struct Column {
 /// Between pings: often enough for a 99th percentile, rarely enough to be no load.
 const PING_EVERY: Duration = Duration::from_millis(10);
 
+/// How often it is each system's turn to be pinged while all are idle.
+const IDLE_TURNS: u32 = 10;
+
 /// How long what a measurement left in queues may take to drain.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -153,28 +156,48 @@ const FILL: Duration = Duration::from_millis(500);
 /// What floods the stopped spoke: fills its queue in a moment, and leaves the machine time for the others.
 const FLOOD: u64 = 100_000_000;
 
-impl Column {
-    /// Starts the system and measures everything that it can do.
-    pub(crate) fn measure(system: &'static System, times: &Times) -> Result<Column> {
-        let mut column = Column { system, values: Default::default(), failures: Vec::new() };
-        let running = system.start(2)?;
-        column.part("flows", |column| column.flows(&running, times));
-        column.part("small packets", |column| column.packets(&running, times));
-        column.part("round trips", |column| column.round_trips(&running, times));
-        column.part("narrow path", |column| column.narrow(&running, times));
-        drop(running);
-        if system.kind == Kind::Ours {
-            column.part("a stopped spoke", |column| column.stopped(times));
+/// Measures the idle round trip of all systems, in turns: they differ by less than the machine does from one
+/// minute to the next.
+pub(crate) fn idle_trips(started: &mut [(Column, Running)], times: &Times) {
+    let mut trips = vec![RoundTrips::default(); started.len()];
+    for _ in 0..IDLE_TURNS {
+        for ((column, running), trips) in started.iter_mut().zip(&mut trips) {
+            let Some(to) = running.address(1) else { continue };
+            match pings(running, to, PING_EVERY, times.idle / IDLE_TURNS) {
+                Ok(more) => trips.add(more),
+                Err(failure) => column.failures.push(format!("idle round trip: {failure}")),
+            }
         }
-        Ok(column)
+    }
+    for ((column, _), trips) in started.iter_mut().zip(trips) {
+        column.set(Figure::IdleTrip, trips.quantile_ms(0.5));
+    }
+}
+
+impl Column {
+    /// Nothing measured yet.
+    pub(crate) fn new(system: &'static System) -> Column {
+        Column { system, values: Default::default(), failures: Vec::new() }
+    }
+
+    /// Measures everything else that the system can do.
+    pub(crate) fn measure(&mut self, running: Running, times: &Times) {
+        self.part("flows", |column| column.flows(&running, times));
+        self.part("small packets", |column| column.packets(&running, times));
+        self.part("round trip under load", |column| column.loaded(&running, times));
+        self.part("narrow path", |column| column.narrow(&running, times));
+        drop(running);
+        if self.system.kind == Kind::Ours {
+            self.part("a stopped spoke", |column| column.stopped(times));
+        }
     }
 
     pub(crate) fn value(&self, figure: Figure) -> Option<f64> {
         self.values[figure as usize]
     }
 
-    fn set(&mut self, figure: Figure, value: f64) {
-        self.values[figure as usize] = Some(value);
+    fn set(&mut self, figure: Figure, value: impl Into<Option<f64>>) {
+        self.values[figure as usize] = value.into();
     }
 
     /// One part that fails does not take the others with it.
@@ -219,9 +242,8 @@ impl Column {
         Ok(())
     }
 
-    fn round_trips(&mut self, running: &Running, times: &Times) -> Result<()> {
+    fn loaded(&mut self, running: &Running, times: &Times) -> Result<()> {
         let Some(to) = running.address(1) else { return Ok(()) };
-        self.set(Figure::IdleTrip, pings(running, to, PING_EVERY, times.idle)?.quantile_ms(0.5));
         let _flow = Flows::start(running, 0, 1, 1)?;
         thread::sleep(times.warm);
         let trips = pings(running, to, PING_EVERY, times.loaded)?;

@@ -76,20 +76,23 @@ fn run(options: &Options) -> Result<()> {
         );
     }
     let times = if options.quick { Times::QUICK } else { Times::FULL };
-    let (mut columns, mut remarks) = (Vec::new(), Vec::new());
+    let (mut started, mut columns, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
     for system in SYSTEMS.iter().filter(|system| chosen.contains(&system.name)) {
-        let start = Instant::now();
-        match Column::measure(system, &times) {
-            Ok(column) => {
-                remarks.extend(column.failures.iter().map(|failure| format!("{}: {failure}", system.title)));
-                columns.push(column);
-                println!("{} measured in {:.0} s", system.title, start.elapsed().as_secs_f64());
-            }
+        match system.start(2) {
+            Ok(running) => started.push((Column::new(system), running)),
             Err(failure) => {
                 println!("{} left out", system.title);
                 remarks.push(format!("{}: {failure}", system.title));
             }
         }
+    }
+    figures::idle_trips(&mut started, &times);
+    for (mut column, running) in started {
+        let (title, start) = (column.system.title, Instant::now());
+        column.measure(running, &times);
+        remarks.extend(column.failures.iter().map(|failure| format!("{title}: {failure}")));
+        columns.push(column);
+        println!("{title} measured in {:.0} s", start.elapsed().as_secs_f64());
     }
     println!("\n{}\n{}\n{}", report::table(&columns), report::ratios(&columns), report::goals(&columns));
     for remark in &remarks {
