@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::house::{Process, Result};
 use crate::systems::{Kind, Running, System};
-use crate::traffic::{Flood, Flows, RoundTrips, pings, small_packets};
+use crate::traffic::{Flood, Flows, pings, small_packets};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +94,9 @@ impl Figure {
     }
 }
 
-/// How long each part lasts.
+/// How often each system is measured, and how long each part lasts.
 pub(crate) struct Times {
+    pub(crate) turns: u32,
     /// Before a measurement begins, for windows to open and queues to fill.
     warm: Duration,
     flow: Duration,
@@ -109,16 +110,18 @@ pub(crate) struct Times {
 
 impl Times {
     pub(crate) const FULL: Times = Times {
-        warm: Duration::from_secs(2),
-        flow: Duration::from_secs(10),
-        packets: Duration::from_secs(6),
-        idle: Duration::from_secs(5),
-        loaded: Duration::from_secs(10),
+        turns: 4,
+        warm: Duration::from_secs(1),
+        flow: Duration::from_millis(2_500),
+        packets: Duration::from_millis(1_500),
+        idle: Duration::from_millis(1_500),
+        loaded: Duration::from_millis(2_500),
         narrow_warm: Duration::from_secs(3),
         narrow: Duration::from_secs(15),
         stopped: Duration::from_secs(3),
     };
     pub(crate) const QUICK: Times = Times {
+        turns: 1,
         warm: Duration::from_millis(500),
         flow: Duration::from_millis(1_500),
         packets: Duration::from_millis(1_000),
@@ -133,16 +136,14 @@ impl Times {
 /// What one system reached: a column of the table.
 pub(crate) struct Column {
     pub(crate) system: &'static System,
-    values: [Option<f64>; Figure::ALL.len()],
+    /// What each turn found.
+    values: [Vec<f64>; Figure::ALL.len()],
     /// What could not be measured, and why.
     pub(crate) failures: Vec<String>,
 }
 
 /// Between pings: often enough for a 99th percentile, rarely enough to be no load.
 const PING_EVERY: Duration = Duration::from_millis(10);
-
-/// How often it is each system's turn to be pinged while all are idle.
-const IDLE_TURNS: u32 = 10;
 
 /// How long what a measurement left in queues may take to drain.
 const DRAIN: Duration = Duration::from_millis(300);
@@ -156,35 +157,21 @@ const FILL: Duration = Duration::from_millis(500);
 /// What floods the stopped spoke: fills its queue in a moment, and leaves the machine time for the others.
 const FLOOD: u64 = 100_000_000;
 
-/// Measures the idle round trip of all systems, in turns: they differ by less than the machine does from one
-/// minute to the next.
-pub(crate) fn idle_trips(started: &mut [(Column, Running)], times: &Times) {
-    let mut trips = vec![RoundTrips::default(); started.len()];
-    for _ in 0..IDLE_TURNS {
-        for ((column, running), trips) in started.iter_mut().zip(&mut trips) {
-            let Some(to) = running.address(1) else { continue };
-            match pings(running, to, PING_EVERY, times.idle / IDLE_TURNS) {
-                Ok(more) => trips.add(more),
-                Err(failure) => column.failures.push(format!("idle round trip: {failure}")),
-            }
-        }
-    }
-    for ((column, _), trips) in started.iter_mut().zip(trips) {
-        column.set(Figure::IdleTrip, trips.quantile_ms(0.5));
-    }
-}
-
 impl Column {
     /// Nothing measured yet.
     pub(crate) fn new(system: &'static System) -> Column {
         Column { system, values: Default::default(), failures: Vec::new() }
     }
 
-    /// Measures everything else that the system can do.
-    pub(crate) fn measure(&mut self, running: Running, times: &Times) {
-        self.part("flows", |column| column.flows(&running, times));
-        self.part("small packets", |column| column.packets(&running, times));
-        self.part("round trip under load", |column| column.loaded(&running, times));
+    /// Measures everything on the path as it is.
+    pub(crate) fn take_turn(&mut self, running: &Running, times: &Times) {
+        self.part("flows", |column| column.flows(running, times));
+        self.part("small packets", |column| column.packets(running, times));
+        self.part("round trips", |column| column.round_trips(running, times));
+    }
+
+    /// Measures what needs another path or more ends.
+    pub(crate) fn finish(&mut self, running: Running, times: &Times) {
         self.part("narrow path", |column| column.narrow(&running, times));
         drop(running);
         if self.system.kind == Kind::Ours {
@@ -192,12 +179,16 @@ impl Column {
         }
     }
 
+    /// The median of what the turns found.
     pub(crate) fn value(&self, figure: Figure) -> Option<f64> {
-        self.values[figure as usize]
+        let mut values = self.values[figure as usize].clone();
+        values.sort_unstable_by(f64::total_cmp);
+        let middle = values.get(values.len().saturating_sub(1) / 2..=values.len() / 2)?;
+        Some(middle.iter().sum::<f64>() / middle.len() as f64)
     }
 
-    fn set(&mut self, figure: Figure, value: impl Into<Option<f64>>) {
-        self.values[figure as usize] = value.into();
+    fn set(&mut self, figure: Figure, value: f64) {
+        self.values[figure as usize].push(value);
     }
 
     /// One part that fails does not take the others with it.
@@ -242,8 +233,9 @@ impl Column {
         Ok(())
     }
 
-    fn loaded(&mut self, running: &Running, times: &Times) -> Result<()> {
+    fn round_trips(&mut self, running: &Running, times: &Times) -> Result<()> {
         let Some(to) = running.address(1) else { return Ok(()) };
+        self.set(Figure::IdleTrip, pings(running, to, PING_EVERY, times.idle)?.quantile_ms(0.5));
         let _flow = Flows::start(running, 0, 1, 1)?;
         thread::sleep(times.warm);
         let trips = pings(running, to, PING_EVERY, times.loaded)?;

@@ -183,25 +183,14 @@ impl Drop for Flood {
 }
 
 /// Round trips, shortest first. A lost ping is among the longest.
-#[derive(Clone, Default)]
 pub(crate) struct RoundTrips(Vec<Duration>);
 
 impl RoundTrips {
-    fn new(mut times: Vec<Duration>) -> RoundTrips {
-        times.sort_unstable();
-        RoundTrips(times)
-    }
-
-    /// Adds those of another time.
-    pub(crate) fn add(&mut self, more: RoundTrips) {
-        *self = RoundTrips::new([std::mem::take(&mut self.0), more.0].concat());
-    }
-
-    /// The time that `part` of the pings did not exceed, in milliseconds; none without pings.
-    pub(crate) fn quantile_ms(&self, part: f64) -> Option<f64> {
+    /// The time that `part` of the pings did not exceed, in milliseconds.
+    pub(crate) fn quantile_ms(&self, part: f64) -> f64 {
         let index = (self.0.len() as f64 * part) as usize;
-        let time = self.0.get(index.min(self.0.len().saturating_sub(1)))?;
-        Some(time.as_secs_f64() * 1e3)
+        let time = self.0.get(index.min(self.0.len().saturating_sub(1)));
+        time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
     }
 }
 
@@ -247,7 +236,9 @@ pub(crate) fn pings(running: &Running, to: IpAddr, every: Duration, time: Durati
             Err(error) => return Err(error).context("wait for a ping"),
         }
     }
-    Ok(RoundTrips::new(times.into_iter().map(|time| time.unwrap_or(PING_PATIENCE)).collect()))
+    let mut times: Vec<_> = times.into_iter().map(|time| time.unwrap_or(PING_PATIENCE)).collect();
+    times.sort_unstable();
+    Ok(RoundTrips(times))
 }
 
 /// Of an ICMP echo reply behind its IPv4 header (RFC 792).
