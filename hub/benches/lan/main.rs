@@ -90,17 +90,18 @@ fn run(options: &Options) -> Result<()> {
     }
     // All are there, and one at a time is at work. What the machine can do changes from minute to minute by more
     // than some systems differ: each has several turns.
-    for _ in 0..times.turns {
+    for turn in 1..=times.turns {
         for (column, running) in &mut started {
             column.take_turn(running, &times);
         }
+        println!("turn {turn} of {} measured after {:.0} s", times.turns, start.elapsed().as_secs_f64());
     }
     for (mut column, running) in started {
         column.finish(running, &times);
         remarks.extend(column.failures.iter().map(|failure| format!("{}: {failure}", column.system.title)));
         columns.push(column);
     }
-    println!("measured in {:.0} s", start.elapsed().as_secs_f64());
+    println!("all measured after {:.0} s", start.elapsed().as_secs_f64());
     println!("\n{}\n{}\n{}", report::table(&columns), report::ratios(&columns), report::goals(&columns));
     for remark in &remarks {
         println!("{remark}");
