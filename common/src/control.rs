@@ -21,6 +21,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use slab::Slab;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The socket's name in the state directory.
@@ -57,7 +58,7 @@ impl Ticket {
 /// The program's end.
 pub struct Control {
     listener: UnixListener,
-    connections: [Option<Connection>; MAX_CONNECTIONS],
+    connections: Slab<Connection>,
     first_token: usize,
     serial: u64,
     /// Whether more may wait in the backlog than was taken in: edge-triggered, it is not reported again.
@@ -95,7 +96,7 @@ impl Control {
         socket.listen(MAX_CONNECTIONS as i32)?;
         Ok(Control {
             listener: UnixListener::from_std(OwnedFd::from(socket).into()),
-            connections: [const { None }; MAX_CONNECTIONS],
+            connections: Slab::new(),
             first_token: 0,
             serial: 0,
             backlog: false,
@@ -115,7 +116,7 @@ impl Control {
             self.accept(registry, now);
             return None;
         };
-        let connection = self.connections.get_mut(slot)?.as_mut()?;
+        let connection = self.connections.get_mut(slot)?;
         let ticket = Ticket { slot, serial: connection.serial };
         if connection.answer.is_some() {
             if connection.send() {
@@ -139,7 +140,7 @@ impl Control {
 
     /// Answers a request, if whoever asked is still there.
     pub fn answer(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
-        let connection = self.connections.get_mut(ticket.slot).and_then(Option::as_mut);
+        let connection = self.connections.get_mut(ticket.slot);
         let Some(connection) = connection.filter(|connection| connection.serial == ticket.serial) else {
             return;
         };
@@ -151,16 +152,15 @@ impl Control {
 
     /// When `handle_timeout` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        let deadlines = self.connections.iter().flatten().map(|connection| connection.deadline);
+        let deadlines = self.connections.iter().map(|(_, connection)| connection.deadline);
         deadlines.chain(self.accept_at).min()
     }
 
     /// Closes what took too long, and takes in what waited for that.
     pub fn handle_timeout(&mut self, registry: &Registry, now: Instant) {
-        for slot in 0..MAX_CONNECTIONS {
-            if self.connections[slot].as_ref().is_some_and(|connection| connection.deadline <= now) {
-                self.close(slot, now);
-            }
+        while let Some((slot, _)) = self.connections.iter().find(|(_, connection)| connection.deadline <= now)
+        {
+            self.close(slot, now);
         }
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept(registry, now);
@@ -170,16 +170,17 @@ impl Control {
     fn accept(&mut self, registry: &Registry, now: Instant) {
         self.backlog = true;
         self.accept_at = None;
-        while let Some(slot) = self.connections.iter().position(Option::is_none) {
+        while self.connections.len() < MAX_CONNECTIONS {
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
-                    let token = Token(self.first_token + 1 + slot);
+                    let entry = self.connections.vacant_entry();
+                    let token = Token(self.first_token + 1 + entry.key());
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if !is_ours(&stream) || registry.register(&mut stream, token, interest).is_err() {
                         continue;
                     }
                     self.serial += 1;
-                    self.connections[slot] = Some(Connection {
+                    entry.insert(Connection {
                         stream,
                         serial: self.serial,
                         request: Vec::new(),
@@ -203,7 +204,7 @@ impl Control {
     }
 
     fn close(&mut self, slot: usize, now: Instant) {
-        self.connections[slot] = None;
+        self.connections.try_remove(slot);
         if self.backlog {
             self.accept_at = Some(now);
         }

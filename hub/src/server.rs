@@ -251,7 +251,8 @@ impl Server {
         // The sources of this turn; those of the next one gather in `self.ready` meanwhile.
         let mut ready = Vec::new();
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let deadline = self.deadline();
+            match self.poll.poll(&mut events, self.timeout(deadline)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(Error::System("wait for events", error));
                 }
@@ -292,7 +293,9 @@ impl Server {
                     Token(session) => self.read_link(session - FIRST_SESSION, now),
                 }
             }
-            self.handle_timeouts(now);
+            if deadline.is_some_and(|at| at <= now) {
+                self.handle_timeouts(now);
+            }
             self.finish_turn(now);
         }
     }
@@ -322,14 +325,19 @@ impl Server {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// When `handle_timeouts` has something to do next.
+    fn deadline(&self) -> Option<Instant> {
+        let control = self.control.as_ref().and_then(Control::deadline);
+        let deadlines = [self.switch.deadline(), self.accept_again_at, self.save_again_at, control];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// How long to wait for events.
+    fn timeout(&self, deadline: Option<Instant>) -> Option<Duration> {
         if !self.ready.is_empty() || self.switch.has_dirty() {
             return Some(Duration::ZERO);
         }
-        let control = self.control.as_ref().and_then(Control::deadline);
-        let deadline = [self.switch.deadline(), self.accept_again_at, self.save_again_at, control];
-        let next = deadline.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        Some(deadline?.saturating_duration_since(Instant::now()))
     }
 
     // ---- sources

@@ -181,9 +181,15 @@ impl Server {
 
     /// Writes what is changed. Nothing that rests on it goes out before.
     pub(super) fn save(&mut self, now: Instant) {
-        if self.save_again_at.is_some() {
+        let is_all_saved = !self.switch.invites().is_changed() && !self.switch.members().is_changed();
+        if self.save_again_at.is_some() || is_all_saved && self.about.trouble.is_none() {
             return;
         }
+        self.save_changes(now);
+    }
+
+    #[cold]
+    fn save_changes(&mut self, now: Instant) {
         // First that an invite is used, then by whom: if the second fails, nobody has a place for nothing.
         let invites = self.save_invites().map_err(|error| {
             format!("{error}; until then invites that are used may be good again when the hub starts anew")
