@@ -101,6 +101,8 @@ pub(crate) struct Times {
     warm: Duration,
     flow: Duration,
     packets: Duration,
+    /// How often a turn goes round the systems for idle round trips.
+    pub(crate) idle_rounds: u32,
     idle: Duration,
     loaded: Duration,
     narrow_warm: Duration,
@@ -114,7 +116,8 @@ impl Times {
         warm: Duration::from_secs(1),
         flow: Duration::from_millis(2_500),
         packets: Duration::from_millis(1_500),
-        idle: Duration::from_millis(1_500),
+        idle_rounds: 5,
+        idle: Duration::from_millis(400),
         loaded: Duration::from_millis(2_500),
         narrow_warm: Duration::from_secs(3),
         narrow: Duration::from_secs(15),
@@ -125,7 +128,8 @@ impl Times {
         warm: Duration::from_millis(500),
         flow: Duration::from_millis(1_500),
         packets: Duration::from_millis(1_000),
-        idle: Duration::from_millis(700),
+        idle_rounds: 5,
+        idle: Duration::from_millis(200),
         loaded: Duration::from_millis(1_500),
         narrow_warm: Duration::from_millis(700),
         narrow: Duration::from_millis(2_000),
@@ -163,11 +167,20 @@ impl Column {
         Column { system, values: Default::default(), failures: Vec::new() }
     }
 
-    /// Measures everything on the path as it is.
+    /// Measures all that loads the path as it is.
     pub(crate) fn take_turn(&mut self, running: &Running, times: &Times) {
         self.part("flows", |column| column.flows(running, times));
+        thread::sleep(DRAIN);
         self.part("small packets", |column| column.packets(running, times));
-        self.part("round trips", |column| column.round_trips(running, times));
+        thread::sleep(DRAIN);
+        self.part("round trips under load", |column| column.loaded(running, times));
+        thread::sleep(DRAIN);
+    }
+
+    /// Measures round trips with nothing else on the way. They are as short as what the machine does beside
+    /// makes them, so the systems take it in short turns.
+    pub(crate) fn take_idle_turn(&mut self, running: &Running, times: &Times) {
+        self.part("idle round trips", |column| column.idle(running, times));
     }
 
     /// Measures what needs another path or more ends.
@@ -194,9 +207,11 @@ impl Column {
     /// One part that fails does not take the others with it.
     fn part(&mut self, what: &str, measure: impl FnOnce(&mut Column) -> Result<()>) {
         if let Err(failure) = measure(self) {
-            self.failures.push(format!("{what}: {failure}"));
+            let failure = format!("{what}: {failure}");
+            if !self.failures.contains(&failure) {
+                self.failures.push(failure);
+            }
         }
-        thread::sleep(DRAIN);
     }
 
     fn flows(&mut self, running: &Running, times: &Times) -> Result<()> {
@@ -233,9 +248,14 @@ impl Column {
         Ok(())
     }
 
-    fn round_trips(&mut self, running: &Running, times: &Times) -> Result<()> {
+    fn idle(&mut self, running: &Running, times: &Times) -> Result<()> {
         let Some(to) = running.address(1) else { return Ok(()) };
         self.set(Figure::IdleTrip, pings(running, to, PING_EVERY, times.idle)?.quantile_ms(0.5));
+        Ok(())
+    }
+
+    fn loaded(&mut self, running: &Running, times: &Times) -> Result<()> {
+        let Some(to) = running.address(1) else { return Ok(()) };
         let _flow = Flows::start(running, 0, 1, 1)?;
         thread::sleep(times.warm);
         let trips = pings(running, to, PING_EVERY, times.loaded)?;

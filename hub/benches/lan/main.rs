@@ -94,6 +94,11 @@ fn run(options: &Options) -> Result<()> {
         for (column, running) in &mut started {
             column.take_turn(running, &times);
         }
+        for _ in 0..times.idle_rounds {
+            for (column, running) in &mut started {
+                column.take_idle_turn(running, &times);
+            }
+        }
         println!("turn {turn} of {} measured after {:.0} s", times.turns, start.elapsed().as_secs_f64());
     }
     for (mut column, running) in started {
