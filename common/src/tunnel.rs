@@ -26,6 +26,9 @@ use handshake::{Expect, Step};
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How often each end pings.
 pub const PING_EVERY: Duration = Duration::from_secs(4);
+/// When it first does, after the welcome: both ends are busy till then, with files and with the device, and would
+/// count that to the round trip.
+const FIRST_PING: Duration = Duration::from_millis(250);
 /// An end that was not heard for so long is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 /// Most bytes that the packets in one tunnel's queue may hold.
@@ -162,7 +165,8 @@ pub struct Tunnel {
     pace: Pace,
     born_at: Instant,
     heard_at: Instant,
-    pinged_at: Instant,
+    /// When to ping next.
+    ping_at: Instant,
     /// The ping that is not answered yet.
     ping: Option<(u64, Instant)>,
     pings: u64,
@@ -210,7 +214,7 @@ impl Tunnel {
             pace: Pace::default(),
             born_at: now,
             heard_at: now,
-            pinged_at: now,
+            ping_at: now,
             ping: None,
             pings: 0,
             round_trip: None,
@@ -338,7 +342,7 @@ impl Tunnel {
                 Ok(None)
             }
             (Role::Spoke, Control::Welcome(_)) if matches!(self.state, State::Joining) => {
-                self.state = State::Open;
+                self.open_up(now);
                 Ok(Some(control))
             }
             (Role::Spoke, Control::Refused { .. }) if matches!(self.state, State::Joining) => {
@@ -362,10 +366,15 @@ impl Tunnel {
     // ---- sending
 
     /// Hub: lets the spoke in.
-    pub fn welcome(&mut self, welcome: Welcome) -> Result<(), Error> {
+    pub fn welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         debug_assert!(matches!(self.state, State::Joining));
-        self.state = State::Open;
+        self.open_up(now);
         self.control(&Control::Welcome(welcome))
+    }
+
+    fn open_up(&mut self, now: Instant) {
+        self.state = State::Open;
+        self.ping_at = now + FIRST_PING;
     }
 
     /// Hub: turns the spoke away. The link closes once this is flushed.
@@ -396,7 +405,7 @@ impl Tunnel {
     /// Pings now, whenever the last one was.
     pub fn ping(&mut self, now: Instant) -> Result<(), Error> {
         self.pings += 1;
-        self.pinged_at = now;
+        self.ping_at = now + PING_EVERY;
         self.ping = Some((self.pings, now));
         self.control(&Control::Ping(self.pings))
     }
@@ -500,7 +509,7 @@ impl Tunnel {
     /// When `handle_timeout` has something to do next.
     pub fn deadline(&self) -> Instant {
         match self.state {
-            State::Open => (self.pinged_at + PING_EVERY).min(self.heard_at + DEAD_AFTER),
+            State::Open => self.ping_at.min(self.heard_at + DEAD_AFTER),
             State::Hello(..) | State::Third(_) | State::Joining | State::Closing => {
                 self.born_at + HANDSHAKE_TIME
             }
@@ -515,7 +524,7 @@ impl Tunnel {
         if now >= self.heard_at + DEAD_AFTER {
             return Err(Error::Silent);
         }
-        if now >= self.pinged_at + PING_EVERY {
+        if now >= self.ping_at {
             self.ping(now)?;
         }
         Ok(())

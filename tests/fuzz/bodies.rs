@@ -108,7 +108,7 @@ impl End {
                     self.is_told = true;
                     let name = Name::nearest("fuzz");
                     let welcome = Welcome { name, addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] };
-                    self.tunnel.welcome(welcome)?;
+                    self.tunnel.welcome(welcome, now)?;
                 }
                 Event::Control(Control::Bye(_) | Control::Refused { .. }) => self.is_told = true,
                 Event::Control(_) => {}

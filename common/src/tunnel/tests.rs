@@ -163,7 +163,7 @@ impl Pair {
     /// Both ends on the LAN, nothing on the way.
     fn open() -> Pair {
         let mut pair = Pair::joining();
-        pair.hub.tunnel.welcome(welcome()).unwrap();
+        pair.hub.tunnel.welcome(welcome(), pair.now).unwrap();
         pair.exchange();
         pair.spoke.got.clear();
         assert!(pair.spoke.tunnel.is_open() && pair.hub.tunnel.is_open());
@@ -577,15 +577,15 @@ fn goodbye_goes_ahead_of_packets_and_needs_someone_to_hear_it() {
 // ---- time
 
 #[test]
-fn each_end_pings_every_4_s_and_knows_the_round_trip() {
+fn each_end_pings_soon_after_the_welcome_then_every_4_s_and_knows_the_round_trip() {
     let mut pair = Pair::open();
     let half = Duration::from_millis(15);
     assert_eq!(pair.hub.tunnel.round_trip(), None);
-    for _ in 0..5 {
-        assert_eq!(pair.hub.tunnel.deadline(), pair.now + PING_EVERY);
-        assert_eq!(pair.hub.tunnel.handle_timeout(pair.now + PING_EVERY - half), Ok(()));
+    for pause in [FIRST_PING, PING_EVERY, PING_EVERY, PING_EVERY] {
+        assert_eq!(pair.hub.tunnel.deadline(), pair.now + pause);
+        assert_eq!(pair.hub.tunnel.handle_timeout(pair.now + pause - half), Ok(()));
         assert!(!pair.hub.tunnel.wants_write());
-        pair.now += PING_EVERY;
+        pair.now += pause;
         pair.hub.tunnel.handle_timeout(pair.now).unwrap();
         let ping = pair.hub.write(usize::MAX, pair.now);
         pair.spoke.read(&ping, usize::MAX, pair.now + half).unwrap();

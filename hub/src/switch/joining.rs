@@ -99,8 +99,7 @@ impl Switch {
         entry.mtu =
             join.mtu.map_or(usize::MAX, |mtu| mtu.max(tun::MIN_MTU) as usize).min(self.lan.mtu as usize);
         let source = entry.source;
-        // A welcome, then a ping, so that the round trip is known from the start.
-        if let Err(error) = entry.tunnel.welcome(welcome).and_then(|()| entry.tunnel.ping(now)) {
+        if let Err(error) = entry.tunnel.welcome(welcome, now) {
             self.end_with(session, End::Broken(error.to_string()));
         }
         self.gate.joined(source.ip(), session, now);

@@ -97,9 +97,6 @@ impl Client {
         if let Phase::Linked(linked) = &mut self.phase {
             linked.joined_at = Some(now);
             info!("on the LAN as {} ({}), through {}", own.join(" and "), welcome.name, linked.hub);
-            if let Err(error) = linked.tunnel.ping(now) {
-                self.broken(error.into(), now)?;
-            }
         }
         if self.hosts.is_some() {
             self.ask_members(None, now)?;

@@ -22,7 +22,7 @@ fn a_join_takes_two_round_trips() {
     pair.hub.read(&third, usize::MAX, now).unwrap();
     assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Ok(join()))]);
     assert!(!pair.hub.tunnel.is_half_open() && !pair.hub.tunnel.is_open());
-    pair.hub.tunnel.welcome(welcome()).unwrap();
+    pair.hub.tunnel.welcome(welcome(), pair.now).unwrap();
     let fourth = pair.hub.write(usize::MAX, now);
     pair.spoke.read(&fourth, usize::MAX, now).unwrap();
     assert_eq!(pair.spoke.got, [Got::Control(Control::Welcome(welcome()))]);
