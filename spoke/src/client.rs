@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use common::control as socket;
 use common::drops::{Drops, Reason};
-use common::frame::{Farewell, Join, Peer, Refusal};
+use common::frame::{Farewell, Refusal};
 use common::icmp;
 use common::inbox::Inbox;
 use common::invite::Secret;
-use common::link::{Broken, Filled, Flushed, Link};
+use common::link::{Filled, Flushed};
 use common::name::Name;
 use common::noise::{PrivateKey, PublicKey};
 use common::offload;
@@ -28,15 +28,14 @@ use common::pool::{Buf, Pool};
 use common::state::{self, KeptFile, State};
 use common::text::Printable;
 use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
-use common::tunnel::{self, Event, Tunnel, outbox};
+use common::tunnel::{Event, outbox};
 use ipnetwork::IpNetwork;
-use log::{info, log_enabled, trace, warn};
+use log::{info, log_enabled, trace};
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::backoff::Backoff;
 use crate::control::Waiting;
-use crate::dial::{Dial, Dialed, Lookup};
 use crate::grant;
 use crate::hubs;
 use crate::routes::Wishes;
@@ -45,6 +44,9 @@ use crate::target::Target;
 
 mod admin;
 mod lan;
+mod phases;
+
+use phases::{Failures, Phase};
 
 const TUN: Token = Token(0);
 const SIGNAL: Token = Token(1);
@@ -149,34 +151,6 @@ impl From<tun::Error> for Error {
     fn from(error: tun::Error) -> Error {
         Error::Tun(error)
     }
-}
-
-/// Where the spoke stands with its hub.
-enum Phase {
-    /// Waits before it tries again.
-    Pause(Instant),
-    Lookup(Lookup),
-    Dial(Dial),
-    Linked(Box<Linked>),
-}
-
-struct Linked {
-    link: Link,
-    tunnel: Tunnel,
-    token: Token,
-    hub: SocketAddr,
-    /// What earlier links told of prefixes, and this one has not yet.
-    stale: BTreeSet<IpNetwork>,
-    /// The pages of the list of members that have come in so far.
-    peers: Vec<Peer>,
-    joined_at: Option<Instant>,
-}
-
-/// Why a try ended, for the person; the same reason is told once.
-#[derive(Default)]
-struct Failures {
-    last: String,
-    count: usize,
 }
 
 /// A running spoke.
@@ -374,121 +348,6 @@ impl Client {
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    // ---- from phase to phase
-
-    /// Takes the steps towards the hub that are due.
-    fn advance(&mut self, now: Instant) -> Result<(), Error> {
-        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some_and(|at| at <= now)) {
-            self.keep_pin(key, now);
-        }
-        match &mut self.phase {
-            Phase::Pause(until) if *until <= now => {
-                self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
-            }
-            Phase::Dial(dial) => match dial.poll(self.poll.registry(), now) {
-                Dialed::Wait => {}
-                Dialed::Connected(hub, stream, token) => self.link(hub, stream, token, now),
-                Dialed::Failed(error) => {
-                    let why = if error.kind() == io::ErrorKind::ConnectionRefused {
-                        "nothing listens there: is the hub running?".to_owned()
-                    } else if error.kind() == io::ErrorKind::TimedOut {
-                        "no answer: is the port open on the way?".to_owned()
-                    } else {
-                        error.to_string()
-                    };
-                    self.retry(format!("cannot reach {}: {why}", self.config.hub), now);
-                }
-            },
-            Phase::Linked(linked) => {
-                if let Err(error) = linked.tunnel.handle_timeout(now) {
-                    self.broken(error.into(), now)?;
-                }
-            }
-            Phase::Pause(_) | Phase::Lookup(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Dials what the look-up found. The look-up wakes the loop once, as the last thing that it does.
-    fn handle_found(&mut self, now: Instant) {
-        if !matches!(self.phase, Phase::Lookup(_)) {
-            return;
-        }
-        let Phase::Lookup(lookup) = std::mem::replace(&mut self.phase, Phase::Pause(now)) else { return };
-        match lookup.finish() {
-            Ok(addresses) => {
-                self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
-                // No route may lead the dialling itself into the LAN.
-                self.set_routes();
-                self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
-            }
-            Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
-        }
-    }
-
-    fn link(&mut self, hub: SocketAddr, stream: mio::net::TcpStream, token: Token, now: Instant) {
-        let (link, ephemeral) = match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
-            Ok(made) => made,
-            Err(error) => return self.retry(format!("cannot use the connection to {hub}: {error}"), now),
-        };
-        let join = Join {
-            name: self.config.name.clone(),
-            addresses: self.config.addresses.clone(),
-            routes: self.config.wishes.offered.clone(),
-            mtu: self.config.mtu,
-            invite: self.config.invite.as_ref().map(|invite| invite.0),
-            had: self.had.clone(),
-        };
-        let tunnel = Tunnel::spoke(&self.key, ephemeral, self.hub_key, &join, &mut self.pool, now);
-        let (stale, peers) = (self.told.clone(), Vec::new());
-        let linked = Linked { link, tunnel, token, hub, stale, peers, joined_at: None };
-        self.phase = Phase::Linked(Box::new(linked));
-        // The hub may have been quicker than this turn.
-        self.ready.push(token);
-    }
-
-    /// Ends the try or the link, tells why, and begins again after a pause.
-    fn retry(&mut self, why: String, now: Instant) {
-        if let Phase::Linked(linked) = &mut self.phase {
-            self.drops.add_all(&linked.tunnel.queue().drops());
-            linked.tunnel.close(&mut self.pool);
-        }
-        self.give_up_waiting(now);
-        let random = state::random()
-            .map_or(u32::MAX / 2, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-        let pause = self.backoff.pause(random);
-        self.failures.tell(why);
-        self.phase = Phase::Pause(now + pause);
-        self.set_routes();
-    }
-
-    fn broken(&mut self, why: Broken, now: Instant) -> Result<(), Error> {
-        if let Broken::Tunnel(tunnel::Error::HubKey { seen }) = why {
-            let error = Error::KeyChanged {
-                hub: self.config.hub.clone(),
-                known: self.hub_key.unwrap_or(seen),
-                seen,
-                pinned_in: self.config.hub_key.is_none().then(|| self.state.path().join(HUBS)),
-            };
-            if !self.was_on_lan {
-                return Err(error);
-            }
-            self.backoff.slow_down();
-            self.retry(error.to_string(), now);
-            return Ok(());
-        }
-        if let (Broken::Tunnel(tunnel::Error::Silent), Phase::Linked(linked)) = (&why, &self.phase) {
-            linked.link.abort();
-        }
-        let what = if self.is_on_lan() { "lost the hub" } else { "cannot join through" };
-        self.retry(format!("{what} {}: {why}", self.config.hub), now);
-        Ok(())
-    }
-
-    fn is_on_lan(&self) -> bool {
-        matches!(&self.phase, Phase::Linked(linked) if linked.tunnel.is_open())
-    }
-
     // ---- sources
 
     fn read_tun(&mut self, now: Instant) {
@@ -614,20 +473,4 @@ fn deliver(tun: &Tun, bytes: &mut [u8], cut: &mut Vec<u8>) -> Result<(), Reason>
         );
     }
     written
-}
-
-impl Failures {
-    /// Tells a reason: the first time, and then each tenth.
-    fn tell(&mut self, why: String) {
-        if why != self.last {
-            self.last = why;
-            self.count = 0;
-        }
-        self.count += 1;
-        if self.count == 1 {
-            warn!("{}; trying again until it works", self.last);
-        } else if self.count.is_multiple_of(10) {
-            warn!("{} (tried {} times)", self.last, self.count);
-        }
-    }
 }

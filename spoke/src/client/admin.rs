@@ -7,7 +7,8 @@ use common::frame::{Control as Frame, Peer};
 use log::warn;
 use mio::Token;
 
-use super::{CONTROL, Client, Phase, socket};
+use super::phases::Phase;
+use super::{CONTROL, Client, socket};
 use crate::control::{self, LinkStatus, MemberStatus, PATIENCE, Page, Request, Status};
 
 impl Client {

@@ -10,7 +10,8 @@ use common::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 
-use super::{Client, Error, Failures, HUBS, Phase};
+use super::phases::{Failures, Phase};
+use super::{Client, Error, HUBS};
 use crate::control::{Asker, MAX_MEMBERS};
 use crate::routes::{View, Way, Wishes};
 use crate::{grant, hosts, hubs};
