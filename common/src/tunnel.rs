@@ -26,8 +26,8 @@ use handshake::{Expect, Step};
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How often each end pings.
 pub const PING_EVERY: Duration = Duration::from_secs(4);
-/// When it first does, after the welcome: both ends are busy till then, with files and with the device, and would
-/// count that to the round trip.
+/// When it first does, after the welcome: both ends mostly are busy till then, with files and with the device, and
+/// would count that to the round trip.
 const FIRST_PING: Duration = Duration::from_millis(250);
 /// An end that was not heard for so long is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);

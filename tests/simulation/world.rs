@@ -224,12 +224,22 @@ impl World {
     // ---- the hub, as its server does it
 
     fn hub_turn(&mut self) {
+        let is_due = self.switch.deadline().is_some_and(|at| at <= self.now);
+        if !is_due && !self.switch.has_dirty() {
+            self.switch.handle_timeouts(self.now);
+            assert!(
+                !self.switch.has_dirty(),
+                "the hub had something to do of which its deadline did not tell"
+            );
+        }
         let mut conns: Vec<usize> = self.conns.keys().copied().collect();
         conns.sort_unstable();
         for conn in conns {
             self.read_hub(conn);
         }
-        self.switch.handle_timeouts(self.now);
+        if is_due {
+            self.switch.handle_timeouts(self.now);
+        }
         self.flush_hub();
         while let Some(Ended { session, .. }) = self.switch.poll_ended(self.now) {
             let conn = self.by_session.remove(&session).expect("each session has a connection");

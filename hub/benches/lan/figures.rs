@@ -140,7 +140,7 @@ impl Times {
 /// What one system reached: a column of the table.
 pub(crate) struct Column {
     pub(crate) system: &'static System,
-    /// What each turn found.
+    /// What each measurement found.
     values: [Vec<f64>; Figure::ALL.len()],
     /// What could not be measured, and why.
     pub(crate) failures: Vec<String>,
@@ -192,7 +192,7 @@ impl Column {
         }
     }
 
-    /// The median of what the turns found.
+    /// The median of what was found.
     pub(crate) fn value(&self, figure: Figure) -> Option<f64> {
         let mut values = self.values[figure as usize].clone();
         values.sort_unstable_by(f64::total_cmp);
