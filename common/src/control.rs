@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use log::warn;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -30,7 +31,7 @@ pub const SOCKET: &str = "control";
 pub const MAX_REQUEST: usize = 4 * 1024;
 /// Most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;
-/// Tokens that [`Control::register`] takes: the listener's and one for each connection.
+/// Tokens that [`Control::open`] takes: the listener's and one for each connection.
 pub const TOKENS: usize = 1 + MAX_CONNECTIONS;
 /// How long a connection may live.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -79,9 +80,23 @@ struct Connection {
 }
 
 impl Control {
-    /// Binds the socket (mode 0600) in a state directory, in the place of one that a killed process left: the
-    /// directory's lock, which the caller holds, says that nobody serves it any more.
-    pub fn bind(state: &Path) -> io::Result<Control> {
+    /// Opens the socket in a state directory; events of the [`TOKENS`] tokens from `first` on are for `serve`.
+    /// A program can do without, as where nothing can be written: that is logged, and that `commands` will not
+    /// work.
+    pub fn open(state: &Path, registry: &Registry, first: Token, commands: &str) -> Option<Control> {
+        let opened = Control::bind(state, first).and_then(|mut control| {
+            registry.register(&mut control.listener, first, Interest::READABLE)?;
+            Ok(control)
+        });
+        let path = state.join(SOCKET);
+        opened
+            .inspect_err(|error| warn!("cannot make {}: {error}; {commands} will not work", path.display()))
+            .ok()
+    }
+
+    /// Binds the socket (mode 0600) in the place of one that a killed process left: the directory's lock, which
+    /// the caller holds, says that nobody serves it any more.
+    fn bind(state: &Path, first: Token) -> io::Result<Control> {
         let path = state.join(SOCKET);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -97,17 +112,11 @@ impl Control {
         Ok(Control {
             listener: UnixListener::from_std(OwnedFd::from(socket).into()),
             connections: Slab::new(),
-            first_token: 0,
+            first_token: first.0,
             serial: 0,
             backlog: false,
             accept_at: None,
         })
-    }
-
-    /// Registers the socket; events of the [`TOKENS`] tokens from `first` on are for `serve`.
-    pub fn register(&mut self, registry: &Registry, first: Token) -> io::Result<()> {
-        self.first_token = first.0;
-        registry.register(&mut self.listener, first, Interest::READABLE)
     }
 
     /// Serves an event; returns a request that has come whole. Its JSON is not looked at.

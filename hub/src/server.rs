@@ -184,7 +184,12 @@ impl Server {
             tun,
             signals: UnixStream::from_std(signals),
             hangups: UnixStream::from_std(hangups),
-            control: None,
+            control: Control::open(
+                state.path(),
+                poll.registry(),
+                Token(CONTROL),
+                "`hub status` and other commands",
+            ),
             about: About { listening: at, device, started_at: Instant::now(), trouble: None },
             unix_time: unix_time(),
             state,
@@ -208,7 +213,6 @@ impl Server {
             .map_err(system("register with the event queue"))?;
         server.switch.set_unix_time(server.unix_time);
         server.switch.set_invites(invites);
-        server.open_control();
         server.announce();
         server.set_access(access);
         Ok(server)
@@ -220,24 +224,6 @@ impl Server {
         info!("key {key}");
         info!("listening on {listening}; the LAN is {}, on the device {device}", self.switch.lan().subnets);
         info!("to join: spoke --hub HOST:{} --hub-key {key}", listening.port());
-    }
-
-    /// The LAN can do without its control socket, as in a state directory that cannot be written.
-    fn open_control(&mut self) {
-        let opened = Control::bind(self.state.path()).and_then(|mut control| {
-            control.register(self.poll.registry(), Token(CONTROL))?;
-            Ok(control)
-        });
-        match opened {
-            Ok(control) => self.control = Some(control),
-            Err(error) => {
-                let path = self.state.path().join(socket::SOCKET);
-                warn!(
-                    "cannot make {}: {error}; `hub status` and other commands will not work",
-                    path.display()
-                );
-            }
-        }
     }
 
     /// Its state directory.

@@ -226,7 +226,12 @@ impl Client {
             flow_seed,
             name: config.name.clone(),
             started_at: Instant::now(),
-            control: None,
+            control: socket::Control::open(
+                state.path(),
+                registry,
+                Token(CONTROL),
+                "`spoke status` and `spoke resolve`",
+            ),
             waiting: Waiting::default(),
             had: Vec::new(),
             config,
@@ -260,7 +265,6 @@ impl Client {
             .register(&mut client.tun, TUN, Interest::READABLE)
             .and_then(|()| registry.register(&mut client.signals, SIGNAL, Interest::READABLE))
             .map_err(system("register with the event queue"))?;
-        client.open_control();
         Ok(client)
     }
 

@@ -4,29 +4,13 @@ use std::time::Instant;
 
 use common::control::{Ticket, decode, encode};
 use common::frame::{Control as Frame, Peer};
-use log::warn;
 use mio::Token;
 
 use super::phases::Phase;
-use super::{CONTROL, Client, socket};
+use super::{Client, socket};
 use crate::control::{self, LinkStatus, MemberStatus, PATIENCE, Page, Request, Status};
 
 impl Client {
-    /// The spoke can do without its control socket, as in a state directory that cannot be written.
-    pub(super) fn open_control(&mut self) {
-        let opened = socket::Control::bind(self.state.path()).and_then(|mut control| {
-            control.register(self.poll.registry(), Token(CONTROL))?;
-            Ok(control)
-        });
-        match opened {
-            Ok(control) => self.control = Some(control),
-            Err(error) => {
-                let path = self.state.path().join(socket::SOCKET);
-                warn!("cannot make {}: {error}; `spoke status` will not work", path.display());
-            }
-        }
-    }
-
     /// Serves the control socket.
     pub(super) fn serve_control(&mut self, token: Token, now: Instant) {
         let Some(control) = &mut self.control else { return };
