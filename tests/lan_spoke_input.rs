@@ -145,15 +145,16 @@ fn strangers_are_told_apart() {
 #[test]
 fn a_hub_that_grants_more_than_a_lan_is_not_followed() {
     let net = Net::new(1).unwrap();
-    for (address, mtu, part) in [
-        ("10.0.0.2/0", 1_500, "no host on a LAN"),
-        ("64.0.0.2/2", 1_500, "no host on a LAN"),
-        ("8.8.8.9/24", 1_500, "--accept-route 8.8.8.0/24"),
-        ("10.0.0.2/24", 0, "packets of 0 bytes"),
-        ("10.0.0.2/24", u32::MAX, "packets of 4294967295 bytes"),
+    // Each has a key of its own, and so needs a port of its own: the spoke remembers.
+    for (port, address, mtu, part) in [
+        (5_001, "10.0.0.2/0", 1_500, "no host on a LAN"),
+        (5_002, "64.0.0.2/2", 1_500, "no host on a LAN"),
+        (5_003, "8.8.8.9/24", 1_500, "--accept-route 8.8.8.0/24"),
+        (5_004, "10.0.0.2/24", 0, "packets of 0 bytes"),
+        (5_005, "10.0.0.2/24", u32::MAX, "packets of 4294967295 bytes"),
     ] {
-        let listener = net.hub().tcp_listen(([0, 0, 0, 0], 0)).unwrap();
-        let hub = format!("192.0.2.1:{}", listener.local_addr().unwrap().port());
+        let listener = net.hub().tcp_listen(([0, 0, 0, 0], port)).unwrap();
+        let hub = format!("192.0.2.1:{port}");
         let welcome = Welcome {
             name: "a".parse().unwrap(),
             addresses: vec![address.parse().unwrap()],
