@@ -169,12 +169,9 @@ impl Column {
 
     /// Measures all that loads the path as it is.
     pub(crate) fn take_turn(&mut self, running: &Running, times: &Times) {
-        self.part("flows", |column| column.flows(running, times));
-        thread::sleep(DRAIN);
-        self.part("small packets", |column| column.packets(running, times));
-        thread::sleep(DRAIN);
-        self.part("round trips under load", |column| column.loaded(running, times));
-        thread::sleep(DRAIN);
+        self.load("flows", |column| column.flows(running, times));
+        self.load("small packets", |column| column.packets(running, times));
+        self.load("round trips under load", |column| column.loaded(running, times));
     }
 
     /// Measures round trips with nothing else on the way. They are as short as what the machine does beside
@@ -212,6 +209,12 @@ impl Column {
                 self.failures.push(failure);
             }
         }
+    }
+
+    /// A part that leaves something in queues, which then drains.
+    fn load(&mut self, what: &str, measure: impl FnOnce(&mut Column) -> Result<()>) {
+        self.part(what, measure);
+        thread::sleep(DRAIN);
     }
 
     fn flows(&mut self, running: &Running, times: &Times) -> Result<()> {
