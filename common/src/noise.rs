@@ -1,14 +1,17 @@
 //! Keys, the clear hello, the Noise handshake, and records. Pure: ephemeral randomness is handed in.
 //!
-//! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to `aws-lc-rs` directly: it
-//! seals and opens a record from one buffer into another, so that the bytes of a packet need not be copied
-//! as well; on the wire they are Noise transport messages (Noise specification, revision 34, sections 5.2
-//! and 12.2).
+//! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to AES-GCM directly; on the
+//! wire, records are Noise transport messages (Noise specification, revision 34, sections 5.2 and 12.2).
+//!
+//! Two libraries do that. `aws-lc-rs` is by far the faster one, and works from one buffer into another, so that
+//! the bytes of a packet need not be copied as well. But a small record costs mostly what its code and tables
+//! take to come into the caches, when it is the first for a while, and of those `aes-gcm` has less.
 
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aes_gcm::{AeadInPlace, Aes256Gcm, KeyInit};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
@@ -292,7 +295,7 @@ impl Handshake {
             Role::Hub => (hub, spoke),
             Role::Spoke => (spoke, hub),
         };
-        Ok((Sealer(Direction::new(&ours)?), Opener(Direction::new(&theirs)?)))
+        Ok((Sealer(Direction::new(ours)), Opener(Direction::new(theirs))))
     }
 }
 
@@ -325,25 +328,38 @@ fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
     Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(DefaultResolver)))
 }
 
+/// Most plaintext bytes in a record that counts as small.
+const SMALL: usize = 256;
+
 /// One direction's key and the number of its next record.
 struct Direction {
-    key: LessSafeKey,
+    key: [u8; 32],
+    small: Aes256Gcm,
+    /// For records that are not small, once there are any.
+    large: Option<LessSafeKey>,
     next: u64,
 }
 
 impl Direction {
-    fn new(key: &[u8; 32]) -> Result<Direction, Failed> {
-        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| Failed)?;
-        Ok(Direction { key: LessSafeKey::new(key), next: 0 })
+    fn new(key: [u8; 32]) -> Direction {
+        Direction { key, small: Aes256Gcm::new(&key.into()), large: None, next: 0 }
+    }
+
+    fn large(&mut self) -> Result<&LessSafeKey, Failed> {
+        if self.large.is_none() {
+            let key = UnboundKey::new(&AES_256_GCM, &self.key).map_err(|_| Failed)?;
+            self.large = Some(LessSafeKey::new(key));
+        }
+        self.large.as_ref().ok_or(Failed)
     }
 
     /// The nonce of the next record: 32 zero bits, then the count, big-endian (Noise, 12.3).
-    fn nonce(&mut self) -> Result<Nonce, Failed> {
-        let mut nonce = [0; 12];
+    fn nonce(&mut self) -> Result<[u8; NONCE_LEN], Failed> {
+        let mut nonce = [0; NONCE_LEN];
         nonce[4..].copy_from_slice(&self.next.to_be_bytes());
         // The last value is reserved for rekeying (Noise, 5.1).
         self.next = self.next.checked_add(1).filter(|&next| next < u64::MAX).ok_or(Failed)?;
-        Ok(Nonce::assume_unique_for_key(nonce))
+        Ok(nonce)
     }
 }
 
@@ -361,12 +377,29 @@ impl Sealer {
         let nonce = self.0.nonce()?;
         records.append(&len.to_be_bytes());
         let (sealed, tag) = records.spare()[..usize::from(len)].split_at_mut(plain.len());
-        self.0
-            .key
-            .seal_out_of_place_scatter(nonce, Aad::empty(), plain, sealed, &[], tag)
-            .map_err(|_| Failed)?;
+        if plain.len() <= SMALL {
+            sealed.copy_from_slice(plain);
+            let made = self.0.small.encrypt_in_place_detached(&nonce.into(), &[], sealed);
+            tag.copy_from_slice(&made.map_err(|_| Failed)?);
+        } else {
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            self.0
+                .large()?
+                .seal_out_of_place_scatter(nonce, Aad::empty(), plain, sealed, &[], tag)
+                .map_err(|_| Failed)?;
+        }
         records.set_len(records.len() + usize::from(len));
         Ok(())
+    }
+
+    /// Frees what only large records need.
+    pub fn rest(&mut self) {
+        self.0.large = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.0.large.is_none()
     }
 }
 
@@ -379,7 +412,23 @@ impl Opener {
     pub fn open(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), Failed> {
         let nonce = self.0.nonce()?;
         let (sealed, tag) = body.split_last_chunk::<TAG_LEN>().ok_or(Failed)?;
-        self.0.key.open_separate_gather(nonce, Aad::empty(), sealed, tag, plain).map_err(|_| Failed)
+        if sealed.len() <= SMALL {
+            plain.copy_from_slice(sealed);
+            let opened = self.0.small.decrypt_in_place_detached(&nonce.into(), &[], plain, tag.into());
+            return opened.map_err(|_| Failed);
+        }
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.0.large()?.open_separate_gather(nonce, Aad::empty(), sealed, tag, plain).map_err(|_| Failed)
+    }
+
+    /// Frees what only large records need.
+    pub fn rest(&mut self) {
+        self.0.large = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.0.large.is_none()
     }
 }
 
@@ -450,7 +499,8 @@ mod tests {
         let (mut sealer, mut opener) = hub.finish().unwrap();
         let longest: Vec<u8> = (0..MAX_RECORD_PLAIN).map(|i| i as u8).collect();
         let mut message = [0; MAX_RECORD];
-        for text in [&b"first"[..], b"", b"third", &longest] {
+        let (small, medium) = (&longest[..SMALL], &longest[..=SMALL]);
+        for text in [&b"first"[..], b"", small, medium, b"fifth", &longest] {
             let len = snow.write_message(text, &mut message).unwrap();
             assert_eq!(opened(&mut opener, &message[..len]).as_deref(), Ok(text));
 

@@ -149,7 +149,8 @@ struct Transport {
 pub struct Tunnel {
     role: Role,
     state: State,
-    transport: Option<Transport>,
+    /// Boxed, as most of its memory is that of keys, which a stranger's tunnel does not have.
+    transport: Option<Box<Transport>>,
     /// Received, but not a whole record or frame yet.
     parked: Option<Parked>,
     /// The frame of which the header is received, but not the whole body.
@@ -407,6 +408,11 @@ impl Tunnel {
         self.pings += 1;
         self.ping_at = now + PING_EVERY;
         self.ping = Some((self.pings, now));
+        // Made anew in a moment, if they are needed: an idle tunnel goes without.
+        if let Some(transport) = &mut self.transport {
+            transport.sealer.rest();
+            transport.opener.rest();
+        }
         self.control(&Control::Ping(self.pings))
     }
 
@@ -443,7 +449,8 @@ impl Tunnel {
 
     /// Seals what may go out in one write, appending records to `outbox`.
     pub fn seal(&mut self, outbox: &mut Buf, pool: &mut Pool, now: Instant) -> Result<(), Error> {
-        let Some(Transport { sealer, .. }) = &mut self.transport else { return Ok(()) };
+        let Some(transport) = &mut self.transport else { return Ok(()) };
+        let sealer = &mut transport.sealer;
         let (burst, record) = (self.pace.burst(), self.pace.record());
         let mut small = pool.take(record);
         while outbox.len() < burst {

@@ -98,7 +98,7 @@ impl Tunnel {
 
     fn finish(&mut self, handshake: Handshake, remote: PublicKey) -> Result<(), Error> {
         let (sealer, opener) = handshake.finish().map_err(|_| Error::Handshake)?;
-        self.transport = Some(Transport { sealer, opener, remote });
+        self.transport = Some(Box::new(Transport { sealer, opener, remote }));
         self.state = State::Joining;
         Ok(())
     }

@@ -516,16 +516,27 @@ fn closing_gives_back_what_waits_at_every_stage() {
 
 #[test]
 fn an_idle_tunnel_is_small() {
-    let pair = Pair::open();
+    let mut pair = Pair::open();
+    let packet = Shape::new(false, true, 60_000).whole();
+    pair.spoke.enqueue(&packet, pair.now);
+    pair.hub.enqueue(&packet, pair.now);
+    pair.exchange();
+    assert!(!pair.spoke.tunnel.transport.as_ref().unwrap().sealer.rests());
+    pair.now += PING_EVERY;
+    for end in [&mut pair.hub, &mut pair.spoke] {
+        end.tunnel.handle_timeout(pair.now).unwrap();
+    }
+    pair.exchange();
     for tunnel in [&pair.hub.tunnel, &pair.spoke.tunnel] {
-        // All that an open tunnel may hold on the heap while it is idle is two AES keys: the handshake is gone, and
+        // All that an open tunnel may hold on the heap while it is idle is its keys: the handshake is gone, and
         // whatever held bytes went back to the pool.
         assert!(matches!(tunnel.state, State::Open));
+        let transport = tunnel.transport.as_ref().unwrap();
+        assert!(transport.sealer.rests() && transport.opener.rests());
         assert_eq!(tunnel.control.capacity(), 0);
         assert!(tunnel.parked.is_none() && tunnel.begun.is_none() && tunnel.unsent.is_none());
         assert_eq!(tunnel.queue.cost(), 0);
     }
-    // A key is a pointer to an EVP_AEAD_CTX (aead.h of AWS-LC), which counts 584 bytes, and malloc's own.
-    let keys = 2 * 640;
-    assert!(size_of::<Tunnel>() + keys <= 2_048, "{} + {keys}", size_of::<Tunnel>());
+    let (tunnel, transport) = (size_of::<Tunnel>(), size_of::<Transport>());
+    assert!(tunnel + transport <= 3_072, "{tunnel} + {transport}");
 }
