@@ -29,10 +29,12 @@ const BATCH_BYTES: usize = 65_536;
 
 /// The packets that wait for one link.
 ///
-/// Idle, it is no more than this struct: what packets need comes from the [`Pool`] with the first
-/// and goes back with the last. [`Queue::clear`] before it is dropped, or that memory is freed
+/// As long as no two packets wait, it is no more than this struct: what more of them need comes from the
+/// [`Pool`] and goes back with the last. [`Queue::clear`] before it is dropped, or that memory is freed
 /// instead of recycled.
 pub struct Queue {
+    /// The one packet that waits, where there is no table: nothing to schedule, and no delay that stands.
+    lone: Option<Waiting>,
     table: Option<Box<Table>>,
     cap: usize,
     cost: usize,
@@ -47,10 +49,18 @@ pub struct Queue {
     drops_delay: u64,
 }
 
+/// A packet, its flow's bucket, and the time since when it waits.
+struct Waiting {
+    packet: Buf,
+    bucket: u16,
+    since: u64,
+}
+
 impl Queue {
     /// An empty queue, whose packets will occupy up to `cap_bytes` bytes of memory. Allocates nothing.
     pub const fn new(cap_bytes: usize) -> Queue {
         Queue {
+            lone: None,
             table: None,
             cap: cap_bytes,
             cost: 0,
@@ -69,24 +79,35 @@ impl Queue {
     /// The cap is on memory: what buffers occupy, not what they contain. Above it, packets of the
     /// flow that occupies most are dropped, the oldest first.
     pub fn push(&mut self, packet: Buf, flow: u32, now: Instant, pool: &mut Pool) {
-        let now = self.time(now);
-        let table = self.table.get_or_insert_with(|| pool.take_table());
         self.cost += Table::cost(&packet);
         self.bytes += packet.len();
         self.packets += 1;
-        let bucket = Table::bucket(flow);
+        let waiting = Waiting { packet, bucket: Table::bucket(flow), since: self.time(now) };
+        if self.packets == 1 && self.cost <= self.cap {
+            self.lone = Some(waiting);
+            return;
+        }
+        if let Some(lone) = self.lone.take() {
+            self.schedule(lone, pool);
+        }
+        self.schedule(waiting, pool);
+        if self.cost > self.cap {
+            self.shed(pool);
+        }
+    }
+
+    /// Puts a packet into the table.
+    fn schedule(&mut self, Waiting { packet, bucket, since }: Waiting, pool: &mut Pool) {
+        let table = self.table.get_or_insert_with(|| pool.take_table());
         let told = &self.told;
         let id = table.flow_of(bucket, || match told {
             Some((of, codel)) if *of == bucket => *codel,
             Some(_) | None => Codel::default(),
         });
-        table.enqueue(id, packet, now);
+        table.enqueue(id, packet, since);
         // RFC 8290 section 4.1: a flow that had nothing to send is new, and starts with one quantum.
         if table.activate(id) {
             table.flow(id).deficit = QUANTUM;
-        }
-        if self.cost > self.cap {
-            self.shed(pool);
         }
     }
 
@@ -96,6 +117,13 @@ impl Queue {
     /// link nothing overtakes what is on its way: then only its front is returned, in whole
     /// segments, and the rest waits on.
     pub fn pop(&mut self, now: Instant, max: usize, pool: &mut Pool) -> Option<Buf> {
+        if let Some(lone) = self.lone.take() {
+            if lone.packet.len() <= max {
+                (self.cost, self.bytes, self.packets) = (0, 0, 0);
+                return Some(lone.packet);
+            }
+            self.schedule(lone, pool);
+        }
         let now = self.time(now);
         // RFC 8290 section 4.2.
         let packet = loop {
@@ -122,6 +150,9 @@ impl Queue {
 
     /// Drops everything, uncounted, and gives back all memory.
     pub fn clear(&mut self, pool: &mut Pool) {
+        if let Some(lone) = self.lone.take() {
+            pool.give(lone.packet);
+        }
         if let Some(table) = self.table.as_deref_mut() {
             for id in 0..table.flows().len() as FlowId {
                 while let Some(packet) = table.dequeue(id) {
