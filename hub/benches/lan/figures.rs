@@ -128,7 +128,7 @@ impl Times {
         warm: Duration::from_millis(500),
         flow: Duration::from_millis(1_500),
         packets: Duration::from_millis(1_000),
-        idle_rounds: 5,
+        idle_rounds: 10,
         idle: Duration::from_millis(200),
         loaded: Duration::from_millis(1_500),
         narrow_warm: Duration::from_millis(700),
