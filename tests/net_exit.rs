@@ -65,9 +65,9 @@ impl World {
                 .unwrap();
             mobile.ip(&format!("addr add 172.20.{i}.9/24 dev wlan{i}\nlink set wlan{i} up")).unwrap();
             net.hub().ip(&format!("route add 172.20.{i}.0/24 via {}", Net::spoke_v4(i))).unwrap();
-            set_forwarding(router);
+            router.forward();
         }
-        set_forwarding(net.hub());
+        net.hub().forward();
         mobile.ip("route add default via 172.20.0.1").unwrap();
         ping_until(net.hub(), WEB.into(), SOON).unwrap();
         ping_until(&mobile, Net::hub_v4().into(), SOON).unwrap();
@@ -94,13 +94,6 @@ impl World {
     fn rules(&self) -> String {
         ["-4", "-6"].map(|family| ip(&self.mobile, &format!("{family} rule show"))).concat()
     }
-}
-
-fn set_forwarding(host: &Host) {
-    host.run(|| {
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-    });
 }
 
 fn ip(host: &Host, arguments: &str) -> String {

@@ -33,14 +33,9 @@ fn host_behind(gateway: &Host, name: &str, network: [u8; 3]) -> Host {
         "addr add {a}.{b}.{c}.20/24 dev eth0\nlink set eth0 up\nroute add default via {a}.{b}.{c}.1"
     ))
     .unwrap();
-    set_forwarding(gateway, true);
+    gateway.forward();
     ping_until(&host, Ipv4Addr::new(a, b, c, 1).into(), SOON).unwrap();
     host
-}
-
-fn set_forwarding(host: &Host, on: bool) {
-    let text = if on { "1" } else { "0" };
-    host.run(move || std::fs::write("/proc/sys/net/ipv4/ip_forward", text)).unwrap();
 }
 
 fn ip(host: &Host, arguments: &str) -> String {
@@ -242,7 +237,6 @@ fn a_network_with_the_spokes_own_connection_is_not_hidden_from_the_hub() {
 #[test]
 fn a_spoke_that_does_not_forward_says_so() {
     let net = Net::new(1).unwrap();
-    set_forwarding(net.spoke(0), false);
     let lan = Lan::with_options(net, &["--route", "172.16.0.0/12"], &[&["--route", PREFIX]]).unwrap();
     lan.spokes[0].wait_for_line("sysctl -w net.ipv4.ip_forward=1", SOON).unwrap();
     lan.hub.wait_for_line("sysctl -w net.ipv4.ip_forward=1", SOON).unwrap();

@@ -21,6 +21,9 @@ use super::{Context, Failure, Process, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Whether a host forwards: IPv4 and IPv6.
+const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
 /// A machine of the house: its own network stack, its own name, and its own empty directory for state.
 ///
 /// The namespaces live as long as the thread, its programs and the sockets opened in them; none has a name
@@ -196,6 +199,11 @@ impl Host {
         Ok(())
     }
 
+    /// Has the host forward packets of both families.
+    pub(crate) fn forward(&self) {
+        self.run(|| FORWARDING.iter().for_each(|family| set(family, "1")));
+    }
+
     /// A TCP listener of this host.
     pub(crate) fn tcp_listen(&self, address: impl Into<SocketAddr>) -> Result<TcpListener> {
         let address = address.into();
@@ -281,6 +289,10 @@ fn enter(private: &Path, name: &str) -> Result<(File, Pid)> {
     mount(Some("tmpfs"), private, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .context("mount a directory of the host's own")?;
     set("net/ipv4/tcp_congestion_control", "cubic");
+    // A machine that forwards, as one with Docker does, hands that down.
+    for family in FORWARDING {
+        set(family, "0");
+    }
     // Addresses are usable at once, without duplicate address detection.
     set("net/ipv6/conf/all/accept_dad", "0");
     set("net/ipv6/conf/default/accept_dad", "0");

@@ -8,11 +8,10 @@
 //! program in the hub, or through its kernel where `forward` made a router of it.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::house::{Context, Host, Result, allow_cubic, ping_until};
+use crate::house::{Host, Result, allow_cubic, ping_until};
 
 const READY: Duration = Duration::from_secs(5);
 
@@ -56,11 +55,6 @@ impl Field {
     /// The address of end `i` on its cable.
     pub(crate) fn end_address(i: usize) -> Ipv4Addr {
         Ipv4Addr::new(192, 0, 2, host_number(i, 2))
-    }
-
-    /// Lets the hub's kernel forward packets.
-    pub(crate) fn forward(&self) -> Result<()> {
-        self.hub.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).context("let the hub forward")
     }
 
     /// Narrows the path from the hub to end `i`.

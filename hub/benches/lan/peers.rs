@@ -137,7 +137,7 @@ fn start_tinc(
 /// VTun over TCP without encryption or compression: a device for each end, between which the hub's kernel
 /// forwards. The devices are made and up beforehand: vtund ends when a packet comes before they are.
 pub(crate) fn vtun(field: Field) -> Result<Running> {
-    field.forward()?;
+    field.hub.forward();
     let mut config = String::from("options { port 5000; }\n");
     for i in 0..field.ends.len() {
         let address = inner_address(i);
@@ -178,7 +178,7 @@ fn start_vtun(host: &Host, config: &str, arguments: &[&str]) -> Result<Process> 
 
 /// WireGuard in user space, over UDP: the hub's kernel forwards from one peer to the other.
 pub(crate) fn wireguard(field: Field) -> Result<Running> {
-    field.forward()?;
+    field.hub.forward();
     let (hub_private, hub_public) = wireguard_keys(&field.hub)?;
     let keys = field.ends.iter().map(wireguard_keys).collect::<Result<Vec<_>>>()?;
     let mut config = format!("[Interface]\nPrivateKey = {hub_private}\nListenPort = 51820\n");
