@@ -5,13 +5,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, Join};
-use common::inbox::Inbox;
-use common::name::Name;
-use common::noise::PrivateKey;
 use common::packet::{self, VNET_LEN};
-use common::pool::{Buf, Pool};
-use common::tunnel::{Event, Tunnel, outbox};
+use common::queue::{Buf, Pool};
+use common::wire::frame::{Control, Join};
+use common::wire::inbox::Inbox;
+use common::wire::key::PrivateKey;
+use common::wire::name::Name;
+use common::wire::tunnel::{Event, Tunnel, outbox};
 use hub::members::{Access, Members};
 use hub::subnets::Subnets;
 use hub::switch::{Lan, Switch};

@@ -10,8 +10,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::frame::{HEADER_LEN, MAX_BODY};
-use common::noise::{PrivateKey, VERSION, hello};
+use common::wire::frame::{HEADER_LEN, MAX_BODY};
+use common::wire::hello::{VERSION, hello};
+use common::wire::key::PrivateKey;
 
 use house::wire::{Joined, Wire, join_request, random_key, udp_packet};
 use house::{Lan, Net, ping};

@@ -14,9 +14,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::invite::Secret;
-use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, PrivateKey, Role, hello};
-use common::state::random;
+use common::node::state::random;
+use common::wire::hello::{HELLO_LEN, hello};
+use common::wire::invite::Secret;
+use common::wire::key::PrivateKey;
+use common::wire::noise::{Handshake, LENGTH_LEN, Role};
 use house::wire::random_key;
 use house::{
     Binaries, Capture, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state,

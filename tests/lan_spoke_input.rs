@@ -14,10 +14,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use common::frame::{Control, Welcome};
-use common::noise::{HELLO_LEN, Handshake, LENGTH_LEN, MAX_RECORD, Role, hello};
-use common::pool::Buf;
-use common::state::random;
+use common::node::state::random;
+use common::queue::Buf;
+use common::wire::frame::{Control, Welcome};
+use common::wire::hello::{HELLO_LEN, hello};
+use common::wire::noise::{Handshake, LENGTH_LEN, MAX_RECORD, Role};
 use ipnetwork::IpNetwork;
 use nix::mount::{MsFlags, mount};
 

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::sandbox::{Reach, User, enter};
-use common::state::State;
+use common::linux::sandbox::{Reach, User, enter};
+use common::node::state::State;
 use house::{
     Binaries, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
     spawn_spoke, spoke_command, start_hub,

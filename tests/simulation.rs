@@ -25,9 +25,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::frame::{Control, Welcome};
-use common::name::Name;
-use common::noise::hello;
+use common::wire::frame::{Control, Welcome};
+use common::wire::hello::hello;
+use common::wire::name::Name;
 use packets::{HUB, HUB_V4, HUB_V6, udp};
 use world::World;
 
@@ -110,7 +110,7 @@ fn tell(seed: u64, steps: u64, act: &impl Fn(&mut World)) -> u64 {
     deliver_all(&mut world);
     world.switch.stop();
     // Log lines that were kept back are counted out first.
-    world.pass(2 * common::damper::PERIOD);
+    world.pass(2 * common::node::log_limit::PERIOD);
     assert!(
         world.conns.is_empty() && world.switch.deadline().is_none(),
         "a hub that stops forgets all links"

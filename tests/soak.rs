@@ -13,8 +13,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, Farewell};
-use common::noise::PrivateKey;
+use common::wire::frame::{Control, Farewell};
+use common::wire::key::PrivateKey;
 use nix::sys::signal::Signal;
 
 use house::wire::{Joined, Wire, random_key};

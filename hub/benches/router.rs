@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::frame::Join;
-use common::noise::PrivateKey;
 use common::packet::{Fragment, Header};
+use common::wire::frame::Join;
+use common::wire::key::PrivateKey;
 use hub::members::{Access, Admission, MemberId, Members};
 use hub::router::route;
 use hub::routes::{MAX_LAN_ROUTES, Routes};

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use common::cli::{print, say};
-use common::control::{AskError, ask};
-use common::human::Span;
-use common::name::Name;
+use common::node::cli::{print, say};
+use common::node::control::{AskError, ask};
+use common::node::human::Span;
+use common::wire::name::Name;
 use hub::control::{Invited, PAGE, Reloaded, Request, Revoked, Status};
 use hub::report;
 use ipnetwork::IpNetwork;
@@ -199,7 +199,7 @@ fn invite(args: InviteArgs, state: Option<PathBuf>) -> Result<(), AskError> {
     let line = format!("spoke --hub {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
     let printed = show(&invited, json, |_| format!("{line}\n"));
     if !json {
-        say(&format!("good once, within {}", common::human::span(invited.seconds)));
+        say(&format!("good once, within {}", common::node::human::span(invited.seconds)));
         if let Some(how) = how {
             say(&how);
         }
@@ -237,6 +237,6 @@ fn own_address(listening: SocketAddr) -> Option<IpAddr> {
 }
 
 fn show<T: Serialize>(value: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError> {
-    let text = if json { common::control::to_json(value) } else { text(value) };
+    let text = if json { common::node::control::to_json(value) } else { text(value) };
     print(&text).map_err(AskError::Print)
 }

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use common::drops::Drops;
-use common::name::Name;
-use common::noise::PublicKey;
+use common::packet::drops::Drops;
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -259,7 +259,7 @@ fn member_status(switch: &Switch, member: &Member, now: Instant) -> MemberStatus
     let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
     let link = member.session.and_then(|session| switch.link(session)).map(|link| {
         let (received, sent) = link.tunnel.traffic();
-        let traffic = |way: common::tunnel::Traffic| Traffic { packets: way.packets, bytes: way.bytes };
+        let traffic = |way: common::wire::tunnel::Traffic| Traffic { packets: way.packets, bytes: way.bytes };
         LinkStatus {
             seconds: link.joined_at.map_or(0, ago),
             source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),

@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-use common::invite::{Secret, SecretHash};
-use common::name::Name;
+use common::wire::invite::{Secret, SecretHash};
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::members::{BadLine, parse_rights, rights_text};

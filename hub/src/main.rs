@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use commands::{Command, DEFAULT_STATE};
-use common::sandbox::{self, Reach, User};
+use common::linux::sandbox::{self, Reach, User};
 use hub::server::{Config, Server};
 use hub::subnets::Subnets;
 use ipnetwork::IpNetwork;
@@ -47,7 +47,7 @@ struct Args {
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
-        return common::cli::print_version("hub", env!("CARGO_PKG_VERSION"));
+        return common::node::cli::print_version("hub", env!("CARGO_PKG_VERSION"));
     }
     if let Some(command) = args.command {
         return commands::run(command, args.state);
@@ -71,10 +71,10 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         routes: args.route.clone(),
         state: args.state.clone().unwrap_or_else(|| DEFAULT_STATE.into()),
     };
-    common::cli::refuse_host_bits("--route", &args.route)?;
-    common::cli::warn_if_not_forwarding(&args.route);
-    let signals = common::cli::on_signals(&[SIGINT, SIGTERM])?;
-    let hangups = common::cli::on_signals(&[SIGHUP])?;
+    common::node::cli::refuse_host_bits("--route", &args.route)?;
+    common::node::cli::warn_if_not_forwarding(&args.route);
+    let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
+    let hangups = common::node::cli::on_signals(&[SIGHUP])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
     sandbox::enter(server.state(), None, user.as_ref(), Reach::Accepts)?;

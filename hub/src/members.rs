@@ -12,9 +12,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::frame::{Join, MAX_ROUTES, Refusal};
-use common::name::Name;
-use common::noise::PublicKey;
+use common::wire::frame::{Join, MAX_ROUTES, Refusal};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 

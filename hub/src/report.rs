@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use common::human::{bytes, millis, span, table};
+use common::node::human::{bytes, millis, span, table};
 
 use crate::control::{MemberStatus, Reloaded, Revoked, Standing, Status, Traffic};
 
@@ -137,7 +137,7 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
 
 #[cfg(test)]
 mod tests {
-    use common::noise::PrivateKey;
+    use common::wire::key::PrivateKey;
 
     use super::*;
     use crate::control::LinkStatus;

@@ -1,7 +1,7 @@
 //! Where a packet goes. Pure: it answers, and only the switch acts on the answer.
 
-use common::drops::Reason;
 use common::packet::Header;
+use common::packet::drops::Reason;
 
 use crate::members::{MemberId, Members};
 use crate::routes::{Owner, Routes};
@@ -65,10 +65,10 @@ pub fn route(
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-    use common::frame::Join;
-    use common::name::Name;
-    use common::noise::PrivateKey;
     use common::packet::Fragment;
+    use common::wire::frame::Join;
+    use common::wire::key::PrivateKey;
+    use common::wire::name::Name;
     use ipnetwork::IpNetwork;
     use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use common::prefix::overlap;
+use common::packet::prefix::overlap;
 use ipnetwork::IpNetwork;
 
 use crate::members::MemberId;

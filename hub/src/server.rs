@@ -11,13 +11,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::control::{self as socket, Control};
-use common::inbox::Inbox;
-use common::link::{Filled, Flushed, Link};
-use common::pool::Buf;
-use common::state::{self, State};
-use common::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
-use common::tunnel::outbox;
+use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
+use common::node::control::{self as socket, Control};
+use common::node::state::{self, State};
+use common::queue::Buf;
+use common::transport::tcp::{Filled, Flushed, Link};
+use common::wire::inbox::Inbox;
+use common::wire::tunnel::outbox;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::{TcpListener, UnixStream};
@@ -174,7 +174,7 @@ impl Server {
             hub_networks: tun.other_networks()?,
         };
         let mut switch = Switch::new(key, lan, access, members, flow_seed);
-        switch.limit_sessions(common::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
+        switch.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let poll = Poll::new().map_err(system("make an event queue"))?;
         let device = tun.name().to_owned();
         let mut server = Server {

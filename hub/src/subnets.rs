@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::link_local;
+use common::packet::link_local;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// Why `--subnet` cannot be used. Its text says what to write instead.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use common::cli::{print, say};
-use common::control::{AskError, ask, to_json};
-use common::name::Name;
+use common::node::cli::{print, say};
+use common::node::control::{AskError, ask, to_json};
+use common::wire::name::Name;
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::report;
 

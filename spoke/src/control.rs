@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::control::{MAX_CONNECTIONS, Ticket};
-use common::drops::Drops;
-use common::frame::Peer;
-use common::name::Name;
-use common::noise::PublicKey;
+use common::node::control::{MAX_CONNECTIONS, Ticket};
+use common::packet::drops::Drops;
+use common::wire::frame::Peer;
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -89,8 +89,8 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-impl From<common::tunnel::Traffic> for Traffic {
-    fn from(way: common::tunnel::Traffic) -> Traffic {
+impl From<common::wire::tunnel::Traffic> for Traffic {
+    fn from(way: common::wire::tunnel::Traffic) -> Traffic {
         Traffic { packets: way.packets, bytes: way.bytes }
     }
 }

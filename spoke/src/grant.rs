@@ -6,9 +6,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use common::frame::Welcome;
-use common::prefix::{is_private, is_within};
-use common::tun::{MAX_MTU, MIN_MTU, MIN_MTU_V6};
+use common::packet::prefix::{is_private, is_within};
+use common::packet::{MAX_MTU, MIN_MTU, MIN_MTU_V6};
+use common::wire::frame::Welcome;
 use ipnetwork::IpNetwork;
 
 /// Why a grant is not taken. Its text says what to do.
@@ -102,7 +102,7 @@ fn is_for_hosts(address: IpNetwork) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use common::name::Name;
+    use common::wire::name::Name;
 
     use super::*;
 

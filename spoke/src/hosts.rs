@@ -1,6 +1,6 @@
 //! The members in the format of hosts(5). Pure.
 
-use common::frame::Peer;
+use common::wire::frame::Peer;
 
 /// One line an address: `10.0.0.2 laptop`.
 pub fn text(peers: &[Peer]) -> String {

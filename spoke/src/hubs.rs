@@ -2,7 +2,7 @@
 //!
 //! One hub a line, `HOST:PORT KEY`, as in SSH's `known_hosts`; `#` begins a comment.
 
-use common::noise::PublicKey;
+use common::wire::key::PublicKey;
 
 use crate::target::Target;
 
@@ -51,7 +51,7 @@ fn entry(line: &str) -> Result<Option<(&str, PublicKey)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use common::noise::PrivateKey;
+    use common::wire::key::PrivateKey;
 
     use super::*;
 

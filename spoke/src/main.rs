@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use commands::{Command, DEFAULT_STATE};
-use common::frame::MAX_ROUTES;
-use common::invite::Secret;
-use common::name::Name;
-use common::noise::PublicKey;
-use common::sandbox::{self, Reach, User};
-use common::state::{self, State};
-use common::tun::{MAX_MTU, MIN_MTU};
+use common::linux::sandbox::{self, Reach, User};
+use common::node::state::{self, State};
+use common::packet::{MAX_MTU, MIN_MTU};
+use common::wire::frame::MAX_ROUTES;
+use common::wire::invite::Secret;
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
@@ -73,7 +73,7 @@ struct Args {
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     if args.version {
-        return common::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
+        return common::node::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
     }
     if let Some(command) = args.command {
         return commands::run(command, args.state);
@@ -103,7 +103,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         hub,
         hub_key: args.hub_key,
         addresses: args.ip,
-        name: args.name.unwrap_or_else(common::cli::host_name),
+        name: args.name.unwrap_or_else(common::node::cli::host_name),
         tun: args.tun,
         invite: args.invite,
         wishes: Wishes { offered: args.route, accepted: args.accept_route, none: args.no_routes },
@@ -111,7 +111,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         hosts: args.hosts,
     };
     check(&config)?;
-    let signals = common::cli::on_signals(&[SIGINT, SIGTERM])?;
+    let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
@@ -123,15 +123,15 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 /// Refuses what can be known to be wrong, and warns of what may be.
 fn check(config: &Config) -> Result<(), String> {
     let Wishes { offered, accepted, .. } = &config.wishes;
-    common::cli::refuse_host_bits("--route", offered)?;
-    common::cli::refuse_host_bits("--accept-route", accepted)?;
+    common::node::cli::refuse_host_bits("--route", offered)?;
+    common::node::cli::refuse_host_bits("--accept-route", accepted)?;
     if offered.len() > MAX_ROUTES {
         return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
     }
     if let Some(mtu) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
         return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
     }
-    common::cli::warn_if_not_forwarding(offered);
+    common::node::cli::warn_if_not_forwarding(offered);
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use common::human::{bytes, millis, span, table};
-use common::text::Printable;
+use common::node::human::{bytes, millis, span, table};
+use common::node::text::Printable;
 
 use crate::control::{Status, Traffic};
 
@@ -85,7 +85,7 @@ fn traffic(way: Traffic) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use common::noise::PrivateKey;
+    use common::wire::key::PrivateKey;
 
     use super::*;
     use crate::control::{LinkStatus, MemberStatus};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use common::prefix::{is_private, is_within, overlap};
+use common::packet::prefix::{is_private, is_within, overlap};
 use ipnetwork::IpNetwork;
 
 /// What the person wants.

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use common::netlink::{Error, Family, MAIN_TABLE, Route, Rule};
-use common::tun::Tun;
+use common::linux::netlink::{Error, Family, MAIN_TABLE, Route, Rule};
+use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::warn;
 

@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::drops::Reason;
-use common::frame::{self, Control, Farewell, Join, Welcome};
-use common::icmp;
-use common::inbox::Inbox;
-use common::name::Name;
-use common::noise::{PrivateKey, check_hello};
-use common::offload::{self, Features};
+use common::packet::drops::Reason;
+use common::packet::icmp;
+use common::packet::offload::{self, Features};
 use common::packet::{self, MAX_PACKET, VNET_LEN};
-use common::pool::Pool;
-use common::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
+use common::queue::Pool;
+use common::wire::frame::{self, Control, Farewell, Join, Welcome};
+use common::wire::hello::check_hello;
+use common::wire::inbox::Inbox;
+use common::wire::key::PrivateKey;
+use common::wire::name::Name;
+use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
 use hub::members::{Access, Admission, Members};
 use hub::subnets::Subnets;
 
@@ -247,9 +248,9 @@ pub(crate) fn packet(data: &[u8]) {
 
 /// Requests through the control sockets: whatever is understood can be said again.
 pub(crate) fn control(data: &[u8]) {
-    if let Ok(request) = common::control::decode::<hub::control::Request>(data) {
-        let again = common::control::to_json(&request);
-        assert_eq!(common::control::decode(again.as_bytes()), Ok(request));
+    if let Ok(request) = common::node::control::decode::<hub::control::Request>(data) {
+        let again = common::node::control::to_json(&request);
+        assert_eq!(common::node::control::decode(again.as_bytes()), Ok(request));
     }
 }
 

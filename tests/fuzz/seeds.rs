@@ -2,11 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use common::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
-use common::name::Name;
-use common::noise::{Handshake, PrivateKey, Role, hello};
-use common::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
+use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
+use common::wire::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
+use common::wire::hello::hello;
+use common::wire::key::PrivateKey;
+use common::wire::name::Name;
+use common::wire::noise::{Handshake, Role};
 
 /// Target, file name, content.
 pub(crate) type Seed = (&'static str, String, Vec<u8>);

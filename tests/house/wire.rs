@@ -4,15 +4,15 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, HEADER_LEN, Header, Join};
-use common::name::Name;
-use common::noise::{
-    HELLO_LEN, Handshake, LENGTH_LEN, MAX_RECORD, Opener, PrivateKey, Role, Sealer, TAG_LEN, hello,
-};
-use common::offload::Vnet;
+use common::node::state;
 use common::packet::VNET_LEN;
-use common::pool::Buf;
-use common::state;
+use common::packet::offload::Vnet;
+use common::queue::Buf;
+use common::wire::frame::{Control, HEADER_LEN, Header, Join};
+use common::wire::hello::{HELLO_LEN, hello};
+use common::wire::key::PrivateKey;
+use common::wire::name::Name;
+use common::wire::noise::{Handshake, LENGTH_LEN, MAX_RECORD, Opener, Role, Sealer, TAG_LEN};
 
 use super::{Context, Failure, Host, Result};
 

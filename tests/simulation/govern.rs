@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use common::invite::Secret;
-use common::noise::PublicKey;
+use common::wire::invite::Secret;
+use common::wire::key::PublicKey;
 use hub::invites::Invite;
 use hub::members::{Change, Fate, Members};
 

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, Join};
-use common::inbox::Inbox;
-use common::link::{Filled, Flushed, Link};
-use common::name::Name;
-use common::noise::PrivateKey;
+use common::node::state;
 use common::packet::VNET_LEN;
-use common::pool::{Buf, Pool};
-use common::state;
-use common::tunnel::{Event, Tunnel, outbox};
+use common::queue::{Buf, Pool};
+use common::transport::tcp::{Filled, Flushed, Link};
+use common::wire::frame::{Control, Join};
+use common::wire::inbox::Inbox;
+use common::wire::key::PrivateKey;
+use common::wire::name::Name;
+use common::wire::tunnel::{Event, Tunnel, outbox};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use common::noise::PublicKey;
+use common::wire::key::PublicKey;
 use slab::Slab;
 
 use super::{Line, Member, MemberId, Members, format_member};
@@ -176,8 +176,8 @@ fn grants_equal(one: &Member, other: &Member) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use common::frame::{Join, Refusal};
-    use common::noise::PrivateKey;
+    use common::wire::frame::{Join, Refusal};
+    use common::wire::key::PrivateKey;
 
     use super::super::{Access, Admission};
     use super::*;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 
-use common::noise::PrivateKey;
+use common::wire::key::PrivateKey;
 
 use super::*;
 

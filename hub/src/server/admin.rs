@@ -4,9 +4,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Read as _;
 use std::time::Instant;
 
-use common::control::{decode, encode};
-use common::invite::Secret;
-use common::state;
+use common::node::control::{decode, encode};
+use common::node::state;
+use common::wire::invite::Secret;
 use log::{info, warn};
 use mio::Token;
 

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use common::drops::Drops;
-use common::frame::{Farewell, Join};
-use common::invite::{Secret, SecretHash};
-use common::noise::PublicKey;
-use common::text::Printable;
-use common::tunnel::Tunnel;
+use common::node::text::Printable;
+use common::packet::drops::Drops;
+use common::wire::frame::{Farewell, Join};
+use common::wire::invite::{Secret, SecretHash};
+use common::wire::key::PublicKey;
+use common::wire::tunnel::Tunnel;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 

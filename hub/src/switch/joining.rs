@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::frame::{BadFrame, Farewell, Join, Refusal, Welcome};
-use common::noise::PublicKey;
-use common::tun;
+use common::packet::MIN_MTU;
+use common::wire::frame::{BadFrame, Farewell, Join, Refusal, Welcome};
+use common::wire::key::PublicKey;
 use log::{debug, info, warn};
 
 use super::{DISPUTE_TIME, Dispute, End, Provoked, Switch};
@@ -96,8 +96,7 @@ impl Switch {
         entry.member = Some(id);
         entry.offered.clone_from(&join.routes);
         entry.joined_at = Some(now);
-        entry.mtu =
-            join.mtu.map_or(usize::MAX, |mtu| mtu.max(tun::MIN_MTU) as usize).min(self.lan.mtu as usize);
+        entry.mtu = join.mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.lan.mtu as usize);
         let source = entry.source;
         if let Err(error) = entry.tunnel.welcome(welcome, now) {
             self.end_with(session, End::Broken(error.to_string()));

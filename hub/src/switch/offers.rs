@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::frame::{Control, MAX_PREFIXES};
-use common::prefix::{is_private, overlap};
+use common::packet::prefix::{is_private, overlap};
+use common::wire::frame::{Control, MAX_PREFIXES};
 use ipnetwork::IpNetwork;
 use log::warn;
 

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use common::drops::Reason;
-use common::icmp::{self, Answer};
-use common::inbox::Inbox;
-use common::offload;
+use common::packet::drops::Reason;
+use common::packet::icmp::{self, Answer};
+use common::packet::offload;
 use common::packet::{self, Header, VNET_LEN};
-use common::pool::Buf;
-use common::tunnel::Event;
+use common::queue::Buf;
+use common::wire::inbox::Inbox;
+use common::wire::tunnel::Event;
 use log::{log_enabled, trace};
 
 use super::{End, Port, Switch};

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use common::control::{Ticket, decode, encode};
-use common::frame::{Control as Frame, Peer};
+use common::node::control::{Ticket, decode, encode};
+use common::wire::frame::{Control as Frame, Peer};
 use mio::Token;
 
 use super::phases::Phase;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use common::frame::{Control, Farewell, Peer, Refusal, Welcome};
-use common::link_local;
-use common::name::Name;
-use common::noise::PublicKey;
-use common::tun::Tun;
+use common::linux::tun::Tun;
+use common::packet::link_local;
+use common::wire::frame::{Control, Farewell, Peer, Refusal, Welcome};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 

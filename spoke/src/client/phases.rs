@@ -5,10 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use common::frame::{Join, Peer};
-use common::link::{Broken, Link};
-use common::state;
-use common::tunnel::{self, Tunnel};
+use common::node::state;
+use common::transport::tcp::{Broken, Link};
+use common::wire::frame::{Join, Peer};
+use common::wire::tunnel::{self, Tunnel};
 use ipnetwork::IpNetwork;
 use log::warn;
 use mio::Token;

@@ -1,0 +1,6 @@
+//! The Linux kernel: the device, the network configuration, the sandbox. IO.
+
+pub mod netlink;
+pub mod sandbox;
+pub mod sys;
+pub mod tun;

@@ -1,0 +1,237 @@
+//! Least privilege: once all is open, a program gives up what it does not need any more. IO.
+//!
+//! Four layers, each on its own: another user where one is named, no capability but CAP_NET_ADMIN, files by
+//! Landlock, system calls by seccomp. What cannot be had is told and done without, as a container or an old
+//! kernel has its reasons; only a user that was asked for must come true.
+//!
+//! A system call that is on neither list of `sandbox/calls.rs` fails with ENOSYS, as on a kernel that does not have it:
+//! a libc newer than the list then takes an older way. `strace -f -Z -p PID` shows such calls.
+
+mod calls;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+use log::{debug, warn};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::unistd::{self, Gid, Uid};
+
+use crate::node::state::{KeptFile, State};
+
+/// How far a program goes out by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// It accepts connections and makes none.
+    Accepts,
+    /// It connects to addresses, and starts threads.
+    Connects,
+    /// It also looks names up: libc reads the system's settings for that and may load modules.
+    Resolves,
+}
+
+/// A user to run as.
+#[derive(Clone, Debug)]
+pub struct User {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+/// Why the program cannot run as the user that was asked for.
+#[derive(Debug)]
+pub enum Error {
+    /// There is no such user.
+    NoUser(String),
+    /// The system did not let us change.
+    Become {
+        /// The user.
+        name: String,
+        /// The system's reason.
+        source: Errno,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoUser(name) => write!(
+                f,
+                "there is no user {name:?}: make one with `useradd --system {name}`, or choose another with --user"
+            ),
+            Error::Become { name, source } => {
+                write!(f, "cannot become {name}: {}; start as root to use --user", source.desc())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl User {
+    /// Looks a user up by name.
+    pub fn find(name: &str) -> Result<User, Error> {
+        match unistd::User::from_name(name) {
+            Ok(Some(user)) => Ok(User { name: user.name, uid: user.uid, gid: user.gid }),
+            Ok(None) => Err(Error::NoUser(name.to_owned())),
+            Err(source) => Err(Error::Become { name: name.to_owned(), source }),
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        Uid::effective() == self.uid && Uid::current() == self.uid
+    }
+
+    /// Changes user and groups. Capabilities stay permitted, none is effective.
+    fn assume(&self) -> Result<(), Errno> {
+        let name = std::ffi::CString::new(self.name.as_str()).map_err(|_| Errno::EINVAL)?;
+        prctl::set_keepcaps(true)?;
+        unistd::initgroups(&name, self.gid)?;
+        unistd::setresgid(self.gid, self.gid, self.gid)?;
+        unistd::setresuid(self.uid, self.uid, self.uid)?;
+        prctl::set_keepcaps(false)
+    }
+}
+
+/// Confines this process for good. To be called once, when the device, the sockets, the keys and `state` are
+/// open, and before any thread is started: later ones inherit everything.
+///
+/// From here on files can be written in `state` and in the directory of `kept` alone; `state` belongs to the user that the process runs as; it
+/// can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and routes.
+///
+/// # Errors
+/// Only where `user` cannot be assumed; the process is as it was, or about to end.
+pub fn enter(state: &State, kept: Option<&KeptFile>, user: Option<&User>, reach: Reach) -> Result<(), Error> {
+    let (uid, gid) = user.map_or((Uid::effective(), Gid::effective()), |user| (user.uid, user.gid));
+    if let Err(error) = state.give_to(uid, gid) {
+        warn!("{error}; it may not be possible to write there");
+    }
+    // The last act that needs CAP_SETPCAP, which a change of user takes away.
+    if let Err(error) = caps::clear(None, CapSet::Bounding) {
+        debug!("the bounding set stays, which no-new-privileges makes harmless: {error}");
+    }
+    if let Some(user) = user.filter(|user| !user.is_current()) {
+        user.assume().map_err(|source| Error::Become { name: user.name.clone(), source })?;
+    }
+    if let Err(error) = keep_net_admin_only() {
+        warn!("cannot give up capabilities: {error}");
+    }
+    if let Err(error) = prctl::set_no_new_privs() {
+        warn!("cannot give up new privileges: {}", error.desc());
+    }
+    match confine_files(state, kept, reach) {
+        Ok(RulesetStatus::FullyEnforced) => {}
+        Ok(RulesetStatus::PartiallyEnforced) => {
+            debug!("this kernel's Landlock is an older one: partly confined")
+        }
+        Ok(RulesetStatus::NotEnforced) => debug!("this kernel has no Landlock: files are not confined"),
+        Err(error) => warn!("cannot confine the use of files: {error}"),
+    }
+    match calls::confine(reach) {
+        Ok(true) => {
+            debug!("confined; to see a system call that is refused: strace -f -Z -p {}", std::process::id())
+        }
+        Ok(false) => debug!("no list of system calls for {}: they are not confined", std::env::consts::ARCH),
+        Err(error) => warn!("cannot confine system calls: {error}"),
+    }
+    Ok(())
+}
+
+fn keep_net_admin_only() -> Result<(), CapsError> {
+    let mut kept = CapsHashSet::new();
+    if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)? {
+        kept.insert(Capability::CAP_NET_ADMIN);
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// Lets files be read and written in `state`, and read where `reach` needs it; also keeps TCP ports from being
+/// bound, connections from being made by who makes none, and signals within this process.
+fn confine_files(
+    state: &State,
+    kept: Option<&KeptFile>,
+    reach: Reach,
+) -> Result<RulesetStatus, RulesetError> {
+    // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
+    let all = AccessFs::from_all(ABI::V5);
+    let written = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let in_state = written | AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut tcp: BitFlags<AccessNet> = AccessNet::BindTcp.into();
+    if reach == Reach::Accepts {
+        tcp |= AccessNet::ConnectTcp;
+    }
+    let ruleset = Ruleset::default().handle_access(all)?.handle_access(tcp)?.scope(Scope::Signal)?;
+    let kept = kept.map(|kept| Ok::<_, RulesetError>(PathBeneath::new(kept.directory(), written)));
+    let confined = ruleset
+        .create()?
+        .add_rule(PathBeneath::new(state.directory(), in_state))?
+        .add_rules(kept)?
+        .add_rules(path_beneath_rules(readable(reach), AccessFs::ReadFile))?
+        .restrict_self()?;
+    Ok(confined.ruleset)
+}
+
+/// What is read outside of the state directory; what is not there is passed over.
+fn readable(reach: Reach) -> Vec<PathBuf> {
+    let mut paths = vec![PathBuf::from("/proc/sys/net")];
+    if reach == Reach::Resolves {
+        // Whole directories: a file that is replaced, as editors and DHCP clients do it, is a new one.
+        const SETTINGS: [&str; 6] = [
+            "/etc",
+            "/run/systemd/resolve",
+            "/run/NetworkManager",
+            "/run/resolvconf",
+            "/run/nscd",
+            "/var/lib/sss",
+        ];
+        const MODULES: [&str; 5] = ["/usr", "/lib", "/lib64", "/nix/store", "/gnu/store"];
+        paths.extend(SETTINGS.into_iter().chain(MODULES).map(PathBuf::from));
+        paths.push(nearest_directory(&link_target(Path::new("/etc/resolv.conf"))));
+    }
+    paths
+}
+
+/// Where a chain of symbolic links leads, even if nothing is there yet.
+fn link_target(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many links as the kernel follows (path_resolution(7)).
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    path
+}
+
+/// The directory of a file, or the nearest one above that is there: the one of a service that has not been
+/// started yet is not. Never the root.
+fn nearest_directory(file: &Path) -> PathBuf {
+    let there = file.ancestors().skip(1).find(|path| path.is_dir());
+    there.filter(|path| path.parent().is_some()).unwrap_or(Path::new("/etc")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_user_is_named() {
+        let error = User::find("no.such-user").unwrap_err().to_string();
+        assert!(error.contains("no user \"no.such-user\""), "{error}");
+    }
+
+    #[test]
+    fn a_missing_directory_is_replaced_by_the_one_above_but_never_by_the_root() {
+        assert_eq!(nearest_directory(Path::new("/usr/no-such-service/resolv.conf")), Path::new("/usr"));
+        assert_eq!(nearest_directory(Path::new("/no-such-service/resolv.conf")), Path::new("/etc"));
+        assert_eq!(nearest_directory(Path::new("/etc/resolv.conf")), Path::new("/etc"));
+    }
+}

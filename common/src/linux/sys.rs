@@ -1,0 +1,98 @@
+//! System calls that no crate has a word for, one a block. IO, and the only file with `unsafe`.
+
+#![allow(unsafe_code, reason = "ioctl(2) and socket options on plain integers; nothing else needs it")]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
+
+/// `struct ifreq` (linux/if.h) as TUNSETIFF reads it: the name, the flags, and the remainder of the union.
+#[repr(C)]
+pub(super) struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: u16,
+    remainder: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+impl InterfaceRequest {
+    /// Refuses what `dev_valid_name` (net/core/dev.c) does, and `%`, which the kernel would take for a
+    /// pattern.
+    pub(super) fn new(name: &str) -> Option<InterfaceRequest> {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+        let mut bytes = [0; libc::IFNAMSIZ];
+        if matches!(name, "" | "." | "..") || name.len() >= bytes.len() || name.chars().any(bad) {
+            return None;
+        }
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        Some(InterfaceRequest { name: bytes, flags: flags as u16, remainder: [0; 22] })
+    }
+}
+
+/// Sets a socket option that is one `int`, of those that no crate has a word for.
+pub(crate) fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the kernel reads `size_of::<c_int>()` bytes of `value`, which
+    // outlives the call, and writes none.
+    outcome(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+/// The shortest round trip that the kernel saw on a TCP socket in the last minutes, without the time that bytes
+/// wait at either end (`tcpi_min_rtt`); `None` where it has seen none.
+pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {
+    /// Where `struct tcp_info` has it (linux/tcp.h), in microseconds.
+    const MIN_RTT: usize = 148 / size_of::<u32>();
+    let mut info = [0_u32; MIN_RTT + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call; the kernel writes no more than `len` bytes to `info` and one
+    // `socklen_t` to `len`, which both outlive the call.
+    outcome(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })
+    .ok()?;
+    let is_known = len as usize == size_of_val(&info) && !matches!(info[MIN_RTT], 0 | u32::MAX);
+    is_known.then(|| Duration::from_micros(info[MIN_RTT].into()))
+}
+
+/// TUNSETIFF: binds the descriptor to a new interface.
+pub(super) fn set_interface(tun: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the kernel reads and writes one `struct ifreq`, which
+    // `InterfaceRequest` has the size and layout of and which outlives the call.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// An ioctl that reads one `int`: TUNSETVNETHDRSZ or TUNSETVNETLE.
+pub(super) fn set_number(tun: BorrowedFd<'_>, ioctl: libc::Ioctl, number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; these ioctls read one `int`, which outlives the call.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), ioctl, &raw const number) })
+}
+
+/// TUNSETOFFLOAD: its argument is the flags themselves.
+pub(super) fn set_offload(tun: BorrowedFd<'_>, offload: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call; the argument is a number and no memory is touched.
+    outcome(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) })
+}
+
+fn outcome(returned: libc::c_int) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

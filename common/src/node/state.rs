@@ -1,0 +1,447 @@
+//! The state directory of a hub or a spoke: its key and its text files. IO.
+//!
+//! Files are reached through the directory's descriptor, not by path: a program that has given up its rights
+//! may not be able to go the way to the directory any more, as one below a home that is closed to others.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the state directory")]
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
+
+use crate::wire::key::PrivateKey;
+
+/// Longest state file that is read: room for more members than a hub can have.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// Why the state directory cannot be used. Its text says what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// Another process uses the directory.
+    InUse(PathBuf),
+    /// The directory or file may be read or written by others.
+    Exposed {
+        /// The directory or file.
+        path: PathBuf,
+        /// The mode it should have.
+        mode: u32,
+    },
+    /// The file is there, but is not what it should be.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The system refused.
+    Io {
+        /// What was tried.
+        tried: &'static str,
+        /// The directory or file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::InUse(path) => write!(
+                f,
+                "{} is in use by another process: stop that one, or give this one its own with --state DIR",
+                path.display()
+            ),
+            Error::Exposed { path, mode } => write!(
+                f,
+                "{0} can be read by others, so its secrets may be known: run `chmod {mode:o} {0}`, or delete it \
+                 for new ones",
+                path.display()
+            ),
+            Error::Damaged { path, line, why } => write!(
+                f,
+                "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
+                path.display()
+            ),
+            Error::Io { tried, path, error } => {
+                write!(f, "cannot {tried} {}: {error}{}", path.display(), advice(error))
+            }
+        }
+    }
+}
+
+/// What a person can do about an error of the system.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => ": make room on that disk",
+        Some(Errno::EROFS) => ": remount that disk for writing (mount -o remount,rw)",
+        Some(Errno::EISDIR) => ": move that directory away",
+        Some(Errno::EACCES | Errno::EPERM) => ": run this as root (sudo), or as its owner",
+        _ => "",
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A state directory, locked for this process.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    /// Holds the lock, which ends with the process.
+    directory: File,
+}
+
+impl State {
+    /// Opens the directory, making it (mode 0700) where it is missing, and locks it.
+    pub fn open(path: &Path) -> Result<State, Error> {
+        let fail = |tried, error| Error::Io { tried, path: path.to_owned(), error };
+        if !path.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|error| fail("make the state directory", error))?;
+        }
+        let metadata = fs::metadata(path).map_err(|error| fail("open the state directory", error))?;
+        if !metadata.is_dir() {
+            return Err(fail("use as the state directory", io::ErrorKind::NotADirectory.into()));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(Error::Exposed { path: path.to_owned(), mode: 0o700 });
+        }
+        // The directory itself is locked: no lock file to make, and a read-only one can be used.
+        let directory = File::open(path).map_err(|error| fail("open the state directory", error))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(State { path: path.to_owned(), directory }),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(fail("lock the state directory", error)),
+        }
+    }
+
+    /// The directory itself, for rules about what lies below it.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// This end's key, made at first use.
+    pub fn key(&self) -> Result<PrivateKey, Error> {
+        let path = self.path.join("key");
+        let Some((text, mode)) = self.read_with_mode("key")? else {
+            let key = PrivateKey::from_random(random().map_err(|error| Error::Io {
+                tried: "get random bytes for",
+                path: path.clone(),
+                error,
+            })?);
+            self.write("key", &format!("{}\n", key.to_base64()))?;
+            return Ok(key);
+        };
+        if mode & 0o077 != 0 {
+            return Err(Error::Exposed { path, mode: 0o600 });
+        }
+        text.trim().parse().map_err(|bad: crate::wire::key::BadKey| Error::Damaged {
+            path,
+            line: 1,
+            why: bad.to_string(),
+        })
+    }
+
+    /// The text of a file; `None` where there is none.
+    pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
+        Ok(self.read_with_mode(name)?.map(|(text, _)| text))
+    }
+
+    fn read_with_mode(&self, name: &str) -> Result<Option<(String, u32)>, Error> {
+        let fail = |error| Error::Io { tried: "read", path: self.path.join(name), error };
+        let file = match openat(&self.directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(fail(error.into())),
+        };
+        let mode = file.metadata().map_err(fail)?.mode();
+        let mut text = String::new();
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(fail)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(fail(io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20))));
+        }
+        Ok(Some((text, mode)))
+    }
+
+    /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        replace(&self.directory, name.as_ref(), text, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// Removes a file; none there is fine.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
+            Err(error) if error != Errno::ENOENT => {
+                Err(Error::Io { tried: "remove", path: self.path.join(name), error: error.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory and its files those of `user`: without the rights of an administrator a program
+    /// can only use what is its own. What is there already is left alone, as are directories in it.
+    pub fn give_to(&self, user: Uid, group: Gid) -> Result<(), Error> {
+        let fail = |path, error: Errno| Error::Io { tried: "change the owner of", path, error: error.into() };
+        let own = fstat(&self.directory).map_err(|error| fail(self.path.clone(), error))?;
+        if own.st_uid != user.as_raw() {
+            nix::unistd::fchown(&self.directory, Some(user), Some(group))
+                .map_err(|error| fail(self.path.clone(), error))?;
+        }
+        let names = fs::read_dir(&self.path).map_err(|error| Error::Io {
+            tried: "list",
+            path: self.path.clone(),
+            error,
+        })?;
+        for name in names.filter_map(|entry| Some(entry.ok()?.file_name())) {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let given = openat(&self.directory, name.as_os_str(), flags, Mode::empty()).and_then(|file| {
+                let found = fstat(&file)?;
+                let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+                // The last owner may have put a link to another's file here: not by its name here alone.
+                let is_ours = (kind == SFlag::S_IFREG || kind == SFlag::S_IFSOCK) && found.st_nlink == 1;
+                if !is_ours || found.st_uid == user.as_raw() {
+                    return Ok(());
+                }
+                fchownat(file.as_fd(), "", Some(user), Some(group), AtFlags::AT_EMPTY_PATH)
+            });
+            match given {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(fail(self.path.join(name), error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for a line of a file that makes no sense.
+    pub fn damaged(&self, name: &str, line: usize, why: impl fmt::Display) -> Error {
+        Error::Damaged { path: self.path.join(name), line, why: why.to_string() }
+    }
+}
+
+/// A file outside of the state directory that is rewritten now and then.
+///
+/// Its directory is opened at start: a program that has given up its rights may not find the way there again.
+#[derive(Debug)]
+pub struct KeptFile {
+    path: PathBuf,
+    name: OsString,
+    directory: File,
+}
+
+impl KeptFile {
+    /// Opens the file's directory, and writes an empty file (readable by all) to see that it can.
+    pub fn open(path: &Path) -> Result<KeptFile, Error> {
+        let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
+        let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
+        let kept = KeptFile { path: path.to_owned(), name, directory };
+        kept.write("")?;
+        Ok(kept)
+    }
+
+    /// Its directory, for rules about what may be written.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Gives the file this text, at once: nobody sees a part of it.
+    pub fn write(&self, text: &str) -> Result<(), Error> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
+        replace(&self.directory, &self.name, text, mode).map_err(|error| Error::Io {
+            tried: "write",
+            path: self.path.clone(),
+            error,
+        })
+    }
+}
+
+/// Puts a new file in the place of the one of this name, whole or not at all, also through a loss of power.
+fn replace(directory: &File, name: &OsStr, text: &str, mode: Mode) -> io::Result<()> {
+    let mut new = OsString::from(".");
+    new.push(name);
+    new.push(".new");
+    let write_new = || {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(directory, new.as_os_str(), flags, mode)?);
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    let put_in_place = || {
+        renameat(directory, new.as_os_str(), directory, name).map_err(|error| {
+            // In a sandbox the kernel only says that a directory may not be removed.
+            let is_directory = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits());
+            io::Error::from(if is_directory { Errno::EISDIR } else { error })
+        })
+    };
+    write_new().and_then(|()| put_in_place()).inspect_err(|_| {
+        // It may never have been made; the reason is told already.
+        let _ = unlinkat(directory, new.as_os_str(), UnlinkatFlags::NoRemoveDir);
+    })?;
+    // A directory that cannot be synced still holds the new file.
+    let _ = directory.sync_all();
+    Ok(())
+}
+
+/// A number from the system's random source.
+pub fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// 32 bytes from the system's random source.
+pub fn random() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// A directory of its own for each test, removed at the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new() -> Scratch {
+            let tag: String = random().unwrap()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            Scratch(std::env::temp_dir().join(format!("state-test-{tag}")))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn makes_a_key_once_and_for_the_owner_alone() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        let key = state.key().unwrap();
+        assert_eq!(state.key().unwrap().public(), key.public());
+        assert_eq!((mode(&scratch.0), mode(&scratch.0.join("key"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn refuses_an_exposed_or_damaged_key_and_leaves_it() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        state.key().unwrap();
+        let path = scratch.0.join("key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(state.key().unwrap_err().to_string().contains("chmod 600"));
+        fs::write(&path, "nonsense").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(state.key().unwrap_err().to_string().contains("line 1"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+    }
+
+    #[test]
+    fn refuses_a_file_that_is_too_long_to_be_read_whole() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        let file = File::create(scratch.0.join("members")).unwrap();
+        file.set_len(MAX_FILE).unwrap();
+        assert_eq!(state.read("members").unwrap().unwrap().len() as u64, MAX_FILE);
+        file.set_len(MAX_FILE + 1).unwrap();
+        let error = state.read("members").unwrap_err().to_string();
+        assert!(error.ends_with("members: it is longer than 64 MiB"), "{error}");
+    }
+
+    #[test]
+    fn is_for_one_process() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        assert!(matches!(State::open(&scratch.0), Err(Error::InUse(_))));
+        drop(state);
+        assert!(State::open(&scratch.0).is_ok());
+    }
+
+    #[test]
+    fn refuses_a_directory_that_others_can_write() {
+        let scratch = Scratch::new();
+        fs::create_dir(&scratch.0).unwrap();
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(State::open(&scratch.0).unwrap_err().to_string().contains("chmod 700"));
+    }
+
+    #[test]
+    fn rewrites_a_kept_file_whole() {
+        let scratch = Scratch::new();
+        let kept = KeptFile::open(&scratch.0).unwrap();
+        for text in ["a longer text\n", "short\n", ""] {
+            kept.write(text).unwrap();
+            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
+        }
+        fs::remove_file(&scratch.0).unwrap();
+        let error = KeptFile::open(&scratch.0.join("below")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write "), "{error}");
+    }
+
+    #[test]
+    fn gives_its_files_away_but_no_link_to_another() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        state.key().unwrap();
+        let elsewhere = Scratch::new();
+        fs::write(&elsewhere.0, "another's").unwrap();
+        fs::hard_link(&elsewhere.0, scratch.0.join("hard")).unwrap();
+        symlink(&elsewhere.0, scratch.0.join("soft")).unwrap();
+        fs::create_dir(scratch.0.join("sub")).unwrap();
+        let nobody = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+        match state.give_to(nobody.0, nobody.1) {
+            Err(error) if !Uid::effective().is_root() => {
+                return assert!(error.to_string().starts_with("cannot change the owner of"), "{error}");
+            }
+            given => given.unwrap(),
+        }
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        assert_eq!((owner(&scratch.0), owner(&scratch.0.join("key"))), (65_534, 65_534));
+        assert_eq!([owner(&elsewhere.0), owner(&scratch.0.join("sub"))], [0, 0]);
+        fs::remove_file(&elsewhere.0).unwrap();
+    }
+
+    #[test]
+    fn writes_whole_files_or_says_why_not() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        assert_eq!(state.read("members").unwrap(), None);
+        state.write("members", "one\n").unwrap();
+        state.write("members", "two\n").unwrap();
+        assert_eq!(state.read("members").unwrap().as_deref(), Some("two\n"));
+        fs::create_dir(scratch.0.join("blocked")).unwrap();
+        fs::write(scratch.0.join("blocked/file"), "").unwrap();
+        assert!(state.write("blocked", "x").is_err());
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "nothing half-written is left");
+    }
+}

@@ -1,0 +1,314 @@
+//! FQ-CoDel (RFC 8290, RFC 8289): the one queue of a link, towards a spoke or towards the hub. Pure.
+//!
+//! Owns the policy: who is served next, who pays when the queue is full, who is told that it stands.
+//! The state machine of one flow is in `codel`, the structure that holds packets in `flows`.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::packet::drops::{Drops, Reason};
+use crate::packet::offload;
+use crate::packet::{self, VNET_LEN};
+use crate::queue::codel::Codel;
+use crate::queue::flows::{FlowId, Table};
+use crate::queue::{Buf, Pool};
+
+/// Bytes that a flow may send per round: exactly one packet of the usual MTU, RFC 8290 section 5.2.4.
+///
+/// It stays that small although a super-packet is 43 times as long. A flow whose deficit is positive
+/// sends its packet whole and goes deep into the red; the others then have as many rounds to
+/// themselves, so shares are even in bytes whatever the packets' sizes. A quantum of 64 KiB would
+/// instead let every flow that starts put 64 KiB before all others.
+const QUANTUM: isize = (VNET_LEN + 1_500) as isize;
+
+/// When the queue is full, the fattest flow loses half of what it has but at most this much, in
+/// packets (RFC 8290 section 4.1) and in bytes, as 64 super-packets would be 4 MiB. Searching for it
+/// is thereby paid for by many packets, or by large ones.
+const BATCH_PACKETS: usize = 64;
+const BATCH_BYTES: usize = 65_536;
+
+/// The packets that wait for one link.
+///
+/// As long as no two packets wait, it is no more than this struct: what more of them need comes from the
+/// [`Pool`] and goes back with the last. [`Queue::clear`] before it is dropped, or that memory is freed
+/// instead of recycled.
+pub struct Queue {
+    /// The one packet that waits, where there is no table: nothing to schedule, and no delay that stands.
+    lone: Option<Waiting>,
+    table: Option<Box<Table>>,
+    cap: usize,
+    cost: usize,
+    bytes: usize,
+    packets: usize,
+    /// Times in the table count from here: the first packet ever.
+    epoch: Option<Instant>,
+    /// The control state of the flow that last had to be told, while there is no table to hold it.
+    told: Option<(u16, Codel)>,
+    marks: u64,
+    drops_full: u64,
+    drops_delay: u64,
+}
+
+/// A packet, its flow's bucket, and the time since when it waits.
+struct Waiting {
+    packet: Buf,
+    bucket: u16,
+    since: u64,
+}
+
+impl Queue {
+    /// An empty queue, whose packets will occupy up to `cap_bytes` bytes of memory. Allocates nothing.
+    pub const fn new(cap_bytes: usize) -> Queue {
+        Queue {
+            lone: None,
+            table: None,
+            cap: cap_bytes,
+            cost: 0,
+            bytes: 0,
+            packets: 0,
+            epoch: None,
+            told: None,
+            marks: 0,
+            drops_full: 0,
+            drops_delay: 0,
+        }
+    }
+
+    /// Queues a packet (virtio-net header, then IP) of the flow with this hash.
+    ///
+    /// The cap is on memory: what buffers occupy, not what they contain. Above it, packets of the
+    /// flow that occupies most are dropped, the oldest first.
+    pub fn push(&mut self, packet: Buf, flow: u32, now: Instant, pool: &mut Pool) {
+        self.cost += Table::cost(&packet);
+        self.bytes += packet.len();
+        self.packets += 1;
+        let waiting = Waiting { packet, bucket: Table::bucket(flow), since: self.time(now) };
+        if self.packets == 1 && self.cost <= self.cap {
+            self.lone = Some(waiting);
+            return;
+        }
+        if let Some(lone) = self.lone.take() {
+            self.schedule(lone, pool);
+        }
+        self.schedule(waiting, pool);
+        if self.cost > self.cap {
+            self.shed(pool);
+        }
+    }
+
+    /// Puts a packet into the table.
+    fn schedule(&mut self, Waiting { packet, bucket, since }: Waiting, pool: &mut Pool) {
+        let table = self.table.get_or_insert_with(|| pool.take_table());
+        let told = &self.told;
+        let id = table.flow_of(bucket, || match told {
+            Some((of, codel)) if *of == bucket => *codel,
+            Some(_) | None => Codel::default(),
+        });
+        table.enqueue(id, packet, since);
+        // RFC 8290 section 4.1: a flow that had nothing to send is new, and starts with one quantum.
+        if table.activate(id) {
+            table.flow(id).deficit = QUANTUM;
+        }
+    }
+
+    /// The next packet to send.
+    ///
+    /// `max` is the length from which a super-packet is too long to be sent at once, as on a slow
+    /// link nothing overtakes what is on its way: then only its front is returned, in whole
+    /// segments, and the rest waits on.
+    pub fn pop(&mut self, now: Instant, max: usize, pool: &mut Pool) -> Option<Buf> {
+        if let Some(lone) = self.lone.take() {
+            if lone.packet.len() <= max {
+                (self.cost, self.bytes, self.packets) = (0, 0, 0);
+                return Some(lone.packet);
+            }
+            self.schedule(lone, pool);
+        }
+        let now = self.time(now);
+        // RFC 8290 section 4.2.
+        let packet = loop {
+            let table = self.table.as_deref_mut()?;
+            let (id, is_new) = table.first()?;
+            let flow = table.flow(id);
+            if flow.deficit <= 0 {
+                flow.deficit += QUANTUM;
+                table.rotate();
+                continue;
+            }
+            if let Some(packet) = self.pop_flow(id, now, max, pool) {
+                break packet;
+            }
+            let table = self.table.as_deref_mut()?;
+            // A new flow that is empty waits for a round, lest it be new again with its next packet.
+            if is_new { table.rotate() } else { table.deactivate() }
+        };
+        if self.packets == 0 {
+            self.release(pool);
+        }
+        Some(packet)
+    }
+
+    /// Drops everything, uncounted, and gives back all memory.
+    pub fn clear(&mut self, pool: &mut Pool) {
+        if let Some(lone) = self.lone.take() {
+            pool.give(lone.packet);
+        }
+        if let Some(table) = self.table.as_deref_mut() {
+            for id in 0..table.flows().len() as FlowId {
+                while let Some(packet) = table.dequeue(id) {
+                    pool.give(packet);
+                }
+            }
+        }
+        (self.cost, self.bytes, self.packets) = (0, 0, 0);
+        self.release(pool);
+    }
+
+    /// Packets that wait.
+    pub fn len(&self) -> usize {
+        self.packets
+    }
+
+    /// Does nothing wait?
+    pub fn is_empty(&self) -> bool {
+        self.packets == 0
+    }
+
+    /// Length of all packets that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Memory that the waiting packets occupy, in bytes; at most the cap.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Packets dropped so far: [`Reason::QueueFull`] and [`Reason::Delay`].
+    pub fn drops(&self) -> Drops {
+        let mut drops = Drops::default();
+        drops.add_many(Reason::QueueFull, self.drops_full);
+        drops.add_many(Reason::Delay, self.drops_delay);
+        drops
+    }
+
+    /// Packets marked instead of dropped so far.
+    pub fn marks(&self) -> u64 {
+        self.marks
+    }
+
+    /// Takes a packet out of a flow, having dropped those that CoDel wants dropped (RFC 8289 section 5.5).
+    fn pop_flow(&mut self, id: FlowId, now: u64, max: usize, pool: &mut Pool) -> Option<Buf> {
+        loop {
+            let (_, since) = self.table.as_deref_mut()?.head(id)?;
+            let mut packet = self.take_front(id, max, pool)?;
+            let flow = self.table.as_deref_mut()?.flow(id);
+            let signal = flow.codel.must_signal(now, now.saturating_sub(since), flow.bytes);
+            if !signal {
+                return self.sent(id, packet);
+            }
+            if packet::mark_congestion(&mut packet) {
+                self.marks += 1;
+                return self.sent(id, packet);
+            }
+            self.drops_delay += 1;
+            // One segment lost says all that there is to say: a super-packet goes without its first.
+            if lose_segment(&mut packet, pool) {
+                return self.sent(id, packet);
+            }
+            pool.give(packet);
+        }
+    }
+
+    fn sent(&mut self, id: FlowId, packet: Buf) -> Option<Buf> {
+        self.table.as_deref_mut()?.flow(id).deficit -= packet.len() as isize;
+        Some(packet)
+    }
+
+    /// Takes the first packet out of a flow, or its front where it is longer than `max`.
+    fn take_front(&mut self, id: FlowId, max: usize, pool: &mut Pool) -> Option<Buf> {
+        let table = self.table.as_deref_mut()?;
+        let (packet, _) = table.head(id)?;
+        let len = packet.len();
+        if len > max
+            && let Some(rest) = offload::split_front(packet, max, &mut pool.scratch)
+        {
+            packet.advance(rest);
+            let gone = len - packet.len();
+            table.flow(id).bytes -= gone;
+            self.bytes -= gone;
+            let mut front = pool.take(pool.scratch.len());
+            front.copy_from_slice(&pool.scratch);
+            return Some(front);
+        }
+        let packet = table.dequeue(id)?;
+        self.cost -= Table::cost(&packet);
+        self.bytes -= len;
+        self.packets -= 1;
+        Some(packet)
+    }
+
+    /// Makes the fattest flows pay until the cap is kept (RFC 8290 section 4.1).
+    fn shed(&mut self, pool: &mut Pool) {
+        while self.cost > self.cap {
+            let Some(table) = self.table.as_deref_mut() else { break };
+            let Some((id, cost)) = table.fattest() else { break };
+            let enough = self.cost - (cost / 2).min(BATCH_BYTES);
+            for _ in 0..BATCH_PACKETS {
+                let Some(packet) = table.dequeue(id) else { break };
+                self.cost -= Table::cost(&packet);
+                self.bytes -= packet.len();
+                self.packets -= 1;
+                self.drops_full += 1;
+                pool.give(packet);
+                if self.cost <= enough {
+                    break;
+                }
+            }
+        }
+        if self.packets == 0 {
+            self.release(pool);
+        }
+    }
+
+    /// Gives the table back, and keeps of its flows what may matter soon.
+    fn release(&mut self, pool: &mut Pool) {
+        debug_assert_eq!((self.cost, self.bytes, self.packets), (0, 0, 0));
+        let Some(mut table) = self.table.take() else { return };
+        debug_assert!(table.flows().iter().all(|flow| flow.bytes == 0));
+        let told = table.flows().iter().filter(|flow| flow.codel.last_episode().is_some());
+        if let Some(flow) = told.max_by_key(|flow| flow.codel.last_episode()) {
+            self.told = Some((flow.bucket, flow.codel));
+        }
+        table.reset();
+        pool.give_table(table);
+    }
+
+    /// Nanoseconds since the epoch.
+    fn time(&mut self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(*self.epoch.get_or_insert(now));
+        since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue({} packets, {} bytes)", self.packets, self.bytes)
+    }
+}
+
+/// Takes the first segment off a super-packet; false if the packet is none.
+fn lose_segment(packet: &mut Buf, pool: &mut Pool) -> bool {
+    match offload::split_front(packet, 0, &mut pool.scratch) {
+        Some(rest) => {
+            packet.advance(rest);
+            true
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! What carries a tunnel's bytes. IO.
+
+pub mod tcp;

@@ -1,0 +1,336 @@
+//! A tunnel's TCP socket. IO.
+//!
+//! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
+
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
+use socket2::SockRef;
+
+use crate::linux::sys::{set_socket_option, shortest_round_trip};
+use crate::queue::{Buf, Pool};
+use crate::wire::inbox::Inbox;
+use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
+
+/// What a read said about the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// There may be more.
+    More,
+    /// Nothing more for now.
+    Drained,
+    /// There was nothing: the socket was not heard.
+    Nothing,
+    /// The other end closed.
+    Closed,
+}
+
+/// What a flush left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// There is more, and the socket may take it: flush again in the next turn.
+    More,
+    /// Nothing to do before the socket or the tunnel says so.
+    Done,
+}
+
+/// Why a link closed.
+#[derive(Debug)]
+pub enum Broken {
+    /// The socket failed.
+    Io(io::Error),
+    /// The tunnel failed.
+    Tunnel(Error),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Io(error) => error.fmt(f),
+            Broken::Tunnel(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Broken {
+        Broken::Io(error)
+    }
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Broken {
+        Broken::Tunnel(error)
+    }
+}
+
+/// The socket of one tunnel.
+#[derive(Debug)]
+pub struct Link {
+    stream: TcpStream,
+    writable: bool,
+    /// The other end has closed, or the socket has failed: reads lead to that, and no further event does.
+    ends: bool,
+    /// The receive buffer is bounded.
+    is_bounded: bool,
+}
+
+impl Link {
+    /// Takes a connected stream and sets its options.
+    pub fn new(stream: TcpStream) -> io::Result<Link> {
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        set_longest_retry(&stream)?;
+        Ok(Link { stream, writable: true, ends: false, is_bounded: false })
+    }
+
+    /// Registers the socket for both directions; its interest never changes.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Tells that the socket was reported writable.
+    pub fn set_writable(&mut self) {
+        self.writable = true;
+    }
+
+    /// Tells that the socket was reported closed by the other end, or failed, behind what there is to read.
+    pub fn set_ends(&mut self) {
+        self.ends = true;
+    }
+
+    /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.
+    pub fn abort(&self) {
+        // Where it fails, the other end finds out by itself, later.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Reads once into the inbox, behind what the tunnel had left.
+    pub fn fill(
+        &mut self,
+        tunnel: &mut Tunnel,
+        inbox: &mut Inbox,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> io::Result<Filled> {
+        tunnel.unpark(inbox, pool);
+        let space = inbox.space();
+        let room = space.len();
+        loop {
+            return match self.stream.read(space) {
+                Ok(0) => Ok(Filled::Closed),
+                Ok(len) => {
+                    inbox.filled(len);
+                    tunnel.heard(now);
+                    if len == room && !self.is_bounded {
+                        self.bound();
+                    }
+                    // A short read has emptied the socket (epoll(7), on edge-triggered streams), but the end
+                    // that was reported together with these bytes is only seen by another one.
+                    Ok(if len == room || self.ends { Filled::More } else { Filled::Drained })
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Keeps the kernel from holding more received bytes than keep the path busy.
+    ///
+    /// It lets them grow to megabytes where they come faster than we read, and a ping waits behind them all. Held
+    /// back, they wait in the sender's queue, where the ping overtakes them. A longer path than a local one needs
+    /// megabytes: it is left to the kernel, as is a process without the right to do this (CAP_NET_ADMIN).
+    fn bound(&mut self) {
+        let Some(round_trip) = shortest_round_trip(self.stream.as_fd()) else { return };
+        let most = most_received(round_trip);
+        let socket = SockRef::from(&self.stream);
+        if socket.recv_buffer_size().is_ok_and(|size| size > most) {
+            // The kernel doubles what it is told, for its own overhead (socket(7)).
+            let _ = setsockopt(&self.stream, RcvBufForce, &(most / 2));
+            self.is_bounded = true;
+        }
+    }
+
+    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox` is one of
+    /// [`outbox`](crate::wire::tunnel::outbox), for all links.
+    pub fn flush(
+        &mut self,
+        tunnel: &mut Tunnel,
+        outbox: &mut Buf,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> Result<Flushed, Broken> {
+        if self.writable && !tunnel.unsent().is_empty() {
+            let len = self.write(tunnel.unsent())?;
+            tunnel.sent(len, pool, now);
+        }
+        if !self.writable {
+            return Ok(Flushed::Done);
+        }
+        outbox.clear();
+        tunnel.seal(outbox, pool, now)?;
+        if outbox.is_empty() {
+            return Ok(Flushed::Done);
+        }
+        let len = self.write(outbox)?;
+        tunnel.wrote(outbox, len, pool, now);
+        Ok(if self.writable && tunnel.wants_write() { Flushed::More } else { Flushed::Done })
+    }
+
+    /// Writes once; a short write means that the socket is full.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
+            // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).
+            return match SockRef::from(&self.stream)
+                .send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL)
+            {
+                Ok(len) => {
+                    self.writable = len == bytes.len();
+                    Ok(len)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    Ok(0)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+}
+
+/// Bytes that the kernel may hold unsent before the socket counts as full: our queue, not the kernel's, is
+/// where packets wait.
+const NOTSENT_LOWAT: u32 = 4 * 1024;
+
+/// Least that the kernel may hold of what was received, in bytes with its overhead: 0.5 ms at 10 Gb/s.
+const MIN_RECEIVE_BUFFER: usize = 625_000;
+/// What a path may need, in bytes a second: 10 Gb/s, and the kernel's overhead of as much again.
+const RECEIVE_RATE: f64 = 2.5e9;
+
+fn most_received(round_trip: Duration) -> usize {
+    ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
+}
+
+/// The longest time between two retransmissions, in milliseconds; the kernel allows no less.
+///
+/// Where many packets are lost, acknowledgements among them, TCP measures round trips of seconds and doubles its
+/// time-out with each loss: it would try a path that works once or twice in the time after which we take the other
+/// end for dead.
+const LONGEST_RETRY_MS: libc::c_int = 1_000;
+
+/// linux/tcp.h, since Linux 6.15.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+fn set_longest_retry(stream: &TcpStream) -> io::Result<()> {
+    match set_socket_option(stream.as_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, LONGEST_RETRY_MS) {
+        // An older kernel; links live there too, if not as long on such paths.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the socket needs another end")]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::wire::key::PrivateKey;
+
+    fn connected() -> (Link, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Link::new(TcpStream::from_std(stream)).unwrap(), other)
+    }
+
+    /// What a program has beside its links.
+    struct Reader {
+        tunnel: Tunnel,
+        inbox: Inbox,
+        pool: Pool,
+    }
+
+    impl Reader {
+        fn new() -> Reader {
+            let tunnel = Tunnel::hub(&PrivateKey::from_random([1; 32]), [2; 32], Instant::now());
+            Reader { tunnel, inbox: Inbox::default(), pool: Pool::new(1 << 20) }
+        }
+
+        fn fill(&mut self, link: &mut Link) -> Filled {
+            link.fill(&mut self.tunnel, &mut self.inbox, &mut self.pool, Instant::now()).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_reported_with_the_last_bytes_is_seen() {
+        let (mut link, mut other) = connected();
+        other.write_all(b"last words").unwrap();
+        drop(other);
+        let mut poll = Poll::new().unwrap();
+        link.register(poll.registry(), Token(0)).unwrap();
+        let mut events = Events::with_capacity(8);
+        while !events.iter().any(mio::event::Event::is_read_closed) {
+            poll.poll(&mut events, None).unwrap();
+        }
+        link.set_ends();
+        let mut reader = Reader::new();
+        assert_eq!(reader.fill(&mut link), Filled::More);
+        assert_eq!(reader.inbox.sealed(), b"last words");
+        assert_eq!(reader.fill(&mut link), Filled::Closed);
+    }
+
+    #[test]
+    fn a_read_that_brings_nothing_is_no_sign_of_life() {
+        let (mut link, mut other) = connected();
+        let mut reader = Reader::new();
+        let born_at = reader.tunnel.heard_at();
+        assert_eq!(reader.fill(&mut link), Filled::Nothing);
+        assert_eq!(reader.tunnel.heard_at(), born_at);
+        other.write_all(b"a sign").unwrap();
+        while reader.fill(&mut link) == Filled::Nothing {}
+        assert!(reader.tunnel.heard_at() > born_at);
+    }
+
+    #[test]
+    fn a_long_path_may_have_more_received_than_a_short_one() {
+        assert_eq!(most_received(Duration::from_micros(40)), MIN_RECEIVE_BUFFER);
+        assert_eq!(most_received(Duration::from_millis(1)), 2_500_000);
+        // More than the kernel gives by itself (tcp_rmem, 6 MB).
+        assert!(most_received(Duration::from_millis(3)) > 6 << 20);
+    }
+
+    #[test]
+    fn a_busy_reader_has_little_received() {
+        let (mut link, mut other) = connected();
+        let size = |link: &Link| SockRef::from(&link.stream).recv_buffer_size().unwrap();
+        setsockopt(&link.stream, RcvBufForce, &4_000_000).expect("this test needs CAP_NET_ADMIN");
+        assert!(size(&link) > MIN_RECEIVE_BUFFER);
+        let mut reader = Reader::new();
+        other.write_all(b"little").unwrap();
+        while reader.fill(&mut link) == Filled::Nothing {}
+        assert!(size(&link) > MIN_RECEIVE_BUFFER, "what is drained needs no bound");
+        let sender = std::thread::spawn(move || other.write_all(&vec![0; 16 << 20]));
+        while reader.fill(&mut link) != Filled::Closed {}
+        sender.join().unwrap().unwrap();
+        // Whether a read was ever full is the scheduler's affair, and on a busy machine even loopback may look long.
+        link.bound();
+        let round_trip = shortest_round_trip(link.stream.as_fd()).expect("the connection was opened");
+        assert!(size(&link) <= most_received(round_trip));
+    }
+}

@@ -1,0 +1,124 @@
+//! Frames that cross, and bytes that are none.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    (any::<Option<Ipv4Addr>>(), any::<Option<Ipv6Addr>>())
+        .prop_map(|(v4, v6)| v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect())
+}
+
+fn networks() -> impl Strategy<Value = Vec<IpNetwork>> {
+    let network = prop_oneof![
+        (any::<Ipv4Addr>(), 0..=32u8).prop_map(|(ip, len)| IpNetwork::new(ip.into(), len).unwrap()),
+        (any::<Ipv6Addr>(), 0..=128u8).prop_map(|(ip, len)| IpNetwork::new(ip.into(), len).unwrap()),
+    ];
+    proptest::collection::vec(network, 0..MAX_ROUTES)
+}
+
+fn names() -> impl Strategy<Value = Name> {
+    "[A-Za-z0-9._-]{1,63}".prop_map(|name| name.parse().unwrap())
+}
+
+fn controls() -> impl Strategy<Value = Control> {
+    let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
+        name,
+        addresses,
+        online,
+    });
+    prop_oneof![
+        (names(), networks(), addresses(), any::<u32>(), networks()).prop_map(
+            |(name, addresses, hub, mtu, routes)| {
+                Control::Welcome(Welcome { name, addresses, hub, mtu, routes })
+            }
+        ),
+        (any::<u8>(), ".{0,100}")
+            .prop_map(|(code, text)| Control::Refused { reason: Refusal::from_code(code), text }),
+        any::<u64>().prop_map(Control::Ping),
+        any::<u64>().prop_map(Control::Pong),
+        any::<u8>().prop_map(|code| Control::Bye(Farewell::from_code(code))),
+        (networks(), networks(), any::<bool>()).prop_map(|(added, removed, all)| Control::Routes {
+            added,
+            removed,
+            all
+        }),
+        (proptest::collection::vec(peers, 0..20), any::<bool>())
+            .prop_map(|(peers, last)| Control::Members { peers, last }),
+        (proptest::option::of(names()), any::<bool>())
+            .prop_map(|(after, watch)| Control::AskMembers { after, watch }),
+        Just(Control::MembersChanged),
+    ]
+}
+
+fn decode(bytes: &[u8]) -> Result<Option<Control>, BadFrame> {
+    let Some(header) = Header::decode(bytes)? else { return Ok(None) };
+    let Some(body) = bytes[HEADER_LEN..].get(..header.len) else { return Ok(None) };
+    Control::decode(header, body)
+}
+
+proptest! {
+    #[test]
+    fn control_frames_survive_the_wire_and_ask_for_more_at_every_shorter_length(control in controls()) {
+        let mut bytes = Vec::new();
+        control.encode(&mut bytes);
+        for len in 0..bytes.len() {
+            prop_assert_eq!(decode(&bytes[..len]), Ok(None));
+        }
+        prop_assert_eq!(decode(&bytes), Ok(Some(control)));
+    }
+
+    #[test]
+    fn join_survives_the_wire_and_fits_the_handshake(
+        name in names(), addresses in addresses(), routes in networks(),
+        mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
+    ) {
+        let join = Join { name, addresses, routes, mtu, invite, had };
+        let bytes = join.encode();
+        prop_assert!(bytes.len() <= crate::wire::noise::MAX_JOIN);
+        prop_assert_eq!(Join::decode(&bytes), Ok(join));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode(&bytes);
+        let _ = Join::decode(&bytes);
+    }
+}
+
+#[test]
+fn skips_what_is_optional_and_refuses_what_is_not() {
+    let header = |kind| Header { kind, len: 1 };
+    assert_eq!(Control::decode(header(128), b"?"), Ok(None));
+    assert_eq!(Control::decode(header(255), b"?"), Ok(None));
+    for unknown in [0, kind::PACKET, 99, 127] {
+        assert_eq!(Control::decode(header(unknown), b""), Err(BadFrame), "{unknown}");
+    }
+    let mut ping = Vec::new();
+    put(&mut ping, 200, b"later");
+    put(&mut ping, tag::TOKEN, &7u64.to_be_bytes());
+    assert_eq!(Control::decode(header(kind::PING), &ping), Ok(Some(Control::Ping(7))));
+    put(&mut ping, 127, b"unknown");
+    assert_eq!(Control::decode(header(kind::PING), &ping), Err(BadFrame));
+}
+
+#[test]
+fn refuses_a_body_beyond_the_bound() {
+    let [high, middle, low] = [0xff; 3];
+    assert_eq!(Header::decode(&[kind::PACKET, high, middle, low]), Err(BadFrame));
+    let longest = Header::packet(MAX_BODY);
+    assert_eq!(Header::decode(&longest).unwrap().unwrap().len, MAX_BODY);
+}
+
+#[test]
+fn refuses_two_addresses_of_one_family() {
+    let join = Join {
+        name: Name::nearest("a"),
+        addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::BROADCAST.into()],
+        routes: vec![],
+        mtu: None,
+        invite: None,
+        had: vec![],
+    };
+    assert_eq!(Join::decode(&join.encode()), Err(BadFrame));
+}
