@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use common::packet::{self, VNET_LEN};
 use common::queue::{Buf, Pool};
-use common::wire::frame::{Control, Join};
+use common::wire::frame::{ControlFrame, Join};
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Event, Tunnel, outbox};
-use hub::members::{Access, Members};
-use hub::subnets::Subnets;
+use hub::lan::members::{Access, Members};
+use hub::lan::subnets::Subnets;
 use hub::switch::{Lan, Switch};
 
 /// A spoke's end, as its client has it.
@@ -141,7 +141,7 @@ impl World {
                             spoke.received += 1;
                             self.pool.give(packet);
                         }
-                        Event::Control(Control::Welcome(_) | Control::Routes { .. }) => {}
+                        Event::Control(ControlFrame::Welcome(_) | ControlFrame::Routes { .. }) => {}
                         other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
                     }
                 }

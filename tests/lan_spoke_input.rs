@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::node::state::random;
 use common::queue::Buf;
-use common::wire::frame::{Control, Welcome};
+use common::wire::frame::{ControlFrame, Welcome};
 use common::wire::hello::{HELLO_LEN, hello};
 use common::wire::noise::{Handshake, LENGTH_LEN, MAX_RECORD, Role};
 use ipnetwork::IpNetwork;
@@ -163,7 +163,7 @@ fn a_hub_that_grants_more_than_a_lan_is_not_followed() {
             mtu,
             routes: vec![],
         };
-        let played = thread::spawn(move || tell(&listener, &[Control::Welcome(welcome)]));
+        let played = thread::spawn(move || tell(&listener, &[ControlFrame::Welcome(welcome)]));
         let command = spoke(&["--hub", &hub]);
         let program = net.spoke(0).spawn("spoke", &command).unwrap();
         assert_eq!(program.wait_exit(SOON).unwrap().code(), Some(1), "{address}");
@@ -179,11 +179,11 @@ fn a_hub_that_tells_routes_without_end_fills_neither_table_nor_log() {
     let listener = net.hub().tcp_listen(([0, 0, 0, 0], 5678)).unwrap();
     let addresses = vec!["10.0.0.2/24".parse().unwrap()];
     let welcome = Welcome { name: "a".parse().unwrap(), addresses, hub: vec![], mtu: 1_500, routes: vec![] };
-    let mut controls = vec![Control::Welcome(welcome)];
+    let mut controls = vec![ControlFrame::Welcome(welcome)];
     for part in 0..60 {
         let prefix = |number: u32| IpNetwork::from(IpAddr::V4(Ipv4Addr::from_bits(0x0800_0000 + number)));
         let added = (part * 1_000..(part + 1) * 1_000).map(prefix).collect();
-        controls.push(Control::Routes { added, removed: vec![], all: true });
+        controls.push(ControlFrame::Routes { added, removed: vec![], all: true });
     }
     let played = thread::spawn(move || tell(&listener, &controls));
     let program = net.spoke(0).spawn("spoke", &spoke(&["--hub", "192.0.2.1"])).unwrap();
@@ -196,7 +196,7 @@ fn a_hub_that_tells_routes_without_end_fills_neither_table_nor_log() {
 }
 
 /// Plays the hub for one spoke: lets it in and tells it this, and waits until it closes.
-fn tell(listener: &TcpListener, controls: &[Control]) {
+fn tell(listener: &TcpListener, controls: &[ControlFrame]) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut handshake = Handshake::new(Role::Hub, &random_key().unwrap(), random().unwrap());
     stream.read_exact(&mut [0; HELLO_LEN]).unwrap();

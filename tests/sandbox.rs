@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::linux::sandbox::{Reach, User, enter};
+use common::linux::sandbox::{Profile, User, enter};
 use common::node::state::State;
 use house::{
     Binaries, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
@@ -223,9 +223,9 @@ fn act_confined() {
     let told = |name| std::env::var(name).expect("only what_is_not_needed_is_refused runs this");
     let state = State::open(Path::new(&told(STATE))).unwrap();
     let reach = match told(REACH).as_str() {
-        "accepts" => Reach::Accepts,
-        "connects" => Reach::Connects,
-        "resolves" => Reach::Resolves,
+        "accepts" => Profile::Accepts,
+        "connects" => Profile::Connects,
+        "resolves" => Profile::Resolves,
         other => panic!("{other}"),
     };
     let act = told(ACT);

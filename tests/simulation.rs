@@ -25,7 +25,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::wire::frame::{Control, Welcome};
+use common::wire::frame::{ControlFrame, Welcome};
 use common::wire::hello::hello;
 use common::wire::name::Name;
 use packets::{HUB, HUB_V4, HUB_V6, udp};
@@ -211,19 +211,19 @@ fn knock(world: &mut World) {
 /// A spoke says what is no packet; some of it breaks its link.
 fn speak(world: &mut World, spoke: usize) {
     let control = match world.rng.below(4) {
-        0 => Control::Pong(world.rng.next()),
-        1 => Control::Welcome(Welcome {
+        0 => ControlFrame::Pong(world.rng.next()),
+        1 => ControlFrame::Welcome(Welcome {
             name: Name::nearest("x"),
             addresses: vec![],
             hub: vec![],
             mtu: 1,
             routes: vec![],
         }),
-        _ => Control::AskMembers { after: None, watch: true },
+        _ => ControlFrame::AskMembers { after: None, watch: true },
     };
     let Some(link) = world.spokes[spoke].link.as_mut().filter(|link| link.tunnel.is_open()) else { return };
     link.tunnel.control(&control).unwrap();
-    if matches!(control, Control::Welcome(_))
+    if matches!(control, ControlFrame::Welcome(_))
         && let Some(conn) = world.conns.get_mut(&link.conn)
     {
         conn.is_sound = false;

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::wire::frame::{Control, Farewell};
+use common::wire::frame::{ControlFrame, Farewell};
 use common::wire::key::PrivateKey;
 use nix::sys::signal::Signal;
 
@@ -207,7 +207,7 @@ impl<'a> Crowd<'a> {
         match self.cycles / self.keys.len() % 3 {
             0 => {
                 let mut bye = Vec::new();
-                Control::Bye(Farewell::Stopping).encode(&mut bye);
+                ControlFrame::Bye(Farewell::Stopping).encode(&mut bye);
                 joined.send_record(&bye).unwrap();
                 joined.wire().wait_closed(SOON).unwrap();
             }

@@ -6,6 +6,7 @@ mod flows;
 mod fq_codel;
 pub mod pace;
 pub mod pool;
+pub mod token_bucket;
 
 pub use buf::Buf;
 pub use fq_codel::Queue;

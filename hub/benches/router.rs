@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use common::packet::{Fragment, Header};
 use common::wire::frame::Join;
 use common::wire::key::PrivateKey;
-use hub::members::{Access, Admission, MemberId, Members};
-use hub::router::route;
-use hub::routes::{MAX_LAN_ROUTES, Routes};
-use hub::subnets::Subnets;
+use hub::lan::members::{Access, Admission, MemberId, Members};
+use hub::lan::routes::{MAX_LAN_ROUTES, Routes};
+use hub::lan::subnets::Subnets;
+use hub::switch::router::route;
 
 const MEMBERS: u32 = 1_000;
 /// Packets of one round: as many destinations, in no order.

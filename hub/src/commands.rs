@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use common::node::cli::{print, say};
 use common::node::control::{AskError, ask};
-use common::node::human::Span;
+use common::node::human::HumanDuration;
 use common::wire::name::Name;
 use hub::control::{Invited, PAGE, Reloaded, Request, Revoked, Status};
 use hub::report;
@@ -62,8 +62,8 @@ pub(crate) struct InviteArgs {
     #[argh(option)]
     route: Vec<IpNetwork>,
     /// how long the invite lives: 90s, 15m, 24h, 7d (default 24h)
-    #[argh(option, long = "for", default = "Span::hours(24)")]
-    life: Span,
+    #[argh(option, long = "for", default = "HumanDuration::hours(24)")]
+    life: HumanDuration,
     /// where spokes reach this hub, HOST[:PORT] (default: this machine's own address)
     #[argh(option)]
     host: Option<String>,
@@ -199,7 +199,7 @@ fn invite(args: InviteArgs, state: Option<PathBuf>) -> Result<(), AskError> {
     let line = format!("spoke --hub {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
     let printed = show(&invited, json, |_| format!("{line}\n"));
     if !json {
-        say(&format!("good once, within {}", common::node::human::span(invited.seconds)));
+        say(&format!("good once, within {}", common::node::human::duration(invited.seconds)));
         if let Some(how) = how {
             say(&how);
         }

@@ -11,7 +11,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::members::{Access, Change, Fate, Member, Members};
+use crate::lan::members::{Access, Change, Member, Members, Outcome};
 use crate::switch::Switch;
 
 /// Most members in one page of the status.
@@ -241,12 +241,12 @@ pub fn standing(switch: &Switch, about: &About) -> Standing {
 /// What a reload did.
 pub fn reloaded(switch: &Switch, about: &About, changes: &[Change]) -> Reloaded {
     let named = changes.iter().take(MAX_CHANGES).map(|change| {
-        let fate = match change.fate {
-            Fate::Revoked => "revoked",
-            Fate::Removed => "removed",
-            Fate::Changed => "changed",
+        let outcome = match change.outcome {
+            Outcome::Revoked => "revoked",
+            Outcome::Removed => "removed",
+            Outcome::Changed => "changed",
         };
-        (change.member.name.clone(), fate.to_owned())
+        (change.member.name.clone(), outcome.to_owned())
     });
     Reloaded { standing: standing(switch, about), changes: named.collect(), changed: changes.len() }
 }

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use commands::{Command, DEFAULT_STATE};
-use common::linux::sandbox::{self, Reach, User};
+use common::linux::sandbox::{self, Profile, User};
+use hub::lan::subnets::Subnets;
 use hub::server::{Config, Server};
-use hub::subnets::Subnets;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -77,6 +77,6 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let hangups = common::node::cli::on_signals(&[SIGHUP])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
-    sandbox::enter(server.state(), None, user.as_ref(), Reach::Accepts)?;
+    sandbox::enter(server.state(), None, user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
 }

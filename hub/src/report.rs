@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use common::node::human::{bytes, millis, span, table};
+use common::node::human::{bytes, duration, millis, table};
 
 use crate::control::{MemberStatus, Reloaded, Revoked, Standing, Status, Traffic};
 
@@ -18,7 +18,7 @@ pub fn status(status: &Status) -> String {
         status.version,
         subnets.join(" and "),
         status.device,
-        span(status.up_seconds)
+        duration(status.up_seconds)
     );
     let _ = writeln!(text, "listening on {}, key {}", status.listening, status.key);
     let _ = writeln!(
@@ -53,7 +53,8 @@ fn row(member: &MemberStatus) -> [String; 11] {
     let routes = list(&member.routes);
     let (name, key) = (member.name.to_string(), member.key.to_string());
     let Some(link) = &member.link else {
-        let seen = member.seen_seconds_ago.map_or("-".to_owned(), |seconds| format!("{} ago", span(seconds)));
+        let seen =
+            member.seen_seconds_ago.map_or("-".to_owned(), |seconds| format!("{} ago", duration(seconds)));
         let [a, b, c, d, e, f] = std::array::from_fn(|_| "-".to_owned());
         return [name, addresses, routes, seen, a, b, c, d, e, f, key];
     };
@@ -61,7 +62,7 @@ fn row(member: &MemberStatus) -> [String; 11] {
         name,
         addresses,
         routes,
-        format!("online {}", span(link.seconds)),
+        format!("online {}", duration(link.seconds)),
         link.source.to_string(),
         link.round_trip_ms.map_or("-".to_owned(), millis),
         traffic(link.received),
@@ -126,8 +127,8 @@ pub fn revoked(revoked: &Revoked) -> String {
 pub fn reloaded(reloaded: &Reloaded) -> String {
     let mut text =
         format!("read again: {} members, {} of them changed\n", reloaded.standing.known, reloaded.changed);
-    for (name, fate) in &reloaded.changes {
-        let _ = writeln!(text, "  {name} {fate}");
+    for (name, outcome) in &reloaded.changes {
+        let _ = writeln!(text, "  {name} {outcome}");
     }
     if reloaded.changed > reloaded.changes.len() {
         text.push_str("  …\n");

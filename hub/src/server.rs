@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
-use common::node::control::{self as socket, Control};
+use common::node::control::{self as socket, ControlSocket};
 use common::node::state::{self, State};
 use common::queue::Buf;
 use common::transport::tcp::{Filled, Flushed, Link};
@@ -25,10 +25,10 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::control::About;
-use crate::invites::Invites;
-use crate::members::{Access, Members};
-use crate::subnets::Subnets;
-use crate::switch::{Ended, Lan, Provoked, RouteChange, Switch};
+use crate::lan::invites::Invites;
+use crate::lan::members::{Access, Members};
+use crate::lan::subnets::Subnets;
+use crate::switch::{Ended, Lan, LogKind, RouteChange, Switch};
 
 mod admin;
 
@@ -130,7 +130,7 @@ pub struct Server {
     tun: Tun,
     signals: UnixStream,
     hangups: UnixStream,
-    control: Option<Control>,
+    control: Option<ControlSocket>,
     about: About,
     /// The time of day in this turn, in Unix seconds.
     unix_time: u64,
@@ -184,7 +184,7 @@ impl Server {
             tun,
             signals: UnixStream::from_std(signals),
             hangups: UnixStream::from_std(hangups),
-            control: Control::open(
+            control: ControlSocket::open(
                 state.path(),
                 poll.registry(),
                 Token(CONTROL),
@@ -302,7 +302,7 @@ impl Server {
                 RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
                 RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
             };
-            if self.switch.may_tell(Provoked::KernelRoute, now) {
+            if self.switch.may_log(LogKind::KernelRoute, now) {
                 match set {
                     Ok(()) => info!("route {prefix} {what}"),
                     Err(error) => warn!("route {prefix} not {what}: {error}"),
@@ -313,7 +313,7 @@ impl Server {
 
     /// When `handle_timeouts` has something to do next.
     fn deadline(&self) -> Option<Instant> {
-        let control = self.control.as_ref().and_then(Control::deadline);
+        let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let deadlines = [self.switch.deadline(), self.accept_again_at, self.save_again_at, control];
         deadlines.into_iter().flatten().min()
     }
@@ -333,7 +333,7 @@ impl Server {
             match self.listener.accept() {
                 Ok((stream, source)) => {
                     if let Err(error) = self.take_in(stream, source, now)
-                        && self.switch.may_tell(Provoked::TurnedAway, now)
+                        && self.switch.may_log(LogKind::TurnedAway, now)
                     {
                         warn!("cannot serve {source}: {error}");
                     }
@@ -367,7 +367,7 @@ impl Server {
         let mut link = Link::new(stream)?;
         let ephemeral = state::random()?;
         let Some(session) = self.switch.accept(source, ephemeral, now) else {
-            if self.switch.may_tell(Provoked::TurnedAway, now) {
+            if self.switch.may_log(LogKind::TurnedAway, now) {
                 info!("turned {source} away: too many links are not authenticated yet");
             }
             return Ok(());

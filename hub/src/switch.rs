@@ -8,39 +8,41 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::node::log_limit::Damper;
+use common::node::log_limit::LogLimiter;
 use common::node::timer::Timers;
 use common::packet::drops::Drops;
 use common::queue::Pool;
-use common::wire::frame::{Control, Farewell, Join, MAX_PEERS, Peer};
+use common::wire::frame::{ControlFrame, Farewell, Join, MAX_PEERS, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::tunnel::{Error, Tunnel};
 use ipnetwork::IpNetwork;
 use log::{debug, info};
 use slab::Slab;
 
-use crate::bucket::Bucket;
-use crate::gate::{Gate, Verdict as Admittance};
-use crate::invites::Invites;
-use crate::members::{Access, MemberId, Members};
-use crate::routes::Routes;
-use crate::subnets::Subnets;
+use crate::lan::invites::Invites;
+use crate::lan::members::{Access, MemberId, Members};
+use crate::lan::routes::Routes;
+use crate::lan::subnets::Subnets;
+use crate::switch::gate::{Admittance, Gate};
+use common::queue::token_bucket::TokenBucket;
 
 mod admin;
+pub mod gate;
 mod joining;
 mod offers;
 mod packets;
+pub mod router;
 
 pub use admin::LinkFacts;
 
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
 /// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
-const FLOOD: Bucket = Bucket::new(Duration::from_millis(1), 1_000);
+const FLOOD: TokenBucket = TokenBucket::new(Duration::from_millis(1), 1_000);
 /// ICMP answers that one source may get.
-const ANSWERS: Bucket = Bucket::new(Duration::from_millis(10), 50);
+const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
 /// Who watches the list of members is told of changes at most so often.
-const NUDGE_EVERY: Duration = Duration::from_secs(1);
+const NOTIFY_EVERY: Duration = Duration::from_secs(1);
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -121,9 +123,9 @@ struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
     /// What it may still send to everyone.
-    flood: Bucket,
+    flood: TokenBucket,
     /// The ICMP answers that it may still get.
-    answers: Bucket,
+    answers: TokenBucket,
 }
 
 impl Default for Port {
@@ -156,19 +158,19 @@ pub struct Switch {
     /// The hub's own kernel.
     port: Port,
     /// When those who watch the list of members are told that it changed.
-    nudge_at: Option<Instant>,
-    nudged_at: Option<Instant>,
+    notify_at: Option<Instant>,
+    notified_at: Option<Instant>,
     /// For packets that are cut.
     scratch: Vec<u8>,
     /// Lines that anybody can provoke.
-    damper: Damper<Provoked>,
+    log_limiter: LogLimiter<LogKind>,
     /// Lines that a member can provoke.
-    member_damper: Damper<MemberId>,
+    member_log_limiter: LogLimiter<MemberId>,
 }
 
 /// A log line that anybody outside can provoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Provoked {
+pub enum LogKind {
     /// A connection was turned away.
     TurnedAway,
     /// A link closed before it joined.
@@ -180,7 +182,7 @@ pub enum Provoked {
     /// It left, and it was not told that it joined.
     NewcomerLeft,
     /// An address went to another member.
-    Ousted,
+    Evicted,
     /// A route of a member was not taken.
     BadRoute,
     /// The hub's own kernel was given a route, or lost it.
@@ -208,10 +210,10 @@ impl Switch {
             dirty: Vec::new(),
             ended: Vec::new(),
             port: Port::default(),
-            damper: Damper::default(),
-            member_damper: Damper::default(),
-            nudge_at: None,
-            nudged_at: None,
+            log_limiter: LogLimiter::default(),
+            member_log_limiter: LogLimiter::default(),
+            notify_at: None,
+            notified_at: None,
             scratch: Vec::new(),
         }
     }
@@ -323,17 +325,17 @@ impl Switch {
                 let member = self.members.member_mut(id);
                 member.session = None;
                 member.seen_at = Some(now);
-                let tell = session.told || self.damper.tell(Provoked::NewcomerLeft, now);
-                if tell && self.member_damper.tell(id, now) {
+                let tell = session.told || self.log_limiter.allow(LogKind::NewcomerLeft, now);
+                if tell && self.member_log_limiter.allow(id, now) {
                     info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
                 }
                 let left: Vec<IpNetwork> = self.routes.of(id).collect();
                 self.set_routes(id, &[], now);
                 self.offer_again(&left, now);
-                self.nudge(now);
+                self.notify(now);
             }
             None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None if self.damper.tell(Provoked::NotJoined, now) => {
+            None if self.log_limiter.allow(LogKind::NotJoined, now) => {
                 info!("link from {} closed before it joined: {why}", session.source);
             }
             None => {}
@@ -361,10 +363,10 @@ impl Switch {
 
     // ---- control
 
-    fn handle_control(&mut self, session: usize, control: Control) {
+    fn handle_control(&mut self, session: usize, control: ControlFrame) {
         match control {
-            Control::Bye(_) => self.end_with(session, End::Farewell("it said goodbye")),
-            Control::AskMembers { after, watch } => {
+            ControlFrame::Bye(_) => self.end_with(session, End::Farewell("it said goodbye")),
+            ControlFrame::AskMembers { after, watch } => {
                 self.sessions[session].watches |= watch;
                 let members = self.members.after(after.as_ref()).map(|member| Peer {
                     name: member.name.clone(),
@@ -374,21 +376,21 @@ impl Switch {
                 let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
                 let last = peers.len() <= MAX_PEERS;
                 peers.truncate(MAX_PEERS);
-                self.tell(session, &Control::Members { peers, last });
+                self.tell(session, &ControlFrame::Members { peers, last });
             }
             // The tunnel lets nothing else through to a hub.
-            Control::Welcome(_)
-            | Control::Refused { .. }
-            | Control::Ping(_)
-            | Control::Pong(_)
-            | Control::Routes { .. }
-            | Control::Members { .. }
-            | Control::MembersChanged => {}
+            ControlFrame::Welcome(_)
+            | ControlFrame::Refused { .. }
+            | ControlFrame::Ping(_)
+            | ControlFrame::Pong(_)
+            | ControlFrame::Routes { .. }
+            | ControlFrame::Members { .. }
+            | ControlFrame::MembersChanged => {}
         }
     }
 
     /// Queues a control frame; a session that does not read what it was told before ends.
-    fn tell(&mut self, session: usize, control: &Control) {
+    fn tell(&mut self, session: usize, control: &ControlFrame) {
         match self.sessions[session].tunnel.control(control) {
             Ok(()) => self.mark_dirty(session),
             Err(error) => self.end_with(session, End::Broken(error.to_string())),
@@ -396,26 +398,26 @@ impl Switch {
     }
 
     /// Has those who watch the list of members told that it is another one.
-    fn nudge(&mut self, now: Instant) {
-        let earliest = self.nudged_at.map_or(now, |at| at + NUDGE_EVERY);
-        self.nudge_at.get_or_insert(earliest.max(now));
+    fn notify(&mut self, now: Instant) {
+        let earliest = self.notified_at.map_or(now, |at| at + NOTIFY_EVERY);
+        self.notify_at.get_or_insert(earliest.max(now));
     }
 
     // ---- time
 
     /// When `handle_timeouts` has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        let dampers = [self.damper.deadline(), self.member_damper.deadline()];
-        [self.timers.next(), self.nudge_at].into_iter().chain(dampers).flatten().min()
+        let dampers = [self.log_limiter.deadline(), self.member_log_limiter.deadline()];
+        [self.timers.next(), self.notify_at].into_iter().chain(dampers).flatten().min()
     }
 
     /// Pings who is due, ends who is dead, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
-        if self.nudge_at.take_if(|at| *at <= now).is_some() {
-            self.nudged_at = Some(now);
+        if self.notify_at.take_if(|at| *at <= now).is_some() {
+            self.notified_at = Some(now);
             for key in 0..self.sessions.capacity() {
                 if self.sessions.get(key).is_some_and(|session| session.watches && session.tunnel.is_open()) {
-                    self.tell(key, &Control::MembersChanged);
+                    self.tell(key, &ControlFrame::MembersChanged);
                 }
             }
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use common::node::control as socket;
-use common::node::state::{self, KeptFile, State};
+use common::node::state::{self, State, SyncedFile};
 use common::node::text::Printable;
 use common::packet::drops::{Drops, Reason};
 use common::packet::icmp;
@@ -34,13 +34,13 @@ use log::{info, log_enabled, trace};
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::backoff::Backoff;
-use crate::control::Waiting;
-use crate::grant;
-use crate::hubs;
-use crate::routes::Wishes;
-use crate::table::Table;
-use crate::target::Target;
+use crate::control::PendingRequests;
+use crate::kernel_routes::KernelRoutes;
+use crate::uplink::backoff::Backoff;
+use crate::uplink::grant;
+use crate::uplink::pins;
+use crate::uplink::routes::RoutePolicy;
+use crate::uplink::target::Target;
 
 mod admin;
 mod lan;
@@ -79,7 +79,7 @@ pub struct Config {
     /// The invite to show.
     pub invite: Option<Secret>,
     /// Networks behind this spoke, and which prefixes to take.
-    pub wishes: Wishes,
+    pub route_policy: RoutePolicy,
     /// The largest packet that the device is to take, where that is less than the LAN's.
     pub mtu: Option<u32>,
     /// A file in the format of hosts(5), kept in step with the members.
@@ -96,7 +96,7 @@ pub enum Error {
     /// The hub refused us.
     Refused(Refusal, String),
     /// The hub grants what must not be put on the device.
-    Unfit(grant::Unfit),
+    RejectedConfig(grant::RejectedConfig),
     /// The hub proved another key than the one it had before.
     KeyChanged {
         /// The hub.
@@ -118,7 +118,7 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
-            Error::Unfit(unfit) => write!(f, "the hub's welcome is not taken: {unfit}"),
+            Error::RejectedConfig(unfit) => write!(f, "the hub's welcome is not taken: {unfit}"),
             Error::KeyChanged { hub, known, seen, pinned_in } => {
                 write!(
                     f,
@@ -170,9 +170,9 @@ pub struct Client {
     /// Our name on the LAN.
     name: Name,
     started_at: Instant,
-    control: Option<socket::Control>,
+    control: Option<socket::ControlSocket>,
     /// Who asked for members that the hub has to tell.
-    waiting: Waiting,
+    pending: PendingRequests,
     was_on_lan: bool,
     /// The prefixes that the hub told.
     told: BTreeSet<IpNetwork>,
@@ -182,7 +182,7 @@ pub struct Client {
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub.
     hub_addresses: Vec<IpAddr>,
-    table: Table,
+    table: KernelRoutes,
     /// The prefixes about which the person has been told.
     explained: BTreeSet<IpNetwork>,
     phase: Phase,
@@ -195,7 +195,7 @@ pub struct Client {
     outbox: Buf,
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
-    hosts: Option<KeptFile>,
+    hosts: Option<SyncedFile>,
     poll: Poll,
     waker: Arc<Waker>,
     signals: UnixStream,
@@ -210,8 +210,8 @@ impl Client {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
-            hubs::pinned(&text, &config.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
-        let hosts = config.hosts.as_deref().map(KeptFile::open).transpose()?;
+            pins::pinned(&text, &config.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let hosts = config.hosts.as_deref().map(SyncedFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -226,13 +226,13 @@ impl Client {
             flow_seed,
             name: config.name.clone(),
             started_at: Instant::now(),
-            control: socket::Control::open(
+            control: socket::ControlSocket::open(
                 state.path(),
                 registry,
                 Token(CONTROL),
                 "`spoke status` and `spoke resolve`",
             ),
-            waiting: Waiting::default(),
+            pending: PendingRequests::default(),
             had: Vec::new(),
             config,
             key,
@@ -243,7 +243,7 @@ impl Client {
             told_too_much: false,
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
-            table: Table::new(&tun),
+            table: KernelRoutes::new(&tun),
             tun,
             explained: BTreeSet::new(),
             cut: Vec::new(),
@@ -269,7 +269,7 @@ impl Client {
     }
 
     /// The file that is kept in step with the members.
-    pub fn hosts(&self) -> Option<&KeptFile> {
+    pub fn hosts(&self) -> Option<&SyncedFile> {
         self.hosts.as_ref()
     }
 

@@ -144,7 +144,7 @@ pub enum Asker {
 
 /// Questions for members that the hub has not answered yet. It answers in the order in which it is asked.
 #[derive(Debug, Default)]
-pub struct Waiting(VecDeque<Wait>);
+pub struct PendingRequests(VecDeque<Wait>);
 
 #[derive(Debug)]
 struct Wait {
@@ -163,7 +163,7 @@ impl Wait {
     }
 }
 
-impl Waiting {
+impl PendingRequests {
     /// Whether another person may wait.
     pub fn has_room(&self) -> bool {
         self.0.len() < MAX_CONNECTIONS
@@ -213,7 +213,7 @@ mod tests {
     fn pages_go_to_those_who_asked_in_order_and_not_to_those_who_gave_up() {
         let start = Instant::now();
         let [a, b, c] = [1, 2, 3].map(Ticket::for_test);
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingRequests::default();
         assert_eq!(waiting.told(), None, "unasked");
         waiting.push(a, start);
         waiting.push_own();
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn those_who_wait_are_few() {
         let start = Instant::now();
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingRequests::default();
         for serial in 0..MAX_CONNECTIONS {
             assert!(waiting.has_room());
             waiting.push(Ticket::for_test(serial as u64), start);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token, Waker};
 
-use crate::target::Target;
+use crate::uplink::target::Target;
 
 /// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);

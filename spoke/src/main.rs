@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use commands::{Command, DEFAULT_STATE};
-use common::linux::sandbox::{self, Reach, User};
+use common::linux::sandbox::{self, Profile, User};
 use common::node::state::{self, State};
 use common::packet::{MAX_MTU, MIN_MTU};
 use common::wire::frame::MAX_ROUTES;
@@ -18,8 +18,8 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config};
-use spoke::routes::Wishes;
-use spoke::target::Target;
+use spoke::uplink::routes::RoutePolicy;
+use spoke::uplink::target::Target;
 
 /// Joins this machine to the LAN of a hub.
 #[derive(FromArgs)]
@@ -106,7 +106,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         name: args.name.unwrap_or_else(common::node::cli::host_name),
         tun: args.tun,
         invite: args.invite,
-        wishes: Wishes { offered: args.route, accepted: args.accept_route, none: args.no_routes },
+        route_policy: RoutePolicy { offered: args.route, accepted: args.accept_route, none: args.no_routes },
         mtu: args.mtu,
         hosts: args.hosts,
     };
@@ -114,7 +114,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
-    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Reach::Connects } else { Reach::Resolves };
+    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
     Ok(client.run()?)
@@ -122,7 +122,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Refuses what can be known to be wrong, and warns of what may be.
 fn check(config: &Config) -> Result<(), String> {
-    let Wishes { offered, accepted, .. } = &config.wishes;
+    let RoutePolicy { offered, accepted, .. } = &config.route_policy;
     common::node::cli::refuse_host_bits("--route", offered)?;
     common::node::cli::refuse_host_bits("--accept-route", accepted)?;
     if offered.len() > MAX_ROUTES {

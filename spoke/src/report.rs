@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use common::node::human::{bytes, millis, span, table};
+use common::node::human::{bytes, duration, millis, table};
 use common::node::text::Printable;
 
 use crate::control::{Status, Traffic};
@@ -19,7 +19,7 @@ pub fn status(status: &Status) -> String {
         status.version,
         status.name,
         status.device,
-        span(status.up_seconds)
+        duration(status.up_seconds)
     );
     let _ = writeln!(text, "own key {}", status.key);
     let hub_key = status.hub_key.map_or("not known yet".to_owned(), |key| key.to_string());
@@ -30,7 +30,7 @@ pub fn status(status: &Status) -> String {
             let _ = writeln!(
                 text,
                 "on the LAN for {} through {}, round trip {round_trip}",
-                span(link.seconds),
+                duration(link.seconds),
                 link.hub_address
             );
             let _ = writeln!(

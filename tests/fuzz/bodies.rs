@@ -11,14 +11,14 @@ use common::packet::icmp;
 use common::packet::offload::{self, Features};
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::queue::Pool;
-use common::wire::frame::{self, Control, Farewell, Join, Welcome};
+use common::wire::frame::{self, ControlFrame, Farewell, Join, Welcome};
 use common::wire::hello::check_hello;
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
-use hub::members::{Access, Admission, Members};
-use hub::subnets::Subnets;
+use hub::lan::members::{Access, Admission, Members};
+use hub::lan::subnets::Subnets;
 
 /// Virtual time has to start somewhere.
 fn start() -> Instant {
@@ -111,7 +111,7 @@ impl End {
                     let welcome = Welcome { name, addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] };
                     self.tunnel.welcome(welcome, now)?;
                 }
-                Event::Control(Control::Bye(_) | Control::Refused { .. }) => self.is_told = true,
+                Event::Control(ControlFrame::Bye(_) | ControlFrame::Refused { .. }) => self.is_told = true,
                 Event::Control(_) => {}
             }
         }
@@ -171,13 +171,13 @@ pub(crate) fn frames(data: &[u8]) {
         if header.is_packet() {
             continue;
         }
-        let Ok(Some(control)) = Control::decode(header, body) else { continue };
+        let Ok(Some(control)) = ControlFrame::decode(header, body) else { continue };
         let mut encoded = Vec::new();
         control.encode(&mut encoded);
         let again = frame::Header::decode(&encoded).expect("within the bound").expect("a whole header");
-        let again = Control::decode(again, &encoded[frame::HEADER_LEN..]).expect("our own frame");
+        let again = ControlFrame::decode(again, &encoded[frame::HEADER_LEN..]).expect("our own frame");
         // A text that is longer than we send is cut.
-        if !matches!(&control, Control::Refused { text, .. } if text.len() > frame::MAX_TEXT / 4) {
+        if !matches!(&control, ControlFrame::Refused { text, .. } if text.len() > frame::MAX_TEXT / 4) {
             assert_eq!(again, Some(control));
         }
     }
@@ -354,11 +354,11 @@ pub(crate) fn tunnel(data: &[u8]) {
                 let text = bytes.take(len);
                 let header = frame::Header::decode(&[choice >> 4, 0, 0, text.len() as u8]);
                 if let Ok(Some(header)) = header
-                    && let Ok(Some(control)) = Control::decode(header, text)
+                    && let Ok(Some(control)) = ControlFrame::decode(header, text)
                     && end.tunnel.remote().is_some()
                 {
                     // Not all may be said by this end at this time.
-                    is_sound[at] &= matches!(control, Control::Ping(_) | Control::Pong(_));
+                    is_sound[at] &= matches!(control, ControlFrame::Ping(_) | ControlFrame::Pong(_));
                     if end.tunnel.control(&control).is_err() {
                         return;
                     }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
-use common::wire::frame::{Control, Farewell, Join, Peer, Refusal, Welcome};
+use common::wire::frame::{ControlFrame, Farewell, Join, Peer, Refusal, Welcome};
 use common::wire::hello::hello;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -74,7 +74,7 @@ fn handshakes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn controls() -> Vec<(&'static str, Control)> {
+fn controls() -> Vec<(&'static str, ControlFrame)> {
     let networks = || vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
     let name = Name::nearest("laptop");
     let peer = Peer { name: name.clone(), addresses: vec![Ipv4Addr::LOCALHOST.into()], online: true };
@@ -86,14 +86,14 @@ fn controls() -> Vec<(&'static str, Control)> {
         routes: vec!["192.168.5.0/24".parse().unwrap()],
     };
     vec![
-        ("welcome", Control::Welcome(welcome)),
-        ("refused", Control::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
-        ("ping", Control::Ping(7)),
-        ("pong", Control::Pong(7)),
-        ("bye", Control::Bye(Farewell::Stopping)),
-        ("routes", Control::Routes { added: networks(), removed: networks(), all: true }),
-        ("members", Control::Members { peers: vec![peer], last: true }),
-        ("ask-members", Control::AskMembers { after: Some(name), watch: true }),
+        ("welcome", ControlFrame::Welcome(welcome)),
+        ("refused", ControlFrame::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
+        ("ping", ControlFrame::Ping(7)),
+        ("pong", ControlFrame::Pong(7)),
+        ("bye", ControlFrame::Bye(Farewell::Stopping)),
+        ("routes", ControlFrame::Routes { added: networks(), removed: networks(), all: true }),
+        ("members", ControlFrame::Members { peers: vec![peer], last: true }),
+        ("ask-members", ControlFrame::AskMembers { after: Some(name), watch: true }),
     ]
 }
 

@@ -8,7 +8,7 @@ use common::node::state;
 use common::packet::VNET_LEN;
 use common::packet::offload::Vnet;
 use common::queue::Buf;
-use common::wire::frame::{Control, HEADER_LEN, Header, Join};
+use common::wire::frame::{ControlFrame, HEADER_LEN, Header, Join};
 use common::wire::hello::{HELLO_LEN, hello};
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -95,7 +95,7 @@ impl Wire {
         let (sealer, opener) = handshake.finish().map_err(|_| Failure::new("the handshake is not over"))?;
         let mut joined = Joined { wire: self, sealer, opener, opened: Vec::new() };
         let answer = joined.control()?;
-        if matches!(answer, Control::Welcome(_)) {
+        if matches!(answer, ControlFrame::Welcome(_)) {
             return Ok(joined);
         }
         Err(Failure::new(format!("no welcome, but {answer:?}")))
@@ -145,17 +145,17 @@ impl Joined {
     /// Pings the hub and waits for its answer: everything sent before has been dealt with then.
     pub(crate) fn ping(&mut self, token: u64) -> Result<()> {
         let mut frame = Vec::new();
-        Control::Ping(token).encode(&mut frame);
+        ControlFrame::Ping(token).encode(&mut frame);
         self.send_record(&frame)?;
         loop {
-            if self.control()? == Control::Pong(token) {
+            if self.control()? == ControlFrame::Pong(token) {
                 return Ok(());
             }
         }
     }
 
     /// The next control frame; packets are skipped.
-    pub(crate) fn control(&mut self) -> Result<Control> {
+    pub(crate) fn control(&mut self) -> Result<ControlFrame> {
         loop {
             while let Some(frame) = self.next_frame()? {
                 let bad = |_| Failure::new("the hub sent a bad frame");
@@ -164,7 +164,7 @@ impl Joined {
                 if header.is_packet() {
                     continue;
                 }
-                if let Some(control) = Control::decode(header, &frame[HEADER_LEN..]).map_err(bad)? {
+                if let Some(control) = ControlFrame::decode(header, &frame[HEADER_LEN..]).map_err(bad)? {
                     return Ok(control);
                 }
             }

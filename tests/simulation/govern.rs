@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use common::wire::invite::Secret;
 use common::wire::key::PublicKey;
-use hub::invites::Invite;
-use hub::members::{Change, Fate, Members};
+use hub::lan::invites::Invite;
+use hub::lan::members::{Change, Members, Outcome};
 
 use crate::world::World;
 
@@ -48,7 +48,7 @@ pub(crate) fn govern(world: &mut World) {
             None => assert!(is_live || has_joined_anew, "the link of {other} is gone"),
             Some(change) => {
                 assert!(!is_live, "the link of {other} is still there: {change:?}");
-                assert!(change.fate != Fate::Revoked || !has_joined_anew, "{other} is there again");
+                assert!(change.outcome != Outcome::Revoked || !has_joined_anew, "{other} is there again");
             }
         }
     }
@@ -107,7 +107,7 @@ fn revoke(world: &mut World, spoke: usize) -> Vec<Change> {
     let Ok(id) = world.switch.find(&key.to_string()) else { return Vec::new() };
     world.spokes[spoke].may_join = false;
     let change = world.switch.revoke(id, world.now);
-    assert_eq!(change.fate, Fate::Revoked);
+    assert_eq!(change.outcome, Outcome::Revoked);
     vec![change]
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use common::packet::offload;
 use common::queue::{Buf, Pool};
-use common::wire::frame::{Control, Farewell, INVITE_LEN, Join};
+use common::wire::frame::{ControlFrame, Farewell, INVITE_LEN, Join};
 use common::wire::inbox::Inbox;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 use common::wire::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel, outbox};
-use hub::members::{Access, Members};
-use hub::subnets::Subnets;
+use hub::lan::members::{Access, Members};
+use hub::lan::subnets::Subnets;
 use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
 use ipnetwork::IpNetwork;
 
@@ -349,15 +349,15 @@ impl World {
                     self.book.arrive(&packet, Some(spoke), &link.addresses);
                     self.pool.give(packet);
                 }
-                Event::Control(Control::Welcome(welcome)) => {
+                Event::Control(ControlFrame::Welcome(welcome)) => {
                     link.addresses = welcome.addresses.iter().map(|address| address.ip()).collect();
                 }
-                Event::Control(Control::Refused { .. } | Control::Bye(_)) => return Ok(false),
-                Event::Control(Control::Members { peers, last }) => {
+                Event::Control(ControlFrame::Refused { .. } | ControlFrame::Bye(_)) => return Ok(false),
+                Event::Control(ControlFrame::Members { peers, last }) => {
                     assert!(last && peers.len() <= self.spokes.len());
                     return Ok(true);
                 }
-                Event::Control(Control::Routes { .. } | Control::MembersChanged) => {}
+                Event::Control(ControlFrame::Routes { .. } | ControlFrame::MembersChanged) => {}
                 other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
             }
         }
@@ -428,7 +428,7 @@ impl World {
     }
 
     /// What a spoke believes to hold, it holds at the hub too, as long as its session lives.
-    fn check_spokes_agree(&self, members: &[(hub::members::MemberId, hub::members::Member)]) {
+    fn check_spokes_agree(&self, members: &[(hub::lan::members::MemberId, hub::lan::members::Member)]) {
         for spoke in &self.spokes {
             let Some(link) = spoke.link.as_ref().filter(|link| link.tunnel.is_open()) else { continue };
             let Some(session) = self.conns.get(&link.conn).and_then(|conn| conn.session) else { continue };

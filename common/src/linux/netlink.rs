@@ -33,7 +33,7 @@ pub struct Netlink {
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct Interface {
     /// The number that routes and addresses know it by.
     pub index: u32,
     /// Largest IP packet in bytes.
@@ -123,7 +123,7 @@ impl Netlink {
     ///
     /// # Errors
     /// `ENODEV` where there is none.
-    pub fn link(&self, name: &str) -> Result<Link, Error> {
+    pub fn link(&self, name: &str) -> Result<Interface, Error> {
         let mut link = None;
         self.exchange(codec::get_link(name), &mut |message| {
             link = link.take().or_else(|| codec::read_link(message))

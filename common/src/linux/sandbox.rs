@@ -23,11 +23,11 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Uid};
 
-use crate::node::state::{KeptFile, State};
+use crate::node::state::{State, SyncedFile};
 
 /// How far a program goes out by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum Profile {
     /// It accepts connections and makes none.
     Accepts,
     /// It connects to addresses, and starts threads.
@@ -107,7 +107,12 @@ impl User {
 ///
 /// # Errors
 /// Only where `user` cannot be assumed; the process is as it was, or about to end.
-pub fn enter(state: &State, kept: Option<&KeptFile>, user: Option<&User>, reach: Reach) -> Result<(), Error> {
+pub fn enter(
+    state: &State,
+    kept: Option<&SyncedFile>,
+    user: Option<&User>,
+    reach: Profile,
+) -> Result<(), Error> {
     let (uid, gid) = user.map_or((Uid::effective(), Gid::effective()), |user| (user.uid, user.gid));
     if let Err(error) = state.give_to(uid, gid) {
         warn!("{error}; it may not be possible to write there");
@@ -158,15 +163,15 @@ fn keep_net_admin_only() -> Result<(), CapsError> {
 /// bound, connections from being made by who makes none, and signals within this process.
 fn confine_files(
     state: &State,
-    kept: Option<&KeptFile>,
-    reach: Reach,
+    kept: Option<&SyncedFile>,
+    reach: Profile,
 ) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
     let all = AccessFs::from_all(ABI::V5);
     let written = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let in_state = written | AccessFs::ReadFile | AccessFs::ReadDir;
     let mut tcp: BitFlags<AccessNet> = AccessNet::BindTcp.into();
-    if reach == Reach::Accepts {
+    if reach == Profile::Accepts {
         tcp |= AccessNet::ConnectTcp;
     }
     let ruleset = Ruleset::default().handle_access(all)?.handle_access(tcp)?.scope(Scope::Signal)?;
@@ -181,9 +186,9 @@ fn confine_files(
 }
 
 /// What is read outside of the state directory; what is not there is passed over.
-fn readable(reach: Reach) -> Vec<PathBuf> {
+fn readable(reach: Profile) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
-    if reach == Reach::Resolves {
+    if reach == Profile::Resolves {
         // Whole directories: a file that is replaced, as editors and DHCP clients do it, is a new one.
         const SETTINGS: [&str; 6] = [
             "/etc",

@@ -31,7 +31,7 @@ pub const SOCKET: &str = "control";
 pub const MAX_REQUEST: usize = 4 * 1024;
 /// Most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;
-/// Tokens that [`Control::open`] takes: the listener's and one for each connection.
+/// Tokens that [`ControlSocket::open`] takes: the listener's and one for each connection.
 pub const TOKENS: usize = 1 + MAX_CONNECTIONS;
 /// How long a connection may live.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl Ticket {
 }
 
 /// The program's end.
-pub struct Control {
+pub struct ControlSocket {
     listener: UnixListener,
     connections: Slab<Connection>,
     first_token: usize,
@@ -79,12 +79,12 @@ struct Connection {
     deadline: Instant,
 }
 
-impl Control {
+impl ControlSocket {
     /// Opens the socket in a state directory; events of the [`TOKENS`] tokens from `first` on are for `serve`.
     /// A program can do without, as where nothing can be written: that is logged, and that `commands` will not
     /// work.
-    pub fn open(state: &Path, registry: &Registry, first: Token, commands: &str) -> Option<Control> {
-        let opened = Control::bind(state, first).and_then(|mut control| {
+    pub fn open(state: &Path, registry: &Registry, first: Token, commands: &str) -> Option<ControlSocket> {
+        let opened = ControlSocket::bind(state, first).and_then(|mut control| {
             registry.register(&mut control.listener, first, Interest::READABLE)?;
             Ok(control)
         });
@@ -96,7 +96,7 @@ impl Control {
 
     /// Binds the socket (mode 0600) in the place of one that a killed process left: the directory's lock, which
     /// the caller holds, says that nobody serves it any more.
-    fn bind(state: &Path, first: Token) -> io::Result<Control> {
+    fn bind(state: &Path, first: Token) -> io::Result<ControlSocket> {
         let path = state.join(SOCKET);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -109,7 +109,7 @@ impl Control {
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
         socket.listen(MAX_CONNECTIONS as i32)?;
-        Ok(Control {
+        Ok(ControlSocket {
             listener: UnixListener::from_std(OwnedFd::from(socket).into()),
             connections: Slab::new(),
             first_token: first.0,

@@ -3,26 +3,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A span as people write it: `90s`, `15m`, `24h`, `7d`; a bare number is seconds.
+/// A duration as people write it: `90s`, `15m`, `24h`, `7d`; a bare number is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(u64);
+pub struct HumanDuration(u64);
 
-/// A text that is no span.
+/// A text that is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadSpan;
+pub struct BadDuration;
 
-impl fmt::Display for BadSpan {
+impl fmt::Display for BadDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a span is a number and s, m, h or d, such as 24h")
+        f.write_str("a duration is a number and s, m, h or d, such as 24h")
     }
 }
 
-impl std::error::Error for BadSpan {}
+impl std::error::Error for BadDuration {}
 
-impl Span {
+impl HumanDuration {
     /// So many hours.
-    pub const fn hours(hours: u64) -> Span {
-        Span(hours * 3_600)
+    pub const fn hours(hours: u64) -> HumanDuration {
+        HumanDuration(hours * 3_600)
     }
 
     /// Its seconds, at least one.
@@ -31,20 +31,20 @@ impl Span {
     }
 }
 
-impl FromStr for Span {
-    type Err = BadSpan;
+impl FromStr for HumanDuration {
+    type Err = BadDuration;
 
-    fn from_str(text: &str) -> Result<Span, BadSpan> {
+    fn from_str(text: &str) -> Result<HumanDuration, BadDuration> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit: u64 = match &text[digits.len()..] {
             "" | "s" => 1,
             "m" => 60,
             "h" => 3_600,
             "d" => 86_400,
-            _ => return Err(BadSpan),
+            _ => return Err(BadDuration),
         };
-        let number: u64 = digits.parse().map_err(|_| BadSpan)?;
-        number.checked_mul(unit).filter(|&seconds| seconds > 0).map(Span).ok_or(BadSpan)
+        let number: u64 = digits.parse().map_err(|_| BadDuration)?;
+        number.checked_mul(unit).filter(|&seconds| seconds > 0).map(HumanDuration).ok_or(BadDuration)
     }
 }
 
@@ -64,8 +64,8 @@ pub fn bytes(count: u64) -> String {
     if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }
 
-/// A span in its largest whole unit: `0 s`, `59 s`, `2 m`, `3 h`, `12 d`.
-pub fn span(seconds: u64) -> String {
+/// A duration in its largest whole unit: `0 s`, `59 s`, `2 m`, `3 h`, `12 d`.
+pub fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} m", seconds / 60),
@@ -120,24 +120,24 @@ mod tests {
     }
 
     #[test]
-    fn spans_and_round_trips_are_short() {
+    fn durations_and_round_trips_are_short() {
         for (seconds, text) in
             [(0, "0 s"), (59, "59 s"), (60, "1 m"), (3_599, "59 m"), (3_600, "1 h"), (172_800, "2 d")]
         {
-            assert_eq!(span(seconds), text);
+            assert_eq!(duration(seconds), text);
         }
         assert_eq!([0.418, 9.99, 9.996, 31.4].map(millis), ["0.42 ms", "9.99 ms", "10 ms", "31 ms"]);
     }
 
     #[test]
-    fn spans_are_read_as_people_write_them() {
+    fn durations_are_read_as_people_write_them() {
         for (text, seconds) in [("90s", 90), ("90", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)] {
-            assert_eq!(text.parse().map(Span::seconds), Ok(seconds), "{text}");
+            assert_eq!(text.parse().map(HumanDuration::seconds), Ok(seconds), "{text}");
         }
         for bad in
             ["", "h", "0s", "-1h", "1.5h", "1w", "1 h", "1hh", "99999999999999999999", "213503982334602d"]
         {
-            assert_eq!(bad.parse::<Span>(), Err(BadSpan), "{bad}");
+            assert_eq!(bad.parse::<HumanDuration>(), Err(BadDuration), "{bad}");
         }
     }
 

@@ -241,20 +241,20 @@ impl State {
 ///
 /// Its directory is opened at start: a program that has given up its rights may not find the way there again.
 #[derive(Debug)]
-pub struct KeptFile {
+pub struct SyncedFile {
     path: PathBuf,
     name: OsString,
     directory: File,
 }
 
-impl KeptFile {
+impl SyncedFile {
     /// Opens the file's directory, and writes an empty file (readable by all) to see that it can.
-    pub fn open(path: &Path) -> Result<KeptFile, Error> {
+    pub fn open(path: &Path) -> Result<SyncedFile, Error> {
         let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
         let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
-        let kept = KeptFile { path: path.to_owned(), name, directory };
+        let kept = SyncedFile { path: path.to_owned(), name, directory };
         kept.write("")?;
         Ok(kept)
     }
@@ -398,13 +398,13 @@ mod tests {
     #[test]
     fn rewrites_a_kept_file_whole() {
         let scratch = Scratch::new();
-        let kept = KeptFile::open(&scratch.0).unwrap();
+        let kept = SyncedFile::open(&scratch.0).unwrap();
         for text in ["a longer text\n", "short\n", ""] {
             kept.write(text).unwrap();
             assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
         }
         fs::remove_file(&scratch.0).unwrap();
-        let error = KeptFile::open(&scratch.0.join("below")).unwrap_err().to_string();
+        let error = SyncedFile::open(&scratch.0.join("below")).unwrap_err().to_string();
         assert!(error.starts_with("cannot write "), "{error}");
     }
 

@@ -15,11 +15,11 @@ const NO_NODE: u32 = u32::MAX;
 /// What a queued packet costs beyond its buffer.
 const NODE: usize = size_of::<Node>();
 
-/// A flow's place in a [`Table`].
+/// A flow's place in a [`FlowTable`].
 pub(crate) type FlowId = u16;
 
 /// Everything of a queue that is in use only while packets are in it.
-pub(crate) struct Table {
+pub(crate) struct FlowTable {
     buckets: [FlowId; BUCKETS],
     flows: Vec<Flow>,
     /// What each flow's packets cost; apart from the flows, as the fattest is searched here.
@@ -60,10 +60,10 @@ struct List {
     last: FlowId,
 }
 
-impl Table {
+impl FlowTable {
     /// An empty table.
-    pub(crate) fn new() -> Box<Table> {
-        Box::new(Table {
+    pub(crate) fn new() -> Box<FlowTable> {
+        Box::new(FlowTable {
             buckets: [NO_FLOW; BUCKETS],
             flows: Vec::new(),
             costs: Vec::new(),
@@ -76,7 +76,7 @@ impl Table {
 
     /// What the table occupies, in bytes, its packets' buffers excluded.
     pub(crate) fn truesize(&self) -> usize {
-        size_of::<Table>()
+        size_of::<FlowTable>()
             + self.flows.capacity() * size_of::<Flow>()
             + self.costs.capacity() * size_of::<u32>()
             + self.nodes.capacity() * NODE
@@ -141,7 +141,7 @@ impl Table {
     pub(crate) fn enqueue(&mut self, id: FlowId, packet: Buf, since: u64) {
         let flow = &mut self.flows[usize::from(id)];
         flow.bytes += packet.len();
-        self.costs[usize::from(id)] += Table::cost(&packet) as u32;
+        self.costs[usize::from(id)] += FlowTable::cost(&packet) as u32;
         let node = Node { packet: Some(packet), since, next: NO_NODE };
         let at = self.free;
         let at = match self.nodes.get_mut(at as usize) {
@@ -182,7 +182,7 @@ impl Table {
         node.next = self.free;
         self.free = at;
         flow.bytes -= packet.len();
-        self.costs[usize::from(id)] -= Table::cost(&packet) as u32;
+        self.costs[usize::from(id)] -= FlowTable::cost(&packet) as u32;
         Some(packet)
     }
 

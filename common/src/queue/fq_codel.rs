@@ -1,6 +1,6 @@
 //! FQ-CoDel (RFC 8290, RFC 8289): the one queue of a link, towards a spoke or towards the hub. Pure.
 //!
-//! Owns the policy: who is served next, who pays when the queue is full, who is told that it stands.
+//! Owns the policy: who is served next, who pays when the queue is full, who is last_dropping that it stands.
 //! The state machine of one flow is in `codel`, the structure that holds packets in `flows`.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::packet::drops::{Drops, Reason};
 use crate::packet::offload;
 use crate::packet::{self, VNET_LEN};
 use crate::queue::codel::Codel;
-use crate::queue::flows::{FlowId, Table};
+use crate::queue::flows::{FlowId, FlowTable};
 use crate::queue::{Buf, Pool};
 
 /// Bytes that a flow may send per round: exactly one packet of the usual MTU, RFC 8290 section 5.2.4.
@@ -34,23 +34,23 @@ const BATCH_BYTES: usize = 65_536;
 /// instead of recycled.
 pub struct Queue {
     /// The one packet that waits, where there is no table: nothing to schedule, and no delay that stands.
-    lone: Option<Waiting>,
-    table: Option<Box<Table>>,
+    lone: Option<Queued>,
+    table: Option<Box<FlowTable>>,
     cap: usize,
     cost: usize,
     bytes: usize,
     packets: usize,
     /// Times in the table count from here: the first packet ever.
     epoch: Option<Instant>,
-    /// The control state of the flow that last had to be told, while there is no table to hold it.
-    told: Option<(u16, Codel)>,
+    /// The control state of the flow that last had to be last_dropping, while there is no table to hold it.
+    last_dropping: Option<(u16, Codel)>,
     marks: u64,
     drops_full: u64,
     drops_delay: u64,
 }
 
 /// A packet, its flow's bucket, and the time since when it waits.
-struct Waiting {
+struct Queued {
     packet: Buf,
     bucket: u16,
     since: u64,
@@ -67,7 +67,7 @@ impl Queue {
             bytes: 0,
             packets: 0,
             epoch: None,
-            told: None,
+            last_dropping: None,
             marks: 0,
             drops_full: 0,
             drops_delay: 0,
@@ -79,10 +79,10 @@ impl Queue {
     /// The cap is on memory: what buffers occupy, not what they contain. Above it, packets of the
     /// flow that occupies most are dropped, the oldest first.
     pub fn push(&mut self, packet: Buf, flow: u32, now: Instant, pool: &mut Pool) {
-        self.cost += Table::cost(&packet);
+        self.cost += FlowTable::cost(&packet);
         self.bytes += packet.len();
         self.packets += 1;
-        let waiting = Waiting { packet, bucket: Table::bucket(flow), since: self.time(now) };
+        let waiting = Queued { packet, bucket: FlowTable::bucket(flow), since: self.time(now) };
         if self.packets == 1 && self.cost <= self.cap {
             self.lone = Some(waiting);
             return;
@@ -97,10 +97,10 @@ impl Queue {
     }
 
     /// Puts a packet into the table.
-    fn schedule(&mut self, Waiting { packet, bucket, since }: Waiting, pool: &mut Pool) {
+    fn schedule(&mut self, Queued { packet, bucket, since }: Queued, pool: &mut Pool) {
         let table = self.table.get_or_insert_with(|| pool.take_table());
-        let told = &self.told;
-        let id = table.flow_of(bucket, || match told {
+        let last_dropping = &self.last_dropping;
+        let id = table.flow_of(bucket, || match last_dropping {
             Some((of, codel)) if *of == bucket => *codel,
             Some(_) | None => Codel::default(),
         });
@@ -242,7 +242,7 @@ impl Queue {
             return Some(front);
         }
         let packet = table.dequeue(id)?;
-        self.cost -= Table::cost(&packet);
+        self.cost -= FlowTable::cost(&packet);
         self.bytes -= len;
         self.packets -= 1;
         Some(packet)
@@ -256,7 +256,7 @@ impl Queue {
             let enough = self.cost - (cost / 2).min(BATCH_BYTES);
             for _ in 0..BATCH_PACKETS {
                 let Some(packet) = table.dequeue(id) else { break };
-                self.cost -= Table::cost(&packet);
+                self.cost -= FlowTable::cost(&packet);
                 self.bytes -= packet.len();
                 self.packets -= 1;
                 self.drops_full += 1;
@@ -276,9 +276,9 @@ impl Queue {
         debug_assert_eq!((self.cost, self.bytes, self.packets), (0, 0, 0));
         let Some(mut table) = self.table.take() else { return };
         debug_assert!(table.flows().iter().all(|flow| flow.bytes == 0));
-        let told = table.flows().iter().filter(|flow| flow.codel.last_episode().is_some());
-        if let Some(flow) = told.max_by_key(|flow| flow.codel.last_episode()) {
-            self.told = Some((flow.bucket, flow.codel));
+        let last_dropping = table.flows().iter().filter(|flow| flow.codel.last_episode().is_some());
+        if let Some(flow) = last_dropping.max_by_key(|flow| flow.codel.last_episode()) {
+            self.last_dropping = Some((flow.bucket, flow.codel));
         }
         table.reset();
         pool.give_table(table);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::packet::MAX_PACKET;
 use crate::queue::buf::Buf;
-use crate::queue::flows::Table;
+use crate::queue::flows::FlowTable;
 
 /// Capacities of the recycled buffers, in bytes: acknowledgements and small packets; packets of the
 /// usual MTU; what a slow link is given at once; a whole super-packet; the stream of a busy link.
@@ -27,7 +27,7 @@ const TABLES: usize = SIZES.len();
 pub struct Pool {
     buffers: [Vec<Box<[u8]>>; SIZES.len()],
     #[expect(clippy::vec_box, reason = "a table goes from queue to queue; as a pointer it is not copied")]
-    tables: Vec<Box<Table>>,
+    tables: Vec<Box<FlowTable>>,
     /// Spare bytes of each kind.
     spare: [usize; KINDS],
     spare_total: usize,
@@ -105,18 +105,18 @@ impl Pool {
     }
 
     /// An empty flow table.
-    pub(crate) fn take_table(&mut self) -> Box<Table> {
+    pub(crate) fn take_table(&mut self) -> Box<FlowTable> {
         match self.tables.pop() {
             Some(table) => {
                 self.count_out(TABLES, table.truesize());
                 table
             }
-            None => Table::new(),
+            None => FlowTable::new(),
         }
     }
 
     /// Takes an empty flow table back.
-    pub(crate) fn give_table(&mut self, table: Box<Table>) {
+    pub(crate) fn give_table(&mut self, table: Box<FlowTable>) {
         if self.count_in(TABLES, table.truesize()) {
             self.tables.push(table);
         }

@@ -160,7 +160,7 @@ pub struct Peer {
 
 /// A control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Control {
+pub enum ControlFrame {
     /// The hub lets the spoke in.
     Welcome(Welcome),
     /// The hub does not, and closes the link.
@@ -236,36 +236,38 @@ fn encode_header(kind: u8, len: usize) -> [u8; HEADER_LEN] {
     [kind, high, middle, low]
 }
 
-impl Control {
+impl ControlFrame {
     /// Reads the body behind `header`; `None` is a kind of a later version, to be skipped.
-    pub fn decode(header: Header, body: &[u8]) -> Result<Option<Control>, BadFrame> {
+    pub fn decode(header: Header, body: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
         let mut fields = Fields::default();
         if header.kind < kind::OPTIONAL {
             fields = Fields::decode(body)?;
         }
         let control = match header.kind {
-            kind::WELCOME => Control::Welcome(Welcome {
+            kind::WELCOME => ControlFrame::Welcome(Welcome {
                 name: fields.name.ok_or(BadFrame)?,
                 addresses: fields.networks,
                 hub: fields.addresses,
                 mtu: fields.mtu.ok_or(BadFrame)?,
                 routes: fields.granted,
             }),
-            kind::REFUSED => Control::Refused {
+            kind::REFUSED => ControlFrame::Refused {
                 reason: Refusal::from_code(fields.code.ok_or(BadFrame)?),
                 text: fields.text.unwrap_or_default(),
             },
-            kind::PING => Control::Ping(fields.token.ok_or(BadFrame)?),
-            kind::PONG => Control::Pong(fields.token.ok_or(BadFrame)?),
-            kind::BYE => Control::Bye(Farewell::from_code(fields.code.ok_or(BadFrame)?)),
-            kind::ROUTES => Control::Routes {
+            kind::PING => ControlFrame::Ping(fields.token.ok_or(BadFrame)?),
+            kind::PONG => ControlFrame::Pong(fields.token.ok_or(BadFrame)?),
+            kind::BYE => ControlFrame::Bye(Farewell::from_code(fields.code.ok_or(BadFrame)?)),
+            kind::ROUTES => ControlFrame::Routes {
                 added: fields.networks,
                 removed: fields.removed,
                 all: fields.code.is_some(),
             },
-            kind::MEMBERS => Control::Members { peers: fields.peers, last: fields.code.is_some() },
-            kind::ASK_MEMBERS => Control::AskMembers { after: fields.name, watch: fields.code.is_some() },
-            kind::MEMBERS_CHANGED => Control::MembersChanged,
+            kind::MEMBERS => ControlFrame::Members { peers: fields.peers, last: fields.code.is_some() },
+            kind::ASK_MEMBERS => {
+                ControlFrame::AskMembers { after: fields.name, watch: fields.code.is_some() }
+            }
+            kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::OPTIONAL.. => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -277,7 +279,7 @@ impl Control {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_LEN]);
         let kind = match self {
-            Control::Welcome(welcome) => {
+            ControlFrame::Welcome(welcome) => {
                 put(out, tag::NAME, welcome.name.as_str().as_bytes());
                 welcome.addresses.iter().for_each(|&network| put_network(out, tag::NETWORK, network));
                 welcome.hub.iter().for_each(|&address| put_address(out, tag::ADDRESS, address));
@@ -285,42 +287,42 @@ impl Control {
                 welcome.routes.iter().for_each(|&route| put_network(out, tag::GRANTED, route));
                 kind::WELCOME
             }
-            Control::Refused { reason, text } => {
+            ControlFrame::Refused { reason, text } => {
                 put(out, tag::CODE, &[reason.code()]);
                 put(out, tag::TEXT, text.chars().take(MAX_TEXT / 4).collect::<String>().as_bytes());
                 kind::REFUSED
             }
-            Control::Ping(token) => {
+            ControlFrame::Ping(token) => {
                 put(out, tag::TOKEN, &token.to_be_bytes());
                 kind::PING
             }
-            Control::Pong(token) => {
+            ControlFrame::Pong(token) => {
                 put(out, tag::TOKEN, &token.to_be_bytes());
                 kind::PONG
             }
-            Control::Bye(farewell) => {
+            ControlFrame::Bye(farewell) => {
                 put(out, tag::CODE, &[farewell.code()]);
                 kind::BYE
             }
-            Control::Routes { added, removed, all } => {
+            ControlFrame::Routes { added, removed, all } => {
                 added.iter().for_each(|&network| put_network(out, tag::NETWORK, network));
                 removed.iter().for_each(|&network| put_network(out, tag::REMOVED, network));
                 put_flag(out, *all);
                 kind::ROUTES
             }
-            Control::Members { peers, last } => {
+            ControlFrame::Members { peers, last } => {
                 peers.iter().for_each(|peer| put_peer(out, peer));
                 put_flag(out, *last);
                 kind::MEMBERS
             }
-            Control::AskMembers { after, watch } => {
+            ControlFrame::AskMembers { after, watch } => {
                 if let Some(name) = after {
                     put(out, tag::NAME, name.as_str().as_bytes());
                 }
                 put_flag(out, *watch);
                 kind::ASK_MEMBERS
             }
-            Control::MembersChanged => kind::MEMBERS_CHANGED,
+            ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);

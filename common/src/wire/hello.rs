@@ -21,7 +21,7 @@ pub const fn hello() -> [u8; HELLO_LEN] {
 
 /// What the other end turned out to be when its first bytes were not our hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
+pub enum UnknownProtocol {
     /// Speaks our protocol in another version.
     Version(u8),
     /// An HTTP client or server.
@@ -34,59 +34,59 @@ pub enum Stranger {
     Unknown,
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for UnknownProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stranger::Version(theirs) => {
+            UnknownProtocol::Version(theirs) => {
                 write!(
                     f,
                     "speaks protocol version {theirs}, this end speaks {VERSION}: upgrade the older one"
                 )
             }
-            Stranger::Http => f.write_str("speaks HTTP, not hub & spoke"),
-            Stranger::Tls => f.write_str("speaks TLS, not hub & spoke"),
-            Stranger::Ssh => f.write_str("speaks SSH, not hub & spoke"),
-            Stranger::Unknown => f.write_str("does not speak hub & spoke"),
+            UnknownProtocol::Http => f.write_str("speaks HTTP, not hub & spoke"),
+            UnknownProtocol::Tls => f.write_str("speaks TLS, not hub & spoke"),
+            UnknownProtocol::Ssh => f.write_str("speaks SSH, not hub & spoke"),
+            UnknownProtocol::Unknown => f.write_str("does not speak hub & spoke"),
         }
     }
 }
 
 /// Looks at the first bytes from the other end: `None` asks for more, `Ok` means [`HELLO_LEN`] bytes were
 /// the hello of this version.
-pub fn check_hello(bytes: &[u8]) -> Option<Result<(), Stranger>> {
+pub fn check_hello(bytes: &[u8]) -> Option<Result<(), UnknownProtocol>> {
     let seen = &bytes[..bytes.len().min(HELLO_LEN)];
     let known = seen.len().min(MAGIC.len());
     if seen[..known] != MAGIC[..known] {
-        return stranger(seen).map(Err);
+        return unknown_protocol(seen).map(Err);
     }
     match seen.get(HELLO_LEN - 1) {
         None => None,
         Some(&VERSION) => Some(Ok(())),
-        Some(&version) => Some(Err(Stranger::Version(version))),
+        Some(&version) => Some(Err(UnknownProtocol::Version(version))),
     }
 }
 
 /// Names a stranger by its first bytes; `None` while it may still be one of several.
-fn stranger(seen: &[u8]) -> Option<Stranger> {
+fn unknown_protocol(seen: &[u8]) -> Option<UnknownProtocol> {
     const HTTP: [&[u8]; 9] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PRI * ", b"HTTP/"];
     let is = |word: &[u8]| seen.starts_with(word);
     if is(b"SSH-") {
-        return Some(Stranger::Ssh);
+        return Some(UnknownProtocol::Ssh);
     }
     // A TLS record: handshake or alert, version 3.x (RFC 8446, 5.1).
     if is(&[0x16, 3]) || is(&[0x15, 3]) {
-        return Some(Stranger::Tls);
+        return Some(UnknownProtocol::Tls);
     }
     if HTTP.iter().any(|word| is(word)) {
-        return Some(Stranger::Http);
+        return Some(UnknownProtocol::Http);
     }
     let could_be = |word: &[u8]| word.starts_with(seen);
     let undecided = could_be(b"SSH-")
         || could_be(&[0x16, 3])
         || could_be(&[0x15, 3])
         || HTTP.iter().any(|word| could_be(&word[..word.len().min(HELLO_LEN)]));
-    if undecided { None } else { Some(Stranger::Unknown) }
+    if undecided { None } else { Some(UnknownProtocol::Unknown) }
 }
 
 #[cfg(test)]
@@ -102,15 +102,15 @@ mod tests {
         assert_eq!(check_hello(&ours), Some(Ok(())));
         let mut other = ours;
         other[HELLO_LEN - 1] = 9;
-        assert_eq!(check_hello(&other), Some(Err(Stranger::Version(9))));
+        assert_eq!(check_hello(&other), Some(Err(UnknownProtocol::Version(9))));
         for (bytes, who) in [
-            (&b"GET / HTTP/1.1"[..], Stranger::Http),
-            (b"HTTP/1.1 400 Bad Request", Stranger::Http),
-            (b"SSH-2.0-OpenSSH", Stranger::Ssh),
-            (&[0x16, 3, 1, 0, 200], Stranger::Tls),
-            (&[0x15, 3, 3, 0, 2], Stranger::Tls),
-            (b"\0\0\0\0", Stranger::Unknown),
-            (b"hub%", Stranger::Unknown),
+            (&b"GET / HTTP/1.1"[..], UnknownProtocol::Http),
+            (b"HTTP/1.1 400 Bad Request", UnknownProtocol::Http),
+            (b"SSH-2.0-OpenSSH", UnknownProtocol::Ssh),
+            (&[0x16, 3, 1, 0, 200], UnknownProtocol::Tls),
+            (&[0x15, 3, 3, 0, 2], UnknownProtocol::Tls),
+            (b"\0\0\0\0", UnknownProtocol::Unknown),
+            (b"hub%", UnknownProtocol::Unknown),
         ] {
             assert_eq!(check_hello(bytes), Some(Err(who)), "{bytes:?}");
         }

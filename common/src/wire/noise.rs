@@ -204,13 +204,13 @@ impl Sealer {
     }
 
     /// Frees what only large records need.
-    pub fn rest(&mut self) {
+    pub fn drop_cached_key(&mut self) {
         self.0.large = None;
     }
 
     #[cfg(test)]
-    pub(crate) fn rests(&self) -> bool {
-        self.0.large.is_none()
+    pub(crate) fn has_cached_key(&self) -> bool {
+        self.0.large.is_some()
     }
 }
 
@@ -233,13 +233,13 @@ impl Opener {
     }
 
     /// Frees what only large records need.
-    pub fn rest(&mut self) {
+    pub fn drop_cached_key(&mut self) {
         self.0.large = None;
     }
 
     #[cfg(test)]
-    pub(crate) fn rests(&self) -> bool {
-        self.0.large.is_none()
+    pub(crate) fn has_cached_key(&self) -> bool {
+        self.0.large.is_some()
     }
 }
 

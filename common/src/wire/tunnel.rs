@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::queue::Queue;
 use crate::queue::pace::{MAX_BURST, Pace};
 use crate::queue::{Buf, Pool};
-use crate::wire::frame::{self, BadFrame, Control, Farewell, Join, Refusal, Welcome};
-use crate::wire::hello::{Stranger, hello};
+use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, Welcome};
+use crate::wire::hello::{UnknownProtocol, hello};
 use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
 use crate::wire::noise::{Failed, Handshake, LENGTH_LEN, MAX_RECORD, Opener, Role, Sealer};
@@ -44,7 +44,7 @@ const STRAIGHT: usize = 8 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The other end is not one of ours, or of another version.
-    Stranger(Stranger),
+    UnknownProtocol(UnknownProtocol),
     /// A handshake message was forged, damaged or too long.
     Handshake,
     /// The hub proved another key than the expected one.
@@ -61,20 +61,20 @@ pub enum Error {
     /// Nothing was heard for [`DEAD_AFTER`].
     Silent,
     /// The other end does not read what it asked for.
-    Stuffed,
+    SendBufferFull,
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Stranger(stranger) => write!(f, "it {stranger}"),
+            Error::UnknownProtocol(stranger) => write!(f, "it {stranger}"),
             Error::Handshake => f.write_str("the handshake failed"),
             Error::HubKey { seen } => write!(f, "it has another key: {seen}"),
             Error::Record => f.write_str("a record was forged or damaged"),
             Error::Frame => f.write_str("a frame made no sense"),
             Error::TooSlow => write!(f, "no handshake within {} s", HANDSHAKE_TIME.as_secs()),
             Error::Silent => write!(f, "nothing heard for {} s", DEAD_AFTER.as_secs()),
-            Error::Stuffed => f.write_str("it does not read"),
+            Error::SendBufferFull => f.write_str("it does not read"),
         }
     }
 }
@@ -106,7 +106,7 @@ pub enum Event {
     /// A packet, virtio-net header and IP, not validated yet.
     Packet(Buf),
     /// Anything else but pings, which the tunnel answers itself.
-    Control(Control),
+    Control(ControlFrame),
 }
 
 /// Packets and their IP bytes, one way.
@@ -319,7 +319,7 @@ impl Tunnel {
                 self.received.add(header.len);
                 return Ok(Some(Event::Packet(body)));
             }
-            let control = Control::decode(header, &body);
+            let control = ControlFrame::decode(header, &body);
             pool.give(body);
             if let Some(control) = control?
                 && let Some(control) = self.handle_control(control, now)?
@@ -330,36 +330,35 @@ impl Tunnel {
     }
 
     /// Acts on what concerns the tunnel itself, and passes on what the other end may say at this time.
-    fn handle_control(&mut self, control: Control, now: Instant) -> Result<Option<Control>, Error> {
+    fn handle_control(&mut self, control: ControlFrame, now: Instant) -> Result<Option<ControlFrame>, Error> {
         match (self.role, &control) {
-            (_, Control::Ping(token)) => {
-                self.control(&Control::Pong(*token))?;
+            (_, ControlFrame::Ping(token)) => {
+                self.control(&ControlFrame::Pong(*token))?;
                 Ok(None)
             }
-            (_, Control::Pong(token)) => {
+            (_, ControlFrame::Pong(token)) => {
                 if let Some((_, sent_at)) = self.ping.take_if(|(expected, _)| expected == token) {
                     self.round_trip = Some(now.saturating_duration_since(sent_at));
                 }
                 Ok(None)
             }
-            (Role::Spoke, Control::Welcome(_)) if matches!(self.state, State::Joining) => {
+            (Role::Spoke, ControlFrame::Welcome(_)) if matches!(self.state, State::Joining) => {
                 self.open_up(now);
                 Ok(Some(control))
             }
-            (Role::Spoke, Control::Refused { .. }) if matches!(self.state, State::Joining) => {
+            (Role::Spoke, ControlFrame::Refused { .. }) if matches!(self.state, State::Joining) => {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
-            (_, Control::Bye(_)) => {
+            (_, ControlFrame::Bye(_)) => {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
-            (Role::Spoke, Control::Routes { .. } | Control::Members { .. } | Control::MembersChanged)
-                if self.is_open() =>
-            {
-                Ok(Some(control))
-            }
-            (Role::Hub, Control::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
+            (
+                Role::Spoke,
+                ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
+            ) if self.is_open() => Ok(Some(control)),
+            (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
             _ => Err(Error::Frame),
         }
     }
@@ -370,7 +369,7 @@ impl Tunnel {
     pub fn welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         debug_assert!(matches!(self.state, State::Joining));
         self.open_up(now);
-        self.control(&Control::Welcome(welcome))
+        self.control(&ControlFrame::Welcome(welcome))
     }
 
     fn open_up(&mut self, now: Instant) {
@@ -380,7 +379,7 @@ impl Tunnel {
 
     /// Hub: turns the spoke away. The link closes once this is flushed.
     pub fn refuse(&mut self, reason: Refusal, text: String) -> Result<(), Error> {
-        self.control(&Control::Refused { reason, text })?;
+        self.control(&ControlFrame::Refused { reason, text })?;
         self.state = State::Closing;
         Ok(())
     }
@@ -388,16 +387,16 @@ impl Tunnel {
     /// Says goodbye, if there is anybody to say it to. The link closes once this is flushed.
     pub fn bye(&mut self, farewell: Farewell) -> Result<(), Error> {
         if self.transport.is_some() {
-            self.control(&Control::Bye(farewell))?;
+            self.control(&ControlFrame::Bye(farewell))?;
         }
         self.state = State::Closing;
         Ok(())
     }
 
     /// Queues a control frame ahead of all packets.
-    pub fn control(&mut self, control: &Control) -> Result<(), Error> {
+    pub fn control(&mut self, control: &ControlFrame) -> Result<(), Error> {
         if self.control.len() > MAX_CONTROL {
-            return Err(Error::Stuffed);
+            return Err(Error::SendBufferFull);
         }
         control.encode(&mut self.control);
         Ok(())
@@ -410,10 +409,10 @@ impl Tunnel {
         self.ping = Some((self.pings, now));
         // Made anew in a moment, if they are needed: an idle tunnel goes without.
         if let Some(transport) = &mut self.transport {
-            transport.sealer.rest();
-            transport.opener.rest();
+            transport.sealer.drop_cached_key();
+            transport.opener.drop_cached_key();
         }
-        self.control(&Control::Ping(self.pings))
+        self.control(&ControlFrame::Ping(self.pings))
     }
 
     /// Queues a validated packet of the given flow.

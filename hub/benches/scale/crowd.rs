@@ -7,7 +7,7 @@ use common::node::state;
 use common::packet::VNET_LEN;
 use common::queue::{Buf, Pool};
 use common::transport::tcp::{Filled, Flushed, Link};
-use common::wire::frame::{Control, Join};
+use common::wire::frame::{ControlFrame, Join};
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -165,8 +165,8 @@ impl Crowd {
                     self.received += 1;
                     self.pool.give(packet);
                 }
-                Event::Control(Control::Welcome(_)) => self.on_lan += 1,
-                Event::Control(Control::Refused { text, .. }) => {
+                Event::Control(ControlFrame::Welcome(_)) => self.on_lan += 1,
+                Event::Control(ControlFrame::Refused { text, .. }) => {
                     return Err(Failure::new(format!("the hub refused spoke {i}: {text}")));
                 }
                 Event::Control(_) | Event::Join { .. } => {}

@@ -12,8 +12,8 @@ use mio::Token;
 
 use super::{SAVE_PAUSE, Server};
 use crate::control::{self, Invited, Reloaded, Request, Revoked, Standing};
-use crate::invites::{Invite, Invites};
-use crate::members::{Access, Change, Members};
+use crate::lan::invites::{Invite, Invites};
+use crate::lan::members::{Access, Change, Members};
 
 /// The list of members.
 pub(super) const MEMBERS: &str = "members";

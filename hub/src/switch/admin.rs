@@ -12,9 +12,9 @@ use common::wire::tunnel::Tunnel;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 
-use super::{Lan, Provoked, Switch};
-use crate::invites::{Invite, Invites};
-use crate::members::{Access, Admission, Change, Fate, MemberId, Members, parse_rights, rights_text};
+use super::{Lan, LogKind, Switch};
+use crate::lan::invites::{Invite, Invites};
+use crate::lan::members::{Access, Admission, Change, MemberId, Members, Outcome, parse_rights, rights_text};
 
 /// A member's link, for a report.
 pub struct LinkFacts<'a> {
@@ -204,26 +204,26 @@ impl Switch {
 
     fn carry_out(&mut self, changes: &[Change], now: Instant) {
         // All links end before anything else happens: then no session is left whose member is gone.
-        for Change { member, fate, .. } in changes {
-            let (farewell, why) = match fate {
-                Fate::Revoked => (Farewell::Revoked, "its membership was revoked"),
+        for Change { member, outcome, .. } in changes {
+            let (farewell, why) = match outcome {
+                Outcome::Revoked => (Farewell::Revoked, "its membership was revoked"),
                 // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
-                Fate::Removed => (Farewell::Changed, "it was taken off the list of members"),
-                Fate::Changed => (Farewell::Changed, "its line in the list of members was changed"),
+                Outcome::Removed => (Farewell::Changed, "it was taken off the list of members"),
+                Outcome::Changed => (Farewell::Changed, "its line in the list of members was changed"),
             };
             // The link of one that is still in the list tells its own end.
-            if *fate != Fate::Changed {
+            if *outcome != Outcome::Changed {
                 info!("{} ({}) is no member any more: {why}", member.name, member.addresses_text());
             }
             if let Some(session) = member.session {
                 self.dismiss(session, farewell, why);
             }
         }
-        for Change { id, .. } in changes.iter().filter(|change| change.fate != Fate::Changed) {
+        for Change { id, .. } in changes.iter().filter(|change| change.outcome != Outcome::Changed) {
             let left: Vec<IpNetwork> = self.routes.of(*id).collect();
             self.set_routes(*id, &[], now);
             self.offer_again(&left, now);
-            self.nudge(now);
+            self.notify(now);
         }
         if !changes.is_empty() {
             self.reopen_disputes(now);
@@ -246,27 +246,27 @@ impl Switch {
     // ---- log lines
 
     /// Whether to tell a line that anybody can provoke.
-    pub fn may_tell(&mut self, line: Provoked, now: Instant) -> bool {
-        self.damper.tell(line, now)
+    pub fn may_log(&mut self, line: LogKind, now: Instant) -> bool {
+        self.log_limiter.allow(line, now)
     }
 
     /// Tells how many lines were kept back.
     pub(super) fn tell_counts(&mut self, now: Instant) {
-        while let Some((line, count)) = self.damper.poll(now) {
+        while let Some((line, count)) = self.log_limiter.poll(now) {
             match line {
-                Some(Provoked::TurnedAway) => info!("{count} more connections were turned away"),
-                Some(Provoked::NotJoined) => info!("{count} more links closed before they joined"),
-                Some(Provoked::Refused) => info!("{count} more join requests were refused"),
-                Some(Provoked::Newcomer) => info!("{count} more new members joined the LAN"),
-                Some(Provoked::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
-                Some(Provoked::Ousted) => warn!("{count} more addresses went to another member"),
-                Some(Provoked::BadRoute) => info!("{count} more routes of members were not taken"),
-                Some(Provoked::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
-                // There are fewer lines than a damper tells apart.
+                Some(LogKind::TurnedAway) => info!("{count} more connections were turned away"),
+                Some(LogKind::NotJoined) => info!("{count} more links closed before they joined"),
+                Some(LogKind::Refused) => info!("{count} more join requests were refused"),
+                Some(LogKind::Newcomer) => info!("{count} more new members joined the LAN"),
+                Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
+                Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
+                Some(LogKind::BadRoute) => info!("{count} more routes of members were not taken"),
+                Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
+                // There are fewer lines than a log_limiter tells apart.
                 None => {}
             }
         }
-        while let Some((id, count)) = self.member_damper.poll(now) {
+        while let Some((id, count)) = self.member_log_limiter.poll(now) {
             match id.map(|id| self.members.get(id)) {
                 Some(Some(member)) => info!("{} joined or left the LAN {count} more times", member.name),
                 Some(None) => {}

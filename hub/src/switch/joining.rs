@@ -8,8 +8,8 @@ use common::wire::frame::{BadFrame, Farewell, Join, Refusal, Welcome};
 use common::wire::key::PublicKey;
 use log::{debug, info, warn};
 
-use super::{DISPUTE_TIME, Dispute, End, Provoked, Switch};
-use crate::members::{Admission, MemberId};
+use super::{DISPUTE_TIME, Dispute, End, LogKind, Switch};
+use crate::lan::members::{Admission, MemberId};
 
 impl Switch {
     pub(super) fn handle_join(
@@ -51,12 +51,12 @@ impl Switch {
             Admission::Dispute(holder) => {
                 self.dispute(session, Dispute { key, join, holder, found_dead, asked_at: now }, now);
             }
-            Admission::Member { id, ousted } => {
-                for (holder, address) in ousted {
-                    self.oust(holder, address, id, now);
+            Admission::Member { id, evicted } => {
+                for (holder, address) in evicted {
+                    self.evict_holder(holder, address, id, now);
                 }
                 // On an open hub anybody can be new any number of times.
-                let tell = !is_new || self.damper.tell(Provoked::Newcomer, now);
+                let tell = !is_new || self.log_limiter.allow(LogKind::Newcomer, now);
                 self.sessions[session].told = tell;
                 self.welcome(session, id, &join, now);
             }
@@ -65,7 +65,7 @@ impl Switch {
 
     pub(super) fn refuse(&mut self, session: usize, reason: Refusal, text: String, now: Instant) {
         let entry = &mut self.sessions[session];
-        if self.damper.tell(Provoked::Refused, now) {
+        if self.log_limiter.allow(LogKind::Refused, now) {
             info!("refused {:?} from {}: {text}", reason, entry.source);
         }
         // It has only just begun: there is room for one frame.
@@ -90,7 +90,7 @@ impl Switch {
             routes: routes.clone(),
         };
         let entry = &mut self.sessions[session];
-        if entry.told && self.member_damper.tell(id, now) {
+        if entry.told && self.member_log_limiter.allow(id, now) {
             info!("{} ({}) is on the LAN, from {}", member.name, member.addresses_text(), entry.source);
         }
         entry.member = Some(id);
@@ -107,7 +107,7 @@ impl Switch {
         self.keep_clear_of(source.ip().to_canonical(), now);
         self.set_routes(id, &routes, now);
         self.tell_all_routes(session, id);
-        self.nudge(now);
+        self.notify(now);
     }
 
     /// Asks the holder of an address for a sign of life before another one gets or does not get it.
@@ -155,10 +155,10 @@ impl Switch {
     }
 
     /// Tells a member that lost an address, and ends its link: it will join anew.
-    pub(super) fn oust(&mut self, holder: MemberId, address: IpAddr, by: MemberId, now: Instant) {
+    pub(super) fn evict_holder(&mut self, holder: MemberId, address: IpAddr, by: MemberId, now: Instant) {
         let (holder, by) = (self.members.member(holder), self.members.member(by));
         let state = if holder.session.is_some() { "does not answer" } else { "is offline" };
-        if self.damper.tell(Provoked::Ousted, now) {
+        if self.log_limiter.allow(LogKind::Evicted, now) {
             warn!("{address} goes from {}, who {state}, to {}", holder.name, by.name);
         }
         if let Some(session) = holder.session {

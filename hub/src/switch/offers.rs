@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use common::packet::prefix::{is_private, overlap};
-use common::wire::frame::{Control, MAX_PREFIXES};
+use common::wire::frame::{ControlFrame, MAX_PREFIXES};
 use ipnetwork::IpNetwork;
 use log::warn;
 
-use super::{Provoked, RouteChange, Session, Switch};
-use crate::members::{Access, MemberId};
-use crate::routes::{self, Owner};
+use super::{LogKind, RouteChange, Session, Switch};
+use crate::lan::members::{Access, MemberId};
+use crate::lan::routes::{self, Owner};
 
 impl Switch {
     /// Those of the offered prefixes that a member may offer.
@@ -25,10 +25,10 @@ impl Switch {
             let member = self.members.member(id);
             let granted = self.access == Access::Open || member.routes.contains(&prefix);
             let fit = self.routes.check(prefix, id, &self.lan.subnets, &self.lan.hub_networks);
-            match if granted { fit } else { Err(routes::Unfit::NotGranted) } {
+            match if granted { fit } else { Err(routes::RejectedRoute::NotGranted) } {
                 Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
                 Ok(()) => {}
-                Err(unfit) if self.damper.tell(Provoked::BadRoute, now) => {
+                Err(unfit) if self.log_limiter.allow(LogKind::BadRoute, now) => {
                     warn!("the route {prefix} of {} is not taken: {unfit}", member.name);
                 }
                 Err(_) => {}
@@ -51,7 +51,7 @@ impl Switch {
         }
         for &prefix in &added {
             if let Err(why) = self.check_for_kernel(prefix) {
-                if self.damper.tell(Provoked::BadRoute, now) {
+                if self.log_limiter.allow(LogKind::BadRoute, now) {
                     let name = &self.members.member(id).name;
                     warn!("the hub itself does not reach {prefix} through {name}: {why}");
                 }
@@ -59,7 +59,7 @@ impl Switch {
                 self.route_changes.push_back(RouteChange::Added(prefix));
             }
         }
-        let change = Control::Routes { added, removed, all: true };
+        let change = ControlFrame::Routes { added, removed, all: true };
         for key in 0..self.sessions.capacity() {
             let is_other = |session: &Session| session.tunnel.is_open() && session.member != Some(id);
             if self.sessions.get(key).is_some_and(is_other) {
@@ -86,7 +86,7 @@ impl Switch {
             self.kernel_routes.iter().copied().filter(|prefix| prefix.contains(outer)).collect();
         for prefix in over {
             self.kernel_routes.remove(&prefix);
-            if self.damper.tell(Provoked::BadRoute, now) {
+            if self.log_limiter.allow(LogKind::BadRoute, now) {
                 warn!(
                     "the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}"
                 );
@@ -123,11 +123,11 @@ impl Switch {
         let prefixes: Vec<IpNetwork> = others.map(|(prefix, _)| prefix).collect();
         let mut parts = prefixes.chunks(MAX_PREFIXES).peekable();
         if parts.peek().is_none() {
-            self.tell(session, &Control::Routes { added: vec![], removed: vec![], all: true });
+            self.tell(session, &ControlFrame::Routes { added: vec![], removed: vec![], all: true });
         }
         while let Some(part) = parts.next() {
             let all = parts.peek().is_none();
-            self.tell(session, &Control::Routes { added: part.to_vec(), removed: vec![], all });
+            self.tell(session, &ControlFrame::Routes { added: part.to_vec(), removed: vec![], all });
         }
     }
 

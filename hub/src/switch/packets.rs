@@ -13,8 +13,8 @@ use common::wire::tunnel::Event;
 use log::{log_enabled, trace};
 
 use super::{End, Port, Switch};
-use crate::members::MemberId;
-use crate::router::{self, Verdict};
+use crate::lan::members::MemberId;
+use crate::switch::router::{self, Verdict};
 
 impl Switch {
     /// Handles what the inbox holds for a session, up to the next packet for the hub's own kernel.

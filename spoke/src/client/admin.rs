@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::node::control::{Ticket, decode, encode};
-use common::wire::frame::{Control as Frame, Peer};
+use common::wire::frame::{ControlFrame, Peer};
 use mio::Token;
 
 use super::phases::Phase;
@@ -18,7 +18,8 @@ impl Client {
         match decode(&request) {
             Ok(Request::Status) => self.answer(ticket, encode(Ok(self.status(now))), now),
             Ok(Request::Members { after }) => {
-                if let Err(text) = self.pass_on(ticket, Frame::AskMembers { after, watch: false }, now) {
+                if let Err(text) = self.pass_on(ticket, ControlFrame::AskMembers { after, watch: false }, now)
+                {
                     self.answer(ticket, encode::<()>(Err(text)), now);
                 }
             }
@@ -26,16 +27,16 @@ impl Client {
         }
     }
 
-    fn pass_on(&mut self, ticket: Ticket, question: Frame, now: Instant) -> Result<(), String> {
+    fn pass_on(&mut self, ticket: Ticket, question: ControlFrame, now: Instant) -> Result<(), String> {
         let Phase::Linked(linked) = &mut self.phase else { return Err(NOT_ON_LAN.to_owned()) };
         if !linked.tunnel.is_open() {
             return Err(NOT_ON_LAN.to_owned());
         }
-        if !self.waiting.has_room() {
+        if !self.pending.has_room() {
             return Err("too many wait for the hub's answer".to_owned());
         }
         linked.tunnel.control(&question).map_err(|error| error.to_string())?;
-        self.waiting.push(ticket, now);
+        self.pending.push(ticket, now);
         Ok(())
     }
 
@@ -47,19 +48,19 @@ impl Client {
 
     /// Tells those who wait for the hub that its link is gone.
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
-        for ticket in self.waiting.take_all() {
+        for ticket in self.pending.take_all() {
             self.answer(ticket, encode::<()>(Err(NOT_ON_LAN.to_owned())), now);
         }
     }
 
     /// When `handle_control_timeout` has something to do.
     pub(super) fn control_deadline(&self) -> Option<Instant> {
-        let control = self.control.as_ref().and_then(socket::Control::deadline);
-        [control, self.waiting.deadline()].into_iter().flatten().min()
+        let control = self.control.as_ref().and_then(socket::ControlSocket::deadline);
+        [control, self.pending.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn handle_control_timeout(&mut self, now: Instant) {
-        while let Some(ticket) = self.waiting.poll(now) {
+        while let Some(ticket) = self.pending.poll(now) {
             let text = format!("the hub did not answer within {} s", PATIENCE.as_secs());
             self.answer(ticket, encode::<()>(Err(text)), now);
         }

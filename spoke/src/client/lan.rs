@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use common::linux::tun::Tun;
 use common::packet::link_local;
-use common::wire::frame::{Control, Farewell, Peer, Refusal, Welcome};
+use common::wire::frame::{ControlFrame, Farewell, Peer, Refusal, Welcome};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -13,8 +13,8 @@ use log::{info, warn};
 use super::phases::{Failures, Phase};
 use super::{Client, Error, HUBS};
 use crate::control::{Asker, MAX_MEMBERS};
-use crate::routes::{View, Way, Wishes};
-use crate::{grant, hosts, hubs};
+use crate::uplink::routes::{RouteMode, RoutePolicy, View};
+use crate::uplink::{grant, hosts, pins};
 
 /// How long to wait before the hub's key is written again after that failed.
 const PIN_PAUSE: Duration = Duration::from_secs(10);
@@ -24,10 +24,10 @@ const MAX_TOLD: usize = 50_000;
 const MAX_EXPLAINED: usize = 1_000;
 
 impl Client {
-    pub(super) fn handle_control(&mut self, control: Control, now: Instant) -> Result<(), Error> {
+    pub(super) fn handle_control(&mut self, control: ControlFrame, now: Instant) -> Result<(), Error> {
         match control {
-            Control::Welcome(welcome) => self.handle_welcome(welcome, now),
-            Control::Refused { reason, text } => {
+            ControlFrame::Welcome(welcome) => self.handle_welcome(welcome, now),
+            ControlFrame::Refused { reason, text } => {
                 self.pin_hub(now);
                 let refused = Error::Refused(reason, text);
                 if !self.was_on_lan || reason == Refusal::Revoked {
@@ -36,7 +36,7 @@ impl Client {
                 self.retry(refused.to_string(), now);
                 Ok(())
             }
-            Control::Bye(farewell) => {
+            ControlFrame::Bye(farewell) => {
                 let why = match farewell {
                     Farewell::Stopping => "it stops",
                     Farewell::Replaced => {
@@ -55,11 +55,11 @@ impl Client {
                 self.retry(format!("lost the hub {}: {why}", self.config.hub), now);
                 Ok(())
             }
-            Control::Routes { added, removed, all } => {
+            ControlFrame::Routes { added, removed, all } => {
                 self.handle_routes(added, &removed, all);
                 Ok(())
             }
-            Control::Members { peers, last } => match self.waiting.told() {
+            ControlFrame::Members { peers, last } => match self.pending.told() {
                 Some(Asker::Own) => self.handle_members(peers, last, now),
                 Some(Asker::Person(ticket)) => {
                     self.answer_members(ticket, peers, last, now);
@@ -68,17 +68,17 @@ impl Client {
                 // Whoever asked has given up, or nobody asked.
                 None => Ok(()),
             },
-            Control::MembersChanged => self.ask_members(None, now),
+            ControlFrame::MembersChanged => self.ask_members(None, now),
             // The tunnel answers or refuses these itself.
-            Control::Ping(_) | Control::Pong(_) | Control::AskMembers { .. } => Ok(()),
+            ControlFrame::Ping(_) | ControlFrame::Pong(_) | ControlFrame::AskMembers { .. } => Ok(()),
         }
     }
 
     pub(super) fn handle_welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
         self.pin_hub(now);
-        let Wishes { accepted, .. } = &self.config.wishes;
+        let RoutePolicy { accepted, .. } = &self.config.route_policy;
         if let Err(unfit) = grant::check(&welcome, &self.config.addresses, accepted, &self.hub_addresses) {
-            let error = Error::Unfit(unfit);
+            let error = Error::RejectedConfig(unfit);
             if !self.was_on_lan {
                 return Err(error);
             }
@@ -88,7 +88,7 @@ impl Client {
         self.configure(&welcome)?;
         self.had = welcome.addresses.iter().map(|address| address.ip()).collect();
         self.name = welcome.name.clone();
-        for route in self.config.wishes.offered.iter().filter(|route| !welcome.routes.contains(route)) {
+        for route in self.config.route_policy.offered.iter().filter(|route| !welcome.routes.contains(route)) {
             warn!("the hub does not take the route {route}: its log says why");
         }
         self.was_on_lan = true;
@@ -111,9 +111,9 @@ impl Client {
         if after.is_none() {
             linked.peers.clear();
         }
-        match linked.tunnel.control(&Control::AskMembers { after, watch: true }) {
+        match linked.tunnel.control(&ControlFrame::AskMembers { after, watch: true }) {
             Ok(()) => {
-                self.waiting.push_own();
+                self.pending.push_own();
                 Ok(())
             }
             Err(error) => self.broken(error.into(), now),
@@ -180,7 +180,7 @@ impl Client {
 
     pub(super) fn view(&self) -> View<'_> {
         View {
-            wishes: &self.config.wishes,
+            route_policy: &self.config.route_policy,
             own: &self.own_networks,
             hub: &self.hub_addresses,
             is_linked: matches!(self.phase, Phase::Linked(_)),
@@ -194,8 +194,8 @@ impl Client {
         let new: Vec<IpNetwork> = self.told.difference(&self.explained).take(room).copied().collect();
         for &prefix in &new {
             match self.view().decide(prefix) {
-                Ok(Way::Main) => {}
-                Ok(Way::Around) => {
+                Ok(RouteMode::Main) => {}
+                Ok(RouteMode::Around) => {
                     warn!("route {prefix} holds the hub itself: the tunnel goes around it");
                 }
                 Err(skip) => info!("route {prefix} is not taken: {skip}"),
@@ -235,10 +235,10 @@ impl Client {
         let hub = &self.config.hub;
         let written = self.state.read(HUBS).and_then(|text| {
             let text = text.unwrap_or_default();
-            if hubs::pinned(&text, hub) == Ok(Some(key)) {
+            if pins::pinned(&text, hub) == Ok(Some(key)) {
                 return Ok(false);
             }
-            self.state.write(HUBS, &hubs::with_pin(&text, hub, key)).map(|()| true)
+            self.state.write(HUBS, &pins::with_pin(&text, hub, key)).map(|()| true)
         });
         match written {
             Ok(true) => info!("the hub at {hub} has key {key}; it is remembered"),

@@ -103,7 +103,7 @@ impl Client {
         let join = Join {
             name: self.config.name.clone(),
             addresses: self.config.addresses.clone(),
-            routes: self.config.wishes.offered.clone(),
+            routes: self.config.route_policy.offered.clone(),
             mtu: self.config.mtu,
             invite: self.config.invite.as_ref().map(|invite| invite.0),
             had: self.had.clone(),

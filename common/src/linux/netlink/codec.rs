@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::message::{Message, Request, attribute, attributes, number_u16, number_u32};
-use super::{Family, Link, NextHop, Route, Rule};
+use super::{Family, Interface, NextHop, Route, Rule};
 
 const ACK: u16 = libc::NLM_F_ACK as u16;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
@@ -141,11 +141,11 @@ pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
     ours.then_some(rule)
 }
 
-pub(super) fn read_link(message: &Message<'_>) -> Option<Link> {
+pub(super) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let index = number_u32(message.body, 4)?;
     let flags = number_u32(message.body, 8)?;
     let mtu = attributes(message.body.get(16..)?).find(|&(kind, _)| kind == libc::IFLA_MTU)?.1;
-    Some(Link { index, mtu: number_u32(mtu, 0)?, flags })
+    Some(Interface { index, mtu: number_u32(mtu, 0)?, flags })
 }
 
 pub(super) fn read_address(message: &Message<'_>) -> Option<(u32, IpNetwork)> {

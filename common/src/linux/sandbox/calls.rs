@@ -4,7 +4,7 @@
 //! asks for. Most are allowed whatever their arguments, and the kernel answers those from a bitmap without
 //! running the filter (Linux 5.11 and later), so the way of a packet does not get longer.
 
-use super::Reach;
+use super::Profile;
 
 pub(super) use imp::confine;
 
@@ -17,7 +17,7 @@ mod imp {
         SeccompFilter, SeccompRule, TargetArch,
     };
 
-    use super::Reach;
+    use super::Profile;
 
     /// What an event loop, name look-ups by glibc and musl, a panic and an orderly end need.
     const ALLOWED: &[libc::c_long] = &[
@@ -178,7 +178,7 @@ mod imp {
     ];
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(reach: Reach) -> Result<bool, Error> {
+    pub(in super::super) fn confine(reach: Profile) -> Result<bool, Error> {
         // Of two filters the harsher answer holds; the second still has to let itself be installed.
         let filters = [deadly()?, allowed(reach, std::process::id())?];
         for filter in &filters {
@@ -192,7 +192,7 @@ mod imp {
         compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
     }
 
-    fn allowed(reach: Reach, process: u32) -> Result<BpfProgram, BackendError> {
+    fn allowed(reach: Profile, process: u32) -> Result<BpfProgram, BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
 
@@ -222,14 +222,14 @@ mod imp {
             let executable = libc::PROT_EXEC as u64;
             let when = match reach {
                 // libc loads modules for name services.
-                Reach::Resolves => Vec::new(),
-                Reach::Accepts | Reach::Connects => {
+                Profile::Resolves => Vec::new(),
+                Profile::Accepts | Profile::Connects => {
                     vec![argument(2, SeccompCmpOp::MaskedEq(executable), 0)?]
                 }
             };
             rules.insert(call, when);
         }
-        if reach > Reach::Accepts {
+        if reach > Profile::Accepts {
             // Threads, but no processes. clone3 hides its flags behind a pointer: libc falls back to this.
             let thread = libc::CLONE_THREAD as u64;
             rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
@@ -257,10 +257,10 @@ mod imp {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod imp {
-    use super::Reach;
+    use super::Profile;
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(_: Reach) -> Result<bool, std::convert::Infallible> {
+    pub(in super::super) fn confine(_: Profile) -> Result<bool, std::convert::Infallible> {
         Ok(false)
     }
 }

@@ -27,7 +27,7 @@ impl Echo {
         let (directory, stopped) = (state.clone(), stop.clone());
         let thread = thread::spawn(move || {
             let mut poll = Poll::new().unwrap();
-            let mut control = Control::open(&directory, poll.registry(), Token(7), "`echo`").unwrap();
+            let mut control = ControlSocket::open(&directory, poll.registry(), Token(7), "`echo`").unwrap();
             ready.send(()).unwrap();
             let mut events = Events::with_capacity(64);
             while !stopped.load(Ordering::Relaxed) {
@@ -85,10 +85,10 @@ fn the_socket_of_a_killed_program_is_replaced_and_answers_nobody_before() {
     assert!(matches!(ask::<String>(&nobody, &"x"), Err(AskError::Nobody(path)) if path == nobody));
     let left = state.join("left");
     fs::create_dir(&left).unwrap();
-    drop(Control::bind(&left, Token(7)).unwrap());
+    drop(ControlSocket::bind(&left, Token(7)).unwrap());
     assert!(left.join(SOCKET).exists(), "as after kill -9");
     assert!(matches!(ask::<String>(&left, &"x"), Err(AskError::Nobody(_))));
-    Control::bind(&left, Token(7)).unwrap();
+    ControlSocket::bind(&left, Token(7)).unwrap();
 }
 
 #[test]
@@ -146,5 +146,5 @@ fn one_who_leaves_makes_room() {
 #[test]
 fn where_nothing_can_be_written_there_is_no_socket() {
     let poll = Poll::new().unwrap();
-    assert!(Control::open(Path::new("/nowhere/at all"), poll.registry(), Token(7), "`echo`").is_none());
+    assert!(ControlSocket::open(Path::new("/nowhere/at all"), poll.registry(), Token(7), "`echo`").is_none());
 }

@@ -21,7 +21,7 @@ fn names() -> impl Strategy<Value = Name> {
     "[A-Za-z0-9._-]{1,63}".prop_map(|name| name.parse().unwrap())
 }
 
-fn controls() -> impl Strategy<Value = Control> {
+fn controls() -> impl Strategy<Value = ControlFrame> {
     let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
         name,
         addresses,
@@ -30,31 +30,31 @@ fn controls() -> impl Strategy<Value = Control> {
     prop_oneof![
         (names(), networks(), addresses(), any::<u32>(), networks()).prop_map(
             |(name, addresses, hub, mtu, routes)| {
-                Control::Welcome(Welcome { name, addresses, hub, mtu, routes })
+                ControlFrame::Welcome(Welcome { name, addresses, hub, mtu, routes })
             }
         ),
         (any::<u8>(), ".{0,100}")
-            .prop_map(|(code, text)| Control::Refused { reason: Refusal::from_code(code), text }),
-        any::<u64>().prop_map(Control::Ping),
-        any::<u64>().prop_map(Control::Pong),
-        any::<u8>().prop_map(|code| Control::Bye(Farewell::from_code(code))),
-        (networks(), networks(), any::<bool>()).prop_map(|(added, removed, all)| Control::Routes {
+            .prop_map(|(code, text)| ControlFrame::Refused { reason: Refusal::from_code(code), text }),
+        any::<u64>().prop_map(ControlFrame::Ping),
+        any::<u64>().prop_map(ControlFrame::Pong),
+        any::<u8>().prop_map(|code| ControlFrame::Bye(Farewell::from_code(code))),
+        (networks(), networks(), any::<bool>()).prop_map(|(added, removed, all)| ControlFrame::Routes {
             added,
             removed,
             all
         }),
         (proptest::collection::vec(peers, 0..20), any::<bool>())
-            .prop_map(|(peers, last)| Control::Members { peers, last }),
+            .prop_map(|(peers, last)| ControlFrame::Members { peers, last }),
         (proptest::option::of(names()), any::<bool>())
-            .prop_map(|(after, watch)| Control::AskMembers { after, watch }),
-        Just(Control::MembersChanged),
+            .prop_map(|(after, watch)| ControlFrame::AskMembers { after, watch }),
+        Just(ControlFrame::MembersChanged),
     ]
 }
 
-fn decode(bytes: &[u8]) -> Result<Option<Control>, BadFrame> {
+fn decode(bytes: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
     let Some(header) = Header::decode(bytes)? else { return Ok(None) };
     let Some(body) = bytes[HEADER_LEN..].get(..header.len) else { return Ok(None) };
-    Control::decode(header, body)
+    ControlFrame::decode(header, body)
 }
 
 proptest! {
@@ -89,17 +89,17 @@ proptest! {
 #[test]
 fn skips_what_is_optional_and_refuses_what_is_not() {
     let header = |kind| Header { kind, len: 1 };
-    assert_eq!(Control::decode(header(128), b"?"), Ok(None));
-    assert_eq!(Control::decode(header(255), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(128), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(255), b"?"), Ok(None));
     for unknown in [0, kind::PACKET, 99, 127] {
-        assert_eq!(Control::decode(header(unknown), b""), Err(BadFrame), "{unknown}");
+        assert_eq!(ControlFrame::decode(header(unknown), b""), Err(BadFrame), "{unknown}");
     }
     let mut ping = Vec::new();
     put(&mut ping, 200, b"later");
     put(&mut ping, tag::TOKEN, &7u64.to_be_bytes());
-    assert_eq!(Control::decode(header(kind::PING), &ping), Ok(Some(Control::Ping(7))));
+    assert_eq!(ControlFrame::decode(header(kind::PING), &ping), Ok(Some(ControlFrame::Ping(7))));
     put(&mut ping, 127, b"unknown");
-    assert_eq!(Control::decode(header(kind::PING), &ping), Err(BadFrame));
+    assert_eq!(ControlFrame::decode(header(kind::PING), &ping), Err(BadFrame));
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Tunnel {
                     if self.role == Role::Hub {
                         self.unsent = Some(pool.copy(&hello()));
                     }
-                    return Err(Error::Stranger(stranger));
+                    return Err(Error::UnknownProtocol(stranger));
                 }
             }
         }

@@ -45,7 +45,7 @@ fn welcome() -> Welcome {
 enum Got {
     Join(PublicKey, Result<Join, BadFrame>),
     Packet(Vec<u8>),
-    Control(Control),
+    Control(ControlFrame),
 }
 
 /// A tunnel with all that its process shares among tunnels.
@@ -124,7 +124,7 @@ impl End {
     }
 
     /// A record for each control frame.
-    fn control_record(&mut self, control: &Control) -> Vec<u8> {
+    fn control_record(&mut self, control: &ControlFrame) -> Vec<u8> {
         let mut plain = Vec::new();
         control.encode(&mut plain);
         self.record(&plain)
@@ -420,7 +420,7 @@ fn each_end_pings_soon_after_the_welcome_then_every_4_s_and_knows_the_round_trip
 fn a_pong_that_answers_nothing_is_ignored() {
     let mut pair = Pair::open();
     pair.hub.tunnel.ping(pair.now).unwrap();
-    let pong = pair.spoke.control_record(&Control::Pong(999));
+    let pong = pair.spoke.control_record(&ControlFrame::Pong(999));
     pair.hub.read(&pong, usize::MAX, pair.now).unwrap();
     assert_eq!(pair.hub.tunnel.round_trip(), None);
 }
@@ -450,7 +450,7 @@ fn an_end_that_was_not_heard_for_10_s_is_dead_and_never_has_a_deadline_in_the_pa
 fn an_end_that_asks_and_does_not_read_is_cut_off() {
     let mut pair = Pair::open();
     let mut ping = Vec::new();
-    Control::Ping(1).encode(&mut ping);
+    ControlFrame::Ping(1).encode(&mut ping);
     let mut error = None;
     for _ in 0..100 {
         let record = pair.spoke.record(&ping.repeat(1_000));
@@ -459,7 +459,7 @@ fn an_end_that_asks_and_does_not_read_is_cut_off() {
             break;
         }
     }
-    assert_eq!(error, Some(Error::Stuffed));
+    assert_eq!(error, Some(Error::SendBufferFull));
     assert!(pair.hub.tunnel.control.len() <= MAX_CONTROL + ping.len());
 }
 
@@ -484,7 +484,7 @@ fn buffers_go_back_to_the_pool() {
         for packet in [&huge, &small, &huge] {
             pair.spoke.enqueue(packet, pair.now);
         }
-        // Odd chunks, so that both ends park and keep rests.
+        // Odd chunks, so that both ends park and keep remainders.
         pair.exchange_in(1_001, 999);
         assert!(pair.hub.packets() == [huge.clone(), small.clone(), huge.clone()], "round {round}");
         assert!(pair.hub.tunnel.parked.is_none() && pair.spoke.tunnel.unsent.is_none());
@@ -521,7 +521,7 @@ fn an_idle_tunnel_is_small() {
     pair.spoke.enqueue(&packet, pair.now);
     pair.hub.enqueue(&packet, pair.now);
     pair.exchange();
-    assert!(!pair.spoke.tunnel.transport.as_ref().unwrap().sealer.rests());
+    assert!(pair.spoke.tunnel.transport.as_ref().unwrap().sealer.has_cached_key());
     pair.now += PING_EVERY;
     for end in [&mut pair.hub, &mut pair.spoke] {
         end.tunnel.handle_timeout(pair.now).unwrap();
@@ -532,7 +532,7 @@ fn an_idle_tunnel_is_small() {
         // whatever held bytes went back to the pool.
         assert!(matches!(tunnel.state, State::Open));
         let transport = tunnel.transport.as_ref().unwrap();
-        assert!(transport.sealer.rests() && transport.opener.rests());
+        assert!(!transport.sealer.has_cached_key() && !transport.opener.has_cached_key());
         assert_eq!(tunnel.control.capacity(), 0);
         assert!(tunnel.parked.is_none() && tunnel.begun.is_none() && tunnel.unsent.is_none());
         assert_eq!(tunnel.queue.cost(), 0);

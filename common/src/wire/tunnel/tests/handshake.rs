@@ -26,7 +26,7 @@ fn a_join_takes_two_round_trips() {
     pair.hub.tunnel.welcome(welcome(), pair.now).unwrap();
     let fourth = pair.hub.write(usize::MAX, now);
     pair.spoke.read(&fourth, usize::MAX, now).unwrap();
-    assert_eq!(pair.spoke.got, [Got::Control(Control::Welcome(welcome()))]);
+    assert_eq!(pair.spoke.got, [Got::Control(ControlFrame::Welcome(welcome()))]);
     assert!(pair.spoke.tunnel.is_open() && pair.hub.tunnel.is_open());
 }
 
@@ -35,7 +35,7 @@ fn a_refusal_arrives_and_ends_the_tunnel() {
     let mut pair = Pair::joining();
     pair.hub.tunnel.refuse(Refusal::Full, "no room".to_owned()).unwrap();
     pair.exchange();
-    let refused = Control::Refused { reason: Refusal::Full, text: "no room".to_owned() };
+    let refused = ControlFrame::Refused { reason: Refusal::Full, text: "no room".to_owned() };
     assert_eq!(pair.spoke.got, [Got::Control(refused)]);
     assert!(!pair.spoke.tunnel.is_open() && !pair.hub.tunnel.is_open());
 }
@@ -124,21 +124,25 @@ fn strangers_are_named_at_both_ends_and_whatever_the_chunks() {
     let mut other_version = hello();
     other_version[HELLO_LEN - 1] = 2;
     for (bytes, who) in [
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], Stranger::Http),
-        (b"HTTP/1.1 400 Bad Request\r\n", Stranger::Http),
-        (b"SSH-2.0-OpenSSH_9.9\r\n", Stranger::Ssh),
-        (&[0x16, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], Stranger::Tls),
-        (&[0x15, 3, 3, 0, 2, 2, 40], Stranger::Tls),
-        (&[0; 64], Stranger::Unknown),
-        (&other_version, Stranger::Version(2)),
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], UnknownProtocol::Http),
+        (b"HTTP/1.1 400 Bad Request\r\n", UnknownProtocol::Http),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", UnknownProtocol::Ssh),
+        (&[0x16, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], UnknownProtocol::Tls),
+        (&[0x15, 3, 3, 0, 2, 2, 40], UnknownProtocol::Tls),
+        (&[0; 64], UnknownProtocol::Unknown),
+        (&other_version, UnknownProtocol::Version(2)),
     ] {
         for chunk in [1, 3, 100] {
             let mut pair = Pair::strangers(None);
             pair.spoke.write(usize::MAX, pair.now);
             let at_hub = pair.hub.read(bytes, chunk, pair.now);
-            assert_eq!(at_hub, Err(Error::Stranger(who)), "{bytes:?}");
+            assert_eq!(at_hub, Err(Error::UnknownProtocol(who)), "{bytes:?}");
             assert_eq!(pair.hub.write(usize::MAX, pair.now), hello(), "the hub says what it speaks");
-            assert_eq!(pair.spoke.read(bytes, chunk, pair.now), Err(Error::Stranger(who)), "{bytes:?}");
+            assert_eq!(
+                pair.spoke.read(bytes, chunk, pair.now),
+                Err(Error::UnknownProtocol(who)),
+                "{bytes:?}"
+            );
             assert!(!pair.spoke.tunnel.wants_write());
         }
     }

@@ -131,19 +131,19 @@ fn unknown_kinds_are_skipped_from_128_on_and_break_the_link_below() {
 
 #[test]
 fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
-    let refused = Control::Refused { reason: Refusal::Full, text: String::new() };
-    let routes = Control::Routes { added: vec![], removed: vec![], all: true };
-    let members = Control::Members { peers: vec![], last: true };
+    let refused = ControlFrame::Refused { reason: Refusal::Full, text: String::new() };
+    let routes = ControlFrame::Routes { added: vec![], removed: vec![], all: true };
+    let members = ControlFrame::Members { peers: vec![], last: true };
     // Who may hear it: a hub that decides, a hub, a spoke that waits, a spoke.
-    let table: &[(Control, [bool; 4])] = &[
-        (Control::Ping(1), [true; 4]),
-        (Control::Pong(1), [true; 4]),
-        (Control::Bye(Farewell::Stopping), [true; 4]),
-        (Control::Welcome(welcome()), [false, false, true, false]),
+    let table: &[(ControlFrame, [bool; 4])] = &[
+        (ControlFrame::Ping(1), [true; 4]),
+        (ControlFrame::Pong(1), [true; 4]),
+        (ControlFrame::Bye(Farewell::Stopping), [true; 4]),
+        (ControlFrame::Welcome(welcome()), [false, false, true, false]),
         (refused, [false, false, true, false]),
         (routes, [false, false, false, true]),
         (members, [false, false, false, true]),
-        (Control::AskMembers { after: None, watch: false }, [false, true, false, false]),
+        (ControlFrame::AskMembers { after: None, watch: false }, [false, true, false, false]),
     ];
     for (control, allowed) in table {
         for (at, &allowed) in allowed.iter().enumerate() {
@@ -166,10 +166,10 @@ fn a_packet_before_the_welcome_or_after_goodbye_breaks_the_link() {
     let record = pair.hub.record(&frame(PACKET, b"early"));
     assert_eq!(pair.spoke.read(&record, usize::MAX, pair.now), Err(Error::Frame));
     let mut pair = Pair::open();
-    let bye = pair.spoke.control_record(&Control::Bye(Farewell::Stopping));
+    let bye = pair.spoke.control_record(&ControlFrame::Bye(Farewell::Stopping));
     let late = pair.spoke.record(&frame(PACKET, b"late"));
     assert_eq!(pair.hub.read(&[bye, late].concat(), usize::MAX, pair.now), Err(Error::Frame));
-    assert_eq!(pair.hub.got, [Got::Control(Control::Bye(Farewell::Stopping))]);
+    assert_eq!(pair.hub.got, [Got::Control(ControlFrame::Bye(Farewell::Stopping))]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn goodbye_goes_ahead_of_packets_and_needs_someone_to_hear_it() {
     let mut pair = Pair::open();
     pair.hub.tunnel.bye(Farewell::Replaced).unwrap();
     pair.exchange();
-    assert_eq!(pair.spoke.got, [Got::Control(Control::Bye(Farewell::Replaced))]);
+    assert_eq!(pair.spoke.got, [Got::Control(ControlFrame::Bye(Farewell::Replaced))]);
     let mut pair = Pair::strangers(None);
     pair.hub.tunnel.bye(Farewell::Stopping).unwrap();
     assert!(!pair.hub.tunnel.wants_write());

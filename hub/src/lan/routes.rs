@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use common::packet::prefix::overlap;
 use ipnetwork::IpNetwork;
 
-use crate::members::MemberId;
-use crate::subnets::Subnets;
+use crate::lan::members::MemberId;
+use crate::lan::subnets::Subnets;
 
 /// Most prefixes on one LAN: each spoke is told them all.
 pub const MAX_LAN_ROUTES: usize = 10_000;
@@ -24,7 +24,7 @@ pub enum Owner {
 
 /// Why a prefix is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum RejectedRoute {
     /// Its host bits are set.
     HostBits,
     /// It overlaps the LAN's own subnet.
@@ -41,18 +41,22 @@ pub enum Unfit {
     NotGranted,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for RejectedRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unfit::HostBits => f.write_str("it has bits set behind its prefix"),
-            Unfit::Subnet => f.write_str("it overlaps the LAN's own subnet"),
-            Unfit::HubNetwork(network) => write!(f, "it overlaps {network}, a network that the hub is in"),
-            Unfit::Taken(prefix) => write!(f, "it overlaps {prefix}, which is offered already"),
-            Unfit::TooWide => {
+            RejectedRoute::HostBits => f.write_str("it has bits set behind its prefix"),
+            RejectedRoute::Subnet => f.write_str("it overlaps the LAN's own subnet"),
+            RejectedRoute::HubNetwork(network) => {
+                write!(f, "it overlaps {network}, a network that the hub is in")
+            }
+            RejectedRoute::Taken(prefix) => write!(f, "it overlaps {prefix}, which is offered already"),
+            RejectedRoute::TooWide => {
                 f.write_str("a spoke cannot offer a way to everything or to addresses not for hosts")
             }
-            Unfit::Full => write!(f, "there are {MAX_LAN_ROUTES} routes already"),
-            Unfit::NotGranted => f.write_str("the hub is locked, and its list of members does not grant it"),
+            RejectedRoute::Full => write!(f, "there are {MAX_LAN_ROUTES} routes already"),
+            RejectedRoute::NotGranted => {
+                f.write_str("the hub is locked, and its list of members does not grant it")
+            }
         }
     }
 }
@@ -100,19 +104,19 @@ impl Routes {
         by: MemberId,
         subnets: &Subnets,
         hub_networks: &[IpNetwork],
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), RejectedRoute> {
         let network = prefix.network();
         if network != prefix.ip() {
-            return Err(Unfit::HostBits);
+            return Err(RejectedRoute::HostBits);
         }
         if prefix.prefix() < 4 || network.is_loopback() || network.is_multicast() || is_link_local(network) {
-            return Err(Unfit::TooWide);
+            return Err(RejectedRoute::TooWide);
         }
         if subnets.iter().any(|subnet| overlap(subnet, prefix)) {
-            return Err(Unfit::Subnet);
+            return Err(RejectedRoute::Subnet);
         }
         if let Some(&own) = hub_networks.iter().find(|&&own| overlap(own, prefix)) {
-            return Err(Unfit::HubNetwork(own));
+            return Err(RejectedRoute::HubNetwork(own));
         }
         // What the hub offers is a way out, around which a member may know better: the longer prefix wins.
         let other =
@@ -120,13 +124,13 @@ impl Routes {
         if let Some((&taken, _)) =
             self.owners.iter().filter(other).find(|(taken, _)| overlap(**taken, prefix))
         {
-            return Err(Unfit::Taken(taken));
+            return Err(RejectedRoute::Taken(taken));
         }
         if self.owners.contains_key(&prefix) && self.owners.get(&prefix) == Some(&Owner::Hub) {
-            return Err(Unfit::Taken(prefix));
+            return Err(RejectedRoute::Taken(prefix));
         }
         if self.owners.len() >= MAX_LAN_ROUTES {
-            return Err(Unfit::Full);
+            return Err(RejectedRoute::Full);
         }
         Ok(())
     }
@@ -307,16 +311,16 @@ mod tests {
         let check = |prefix: &str, by| routes.check(net(prefix), by, &subnets, &hub_networks);
         assert_eq!(check("192.168.6.0/24", b), Ok(()));
         assert_eq!(check("192.168.5.0/24", a), Ok(()), "its own");
-        assert_eq!(check("192.168.5.128/25", b), Err(Unfit::Taken(net("192.168.5.0/24"))));
-        assert_eq!(check("192.168.0.0/16", b), Err(Unfit::Taken(net("192.168.5.0/24"))));
-        assert_eq!(check("10.0.0.128/25", b), Err(Unfit::Subnet));
-        assert_eq!(check("10.0.0.0/8", b), Err(Unfit::Subnet));
-        assert_eq!(check("fd00::/48", b), Err(Unfit::Subnet));
-        assert_eq!(check("192.0.0.0/16", b), Err(Unfit::HubNetwork(net("192.0.2.0/24"))));
-        assert_eq!(check("0.0.0.0/0", b), Err(Unfit::TooWide));
-        assert_eq!(check("127.0.0.0/8", b), Err(Unfit::TooWide));
-        assert_eq!(check("169.254.0.0/16", b), Err(Unfit::TooWide));
-        assert_eq!(check("192.168.7.1/24", b), Err(Unfit::HostBits));
+        assert_eq!(check("192.168.5.128/25", b), Err(RejectedRoute::Taken(net("192.168.5.0/24"))));
+        assert_eq!(check("192.168.0.0/16", b), Err(RejectedRoute::Taken(net("192.168.5.0/24"))));
+        assert_eq!(check("10.0.0.128/25", b), Err(RejectedRoute::Subnet));
+        assert_eq!(check("10.0.0.0/8", b), Err(RejectedRoute::Subnet));
+        assert_eq!(check("fd00::/48", b), Err(RejectedRoute::Subnet));
+        assert_eq!(check("192.0.0.0/16", b), Err(RejectedRoute::HubNetwork(net("192.0.2.0/24"))));
+        assert_eq!(check("0.0.0.0/0", b), Err(RejectedRoute::TooWide));
+        assert_eq!(check("127.0.0.0/8", b), Err(RejectedRoute::TooWide));
+        assert_eq!(check("169.254.0.0/16", b), Err(RejectedRoute::TooWide));
+        assert_eq!(check("192.168.7.1/24", b), Err(RejectedRoute::HostBits));
     }
 
     #[test]

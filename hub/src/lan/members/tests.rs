@@ -96,7 +96,7 @@ fn an_address_is_disputed_only_while_its_holder_is_online() {
     let address = "10.0.0.5".parse().unwrap();
     assert_eq!(
         decision,
-        Admission::Member { id: members.by_key(&key(2)).unwrap(), ousted: vec![(holder, address)] }
+        Admission::Member { id: members.by_key(&key(2)).unwrap(), evicted: vec![(holder, address)] }
     );
     assert!(members.member(holder).addresses.is_empty());
     assert_eq!(members.holder(address), members.by_key(&key(2)));
@@ -116,7 +116,7 @@ fn only_a_holder_that_was_found_dead_loses_its_address() {
     let mut ask = |found_dead: &[_]| members.admit(key(3), &wish, Access::Open, found_dead);
     assert_eq!(ask(&[]), Admission::Dispute(dead));
     assert_eq!(ask(&[dead]), Admission::Dispute(alive));
-    assert!(matches!(ask(&[dead, alive]), Admission::Member { ousted, .. } if ousted.len() == 2));
+    assert!(matches!(ask(&[dead, alive]), Admission::Member { evicted, .. } if evicted.len() == 2));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 
-use crate::subnets::Subnets;
+use crate::lan::subnets::Subnets;
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 65_536;
@@ -81,7 +81,7 @@ pub enum Admission {
         /// Who came in.
         id: MemberId,
         /// Members that lost an address to it, with the address.
-        ousted: Vec<(MemberId, IpAddr)>,
+        evicted: Vec<(MemberId, IpAddr)>,
     },
     /// This member is online and holds an address that is asked for: see first whether it is alive.
     Dispute(MemberId),
@@ -243,7 +243,7 @@ impl Members {
         }
 
         let mut addresses = Vec::new();
-        let mut ousted = Vec::new();
+        let mut evicted = Vec::new();
         for subnet in self.subnets.iter() {
             let same_family = |address: &&IpAddr| address.is_ipv4() == subnet.is_ipv4();
             let wanted = join.addresses.iter().find(same_family).copied();
@@ -284,12 +284,12 @@ impl Members {
                 if self.member(holder).session.is_some() && !found_dead.contains(&holder) {
                     return Admission::Dispute(holder);
                 }
-                ousted.push((holder, address));
+                evicted.push((holder, address));
             }
             addresses.push(address);
         }
 
-        for &(holder, address) in &ousted {
+        for &(holder, address) in &evicted {
             self.update(holder, |member| member.addresses.retain(|&held| held != address));
         }
         let name = self.free_name(&join.name, &key, known);
@@ -305,7 +305,7 @@ impl Members {
             }
             None => {
                 if let Some(forgotten) = forgotten {
-                    ousted.retain(|&(holder, _)| holder != forgotten);
+                    evicted.retain(|&(holder, _)| holder != forgotten);
                     self.forget(forgotten);
                 }
                 let routes = Vec::new();
@@ -317,7 +317,7 @@ impl Members {
                 id
             }
         };
-        Admission::Member { id, ousted }
+        Admission::Member { id, evicted }
     }
 
     /// Records the prefixes that a member may offer.
@@ -507,7 +507,7 @@ pub(crate) fn comma_separated(items: &[impl fmt::Display]) -> String {
 
 mod edit;
 
-pub use edit::{Change, Fate};
+pub use edit::{Change, Outcome};
 
 #[cfg(test)]
 mod tests;

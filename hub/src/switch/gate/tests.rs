@@ -25,9 +25,9 @@ impl House {
     /// A connection: its session, unless it is refused.
     fn knock(&mut self, from: &str) -> Option<usize> {
         match self.gate.admit(ip(from), self.now) {
-            Verdict::Refuse => return None,
-            Verdict::Admit => {}
-            Verdict::Replace(old) => {
+            Admittance::Refuse => return None,
+            Admittance::Admit => {}
+            Admittance::Replace(old) => {
                 let source = self.open.remove(&old).expect("an open link is replaced");
                 let penalty = |house: &House| house.gate.sources[&network(source)].penalty(house.now);
                 let before = penalty(self);

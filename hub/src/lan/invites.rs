@@ -13,8 +13,8 @@ use common::wire::invite::{Secret, SecretHash};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use crate::members::{BadLine, parse_rights, rights_text};
-use crate::subnets::Subnets;
+use crate::lan::members::{BadLine, parse_rights, rights_text};
+use crate::lan::subnets::Subnets;
 
 /// Most invites at a time.
 pub const MAX_INVITES: usize = 1_000;

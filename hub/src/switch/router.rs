@@ -3,9 +3,9 @@
 use common::packet::Header;
 use common::packet::drops::Reason;
 
-use crate::members::{MemberId, Members};
-use crate::routes::{Owner, Routes};
-use crate::subnets::Subnets;
+use crate::lan::members::{MemberId, Members};
+use crate::lan::routes::{Owner, Routes};
+use crate::lan::subnets::Subnets;
 
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::members::{Access, Admission};
+    use crate::lan::members::{Access, Admission};
 
     fn subnets(given: &[&str]) -> Subnets {
         let given: Vec<IpNetwork> = given.iter().map(|text| text.parse().unwrap()).collect();
@@ -92,10 +92,10 @@ mod tests {
         let name = Name::nearest(&format!("m{seed}"));
         let join = Join { name, addresses, routes: vec![], mtu: None, invite: None, had: vec![] };
         let key = PrivateKey::from_random([seed; 32]).public();
-        let Admission::Member { id, ousted } = members.admit(key, &join, Access::Open, &[]) else {
+        let Admission::Member { id, evicted } = members.admit(key, &join, Access::Open, &[]) else {
             return None;
         };
-        assert!(ousted.is_empty(), "the test gives each member its own address");
+        assert!(evicted.is_empty(), "the test gives each member its own address");
         members.member_mut(id).session = online.then_some(usize::from(seed));
         Some(Known { id, addresses: members.member(id).addresses.clone(), online })
     }

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 /// What the person wants.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct RoutePolicy {
     /// Networks behind this spoke.
     pub offered: Vec<IpNetwork>,
     /// Prefixes that may be taken, whatever they are, and all within them.
@@ -20,7 +20,7 @@ pub struct Wishes {
 
 /// How a prefix is reached through the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RouteMode {
     /// By a route in the main table.
     Main,
     /// By rules that leave out the way to the hub itself, which lies within the prefix.
@@ -57,7 +57,7 @@ impl fmt::Display for Skip {
 /// What is known when routes are decided.
 pub struct View<'a> {
     /// What the person wants.
-    pub wishes: &'a Wishes,
+    pub route_policy: &'a RoutePolicy,
     /// Networks that this machine is in, but for the LAN.
     pub own: &'a [IpNetwork],
     /// Outer addresses of the hub, those that are tried included.
@@ -68,16 +68,16 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// Whether a prefix is taken, and how.
-    pub fn decide(&self, prefix: IpNetwork) -> Result<Way, Skip> {
-        let accepted = self.wishes.accepted.iter().any(|&accepted| is_within(prefix, accepted));
-        if !accepted && self.wishes.none {
+    pub fn decide(&self, prefix: IpNetwork) -> Result<RouteMode, Skip> {
+        let accepted = self.route_policy.accepted.iter().any(|&accepted| is_within(prefix, accepted));
+        if !accepted && self.route_policy.none {
             return Err(Skip::Declined);
         }
         if !accepted && !is_private(prefix) {
             return Err(Skip::Public);
         }
         let shared = |&&offered: &&IpNetwork| prefix.prefix() > 0 && overlap(prefix, offered);
-        if let Some(&offered) = self.wishes.offered.iter().find(shared) {
+        if let Some(&offered) = self.route_policy.offered.iter().find(shared) {
             return Err(Skip::Offered(offered));
         }
         if let Some(&own) = self.own.iter().find(|&&own| is_within(prefix, own)) {
@@ -85,13 +85,13 @@ impl View<'_> {
         }
         // The default route of the machine is there to stay, even if the hub is reached by the other family.
         if prefix.prefix() == 0 || self.hub.iter().any(|&hub| prefix.contains(hub)) {
-            return if self.is_linked { Ok(Way::Around) } else { Err(Skip::HubLost) };
+            return if self.is_linked { Ok(RouteMode::Around) } else { Err(Skip::HubLost) };
         }
-        Ok(Way::Main)
+        Ok(RouteMode::Main)
     }
 
     /// What has to be installed for these prefixes.
-    pub fn plan(&self, told: &BTreeSet<IpNetwork>) -> BTreeMap<IpNetwork, Way> {
+    pub fn plan(&self, told: &BTreeSet<IpNetwork>) -> BTreeMap<IpNetwork, RouteMode> {
         told.iter().filter_map(|&prefix| Some((prefix, self.decide(prefix).ok()?))).collect()
     }
 }
@@ -109,39 +109,39 @@ mod tests {
         let own = [net("192.0.2.11/24"), net("192.168.7.20/24")];
         let hub = ["203.0.113.5".parse().unwrap(), "10.99.0.1".parse().unwrap()];
         let table = [
-            ("192.168.5.0/24", "", false, Ok(Way::Main)),
-            ("fd12::/48", "", false, Ok(Way::Main)),
+            ("192.168.5.0/24", "", false, Ok(RouteMode::Main)),
+            ("fd12::/48", "", false, Ok(RouteMode::Main)),
             ("198.51.100.0/24", "", false, Err(Skip::Public)),
-            ("198.51.100.0/24", "198.51.0.0/16", false, Ok(Way::Main)),
+            ("198.51.100.0/24", "198.51.0.0/16", false, Ok(RouteMode::Main)),
             ("198.51.0.0/16", "198.51.100.0/24", false, Err(Skip::Public)),
             ("192.168.5.0/24", "", true, Err(Skip::Declined)),
-            ("192.168.5.0/24", "192.168.5.0/24", true, Ok(Way::Main)),
+            ("192.168.5.0/24", "192.168.5.0/24", true, Ok(RouteMode::Main)),
             ("0.0.0.0/0", "", false, Err(Skip::Public)),
-            ("0.0.0.0/0", "0.0.0.0/0", false, Ok(Way::Around)),
-            ("203.0.113.0/24", "0.0.0.0/0", false, Ok(Way::Around)),
-            ("::/0", "::/0", false, Ok(Way::Around)),
-            ("10.99.0.0/16", "", false, Ok(Way::Around)),
+            ("0.0.0.0/0", "0.0.0.0/0", false, Ok(RouteMode::Around)),
+            ("203.0.113.0/24", "0.0.0.0/0", false, Ok(RouteMode::Around)),
+            ("::/0", "::/0", false, Ok(RouteMode::Around)),
+            ("10.99.0.0/16", "", false, Ok(RouteMode::Around)),
             ("192.168.7.0/24", "", false, Err(Skip::OwnNetwork(own[1]))),
             ("192.168.7.128/25", "", false, Err(Skip::OwnNetwork(own[1]))),
-            ("192.168.0.0/16", "", false, Ok(Way::Main)),
+            ("192.168.0.0/16", "", false, Ok(RouteMode::Main)),
             ("172.20.1.0/24", "", false, Err(Skip::Offered(net("172.20.0.0/16")))),
             ("172.16.0.0/12", "", false, Err(Skip::Offered(net("172.20.0.0/16")))),
         ];
         for (prefix, accepted, none, expected) in table {
             let accepted = accepted.parse().into_iter().collect();
-            let wishes = Wishes { offered: vec![net("172.20.0.0/16")], accepted, none };
-            let view = View { wishes: &wishes, own: &own, hub: &hub, is_linked: true };
+            let route_policy = RoutePolicy { offered: vec![net("172.20.0.0/16")], accepted, none };
+            let view = View { route_policy: &route_policy, own: &own, hub: &hub, is_linked: true };
             assert_eq!(view.decide(net(prefix)), expected, "{prefix}");
         }
     }
 
     #[test]
     fn what_holds_the_hub_is_withdrawn_while_there_is_no_link() {
-        let wishes = Wishes { accepted: vec![net("0.0.0.0/0")], ..Wishes::default() };
+        let route_policy = RoutePolicy { accepted: vec![net("0.0.0.0/0")], ..RoutePolicy::default() };
         let hub = ["203.0.113.5".parse().unwrap()];
         let told = BTreeSet::from([net("0.0.0.0/0"), net("192.168.5.0/24")]);
-        let view = |is_linked| View { wishes: &wishes, own: &[], hub: &hub, is_linked };
+        let view = |is_linked| View { route_policy: &route_policy, own: &[], hub: &hub, is_linked };
         assert_eq!(view(true).plan(&told).len(), 2);
-        assert_eq!(view(false).plan(&told), BTreeMap::from([(net("192.168.5.0/24"), Way::Main)]));
+        assert_eq!(view(false).plan(&told), BTreeMap::from([(net("192.168.5.0/24"), RouteMode::Main)]));
     }
 }

@@ -10,7 +10,7 @@ use super::{Line, Member, MemberId, Members, format_member};
 
 /// What became of a member when the list was changed by a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// It was revoked: its key may not come back.
     Revoked,
     /// It is not in the list any more.
@@ -27,7 +27,7 @@ pub struct Change {
     /// What it was.
     pub member: Member,
     /// What became of it.
-    pub fate: Fate,
+    pub outcome: Outcome,
 }
 
 /// The key, if the line is that of a revoked member.
@@ -85,7 +85,7 @@ impl Members {
             *line = Line::Text(text);
         }
         self.changed = true;
-        Change { id, member, fate: Fate::Revoked }
+        Change { id, member, outcome: Outcome::Revoked }
     }
 
     /// Whether an address is kept for an invite.
@@ -122,13 +122,13 @@ impl Members {
 
         let mut changes = Vec::new();
         for (id, member) in &self.table {
-            let fate = match new.by_key(&member.key) {
-                None if new.is_revoked(&member.key) => Fate::Revoked,
-                None => Fate::Removed,
-                Some(same) if !grants_equal(member, new.member(same)) => Fate::Changed,
+            let outcome = match new.by_key(&member.key) {
+                None if new.is_revoked(&member.key) => Outcome::Revoked,
+                None => Outcome::Removed,
+                Some(same) if !grants_equal(member, new.member(same)) => Outcome::Changed,
                 Some(_) => continue,
             };
-            changes.push(Change { id: MemberId(id), member: member.clone(), fate });
+            changes.push(Change { id: MemberId(id), member: member.clone(), outcome });
         }
 
         // Ids that nobody had: an id never means one member before and another one after.
@@ -181,7 +181,7 @@ mod tests {
 
     use super::super::{Access, Admission};
     use super::*;
-    use crate::subnets::Subnets;
+    use crate::lan::subnets::Subnets;
 
     fn key(seed: u8) -> PublicKey {
         PrivateKey::from_random([seed; 32]).public()
@@ -200,10 +200,10 @@ mod tests {
         members.admit(key(seed), &join(&format!("m{seed}"), ip), Access::Open, &[])
     }
 
-    /// `name:fate` of each change, in the order of names.
+    /// `name:outcome` of each change, in the order of names.
     fn told(changes: &[Change]) -> Vec<String> {
         let mut told: Vec<String> =
-            changes.iter().map(|change| format!("{}:{:?}", change.member.name, change.fate)).collect();
+            changes.iter().map(|change| format!("{}:{:?}", change.member.name, change.outcome)).collect();
         told.sort();
         told
     }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::bucket::Bucket;
+use common::queue::token_bucket::TokenBucket;
 
 /// Most half-open links.
 pub const MAX_HALF_OPEN: usize = 1_024;
@@ -45,7 +45,7 @@ const MAX_REMEMBERED: usize = 4_096;
 
 /// What is to be done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Admittance {
     /// There is room.
     Admit,
     /// There is, once this link is closed.
@@ -58,7 +58,7 @@ pub enum Verdict {
 pub struct Gate {
     sources: HashMap<IpAddr, Source>,
     /// Half-open links by source, oldest first; no list is empty.
-    waiting: HashMap<IpAddr, Vec<Waiting>>,
+    waiting: HashMap<IpAddr, Vec<HalfOpen>>,
     half_open: usize,
     links: usize,
     max_links: usize,
@@ -72,10 +72,10 @@ struct Source {
     /// When all is forgiven.
     forgiven_at: Instant,
     /// Links that it may open while it is slowed down.
-    slowed: Bucket,
+    slowed: TokenBucket,
 }
 
-struct Waiting {
+struct HalfOpen {
     session: usize,
     since: Instant,
     /// Whether it has sent a hello and a first message.
@@ -105,33 +105,33 @@ impl Gate {
 
     /// Decides about a connection from `address`. To be followed by [`Gate::enter`] unless it is refused; a
     /// link that is replaced does not count any more, and stays to be closed.
-    pub fn admit(&mut self, address: IpAddr, now: Instant) -> Verdict {
+    pub fn admit(&mut self, address: IpAddr, now: Instant) -> Admittance {
         let network = network(address);
         self.sweep(now);
         let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
         if source.members == 0 && source.penalty(now) >= SLOW_FROM && !source.slowed.take(now) {
-            return Verdict::Refuse;
+            return Admittance::Refuse;
         }
         let share = source.share(now);
         if self.waiting.get(&network).is_some_and(|waiting| waiting.len() >= share) {
             return match self.evict(network, now) {
-                Some(session) => Verdict::Replace(session),
-                None => Verdict::Refuse,
+                Some(session) => Admittance::Replace(session),
+                None => Admittance::Refuse,
             };
         }
         if self.half_open >= self.max_half_open || self.links >= self.max_links {
             return match self.make_room(now) {
-                Some(session) => Verdict::Replace(session),
-                None => Verdict::Refuse,
+                Some(session) => Admittance::Replace(session),
+                None => Admittance::Refuse,
             };
         }
-        Verdict::Admit
+        Admittance::Admit
     }
 
     /// Takes in a link that was admitted.
     pub fn enter(&mut self, address: IpAddr, session: usize, now: Instant) {
         let waiting = self.waiting.entry(network(address)).or_default();
-        waiting.push(Waiting { session, since: now, greeted: false });
+        waiting.push(HalfOpen { session, since: now, greeted: false });
         self.half_open += 1;
         self.links += 1;
     }
@@ -233,7 +233,11 @@ impl Gate {
 
 impl Source {
     fn new(now: Instant) -> Source {
-        Source { members: 0, forgiven_at: now, slowed: Bucket::new(Duration::from_secs(1) / RATE, BURST) }
+        Source {
+            members: 0,
+            forgiven_at: now,
+            slowed: TokenBucket::new(Duration::from_secs(1) / RATE, BURST),
+        }
     }
 
     /// Whether there is nothing to know about it.
@@ -258,7 +262,7 @@ impl Source {
 }
 
 /// Where the link is that goes first: the oldest silent one, or the oldest.
-fn victim(waiting: &[Waiting]) -> usize {
+fn victim(waiting: &[HalfOpen]) -> usize {
     waiting.iter().position(|link| !link.greeted).unwrap_or(0)
 }
 

@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 
 /// Why a grant is not taken. Its text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum RejectedConfig {
     /// No address, or two of one family.
     Addresses,
     /// An address that no host on a LAN has.
@@ -26,22 +26,26 @@ pub enum Unfit {
     Mtu(u32),
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for RejectedConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unfit::Addresses => f.write_str("it gives no address, or several of one family"),
-            Unfit::NotForHosts(address) => write!(f, "it gives {address}, which no host on a LAN can have"),
-            Unfit::Public(address) => write!(
+            RejectedConfig::Addresses => f.write_str("it gives no address, or several of one family"),
+            RejectedConfig::NotForHosts(address) => {
+                write!(f, "it gives {address}, which no host on a LAN can have")
+            }
+            RejectedConfig::Public(address) => write!(
                 f,
                 "its LAN {} is not private: if that is meant, run with --accept-route {0}",
                 subnet(*address)
             ),
-            Unfit::HoldsHub(address, hub) => write!(
+            RejectedConfig::HoldsHub(address, hub) => write!(
                 f,
                 "its LAN {} holds {hub}, the address of the hub itself: start the hub with another --subnet",
                 subnet(*address)
             ),
-            Unfit::Mtu(mtu) => write!(f, "it wants packets of {mtu} bytes, which a device cannot have"),
+            RejectedConfig::Mtu(mtu) => {
+                write!(f, "it wants packets of {mtu} bytes, which a device cannot have")
+            }
         }
     }
 }
@@ -53,29 +57,29 @@ pub fn check(
     typed: &[IpAddr],
     accepted: &[IpNetwork],
     hub: &[IpAddr],
-) -> Result<(), Unfit> {
+) -> Result<(), RejectedConfig> {
     let addresses = &welcome.addresses;
     let of = |is_ipv4| addresses.iter().filter(|address| address.is_ipv4() == is_ipv4).count();
     if addresses.is_empty() || of(true) > 1 || of(false) > 1 {
-        return Err(Unfit::Addresses);
+        return Err(RejectedConfig::Addresses);
     }
     let least = if of(false) > 0 { MIN_MTU_V6 } else { MIN_MTU };
     if !(least..=MAX_MTU).contains(&welcome.mtu) {
-        return Err(Unfit::Mtu(welcome.mtu));
+        return Err(RejectedConfig::Mtu(welcome.mtu));
     }
     for &address in addresses {
         if !is_for_hosts(address) {
-            return Err(Unfit::NotForHosts(address));
+            return Err(RejectedConfig::NotForHosts(address));
         }
         // Who asks for an address names its LAN, but hardly half of the internet with it.
         let shortest = if address.is_ipv4() { 8 } else { 32 };
         let is_named = accepted.iter().any(|&accepted| is_within(subnet(address), accepted))
             || address.prefix() >= shortest && typed.iter().any(|&typed| address.contains(typed));
         if !is_named && !is_private(subnet(address)) {
-            return Err(Unfit::Public(address));
+            return Err(RejectedConfig::Public(address));
         }
         if let Some(&hub) = hub.iter().find(|&&hub| address.contains(hub)) {
-            return Err(Unfit::HoldsHub(address, hub));
+            return Err(RejectedConfig::HoldsHub(address, hub));
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 use common::wire::key::PublicKey;
 
-use crate::target::Target;
+use crate::uplink::target::Target;
 
 /// What is wrong with a line of `hubs`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::warn;
 
-use crate::routes::Way;
+use crate::uplink::routes::RouteMode;
 
 /// The tables are numbered from here on, 256 for each device.
 const FIRST_TABLE: u32 = 0x5678_0000;
@@ -22,15 +22,15 @@ const FIRST_PRIORITY: u32 = 5_000;
 
 /// What is installed.
 #[derive(Debug, Default)]
-pub struct Table {
-    routes: BTreeMap<IpNetwork, Way>,
+pub struct KernelRoutes {
+    routes: BTreeMap<IpNetwork, RouteMode>,
     rules: BTreeSet<Rule>,
 }
 
-impl Table {
+impl KernelRoutes {
     /// Starts with nothing installed: takes away the rules that a killed process left. Its routes went with
     /// its device, and a device that is gone has no address.
-    pub fn new(tun: &Tun) -> Table {
+    pub fn new(tun: &Tun) -> KernelRoutes {
         let netlink = tun.netlink();
         let (rules, addresses) =
             (netlink.rules().unwrap_or_default(), netlink.addresses().unwrap_or_default());
@@ -45,12 +45,12 @@ impl Table {
                 warn!("an old policy rule stays: {error}");
             }
         }
-        Table::default()
+        KernelRoutes::default()
     }
 
     /// Installs exactly these routes, with a way around them for the hub's outer addresses.
-    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, Way>, hub: &[IpAddr]) {
-        let gone: Vec<(IpNetwork, Way)> = self
+    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
+        let gone: Vec<(IpNetwork, RouteMode)> = self
             .routes
             .iter()
             .filter(|(prefix, way)| routes.get(prefix) != Some(way))
@@ -95,10 +95,10 @@ fn report(prefix: IpNetwork, what: &str, result: Result<(), Error>) {
     }
 }
 
-fn route(tun: &Tun, prefix: IpNetwork, way: Way) -> Route {
+fn route(tun: &Tun, prefix: IpNetwork, way: RouteMode) -> Route {
     let table = match way {
-        Way::Main => MAIN_TABLE,
-        Way::Around => table(tun.index(), prefix.prefix()),
+        RouteMode::Main => MAIN_TABLE,
+        RouteMode::Around => table(tun.index(), prefix.prefix()),
     };
     Route { prefix, gateway: None, interface: tun.index(), table, metric: None }
 }
@@ -112,9 +112,9 @@ fn owns(device: u32, of: u32) -> bool {
     table(device, 0) == of & !0xff
 }
 
-fn rules(device: u32, routes: &BTreeMap<IpNetwork, Way>, hub: &[IpAddr]) -> BTreeSet<Rule> {
+fn rules(device: u32, routes: &BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
-    for (prefix, _) in routes.iter().filter(|(_, way)| **way == Way::Around) {
+    for (prefix, _) in routes.iter().filter(|(_, way)| **way == RouteMode::Around) {
         let family = Family::of(prefix.ip());
         let length = prefix.prefix();
         let priority = FIRST_PRIORITY + 2 * (128 - u32::from(length)) + 1;

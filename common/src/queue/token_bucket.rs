@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 /// Lets `burst` events through at once and one more every `interval`.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub struct TokenBucket {
     interval: Duration,
     burst: u32,
     /// When the bucket will be full again; `None` while it is.
     full_at: Option<Instant>,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
-    pub const fn new(interval: Duration, burst: u32) -> Bucket {
-        Bucket { interval, burst, full_at: None }
+    pub const fn new(interval: Duration, burst: u32) -> TokenBucket {
+        TokenBucket { interval, burst, full_at: None }
     }
 
     /// Takes a token; `false` where there is none.
@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn lets_a_burst_through_and_then_the_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(Duration::from_millis(10), 5);
+        let mut bucket = TokenBucket::new(Duration::from_millis(10), 5);
         let mut count = |from: u64, to: u64| {
             (from..to).filter(|&ms| bucket.take(start + Duration::from_millis(ms))).count()
         };
