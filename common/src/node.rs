@@ -1,9 +1,11 @@
-//! What both programs run on. `control`, `cli` and `state` are IO, the others are pure.
+//! What both programs run on. `cli`, `control`, `event_loop` and `state` are IO, the others are pure.
 
 pub mod cli;
 pub mod control;
+pub mod event_loop;
 pub mod human;
 pub mod log_limit;
+pub mod request;
 pub mod state;
 pub mod text;
 pub mod timer;

@@ -237,6 +237,6 @@ fn own_address(listening: SocketAddr) -> Option<IpAddr> {
 }
 
 fn show<T: Serialize>(value: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError> {
-    let text = if json { common::node::control::to_json(value) } else { text(value) };
+    let text = if json { common::node::request::to_json(value) } else { text(value) };
     print(&text).map_err(AskError::Print)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use common::node::control::{self as socket, ControlSocket};
+use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::state::{self, State};
 use common::queue::Buf;
 use common::transport::tcp::{Filled, Flushed, Link};
@@ -21,30 +22,22 @@ use common::wire::tunnel::outbox;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::{TcpListener, UnixStream};
-use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::control::About;
 use crate::lan::invites::Invites;
 use crate::lan::members::{Access, Members};
 use crate::lan::subnets::Subnets;
+use crate::switch::gate::MAX_SESSIONS;
 use crate::switch::{Ended, Lan, LogKind, RouteChange, Switch};
 
 mod admin;
 
 use admin::{INVITES, LOCKED, MEMBERS};
 
-const LISTENER: Token = Token(0);
-const TUN: Token = Token(1);
-const SIGNAL: Token = Token(2);
-const HANGUP: Token = Token(3);
-/// The control socket's tokens begin here.
-const CONTROL: usize = 8;
-const CONTROL_END: usize = CONTROL + socket::TOKENS;
-/// Session `n` is token `FIRST_SESSION + n`.
-const FIRST_SESSION: usize = 32;
-const _: () = assert!(CONTROL_END <= FIRST_SESSION);
-
+/// The only listener.
+const LISTENER: Source = Source::Listener(0);
+const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
@@ -132,13 +125,14 @@ pub struct Server {
     hangups: UnixStream,
     control: Option<ControlSocket>,
     about: About,
-    /// The time of day in this turn, in Unix seconds.
+    /// When this turn began.
+    now: Instant,
+    /// The time of day then, in Unix seconds.
     unix_time: u64,
     state: State,
     /// What tells whether `members` is as we last read or wrote it.
     members_known: u64,
-    poll: Poll,
-    ready: Vec<Token>,
+    events: EventLoop,
     accept_again_at: Option<Instant>,
     accept_told_at: Option<Instant>,
     save_again_at: Option<Instant>,
@@ -175,7 +169,7 @@ impl Server {
         };
         let mut switch = Switch::new(key, lan, access, members, flow_seed);
         switch.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
-        let poll = Poll::new().map_err(system("make an event queue"))?;
+        let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
         let device = tun.name().to_owned();
         let mut server = Server {
             switch,
@@ -184,18 +178,13 @@ impl Server {
             tun,
             signals: UnixStream::from_std(signals),
             hangups: UnixStream::from_std(hangups),
-            control: ControlSocket::open(
-                state.path(),
-                poll.registry(),
-                Token(CONTROL),
-                "`hub status` and other commands",
-            ),
+            control: ControlSocket::open(state.path(), events.registry(), "`hub status` and other commands"),
             about: About { listening: at, device, started_at: Instant::now(), trouble: None },
+            now: Instant::now(),
             unix_time: unix_time(),
             state,
             members_known: admin::fingerprint(&text),
-            poll,
-            ready: Vec::new(),
+            events,
             accept_again_at: None,
             accept_told_at: None,
             save_again_at: None,
@@ -204,12 +193,12 @@ impl Server {
             cut: Vec::new(),
             dirty: Vec::new(),
         };
-        let registry = server.poll.registry();
-        registry
-            .register(&mut server.listener, LISTENER, Interest::READABLE)
-            .and_then(|()| registry.register(&mut server.tun, TUN, Interest::READABLE))
-            .and_then(|()| registry.register(&mut server.signals, SIGNAL, Interest::READABLE))
-            .and_then(|()| registry.register(&mut server.hangups, HANGUP, Interest::READABLE))
+        let events = &server.events;
+        events
+            .register(&mut server.listener, LISTENER)
+            .and_then(|()| events.register(&mut server.tun, Source::Device))
+            .and_then(|()| events.register(&mut server.signals, Source::Stop))
+            .and_then(|()| events.register(&mut server.hangups, Source::Reload))
             .map_err(system("register with the event queue"))?;
         server.switch.set_unix_time(server.unix_time);
         server.switch.set_invites(invites);
@@ -233,50 +222,28 @@ impl Server {
 
     /// Runs until a signal says stop.
     pub fn run(&mut self) -> Result<(), Error> {
-        let mut events = Events::with_capacity(1_024);
-        // The sources of this turn; those of the next one gather in `self.ready` meanwhile.
-        let mut ready = Vec::new();
+        let mut turn = Vec::new();
         loop {
             let deadline = self.deadline();
-            match self.poll.poll(&mut events, self.timeout(deadline)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(Error::System("wait for events", error));
-                }
-                _ => {}
-            }
-            let now = Instant::now();
-            self.unix_time = unix_time();
-            self.switch.set_unix_time(self.unix_time);
-            std::mem::swap(&mut ready, &mut self.ready);
-            for event in &events {
-                match event.token() {
-                    SIGNAL => {
+            let wait_until = if self.switch.has_dirty() { Some(self.now) } else { deadline };
+            let now = self
+                .events
+                .wait(wait_until, &mut turn)
+                .map_err(|error| Error::System("wait for events", error))?;
+            self.begin_turn(now);
+            for ready in &turn {
+                match ready.source {
+                    Source::Stop => {
                         self.stop(now);
                         return Ok(());
                     }
-                    LISTENER | TUN => ready.push(event.token()),
-                    HANGUP => self.handle_hangup(now),
-                    Token(CONTROL..CONTROL_END) => self.serve_control(event.token(), now),
-                    token => {
-                        if event.is_writable() {
-                            self.handle_writable(token.0 - FIRST_SESSION);
-                        }
-                        if event.is_read_closed() || event.is_error() {
-                            self.handle_end(token.0 - FIRST_SESSION);
-                        }
-                        if event.is_readable() || event.is_read_closed() || event.is_error() {
-                            ready.push(token);
-                        }
-                    }
-                }
-            }
-            ready.sort_unstable();
-            ready.dedup();
-            for token in ready.drain(..) {
-                match token {
-                    LISTENER => self.accept(now),
-                    TUN => self.read_tun(now),
-                    Token(session) => self.read_link(session - FIRST_SESSION, now),
+                    Source::Reload => self.handle_hangup(now),
+                    Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
+                    Source::Listener(_) => self.accept(now),
+                    Source::Device => self.read_device(now),
+                    Source::Link(session) => self.serve_link(session as usize, ready, now),
+                    // Spokes have these.
+                    Source::Waker | Source::Dial(_) => {}
                 }
             }
             if deadline.is_some_and(|at| at <= now) {
@@ -284,6 +251,12 @@ impl Server {
             }
             self.finish_turn(now);
         }
+    }
+
+    fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+        self.unix_time = unix_time();
+        self.switch.set_unix_time(self.unix_time);
     }
 
     /// What must come last in a turn: nothing goes out before the list of members that it rests on is saved,
@@ -318,14 +291,6 @@ impl Server {
         deadlines.into_iter().flatten().min()
     }
 
-    /// How long to wait for events.
-    fn timeout(&self, deadline: Option<Instant>) -> Option<Duration> {
-        if !self.ready.is_empty() || self.switch.has_dirty() {
-            return Some(Duration::ZERO);
-        }
-        Some(deadline?.saturating_duration_since(Instant::now()))
-    }
-
     // ---- sources
 
     fn accept(&mut self, now: Instant) {
@@ -350,7 +315,7 @@ impl Server {
                     }
                     // What these held is free at the end of this turn.
                     if (0..MAKE_ROOM).filter(|_| self.switch.make_room(now)).count() > 0 {
-                        self.ready.push(LISTENER);
+                        self.events.again(LISTENER);
                     } else {
                         self.accept_again_at = Some(now + ACCEPT_PAUSE);
                     }
@@ -358,7 +323,7 @@ impl Server {
                 }
             }
         }
-        self.ready.push(LISTENER);
+        self.events.again(LISTENER);
     }
 
     fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {
@@ -372,7 +337,7 @@ impl Server {
             }
             return Ok(());
         };
-        if let Err(error) = link.register(self.poll.registry(), Token(FIRST_SESSION + session)) {
+        if let Err(error) = link.register(self.events.registry(), Source::Link(session as u32).token()) {
             self.switch.end(session, error.to_string());
         }
         if self.links.len() <= session {
@@ -382,7 +347,7 @@ impl Server {
         Ok(())
     }
 
-    fn read_tun(&mut self, now: Instant) {
+    fn read_device(&mut self, now: Instant) {
         let mut bytes = 0;
         for _ in 0..TURN_PACKETS {
             if bytes >= TURN_BYTES {
@@ -394,7 +359,23 @@ impl Server {
                 self.deliver(answer);
             }
         }
-        self.ready.push(TUN);
+        self.events.again(Source::Device);
+    }
+
+    fn serve_link(&mut self, session: usize, ready: &Ready, now: Instant) {
+        let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { return };
+        if ready.is_writable {
+            link.set_writable();
+            if self.switch.is_live(session) {
+                self.switch.mark_dirty(session);
+            }
+        }
+        if ready.is_closed {
+            link.set_ends();
+        }
+        if ready.is_readable {
+            self.read_link(session, now);
+        }
     }
 
     fn read_link(&mut self, session: usize, now: Instant) {
@@ -410,7 +391,7 @@ impl Server {
         let (tunnel, pool) = self.switch.tunnel(session);
         tunnel.park(&mut self.inbox, pool);
         match filled {
-            Ok(Filled::More) => self.ready.push(Token(FIRST_SESSION + session)),
+            Ok(Filled::More) => self.events.again(Source::Link(session as u32)),
             Ok(Filled::Drained | Filled::Nothing) => {}
             Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
             Err(error) => self.switch.end(session, error.to_string()),
@@ -425,21 +406,6 @@ impl Server {
         self.switch.pool().give(packet);
     }
 
-    fn handle_writable(&mut self, session: usize) {
-        if let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) {
-            link.set_writable();
-            if self.switch.is_live(session) {
-                self.switch.mark_dirty(session);
-            }
-        }
-    }
-
-    fn handle_end(&mut self, session: usize) {
-        if let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) {
-            link.set_ends();
-        }
-    }
-
     // ---- the end of a turn
 
     fn handle_timeouts(&mut self, now: Instant) {
@@ -451,7 +417,7 @@ impl Server {
             self.save_again_at = None;
         }
         if let Some(control) = &mut self.control {
-            control.handle_timeout(self.poll.registry(), now);
+            control.handle_timeout(self.events.registry(), now);
         }
         self.switch.handle_timeouts(now);
     }

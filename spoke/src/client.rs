@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use common::node::control as socket;
+use common::node::event_loop::{EventLoop, Source};
 use common::node::state::{self, State, SyncedFile};
 use common::node::text::Printable;
 use common::packet::drops::{Drops, Reason};
@@ -31,8 +32,8 @@ use common::wire::name::Name;
 use common::wire::tunnel::{Event, outbox};
 use ipnetwork::IpNetwork;
 use log::{info, log_enabled, trace};
+use mio::Waker;
 use mio::net::UnixStream;
-use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::control::PendingRequests;
 use crate::kernel_routes::KernelRoutes;
@@ -47,16 +48,6 @@ mod lan;
 mod phases;
 
 use phases::{Failures, Phase};
-
-const TUN: Token = Token(0);
-const SIGNAL: Token = Token(1);
-const WAKE: Token = Token(2);
-/// The control socket's tokens begin here.
-const CONTROL: usize = 8;
-const CONTROL_END: usize = CONTROL + socket::TOKENS;
-/// Attempts to connect have tokens from here on, which the link then keeps.
-const FIRST_DIAL: usize = 32;
-const _: () = assert!(CONTROL_END <= FIRST_DIAL);
 
 /// The keys of hubs, in the state directory.
 const HUBS: &str = "hubs";
@@ -196,10 +187,9 @@ pub struct Client {
     /// For packets that the device takes in pieces.
     cut: Vec<u8>,
     hosts: Option<SyncedFile>,
-    poll: Poll,
+    events: EventLoop,
     waker: Arc<Waker>,
     signals: UnixStream,
-    ready: Vec<Token>,
     /// Whether the last flush left something that the socket may take.
     wants_flush: bool,
 }
@@ -216,9 +206,8 @@ impl Client {
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
-        let poll = Poll::new().map_err(system("make an event queue"))?;
-        let registry = poll.registry();
-        let waker = Arc::new(Waker::new(registry, WAKE).map_err(system("make an event queue"))?);
+        let events = EventLoop::new(64).map_err(system("make an event queue"))?;
+        let waker = events.waker().map_err(system("make an event queue"))?;
         let mut client = Client {
             hub_key: config.hub_key.or(pinned),
             pin_again_at: None,
@@ -228,8 +217,7 @@ impl Client {
             started_at: Instant::now(),
             control: socket::ControlSocket::open(
                 state.path(),
-                registry,
-                Token(CONTROL),
+                events.registry(),
                 "`spoke status` and `spoke resolve`",
             ),
             pending: PendingRequests::default(),
@@ -256,14 +244,13 @@ impl Client {
             outbox: outbox(),
             waker,
             signals: UnixStream::from_std(signals),
-            ready: Vec::new(),
             wants_flush: false,
-            poll,
+            events,
         };
-        let registry = client.poll.registry();
-        registry
-            .register(&mut client.tun, TUN, Interest::READABLE)
-            .and_then(|()| registry.register(&mut client.signals, SIGNAL, Interest::READABLE))
+        let events = &client.events;
+        events
+            .register(&mut client.tun, Source::Device)
+            .and_then(|()| events.register(&mut client.signals, Source::Stop))
             .map_err(system("register with the event queue"))?;
         Ok(client)
     }
@@ -286,50 +273,39 @@ impl Client {
     }
 
     fn serve(&mut self) -> Result<(), Error> {
-        let mut events = Events::with_capacity(64);
-        // The sources of this turn; those of the next one gather in `self.ready` meanwhile.
-        let mut ready = Vec::new();
+        let mut turn = Vec::new();
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(Error::System("wait for events", error));
-                }
-                _ => {}
-            }
-            let now = Instant::now();
-            std::mem::swap(&mut ready, &mut self.ready);
-            for event in &events {
-                match event.token() {
-                    SIGNAL => {
+            let deadline = self.deadline();
+            let now = self
+                .events
+                .wait(deadline, &mut turn)
+                .map_err(|error| Error::System("wait for events", error))?;
+            for ready in &turn {
+                match ready.source {
+                    Source::Stop => {
                         self.stop(now);
                         return Ok(());
                     }
-                    WAKE => self.handle_found(now),
-                    TUN => ready.push(TUN),
-                    Token(CONTROL..CONTROL_END) => self.serve_control(event.token(), now),
-                    token => {
+                    Source::Waker => self.handle_found(now),
+                    Source::Device => self.read_tun(now),
+                    Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
+                    Source::Dial(token) => {
                         if let Phase::Linked(linked) = &mut self.phase
                             && linked.token == token
                         {
-                            if event.is_writable() {
+                            if ready.is_writable {
                                 linked.link.set_writable();
                             }
-                            if event.is_read_closed() || event.is_error() {
+                            if ready.is_closed {
                                 linked.link.set_ends();
                             }
-                            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                                ready.push(token);
+                            if ready.is_readable {
+                                self.read_link(token, now)?;
                             }
                         }
                     }
-                }
-            }
-            ready.sort_unstable();
-            ready.dedup();
-            for token in ready.drain(..) {
-                match token {
-                    TUN => self.read_tun(now),
-                    token => self.read_link(token, now)?,
+                    // Hubs have these.
+                    Source::Reload | Source::Listener(_) | Source::Link(_) => {}
                 }
             }
             self.handle_control_timeout(now);
@@ -338,9 +314,9 @@ impl Client {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.wants_flush {
-            return Some(Duration::ZERO);
+    fn deadline(&self) -> Option<Instant> {
+        if self.wants_flush {
+            return Some(self.started_at);
         }
         let deadline = match &self.phase {
             Phase::Pause(until) => Some(*until),
@@ -348,8 +324,7 @@ impl Client {
             Phase::Dial(dial) => Some(dial.deadline()),
             Phase::Linked(linked) => Some(linked.tunnel.deadline()),
         };
-        let next = [deadline, self.pin_again_at, self.control_deadline()].into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        [deadline, self.pin_again_at, self.control_deadline()].into_iter().flatten().min()
     }
 
     // ---- sources
@@ -364,7 +339,7 @@ impl Client {
             bytes += packet.len();
             self.send(packet, now);
         }
-        self.ready.push(TUN);
+        self.events.again(Source::Device);
     }
 
     /// Queues a packet from the kernel for the hub.
@@ -391,7 +366,7 @@ impl Client {
         }
     }
 
-    fn read_link(&mut self, token: Token, now: Instant) -> Result<(), Error> {
+    fn read_link(&mut self, token: u16, now: Instant) -> Result<(), Error> {
         let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
         if linked.token != token {
             return Ok(());
@@ -416,7 +391,7 @@ impl Client {
         let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
         linked.tunnel.park(&mut self.inbox, &mut self.pool);
         match filled {
-            Ok(Filled::More) => self.ready.push(token),
+            Ok(Filled::More) => self.events.again(Source::Dial(token)),
             Ok(Filled::Drained | Filled::Nothing) => {}
             Ok(Filled::Closed) => {
                 let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use common::node::cli::{print, say};
-use common::node::control::{AskError, ask, to_json};
+use common::node::control::{AskError, ask};
+use common::node::request::to_json;
 use common::wire::name::Name;
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::report;

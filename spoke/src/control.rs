@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::node::control::{MAX_CONNECTIONS, Ticket};
+use common::node::request::{MAX_CONNECTIONS, Ticket};
 use common::packet::drops::Drops;
 use common::wire::frame::Peer;
 use common::wire::key::PublicKey;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use common::node::event_loop::Source;
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token, Waker};
+use mio::{Interest, Registry, Waker};
 
 use crate::uplink::target::Target;
 
@@ -53,22 +54,21 @@ pub struct Dial {
     next_at: Instant,
     give_up_at: Instant,
     failure: io::Error,
-    first_token: usize,
 }
 
 /// How a dial stands.
 pub enum Dialed {
     /// Nothing to tell yet.
     Wait,
-    /// Connected, and registered for both directions under this token.
-    Connected(SocketAddr, TcpStream, Token),
+    /// Connected, and registered for both directions as the attempt of this number.
+    Connected(SocketAddr, TcpStream, u16),
     /// None of the addresses answered; the last reason.
     Failed(io::Error),
 }
 
 impl Dial {
-    /// Tries the addresses; the attempts use tokens from `first_token` on.
-    pub fn start(addresses: Vec<SocketAddr>, first_token: usize, now: Instant) -> Dial {
+    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`.
+    pub fn start(addresses: Vec<SocketAddr>, now: Instant) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
@@ -77,7 +77,6 @@ impl Dial {
             next_at: now,
             give_up_at: now + GIVE_UP_AFTER,
             failure: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
-            first_token,
         }
     }
 
@@ -102,7 +101,7 @@ impl Dial {
             match outcome {
                 Ok(()) => {
                     if let Some((_, stream)) = slot.take() {
-                        return Dialed::Connected(address, stream, Token(self.first_token + index));
+                        return Dialed::Connected(address, stream, index as u16);
                     }
                 }
                 Err(error) => {
@@ -131,7 +130,7 @@ impl Dial {
 
     fn attempt(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
         let mut stream = TcpStream::connect(address)?;
-        let token = Token(self.first_token + self.tried.len());
+        let token = Source::Dial(self.tried.len() as u16).token();
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.tried.push(Some((address, stream)));
         Ok(())

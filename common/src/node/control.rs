@@ -17,22 +17,19 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 use mio::net::{UnixListener, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use slab::Slab;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::node::event_loop::Source;
+use crate::node::request::{Answer, MAX_CONNECTIONS, MAX_REQUEST, Ticket, encode};
+
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control";
-/// Longest request, in bytes, with its newline.
-pub const MAX_REQUEST: usize = 4 * 1024;
-/// Most connections at a time.
-pub const MAX_CONNECTIONS: usize = 16;
-/// Tokens that [`ControlSocket::open`] takes: the listener's and one for each connection.
-pub const TOKENS: usize = 1 + MAX_CONNECTIONS;
 /// How long a connection may live.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// How long to wait after an accept that failed.
@@ -42,25 +39,10 @@ const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// How long [`ask`] waits for each step; longer than [`DEADLINE`], so that it hears why.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Which connection a request came from. It stays valid, and means nobody else, when the connection is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    slot: usize,
-    serial: u64,
-}
-
-impl Ticket {
-    /// One for tests, which no connection has.
-    pub fn for_test(serial: u64) -> Ticket {
-        Ticket { slot: MAX_CONNECTIONS, serial }
-    }
-}
-
 /// The program's end.
 pub struct ControlSocket {
     listener: UnixListener,
     connections: Slab<Connection>,
-    first_token: usize,
     serial: u64,
     /// Whether more may wait in the backlog than was taken in: edge-triggered, it is not reported again.
     backlog: bool,
@@ -80,12 +62,13 @@ struct Connection {
 }
 
 impl ControlSocket {
-    /// Opens the socket in a state directory; events of the [`TOKENS`] tokens from `first` on are for `serve`.
+    /// Opens the socket in a state directory; events of [`Source::ControlListener`] and [`Source::Control`] are for
+    /// `serve`.
     /// A program can do without, as where nothing can be written: that is logged, and that `commands` will not
     /// work.
-    pub fn open(state: &Path, registry: &Registry, first: Token, commands: &str) -> Option<ControlSocket> {
-        let opened = ControlSocket::bind(state, first).and_then(|mut control| {
-            registry.register(&mut control.listener, first, Interest::READABLE)?;
+    pub fn open(state: &Path, registry: &Registry, commands: &str) -> Option<ControlSocket> {
+        let opened = ControlSocket::bind(state).and_then(|mut control| {
+            registry.register(&mut control.listener, Source::ControlListener.token(), Interest::READABLE)?;
             Ok(control)
         });
         let path = state.join(SOCKET);
@@ -96,7 +79,7 @@ impl ControlSocket {
 
     /// Binds the socket (mode 0600) in the place of one that a killed process left: the directory's lock, which
     /// the caller holds, says that nobody serves it any more.
-    fn bind(state: &Path, first: Token) -> io::Result<ControlSocket> {
+    fn bind(state: &Path) -> io::Result<ControlSocket> {
         let path = state.join(SOCKET);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -112,7 +95,6 @@ impl ControlSocket {
         Ok(ControlSocket {
             listener: UnixListener::from_std(OwnedFd::from(socket).into()),
             connections: Slab::new(),
-            first_token: first.0,
             serial: 0,
             backlog: false,
             accept_at: None,
@@ -120,11 +102,12 @@ impl ControlSocket {
     }
 
     /// Serves an event; returns a request that has come whole. Its JSON is not looked at.
-    pub fn serve(&mut self, token: Token, registry: &Registry, now: Instant) -> Option<(Ticket, Vec<u8>)> {
-        let Some(slot) = token.0.checked_sub(self.first_token + 1) else {
+    pub fn serve(&mut self, source: Source, registry: &Registry, now: Instant) -> Option<(Ticket, Vec<u8>)> {
+        let Source::Control(slot) = source else {
             self.accept(registry, now);
             return None;
         };
+        let slot = usize::from(slot);
         let connection = self.connections.get_mut(slot)?;
         let ticket = Ticket { slot, serial: connection.serial };
         if connection.answer.is_some() {
@@ -183,7 +166,7 @@ impl ControlSocket {
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
                     let entry = self.connections.vacant_entry();
-                    let token = Token(self.first_token + 1 + entry.key());
+                    let token = Source::Control(entry.key() as u16).token();
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if !is_ours(&stream) || registry.register(&mut stream, token, interest).is_err() {
                         continue;
@@ -267,37 +250,6 @@ impl Connection {
         }
         true
     }
-}
-
-/// An answer as it travels.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Answer<T> {
-    Ok(T),
-    Error(String),
-}
-
-/// The bytes of an answer: what was asked for, or a sentence that says why not.
-pub fn encode<T: Serialize>(answer: Result<T, String>) -> Vec<u8> {
-    let answer = match answer {
-        Ok(value) => Answer::Ok(value),
-        Err(text) => Answer::Error(text),
-    };
-    // Only maps with keys that are no strings cannot be written as JSON.
-    let mut bytes = serde_json::to_vec(&answer).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
-}
-
-/// A value as one line of JSON.
-pub fn to_json(value: &impl Serialize) -> String {
-    // As above: this cannot fail.
-    serde_json::to_string(value).unwrap_or_default() + "\n"
-}
-
-/// Reads a request.
-pub fn decode<T: DeserializeOwned>(request: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(request).map_err(|error| format!("the request makes no sense: {error}"))
 }
 
 /// Why a command has no answer. Its text says what to do.

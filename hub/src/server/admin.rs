@@ -4,11 +4,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Read as _;
 use std::time::Instant;
 
-use common::node::control::{decode, encode};
+use common::node::event_loop::Source;
+use common::node::request::{decode, encode};
 use common::node::state;
 use common::wire::invite::Secret;
 use log::{info, warn};
-use mio::Token;
 
 use super::{SAVE_PAUSE, Server};
 use crate::control::{self, Invited, Reloaded, Request, Revoked, Standing};
@@ -35,9 +35,9 @@ pub(super) fn fingerprint(text: &str) -> u64 {
 
 impl Server {
     /// Serves the control socket.
-    pub(super) fn serve_control(&mut self, token: Token, now: Instant) {
+    pub(super) fn serve_control(&mut self, source: Source, now: Instant) {
         let Some(control) = &mut self.control else { return };
-        let Some((ticket, request)) = control.serve(token, self.poll.registry(), now) else { return };
+        let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
         let answer = match decode(&request) {
             Ok(request) => self.obey(request, now),
             Err(text) => encode::<()>(Err(text)),

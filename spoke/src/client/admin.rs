@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use common::node::control::{Ticket, decode, encode};
+use common::node::event_loop::Source;
+use common::node::request::{Ticket, decode, encode};
 use common::wire::frame::{ControlFrame, Peer};
-use mio::Token;
 
 use super::phases::Phase;
 use super::{Client, socket};
@@ -12,9 +12,9 @@ use crate::control::{self, LinkStatus, MemberStatus, PATIENCE, Page, Request, St
 
 impl Client {
     /// Serves the control socket.
-    pub(super) fn serve_control(&mut self, token: Token, now: Instant) {
+    pub(super) fn serve_control(&mut self, source: Source, now: Instant) {
         let Some(control) = &mut self.control else { return };
-        let Some((ticket, request)) = control.serve(token, self.poll.registry(), now) else { return };
+        let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
         match decode(&request) {
             Ok(Request::Status) => self.answer(ticket, encode(Ok(self.status(now))), now),
             Ok(Request::Members { after }) => {
@@ -65,7 +65,7 @@ impl Client {
             self.answer(ticket, encode::<()>(Err(text)), now);
         }
         if let Some(control) = &mut self.control {
-            control.handle_timeout(self.poll.registry(), now);
+            control.handle_timeout(self.events.registry(), now);
         }
     }
 

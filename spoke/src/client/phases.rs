@@ -5,15 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use common::node::event_loop::Source;
 use common::node::state;
 use common::transport::tcp::{Broken, Link};
 use common::wire::frame::{Join, Peer};
 use common::wire::tunnel::{self, Tunnel};
 use ipnetwork::IpNetwork;
 use log::warn;
-use mio::Token;
 
-use super::{Client, Error, FIRST_DIAL, HUBS};
+use super::{Client, Error, HUBS};
 use crate::dial::{Dial, Dialed, Lookup};
 
 /// Where the spoke stands with its hub.
@@ -28,7 +28,7 @@ pub(super) enum Phase {
 pub(super) struct Linked {
     pub(super) link: Link,
     pub(super) tunnel: Tunnel,
-    pub(super) token: Token,
+    pub(super) token: u16,
     pub(super) hub: SocketAddr,
     /// What earlier links told of prefixes, and this one has not yet.
     pub(super) stale: BTreeSet<IpNetwork>,
@@ -54,7 +54,7 @@ impl Client {
             Phase::Pause(until) if *until <= now => {
                 self.phase = Phase::Lookup(Lookup::start(&self.config.hub, &self.waker));
             }
-            Phase::Dial(dial) => match dial.poll(self.poll.registry(), now) {
+            Phase::Dial(dial) => match dial.poll(self.events.registry(), now) {
                 Dialed::Wait => {}
                 Dialed::Connected(hub, stream, token) => self.link(hub, stream, token, now),
                 Dialed::Failed(error) => {
@@ -89,13 +89,13 @@ impl Client {
                 self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
                 // No route may lead the dialling itself into the LAN.
                 self.set_routes();
-                self.phase = Phase::Dial(Dial::start(addresses, FIRST_DIAL, now));
+                self.phase = Phase::Dial(Dial::start(addresses, now));
             }
             Err(error) => self.retry(format!("cannot find {}: {error}", self.config.hub.host), now),
         }
     }
 
-    fn link(&mut self, hub: SocketAddr, stream: mio::net::TcpStream, token: Token, now: Instant) {
+    fn link(&mut self, hub: SocketAddr, stream: mio::net::TcpStream, token: u16, now: Instant) {
         let (link, ephemeral) = match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
             Ok(made) => made,
             Err(error) => return self.retry(format!("cannot use the connection to {hub}: {error}"), now),
@@ -113,7 +113,7 @@ impl Client {
         let linked = Linked { link, tunnel, token, hub, stale, peers, joined_at: None };
         self.phase = Phase::Linked(Box::new(linked));
         // The hub may have been quicker than this turn.
-        self.ready.push(token);
+        self.events.again(Source::Dial(token));
     }
 
     /// Ends the try or the link, tells why, and begins again after a pause.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use mio::{Events, Poll};
-
 use super::*;
+use crate::node::event_loop::EventLoop;
+use crate::node::request::decode;
 
 /// A program whose control socket answers each request with itself, after `check` has looked at its socket.
 struct Echo {
@@ -26,22 +26,21 @@ impl Echo {
         let stop = std::sync::Arc::new(AtomicBool::new(false));
         let (directory, stopped) = (state.clone(), stop.clone());
         let thread = thread::spawn(move || {
-            let mut poll = Poll::new().unwrap();
-            let mut control = ControlSocket::open(&directory, poll.registry(), Token(7), "`echo`").unwrap();
+            let mut events = EventLoop::new(64).unwrap();
+            let mut control = ControlSocket::open(&directory, events.registry(), "`echo`").unwrap();
             ready.send(()).unwrap();
-            let mut events = Events::with_capacity(64);
+            let mut turn = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                let wait = control.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-                let wait = wait.unwrap_or(Duration::MAX).min(Duration::from_millis(20));
-                poll.poll(&mut events, Some(wait)).unwrap();
-                let now = Instant::now();
-                for event in &events {
-                    if let Some((ticket, request)) = control.serve(event.token(), poll.registry(), now) {
+                let look_at = Instant::now() + Duration::from_millis(20);
+                let deadline = control.deadline().map_or(look_at, |at| at.min(look_at));
+                let now = events.wait(Some(deadline), &mut turn).unwrap();
+                for ready in &turn {
+                    if let Some((ticket, request)) = control.serve(ready.source, events.registry(), now) {
                         let answer = encode(decode::<serde_json::Value>(&request));
                         control.answer(ticket, answer, now);
                     }
                 }
-                control.handle_timeout(poll.registry(), now);
+                control.handle_timeout(events.registry(), now);
             }
         });
         started.recv().unwrap();
@@ -85,10 +84,10 @@ fn the_socket_of_a_killed_program_is_replaced_and_answers_nobody_before() {
     assert!(matches!(ask::<String>(&nobody, &"x"), Err(AskError::Nobody(path)) if path == nobody));
     let left = state.join("left");
     fs::create_dir(&left).unwrap();
-    drop(ControlSocket::bind(&left, Token(7)).unwrap());
+    drop(ControlSocket::bind(&left).unwrap());
     assert!(left.join(SOCKET).exists(), "as after kill -9");
     assert!(matches!(ask::<String>(&left, &"x"), Err(AskError::Nobody(_))));
-    ControlSocket::bind(&left, Token(7)).unwrap();
+    ControlSocket::bind(&left).unwrap();
 }
 
 #[test]
@@ -145,6 +144,6 @@ fn one_who_leaves_makes_room() {
 
 #[test]
 fn where_nothing_can_be_written_there_is_no_socket() {
-    let poll = Poll::new().unwrap();
-    assert!(ControlSocket::open(Path::new("/nowhere/at all"), poll.registry(), Token(7), "`echo`").is_none());
+    let events = EventLoop::new(8).unwrap();
+    assert!(ControlSocket::open(Path::new("/nowhere/at all"), events.registry(), "`echo`").is_none());
 }
