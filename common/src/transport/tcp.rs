@@ -18,6 +18,8 @@ use crate::queue::{Buf, Pool};
 use crate::wire::inbox::Inbox;
 use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
 
+pub use crate::wire::tunnel::Flushed;
+
 /// What a read said about the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
@@ -29,15 +31,6 @@ pub enum Filled {
     Nothing,
     /// The other end closed.
     Closed,
-}
-
-/// What a flush left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flushed {
-    /// There is more, and the socket may take it: flush again in the next turn.
-    More,
-    /// Nothing to do before the socket or the tunnel says so.
-    Done,
 }
 
 /// Why a link closed.
@@ -121,23 +114,36 @@ impl Link {
         pool: &mut Pool,
         now: Instant,
     ) -> io::Result<Filled> {
-        tunnel.unpark(inbox, pool);
-        let space = inbox.space();
+        let mut filled = Ok(Filled::Nothing);
+        tunnel.fill(inbox, pool, now, |space| match self.read(space) {
+            Ok((len, said)) => {
+                filled = Ok(said);
+                len
+            }
+            Err(error) => {
+                filled = Err(error);
+                0
+            }
+        });
+        filled
+    }
+
+    /// Reads once: how many bytes came, and what that says about the socket.
+    pub fn read(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
         let room = space.len();
         loop {
             return match self.stream.read(space) {
-                Ok(0) => Ok(Filled::Closed),
+                Ok(0) => Ok((0, Filled::Closed)),
                 Ok(len) => {
-                    inbox.filled(len);
-                    tunnel.heard(now);
                     if len == room && !self.is_bounded {
                         self.bound();
                     }
                     // A short read has emptied the socket (epoll(7), on edge-triggered streams), but the end
                     // that was reported together with these bytes is only seen by another one.
-                    Ok(if len == room || self.ends { Filled::More } else { Filled::Drained })
+                    let filled = if len == room || self.ends { Filled::More } else { Filled::Drained };
+                    Ok((len, filled))
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, Filled::Nothing)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
@@ -169,25 +175,29 @@ impl Link {
         pool: &mut Pool,
         now: Instant,
     ) -> Result<Flushed, Broken> {
-        if self.writable && !tunnel.unsent().is_empty() {
-            let len = self.write(tunnel.unsent())?;
-            tunnel.sent(len, pool, now);
-        }
-        if !self.writable {
+        if !self.is_writable() {
             return Ok(Flushed::Done);
         }
-        outbox.clear();
-        tunnel.seal(outbox, pool, now)?;
-        if outbox.is_empty() {
-            return Ok(Flushed::Done);
+        let mut failed = None;
+        let flushed = tunnel.flush(outbox, pool, now, |bytes| {
+            self.write(bytes).unwrap_or_else(|error| {
+                failed = Some(error);
+                0
+            })
+        });
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(flushed?),
         }
-        let len = self.write(outbox)?;
-        tunnel.wrote(outbox, len, pool, now);
-        Ok(if self.writable && tunnel.wants_write() { Flushed::More } else { Flushed::Done })
     }
 
-    /// Writes once; a short write means that the socket is full.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Whether the socket may take more: no write has filled it since it was last reported writable.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Writes once, and returns how many bytes the socket took; fewer than there are say that it is full.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
             // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).

@@ -109,6 +109,15 @@ pub enum Event {
     Control(ControlFrame),
 }
 
+/// What a flush left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// There is more, and the socket may take it: flush again in the next turn.
+    More,
+    /// Nothing to do before the socket or the tunnel says so.
+    Done,
+}
+
 /// Packets and their IP bytes, one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -266,6 +275,26 @@ impl Tunnel {
 
     // ---- receiving
 
+    /// Reads once into the inbox, behind what this tunnel had left there, and returns how many bytes came.
+    ///
+    /// `read` fills the front of the space that it is given and returns how much it filled; 0 where nothing came,
+    /// which is no sign of life. Then [`Tunnel::open`] until it asks for more bytes, and [`Tunnel::park`].
+    pub fn fill(
+        &mut self,
+        inbox: &mut Inbox,
+        pool: &mut Pool,
+        now: Instant,
+        read: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        self.unpark(inbox, pool);
+        let len = read(inbox.space());
+        if len > 0 {
+            inbox.filled(len);
+            self.heard(now);
+        }
+        len
+    }
+
     /// Prepares the inbox for a read of this tunnel's socket.
     pub fn unpark(&mut self, inbox: &mut Inbox, pool: &mut Pool) {
         inbox.unpark(self.parked.take(), pool);
@@ -364,6 +393,38 @@ impl Tunnel {
     }
 
     // ---- sending
+
+    /// Writes what the socket takes: what an earlier write left over, then up to one burst of newly sealed bytes.
+    ///
+    /// `write` returns how many bytes were taken from the front; fewer than it was given says that the socket is
+    /// full. Not to be called while the socket is known to be full: packets would be sealed too early to be
+    /// dropped or overtaken. `outbox` is one of [`outbox`], for all tunnels.
+    ///
+    /// # Errors
+    /// Where sealing fails; the link closes.
+    pub fn flush(
+        &mut self,
+        outbox: &mut Buf,
+        pool: &mut Pool,
+        now: Instant,
+        mut write: impl FnMut(&[u8]) -> usize,
+    ) -> Result<Flushed, Error> {
+        if !self.unsent().is_empty() {
+            let len = write(self.unsent());
+            self.sent(len, pool, now);
+            if self.unsent.is_some() {
+                return Ok(Flushed::Done);
+            }
+        }
+        outbox.clear();
+        self.seal(outbox, pool, now)?;
+        if outbox.is_empty() {
+            return Ok(Flushed::Done);
+        }
+        let len = write(outbox);
+        self.wrote(outbox, len, pool, now);
+        Ok(if self.unsent.is_none() && self.wants_write() { Flushed::More } else { Flushed::Done })
+    }
 
     /// Hub: lets the spoke in.
     pub fn welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
