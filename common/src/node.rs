@@ -4,6 +4,7 @@ pub mod cli;
 pub mod control;
 pub mod event_loop;
 pub mod human;
+pub mod link;
 pub mod log_limit;
 pub mod request;
 pub mod state;

@@ -1,78 +1,45 @@
-//! The spoke's event loop: its socket, its device and its clock. IO.
-//!
-//! It looks the hub up, dials, joins, carries packets until the link ends, waits, and begins again, for ever.
-//! The device stays up all the while, so that connections inside the LAN outlive the link.
+//! The spoke's shell: its socket, its device, its files and its clock. IO; all decisions are the uplink's.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the spoke's clock and device")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
-use common::node::control as socket;
-use common::node::event_loop::{EventLoop, Source};
+use common::linux::tun::{self, Tun};
+use common::node::control::{self as socket, ControlSocket};
+use common::node::event_loop::{EventLoop, Ready, Source};
+use common::node::link;
+use common::node::request::{decode, encode};
 use common::node::state::{self, State, SyncedFile};
-use common::node::text::Printable;
-use common::packet::drops::{Drops, Reason};
-use common::packet::icmp;
-use common::packet::offload;
-use common::packet::{self, VNET_LEN};
-use common::queue::{Buf, Pool};
-use common::transport::tcp::{Filled, Flushed};
-use common::wire::frame::{Farewell, Refusal};
-use common::wire::inbox::Inbox;
-use common::wire::invite::Secret;
-use common::wire::key::{PrivateKey, PublicKey};
-use common::wire::name::Name;
-use common::wire::tunnel::{Event, outbox};
+use common::queue::Buf;
+use common::transport::tcp::Link;
+use common::wire::key::PublicKey;
 use ipnetwork::IpNetwork;
-use log::{info, log_enabled, trace};
+use log::{log, warn};
 use mio::Waker;
 use mio::net::UnixStream;
 
-use crate::control::PendingRequests;
+use crate::control::{About, Request};
+use crate::dial::{Dial, Dialed, Lookup};
 use crate::kernel_routes::KernelRoutes;
-use crate::uplink::backoff::Backoff;
-use crate::uplink::grant;
-use crate::uplink::pins;
-use crate::uplink::routes::RoutePolicy;
-use crate::uplink::target::Target;
+use crate::uplink::{self, Effect, Uplink, hosts, pins};
 
-mod admin;
-mod lan;
-mod phases;
-
-use phases::{Failures, Phase};
+mod machine;
 
 /// The keys of hubs, in the state directory.
-const HUBS: &str = "hubs";
-/// Unused buffers that the spoke keeps.
-const SPARE_BYTES: usize = 8 * 1024 * 1024;
+pub const HUBS: &str = "hubs";
 
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the hub is.
-    pub hub: Target,
-    /// The hub's key, where the person gave it.
-    pub hub_key: Option<PublicKey>,
-    /// The addresses to ask for.
-    pub addresses: Vec<IpAddr>,
-    /// The name to ask for.
-    pub name: Name,
+    /// What the person wants of the LAN.
+    pub uplink: uplink::Config,
     /// The device's name.
     pub tun: String,
-    /// The invite to show.
-    pub invite: Option<Secret>,
-    /// Networks behind this spoke, and which prefixes to take.
-    pub route_policy: RoutePolicy,
-    /// The largest packet that the device is to take, where that is less than the LAN's.
-    pub mtu: Option<u32>,
     /// A file in the format of hosts(5), kept in step with the members.
     pub hosts: Option<PathBuf>,
 }
@@ -84,21 +51,8 @@ pub enum Error {
     State(state::Error),
     /// The device.
     Tun(tun::Error),
-    /// The hub refused us.
-    Refused(Refusal, String),
-    /// The hub grants what must not be put on the device.
-    RejectedConfig(grant::RejectedConfig),
-    /// The hub proved another key than the one it had before.
-    KeyChanged {
-        /// The hub.
-        hub: Target,
-        /// The key that we know.
-        known: PublicKey,
-        /// The key that it has now.
-        seen: PublicKey,
-        /// Where the known key came from.
-        pinned_in: Option<PathBuf>,
-    },
+    /// The LAN.
+    Uplink(uplink::Error),
     /// The system.
     System(&'static str, io::Error),
 }
@@ -108,23 +62,7 @@ impl fmt::Display for Error {
         match self {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
-            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
-            Error::RejectedConfig(unfit) => write!(f, "the hub's welcome is not taken: {unfit}"),
-            Error::KeyChanged { hub, known, seen, pinned_in } => {
-                write!(
-                    f,
-                    "the hub at {hub} has key {seen}, not {known}: someone may be in between, or it was "
-                )?;
-                match pinned_in {
-                    Some(path) => write!(
-                        f,
-                        "set up anew; compare with the key that the hub prints at start, and if it is the same \
-                         run with --hub-key {seen} once, or delete its line in {}",
-                        path.display()
-                    ),
-                    None => f.write_str("set up anew; give --hub-key the key that the hub prints at start"),
-                }
-            }
+            Error::Uplink(error) => error.fmt(f),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }
@@ -144,54 +82,34 @@ impl From<tun::Error> for Error {
     }
 }
 
+/// What leads to a link, and the link.
+enum Way {
+    /// Nothing, for now.
+    None,
+    Lookup(Lookup),
+    Dial(Dial),
+    /// The link, which is the connection attempt of this number.
+    Link(Link, u16),
+}
+
 /// A running spoke.
 pub struct Client {
-    config: Config,
-    key: PrivateKey,
-    /// The key that the hub must prove, once it is known.
-    hub_key: Option<PublicKey>,
-    /// When to try again to write it down.
-    pin_again_at: Option<Instant>,
-    state: State,
+    uplink: Uplink,
+    way: Way,
     tun: Tun,
+    kernel_routes: KernelRoutes,
     /// What the device is set to.
     addresses: Vec<IpNetwork>,
-    /// The addresses that it had last, for a hub that lost its list.
-    had: Vec<IpAddr>,
-    /// Our name on the LAN.
-    name: Name,
-    started_at: Instant,
-    control: Option<socket::ControlSocket>,
-    /// Who asked for members that the hub has to tell.
-    pending: PendingRequests,
-    was_on_lan: bool,
-    /// The prefixes that the hub told.
-    told: BTreeSet<IpNetwork>,
-    /// Whether it told more than are taken, and the person knows.
-    told_too_much: bool,
-    /// Networks that this machine is in, but for the LAN, as they were when routes were last set.
-    own_networks: Vec<IpNetwork>,
-    /// Outer addresses of the hub.
-    hub_addresses: Vec<IpAddr>,
-    table: KernelRoutes,
-    /// The prefixes about which the person has been told.
-    explained: BTreeSet<IpNetwork>,
-    phase: Phase,
-    backoff: Backoff,
-    failures: Failures,
-    drops: Drops,
-    pool: Pool,
-    flow_seed: u64,
-    inbox: Inbox,
-    outbox: Buf,
-    /// For packets that the device takes in pieces.
-    cut: Vec<u8>,
     hosts: Option<SyncedFile>,
+    state: State,
+    config: Config,
+    control: Option<ControlSocket>,
+    about: About,
+    signals: UnixStream,
     events: EventLoop,
     waker: Arc<Waker>,
-    signals: UnixStream,
-    /// Whether the last flush left something that the socket may take.
-    wants_flush: bool,
+    /// For packets that the device takes in pieces.
+    scratch: Vec<u8>,
 }
 
 impl Client {
@@ -200,52 +118,33 @@ impl Client {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
-            pins::pinned(&text, &config.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+            pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(SyncedFile::open).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
-        let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
+        let seed = state::random_u64().map_err(system("get random bytes"))?;
         let events = EventLoop::new(64).map_err(system("make an event queue"))?;
-        let waker = events.waker().map_err(system("make an event queue"))?;
+        let now = Instant::now();
         let mut client = Client {
-            hub_key: config.hub_key.or(pinned),
-            pin_again_at: None,
-            phase: Phase::Pause(Instant::now()),
-            flow_seed,
-            name: config.name.clone(),
-            started_at: Instant::now(),
-            control: socket::ControlSocket::open(
+            uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
+            way: Way::None,
+            kernel_routes: KernelRoutes::new(&tun),
+            addresses: Vec::new(),
+            hosts,
+            config,
+            control: ControlSocket::open(
                 state.path(),
                 events.registry(),
                 "`spoke status` and `spoke resolve`",
             ),
-            pending: PendingRequests::default(),
-            had: Vec::new(),
-            config,
-            key,
+            about: About { device: tun.name().to_owned(), started_at: now },
             state,
-            addresses: Vec::new(),
-            was_on_lan: false,
-            told: BTreeSet::new(),
-            told_too_much: false,
-            own_networks: Vec::new(),
-            hub_addresses: Vec::new(),
-            table: KernelRoutes::new(&tun),
             tun,
-            explained: BTreeSet::new(),
-            cut: Vec::new(),
-            hosts,
-            backoff: Backoff::default(),
-            failures: Failures::default(),
-            drops: Drops::default(),
-            pool: Pool::new(SPARE_BYTES),
-            inbox: Inbox::default(),
-            outbox: outbox(),
-            waker,
             signals: UnixStream::from_std(signals),
-            wants_flush: false,
+            waker: events.waker().map_err(system("make an event queue"))?,
             events,
+            scratch: Vec::new(),
         };
         let events = &client.events;
         events
@@ -268,164 +167,216 @@ impl Client {
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
-        self.table.set(&self.tun, BTreeMap::new(), &[]);
+        self.kernel_routes.set(&self.tun, BTreeMap::new(), &[]);
         result
     }
 
     fn serve(&mut self) -> Result<(), Error> {
         let mut turn = Vec::new();
+        let mut has_more = false;
         loop {
-            let deadline = self.deadline();
+            let deadline = if has_more { Some(self.about.started_at) } else { self.deadline() };
             let now = self
                 .events
                 .wait(deadline, &mut turn)
                 .map_err(|error| Error::System("wait for events", error))?;
             for ready in &turn {
                 match ready.source {
-                    Source::Stop => {
-                        self.stop(now);
-                        return Ok(());
-                    }
-                    Source::Waker => self.handle_found(now),
-                    Source::Device => self.read_tun(now),
+                    Source::Stop => return self.stop(now),
+                    Source::Waker => self.finish_lookup(now),
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
-                    Source::Dial(token) => {
-                        if let Phase::Linked(linked) = &mut self.phase
-                            && linked.token == token
-                        {
-                            if ready.is_writable {
-                                linked.link.set_writable();
-                            }
-                            if ready.is_closed {
-                                linked.link.set_ends();
-                            }
-                            if ready.is_readable {
-                                self.read_link(token, now)?;
-                            }
-                        }
-                    }
+                    Source::Device => self.read_device(now),
+                    Source::Dial(number) => self.serve_link(number, ready, now),
                     // Hubs have these.
                     Source::Reload | Source::Listener(_) | Source::Link(_) => {}
                 }
+                self.carry_out(now)?;
             }
-            self.handle_control_timeout(now);
-            self.advance(now)?;
-            self.flush(now)?;
+            self.handle_timeouts(now);
+            self.carry_out(now)?;
+            has_more = self.flush(now);
+            self.carry_out(now)?;
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.wants_flush {
-            return Some(self.started_at);
-        }
-        let deadline = match &self.phase {
-            Phase::Pause(until) => Some(*until),
-            Phase::Lookup(_) => None,
-            Phase::Dial(dial) => Some(dial.deadline()),
-            Phase::Linked(linked) => Some(linked.tunnel.deadline()),
+        let dial = match &self.way {
+            Way::Dial(dial) => Some(dial.deadline()),
+            Way::None | Way::Lookup(_) | Way::Link(..) => None,
         };
-        [deadline, self.pin_again_at, self.control_deadline()].into_iter().flatten().min()
+        let control = self.control.as_ref().and_then(ControlSocket::deadline);
+        [self.uplink.deadline(), dial, control].into_iter().flatten().min()
+    }
+
+    fn handle_timeouts(&mut self, now: Instant) {
+        self.uplink.handle_timeout(now);
+        self.poll_dial(now);
+        if let Some(control) = &mut self.control {
+            control.handle_timeout(self.events.registry(), now);
+        }
     }
 
     // ---- sources
 
-    fn read_tun(&mut self, now: Instant) {
-        let mut bytes = 0;
-        for _ in 0..TURN_PACKETS {
-            if bytes >= TURN_BYTES {
-                break;
-            }
-            let Some(packet) = self.tun.receive(&mut self.pool) else { return };
-            bytes += packet.len();
-            self.send(packet, now);
-        }
-        self.events.again(Source::Device);
-    }
-
-    /// Queues a packet from the kernel for the hub.
-    fn send(&mut self, packet: Buf, now: Instant) {
-        let header = packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse);
-        let verdict = match (&header, &mut self.phase) {
-            (&Err(reason), _) => Err(reason),
-            (Ok(_), Phase::Linked(linked)) if linked.tunnel.is_open() => Ok(&mut linked.tunnel),
-            (Ok(_), _) => Err(Reason::NotOnLan),
-        };
-        if log_enabled!(log::Level::Trace)
-            && let Ok(header) = &header
-        {
-            trace!("{header} to the hub: {}", verdict.as_ref().err().map_or("sent", |reason| reason.label()));
-        }
-        match (verdict, header) {
-            (Ok(tunnel), Ok(header)) => {
-                tunnel.enqueue(packet, header.flow(self.flow_seed), &mut self.pool, now);
-            }
-            (Err(reason), _) | (_, Err(reason)) => {
-                self.drops.add(reason);
-                self.pool.give(packet);
-            }
+    fn read_device(&mut self, now: Instant) {
+        let Client { tun, uplink, .. } = self;
+        if tun.read_turn(|read| uplink.send(now, read)) {
+            self.events.again(Source::Device);
         }
     }
 
-    fn read_link(&mut self, token: u16, now: Instant) -> Result<(), Error> {
-        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
-        if linked.token != token {
-            return Ok(());
-        }
-        let filled = linked.link.fill(&mut linked.tunnel, &mut self.inbox, &mut self.pool, now);
-        loop {
-            let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
-            match linked.tunnel.open(&mut self.inbox, &mut self.pool, now) {
-                Ok(Some(Event::Packet(mut packet))) => {
-                    if let Err(reason) = deliver(&self.tun, &mut packet, &mut self.cut) {
-                        self.drops.add(reason);
-                    }
-                    self.pool.give(packet);
+    fn serve_link(&mut self, number: u16, ready: &Ready, now: Instant) {
+        match &mut self.way {
+            Way::Link(link, own) if *own == number => {
+                link.set_ready(ready.is_writable, ready.is_closed);
+                let outcome = if ready.is_readable {
+                    link::read(link, |read| self.uplink.receive(now, read))
+                } else {
+                    Ok(link::Outcome::Drained)
+                };
+                match outcome {
+                    Ok(link::Outcome::Drained) => {}
+                    Ok(link::Outcome::More) => self.events.again(ready.source),
+                    Err(why) => self.uplink.handle_closed(&why, now),
                 }
-                Ok(Some(Event::Control(control))) => self.handle_control(control, now)?,
-                // Only a hub is asked to let someone join.
-                Ok(Some(Event::Join { .. })) => {}
-                Ok(None) => break,
-                Err(error) => return self.broken(error.into(), now),
+            }
+            Way::None | Way::Lookup(_) | Way::Dial(_) | Way::Link(..) => {}
+        }
+    }
+
+    /// Writes what waits; whether there is more, and the link may take it.
+    fn flush(&mut self, now: Instant) -> bool {
+        let Way::Link(link, _) = &mut self.way else { return false };
+        match link::flush(link, |write| self.uplink.flush(now, write)) {
+            Ok(more) => more,
+            Err(error) => {
+                self.uplink.handle_closed(&error.to_string(), now);
+                false
             }
         }
-        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
-        linked.tunnel.park(&mut self.inbox, &mut self.pool);
-        match filled {
-            Ok(Filled::More) => self.events.again(Source::Dial(token)),
-            Ok(Filled::Drained | Filled::Nothing) => {}
-            Ok(Filled::Closed) => {
-                let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
-                self.broken(closed.into(), now)?;
+    }
+
+    fn serve_control(&mut self, source: Source, now: Instant) {
+        let Some(control) = &mut self.control else { return };
+        let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
+        let answer = match decode(&request) {
+            Ok(Request::Status) => encode(Ok(self.uplink.status(&self.about, now))),
+            Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),
+            Err(text) => encode::<()>(Err(text)),
+        };
+        control.answer(ticket, answer, now);
+    }
+
+    // ---- the way to the hub
+
+    fn finish_lookup(&mut self, now: Instant) {
+        if !matches!(self.way, Way::Lookup(_)) {
+            return;
+        }
+        if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
+            self.observe_networks();
+            self.uplink.handle_resolved(lookup.finish().map_err(|error| error.to_string()), now);
+        }
+    }
+
+    fn poll_dial(&mut self, now: Instant) {
+        let Way::Dial(dial) = &mut self.way else { return };
+        match dial.poll(self.events.registry(), now) {
+            Dialed::Wait => {}
+            Dialed::Connected(hub, stream, number) => {
+                match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
+                    Ok((link, ephemeral)) => {
+                        self.way = Way::Link(link, number);
+                        self.uplink.handle_connected(hub, ephemeral, now);
+                        // The hub may have been quicker than this turn.
+                        self.events.again(Source::Dial(number));
+                    }
+                    Err(error) => {
+                        self.way = Way::None;
+                        self.uplink.handle_unreachable(&error, now);
+                    }
+                }
             }
-            Err(error) => self.broken(error.into(), now)?,
+            Dialed::Failed(error) => {
+                self.way = Way::None;
+                self.uplink.handle_unreachable(&error, now);
+            }
+        }
+    }
+
+    // ---- effects
+
+    fn carry_out(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some(effect) = self.uplink.poll_effect() {
+            match effect {
+                Effect::Deliver(packet) => self.deliver(packet),
+                Effect::Resolve => {
+                    self.way = Way::Lookup(Lookup::start(&self.config.uplink.hub, &self.waker));
+                }
+                Effect::Dial(addresses) => {
+                    self.way = Way::Dial(Dial::start(addresses, now));
+                    self.poll_dial(now);
+                }
+                Effect::Close { reset } => self.close(reset),
+                Effect::Remember(key) => {
+                    let written = self.remember(key).map_err(|error| error.to_string());
+                    self.uplink.handle_remembered(written, now);
+                }
+                Effect::Configure { addresses, mtu } => {
+                    let configured = self.configure(addresses, mtu).map_err(|error| error.to_string());
+                    self.uplink.handle_configured(configured, now);
+                }
+                Effect::SetRoutes { routes, hub } => self.kernel_routes.set(&self.tun, routes, &hub),
+                Effect::Members(peers) => {
+                    if let Some(file) = &self.hosts
+                        && let Err(error) = file.write(&hosts::text(&peers))
+                    {
+                        warn!("{error}");
+                    }
+                }
+                Effect::Answer(ticket, answer) => {
+                    if let Some(control) = &mut self.control {
+                        control.answer(ticket, encode(answer), now);
+                    }
+                }
+                Effect::Log(notice) => log!(notice.level(), "{notice}"),
+                Effect::Exit(error) => return Err(Error::Uplink(error)),
+            }
         }
         Ok(())
     }
 
-    // ---- the end of a turn
+    /// Gives a packet to the kernel.
+    fn deliver(&mut self, mut packet: Buf) {
+        if self.tun.deliver(&mut packet, &mut self.scratch).is_err() {
+            self.uplink.count_device_drop();
+        }
+        self.uplink.recycle(packet);
+    }
 
-    fn flush(&mut self, now: Instant) -> Result<(), Error> {
-        self.wants_flush = false;
-        let Phase::Linked(linked) = &mut self.phase else { return Ok(()) };
-        match linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now) {
-            Ok(flushed) => {
-                self.wants_flush = flushed == Flushed::More;
-                Ok(())
-            }
-            Err(error) => self.broken(error, now),
+    fn close(&mut self, reset: bool) {
+        if let Way::Link(link, _) = std::mem::replace(&mut self.way, Way::None)
+            && reset
+        {
+            link.abort();
         }
     }
 
-    fn stop(&mut self, now: Instant) {
-        info!("stopping");
-        if let Some(key) = self.hub_key.filter(|_| self.pin_again_at.is_some()) {
-            self.keep_pin(key, now);
+    /// Writes the hub's key down; whether it was not there yet.
+    fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
+        let hub = &self.config.uplink.hub;
+        let text = self.state.read(HUBS)?.unwrap_or_default();
+        if pins::pinned(&text, hub) == Ok(Some(key)) {
+            return Ok(false);
         }
-        if let Phase::Linked(linked) = &mut self.phase {
-            // There may be nobody left to hear it.
-            let _ = linked.tunnel.bye(Farewell::Stopping);
-            let _ = linked.link.flush(&mut linked.tunnel, &mut self.outbox, &mut self.pool, now);
-        }
+        self.state.write(HUBS, &pins::with_pin(&text, hub, key)).map(|()| true)
+    }
+
+    fn stop(&mut self, now: Instant) -> Result<(), Error> {
+        self.uplink.stop();
+        self.carry_out(now)?;
+        self.flush(now);
+        Ok(())
     }
 }
 
@@ -436,20 +387,4 @@ impl Drop for Client {
             let _ = self.state.remove(socket::SOCKET);
         }
     }
-}
-
-/// Gives a packet from the hub to the kernel. The hub checked it too, but the kernel is ours to protect.
-fn deliver(tun: &Tun, bytes: &mut [u8], cut: &mut Vec<u8>) -> Result<(), Reason> {
-    let header = offload::check(bytes)?;
-    if icmp::is_neighbour_discovery(bytes, &header) {
-        return Err(Reason::NeighbourDiscovery);
-    }
-    let written = tun.deliver(bytes, cut).map_err(|_| Reason::Device);
-    if log_enabled!(log::Level::Trace) {
-        trace!(
-            "{header} from the hub: {}",
-            written.as_ref().err().map_or("delivered", |reason| reason.label())
-        );
-    }
-    written
 }

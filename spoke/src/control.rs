@@ -1,10 +1,9 @@
 //! What the spoke is asked through its control socket, and what it answers. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::node::request::{MAX_CONNECTIONS, Ticket};
 use common::packet::drops::Drops;
 use common::wire::frame::Peer;
 use common::wire::key::PublicKey;
@@ -29,6 +28,15 @@ pub enum Request {
         #[serde(default)]
         after: Option<Name>,
     },
+}
+
+/// What the program tells about itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its device.
+    pub device: String,
+    /// When it started.
+    pub started_at: Instant,
 }
 
 /// How this spoke stands at this moment.
@@ -133,114 +141,15 @@ pub fn before(name: &Name) -> Option<Name> {
     text.get(..text.len().checked_sub(1)?)?.parse().ok()
 }
 
-/// Who asked the hub for members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// This spoke itself.
-    Own,
-    /// A person, through the control socket.
-    Person(Ticket),
-}
-
-/// Questions for members that the hub has not answered yet. It answers in the order in which it is asked.
-#[derive(Debug, Default)]
-pub struct PendingRequests(VecDeque<Wait>);
-
-#[derive(Debug)]
-struct Wait {
-    /// Whoever gave up keeps its place in the order.
-    asker: Option<Asker>,
-    /// How long a person waits.
-    until: Option<Instant>,
-}
-
-impl Wait {
-    fn person(&self) -> Option<(Ticket, Instant)> {
-        match (self.asker, self.until) {
-            (Some(Asker::Person(ticket)), Some(until)) => Some((ticket, until)),
-            (Some(Asker::Own | Asker::Person(_)) | None, _) => None,
-        }
-    }
-}
-
-impl PendingRequests {
-    /// Whether another person may wait.
-    pub fn has_room(&self) -> bool {
-        self.0.len() < MAX_CONNECTIONS
-    }
-
-    /// The hub was asked for this person.
-    pub fn push(&mut self, ticket: Ticket, now: Instant) {
-        self.0.push_back(Wait { asker: Some(Asker::Person(ticket)), until: Some(now + PATIENCE) });
-    }
-
-    /// The hub was asked by this spoke itself.
-    pub fn push_own(&mut self) {
-        self.0.push_back(Wait { asker: Some(Asker::Own), until: None });
-    }
-
-    /// The hub has told a page: who asked for it, unless that one gave up.
-    pub fn told(&mut self) -> Option<Asker> {
-        self.0.pop_front()?.asker
-    }
-
-    /// Someone who has waited for too long.
-    pub fn poll(&mut self, now: Instant) -> Option<Ticket> {
-        let late = |wait: &&mut Wait| wait.person().is_some_and(|(_, until)| until <= now);
-        let wait = self.0.iter_mut().find(late)?;
-        let (ticket, _) = wait.person()?;
-        wait.asker = None;
-        Some(ticket)
-    }
-
-    /// When `poll` has something to tell.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.0.iter().filter_map(Wait::person).map(|(_, until)| until).min()
-    }
-
-    /// The link is gone, and with it all answers: those who wait in vain.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
-        std::mem::take(&mut self.0).into_iter().filter_map(|wait| Some(wait.person()?.0))
-    }
-}
+/// What a person is told who asks the hub through a spoke that has no link.
+pub const NOT_ON_LAN: &str = "this spoke is not on the LAN now";
+/// What a person is told whom the hub does not answer within [`PATIENCE`].
+pub const NO_ANSWER: &str = "the hub did not answer within 2 s";
+const _: () = assert!(PATIENCE.as_secs() == 2);
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pages_go_to_those_who_asked_in_order_and_not_to_those_who_gave_up() {
-        let start = Instant::now();
-        let [a, b, c] = [1, 2, 3].map(Ticket::for_test);
-        let mut waiting = PendingRequests::default();
-        assert_eq!(waiting.told(), None, "unasked");
-        waiting.push(a, start);
-        waiting.push_own();
-        waiting.push(b, start + Duration::from_millis(1));
-        waiting.push(c, start + Duration::from_millis(500));
-        assert_eq!(waiting.deadline(), Some(start + PATIENCE));
-        assert_eq!(waiting.poll(start + PATIENCE), Some(a));
-        assert_eq!(waiting.poll(start + PATIENCE), None);
-        assert_eq!(waiting.deadline(), Some(start + PATIENCE + Duration::from_millis(1)));
-        assert_eq!(waiting.told(), None, "that was for the one who gave up");
-        assert_eq!(waiting.told(), Some(Asker::Own));
-        assert_eq!(waiting.told(), Some(Asker::Person(b)));
-        waiting.push_own();
-        assert_eq!(waiting.take_all().collect::<Vec<_>>(), [c]);
-        assert_eq!((waiting.deadline(), waiting.told()), (None, None));
-    }
-
-    #[test]
-    fn those_who_wait_are_few() {
-        let start = Instant::now();
-        let mut waiting = PendingRequests::default();
-        for serial in 0..MAX_CONNECTIONS {
-            assert!(waiting.has_room());
-            waiting.push(Ticket::for_test(serial as u64), start);
-        }
-        assert!(!waiting.has_room());
-    }
 
     #[test]
     fn a_name_has_one_before_it() {

@@ -17,7 +17,8 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use spoke::client::{Client, Config};
+use spoke::client::{Client, Config, HUBS};
+use spoke::uplink;
 use spoke::uplink::routes::RoutePolicy;
 use spoke::uplink::target::Target;
 
@@ -99,29 +100,30 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open(path)?,
         None => default_state(args.ip.first())?,
     };
-    let config = Config {
+    let uplink = uplink::Config {
         hub,
         hub_key: args.hub_key,
         addresses: args.ip,
         name: args.name.unwrap_or_else(common::node::cli::host_name),
-        tun: args.tun,
         invite: args.invite,
         route_policy: RoutePolicy { offered: args.route, accepted: args.accept_route, none: args.no_routes },
         mtu: args.mtu,
-        hosts: args.hosts,
+        follows_members: args.hosts.is_some(),
+        pins: state.path().join(HUBS),
     };
-    check(&config)?;
+    check(&uplink)?;
     let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
-    let reach = if config.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
+    let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
+    let config = Config { uplink, tun: args.tun, hosts: args.hosts };
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
     Ok(client.run()?)
 }
 
 /// Refuses what can be known to be wrong, and warns of what may be.
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &uplink::Config) -> Result<(), String> {
     let RoutePolicy { offered, accepted, .. } = &config.route_policy;
     common::node::cli::refuse_host_bits("--route", offered)?;
     common::node::cli::refuse_host_bits("--accept-route", accepted)?;

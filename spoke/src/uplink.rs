@@ -1,8 +1,427 @@
-//! The way to the hub, seen without its socket. Pure.
+//! The spoke's core: its way to the hub, seen without sockets, files and the kernel. Pure.
+//!
+//! Events and the time come in, [`Effect`]s come out; the shell carries them out in order and decides nothing.
+//!
+//! ```text
+//!   Paused ─▶ Resolving ─▶ Dialling ─▶ Linked: handshake ─▶ welcome ─▶ device configured ─▶ on the LAN
+//!     ▲           │            │                            │
+//!     └───────────┴────────────┴── pause, longer each time ─┘
+//! ```
+//! What was learned of the LAN (addresses, prefixes) outlives a link, as the device does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::packet::drops::{Drops, Reason};
+use common::queue::{Buf, Pool};
+use common::wire::frame::{Farewell, Join};
+use common::wire::inbox::Inbox;
+use common::wire::invite::Secret;
+use common::wire::key::{PrivateKey, PublicKey};
+use common::wire::name::Name;
+use common::wire::tunnel::{self, Flushed, Tunnel, outbox};
+use ipnetwork::IpNetwork;
 
 pub mod backoff;
+mod effect;
+mod frames;
 pub mod grant;
 pub mod hosts;
+mod learned;
+pub mod members;
+mod packets;
+mod pin;
 pub mod pins;
+mod retry;
 pub mod routes;
+mod status;
 pub mod target;
+
+pub use effect::{Effect, Error, Notice};
+
+use learned::LearnedRoutes;
+use members::MemberList;
+use pin::Pin;
+use retry::Retry;
+use routes::RoutePolicy;
+use target::Target;
+
+/// Unused buffers that the spoke keeps.
+const SPARE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the person wants of the LAN.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the hub is.
+    pub hub: Target,
+    /// The hub's key, where the person gave it.
+    pub hub_key: Option<PublicKey>,
+    /// The addresses to ask for.
+    pub addresses: Vec<IpAddr>,
+    /// The name to ask for.
+    pub name: Name,
+    /// The invite to show.
+    pub invite: Option<Secret>,
+    /// Networks behind this spoke, and which prefixes to take.
+    pub route_policy: RoutePolicy,
+    /// The largest packet that the device is to take, where that is less than the LAN's.
+    pub mtu: Option<u32>,
+    /// Whether somebody follows the list of members: [`Effect::Members`].
+    pub follows_members: bool,
+    /// The file in which the keys of hubs are remembered, for messages.
+    pub pins: PathBuf,
+}
+
+/// Where the spoke stands with its hub.
+enum Phase {
+    /// Waits before it tries again.
+    Paused(Instant),
+    /// Its name is being looked up.
+    Resolving,
+    /// Connections are being tried.
+    Dialling,
+    /// There is a connection.
+    Linked(Box<Linked>),
+}
+
+struct Linked {
+    tunnel: Tunnel,
+    /// The hub's outer address.
+    hub: SocketAddr,
+    /// What the hub granted, while the device is being configured for it.
+    welcome: Option<common::wire::frame::Welcome>,
+    /// Since when this spoke is on the LAN by this link.
+    joined_at: Option<Instant>,
+}
+
+/// What this spoke is on the LAN.
+struct Identity {
+    name: Name,
+    /// What the device is set to; the last that was granted, while there is no link.
+    addresses: Vec<IpNetwork>,
+    /// Whether a hub has let it in since it started.
+    was_on_lan: bool,
+}
+
+/// What packets pass through.
+struct Buffers {
+    pool: Pool,
+    inbox: Inbox,
+    outbox: Buf,
+    /// Packets that were dropped on earlier links, or without one.
+    drops: Drops,
+    /// Makes flow hashes unpredictable.
+    flow_seed: u64,
+}
+
+/// The spoke's core.
+pub struct Uplink {
+    config: Config,
+    key: PrivateKey,
+    phase: Phase,
+    retry: Retry,
+    pin: Pin,
+    identity: Identity,
+    /// Networks that this machine is in, but for the LAN.
+    own_networks: Vec<IpNetwork>,
+    /// Outer addresses of the hub, those that are tried included.
+    hub_addresses: Vec<IpAddr>,
+    routes: LearnedRoutes,
+    members: MemberList,
+    buffers: Buffers,
+    effects: VecDeque<Effect>,
+}
+
+impl Uplink {
+    /// A spoke that begins to look for its hub at `now`. `pinned`: the key that was remembered for it; `seed`: random.
+    pub fn new(
+        config: Config,
+        key: PrivateKey,
+        pinned: Option<PublicKey>,
+        seed: u64,
+        now: Instant,
+    ) -> Uplink {
+        Uplink {
+            pin: Pin::new(config.hub_key.or(pinned)),
+            identity: Identity { name: config.name.clone(), addresses: Vec::new(), was_on_lan: false },
+            config,
+            key,
+            phase: Phase::Paused(now),
+            retry: Retry::new(seed),
+            own_networks: Vec::new(),
+            hub_addresses: Vec::new(),
+            routes: LearnedRoutes::default(),
+            members: MemberList::default(),
+            buffers: Buffers {
+                pool: Pool::new(SPARE_BYTES),
+                inbox: Inbox::default(),
+                outbox: outbox(),
+                drops: Drops::default(),
+                flow_seed: seed,
+            },
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Whether packets can go to the hub.
+    pub fn is_on_lan(&self) -> bool {
+        matches!(&self.phase, Phase::Linked(linked) if linked.joined_at.is_some())
+    }
+
+    // ---- time
+
+    /// When `handle_timeout` has something to do next.
+    pub fn deadline(&self) -> Option<Instant> {
+        let phase = match &self.phase {
+            Phase::Paused(until) => Some(*until),
+            Phase::Resolving | Phase::Dialling => None,
+            Phase::Linked(linked) => Some(linked.tunnel.deadline()),
+        };
+        [phase, self.pin.again_at(), self.members.deadline()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(key) = self.pin.poll(now) {
+            self.effects.push_back(Effect::Remember(key));
+        }
+        self.answer_late(now);
+        match &mut self.phase {
+            Phase::Paused(until) if *until <= now => {
+                self.phase = Phase::Resolving;
+                self.effects.push_back(Effect::Resolve);
+            }
+            Phase::Linked(linked) => {
+                if let Err(error) = linked.tunnel.handle_timeout(now) {
+                    self.fail_link(error, now);
+                }
+            }
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling => {}
+        }
+    }
+
+    // ---- towards the hub
+
+    /// The outcome of [`Effect::Resolve`]: the hub's addresses, or why there are none.
+    pub fn handle_resolved(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) {
+        if !matches!(self.phase, Phase::Resolving) {
+            return;
+        }
+        match found {
+            Ok(addresses) => {
+                self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
+                // No route may lead the dialling itself into the LAN.
+                self.set_routes();
+                self.phase = Phase::Dialling;
+                self.effects.push_back(Effect::Dial(addresses));
+            }
+            Err(why) => self.try_again(format!("cannot find {}: {why}", self.config.hub.host), now),
+        }
+    }
+
+    /// [`Effect::Dial`] did not lead to a connection.
+    pub fn handle_unreachable(&mut self, error: &io::Error, now: Instant) {
+        if !matches!(self.phase, Phase::Dialling) {
+            return;
+        }
+        let why = if error.kind() == io::ErrorKind::ConnectionRefused {
+            "nothing listens there: is the hub running?".to_owned()
+        } else if error.kind() == io::ErrorKind::TimedOut {
+            "no answer: is the port open on the way?".to_owned()
+        } else {
+            error.to_string()
+        };
+        self.try_again(format!("cannot reach {}: {why}", self.config.hub), now);
+    }
+
+    /// [`Effect::Dial`] led to a connection with the hub at this address. `ephemeral`: 32 random bytes.
+    pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
+        if !matches!(self.phase, Phase::Dialling) {
+            return;
+        }
+        let join = Join {
+            name: self.config.name.clone(),
+            addresses: self.config.addresses.clone(),
+            routes: self.config.route_policy.offered.clone(),
+            mtu: self.config.mtu,
+            invite: self.config.invite.as_ref().map(|invite| invite.0),
+            had: self.identity.addresses.iter().map(|address| address.ip()).collect(),
+        };
+        let pool = &mut self.buffers.pool;
+        let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
+        self.routes.begin_link();
+        self.phase = Phase::Linked(Box::new(Linked { tunnel, hub, welcome: None, joined_at: None }));
+    }
+
+    /// The connection closed, or failed.
+    pub fn handle_closed(&mut self, why: &str, now: Instant) {
+        if matches!(self.phase, Phase::Linked(_)) {
+            self.lose_link(why, now);
+        }
+    }
+
+    fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
+        if let tunnel::Error::HubKey { seen } = error {
+            let error = Error::KeyChanged {
+                hub: self.config.hub.clone(),
+                known: self.pin.key().unwrap_or(seen),
+                seen,
+                pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
+            };
+            self.retry.slow_down();
+            self.end_or_try_again(error, now);
+            return;
+        }
+        if error == tunnel::Error::Silent {
+            self.close_link(true, now);
+        }
+        self.lose_link(&error.to_string(), now);
+    }
+
+    fn lose_link(&mut self, why: &str, now: Instant) {
+        let what = match &self.phase {
+            Phase::Linked(linked) if !linked.tunnel.is_open() => "cannot join through",
+            Phase::Linked(_) | Phase::Paused(_) | Phase::Resolving | Phase::Dialling => "lost the hub",
+        };
+        self.try_again(format!("{what} {}: {why}", self.config.hub), now);
+    }
+
+    /// Ends the process if it was never on the LAN, as a person waits for it; else goes on trying.
+    fn end_or_try_again(&mut self, error: Error, now: Instant) {
+        if self.identity.was_on_lan {
+            self.try_again(error.to_string(), now);
+        } else {
+            self.effects.push_back(Effect::Exit(error));
+        }
+    }
+
+    /// Ends the attempt or the link, and begins again after a pause.
+    fn try_again(&mut self, why: String, now: Instant) {
+        self.close_link(false, now);
+        let (pause, notice) = self.retry.failed(why);
+        self.effects.extend(notice.map(Effect::Log));
+        self.phase = Phase::Paused(now + pause);
+        self.set_routes();
+    }
+
+    /// Closes the link, if there is one. `reset`: the other end could not hear a goodbye.
+    fn close_link(&mut self, reset: bool, now: Instant) {
+        if !matches!(self.phase, Phase::Linked(_)) {
+            return;
+        }
+        if let Phase::Linked(mut linked) = std::mem::replace(&mut self.phase, Phase::Paused(now)) {
+            self.buffers.drops.add_all(&linked.tunnel.queue().drops());
+            linked.tunnel.close(&mut self.buffers.pool);
+            self.effects.push_back(Effect::Close { reset });
+        }
+        self.answer_nobody();
+    }
+
+    // ---- the hub's key
+
+    /// The outcome of [`Effect::Remember`]: whether it was news, or why it could not be written.
+    pub fn handle_remembered(&mut self, written: Result<bool, String>, now: Instant) {
+        let hub = self.config.hub.clone();
+        let notice = match written {
+            Ok(true) => self.pin.key().map(|key| Notice::HubRemembered { hub, key }),
+            Ok(false) => None,
+            Err(why) => self.pin.failed(now).then_some(Notice::HubNotRemembered(why)),
+        };
+        self.effects.extend(notice.map(Effect::Log));
+    }
+
+    /// Holds on to the key of the hub that has just spoken: the first time, or when the person gave another one.
+    fn pin_hub(&mut self) {
+        let Phase::Linked(linked) = &self.phase else { return };
+        if let Some(key) = linked.tunnel.remote() {
+            self.pin.set(key);
+            self.effects.push_back(Effect::Remember(key));
+        }
+    }
+
+    // ---- the machine
+
+    /// The networks that this machine is in now, but for the LAN.
+    pub fn handle_networks(&mut self, networks: Vec<IpNetwork>) {
+        if self.own_networks != networks {
+            self.own_networks = networks;
+            self.set_routes();
+        }
+    }
+
+    /// Says goodbye: what is left to do and to flush is the last.
+    pub fn stop(&mut self) {
+        self.effects.push_back(Effect::Log(Notice::Stopping));
+        if let Some(key) = self.pin.unwritten() {
+            self.effects.push_back(Effect::Remember(key));
+        }
+        if let Phase::Linked(linked) = &mut self.phase {
+            // There may be nobody left to hear it.
+            let _ = linked.tunnel.bye(Farewell::Stopping);
+        }
+    }
+
+    // ---- bytes
+
+    /// Reads once from the link: `read` fills the space that it is given and returns how much it filled, 0 where
+    /// nothing came.
+    pub fn receive(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        let Buffers { inbox, pool, .. } = &mut self.buffers;
+        linked.tunnel.fill(inbox, pool, now, read);
+        loop {
+            let Phase::Linked(linked) = &mut self.phase else { return };
+            let Buffers { inbox, pool, .. } = &mut self.buffers;
+            match linked.tunnel.open(inbox, pool, now) {
+                Ok(Some(tunnel::Event::Packet(packet))) => self.deliver(packet),
+                Ok(Some(tunnel::Event::Control(frame))) => self.handle_frame(frame, now),
+                // Only a hub is asked to let someone join.
+                Ok(Some(tunnel::Event::Join { .. })) => {}
+                Ok(None) => break,
+                Err(error) => return self.fail_link(error, now),
+            }
+        }
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        linked.tunnel.park(&mut self.buffers.inbox, &mut self.buffers.pool);
+    }
+
+    /// Whether there is anything to write to the link.
+    pub fn wants_write(&self) -> bool {
+        matches!(&self.phase, Phase::Linked(linked) if linked.tunnel.wants_write())
+    }
+
+    /// Writes what the link takes: `write` returns how many bytes it took, fewer than it was given where it is full.
+    /// Not to be called while it is known to be full.
+    pub fn flush(&mut self, now: Instant, write: impl FnMut(&[u8]) -> usize) -> Flushed {
+        let Phase::Linked(linked) = &mut self.phase else { return Flushed::Done };
+        let Buffers { outbox, pool, .. } = &mut self.buffers;
+        match linked.tunnel.flush(outbox, pool, now, write) {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                self.fail_link(error, now);
+                Flushed::Done
+            }
+        }
+    }
+
+    /// Counts a packet that the device did not take.
+    pub fn count_device_drop(&mut self) {
+        self.buffers.drops.add(Reason::Device);
+    }
+
+    /// Takes a buffer back that an effect brought out.
+    pub fn recycle(&mut self, packet: Buf) {
+        self.buffers.pool.give(packet);
+    }
+}
+
+/// How long to wait before the hub's key is written again after that failed.
+const PIN_PAUSE: Duration = Duration::from_secs(10);

@@ -162,6 +162,35 @@ impl Tun {
         }
     }
 
+    /// Reads what one turn of the loop may: up to [`TURN_PACKETS`] packets and [`TURN_BYTES`] bytes. `take` gets what
+    /// reads one packet into its space, and returns that packet's length. Whether there may be more.
+    pub fn read_turn(
+        &self,
+        mut take: impl FnMut(&mut dyn FnMut(&mut [u8]) -> Option<usize>) -> Option<usize>,
+    ) -> bool {
+        let mut bytes = 0;
+        for _ in 0..TURN_PACKETS {
+            if bytes >= TURN_BYTES {
+                break;
+            }
+            let Some(len) = take(&mut |space| self.read_or_log(space)) else { return false };
+            bytes += len;
+        }
+        true
+    }
+
+    fn read_or_log(&self, space: &mut [u8]) -> Option<usize> {
+        match self.read(space) {
+            Ok(len) => Some(len),
+            Err(error) => {
+                if error.kind() != ErrorKind::WouldBlock {
+                    error!("cannot read from {}: {error}", self.name());
+                }
+                None
+            }
+        }
+    }
+
     /// Hands one packet, header first, to the machine.
     ///
     /// # Errors

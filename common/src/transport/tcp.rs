@@ -90,6 +90,12 @@ impl Link {
         self.stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// Takes in what an event said about the socket.
+    pub fn set_ready(&mut self, is_writable: bool, is_closed: bool) {
+        self.writable |= is_writable;
+        self.ends |= is_closed;
+    }
+
     /// Tells that the socket was reported writable.
     pub fn set_writable(&mut self) {
         self.writable = true;

@@ -1,0 +1,70 @@
+//! One read and one write of a tunnel's socket, for both programs. IO, by [`Link`].
+//!
+//! The core opens and seals; the socket's state stays with its [`Link`].
+
+use std::io;
+
+use crate::transport::tcp::{Filled, Link};
+use crate::wire::tunnel::Flushed;
+
+/// What a read left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There may be more: the source is to be served again in the next turn.
+    More,
+    /// Nothing more for now.
+    Drained,
+}
+
+/// Reads once: `receive` is the core's, and gets what fills its space. An error says why the link closed.
+///
+/// # Errors
+/// What came before it is received all the same.
+pub fn read(
+    link: &mut Link,
+    receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
+) -> Result<Outcome, String> {
+    let mut filled = Ok(Filled::Nothing);
+    receive(&mut |space| match link.read(space) {
+        Ok((len, said)) => {
+            filled = Ok(said);
+            len
+        }
+        Err(error) => {
+            filled = Err(error);
+            0
+        }
+    });
+    match filled {
+        Ok(Filled::More) => Ok(Outcome::More),
+        Ok(Filled::Drained | Filled::Nothing) => Ok(Outcome::Drained),
+        Ok(Filled::Closed) => Err("it closed the connection".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Writes until the socket is full or a burst is out: `flush` is the core's, and gets what takes its bytes. Whether there
+/// is more, and the socket may take it.
+///
+/// # Errors
+/// Where the socket failed.
+pub fn flush(
+    link: &mut Link,
+    flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> Flushed,
+) -> io::Result<bool> {
+    if !link.is_writable() {
+        return Ok(false);
+    }
+    let mut failed = None;
+    let flushed = flush(&mut |bytes| match link.write(bytes) {
+        Ok(len) => len,
+        Err(error) => {
+            failed = Some(error);
+            0
+        }
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(flushed == Flushed::More),
+    }
+}

@@ -1,0 +1,194 @@
+//! What the spoke's core has done by its shell. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use common::node::request::Ticket;
+use common::node::text::Printable;
+use common::queue::Buf;
+use common::wire::frame::{Peer, Refusal};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+use ipnetwork::IpNetwork;
+use log::Level;
+
+use super::grant::RejectedConfig;
+use super::routes::{RouteMode, Skip};
+use super::target::Target;
+use crate::control::Page;
+
+/// One thing to do. All are to be done in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Look the hub's name up; answer by `handle_resolved`.
+    Resolve,
+    /// Connect to the first of these that answers; answer by `handle_connected` or `handle_unreachable`.
+    Dial(Vec<SocketAddr>),
+    /// Close the connection, by a reset where the other end could not hear a goodbye.
+    Close {
+        /// Whether to reset it.
+        reset: bool,
+    },
+    /// Write down that the hub has this key; answer by `handle_remembered`.
+    Remember(PublicKey),
+    /// Give the device exactly these addresses and this MTU; answer by `handle_configured`.
+    Configure {
+        /// With the prefix length of the LAN.
+        addresses: Vec<IpNetwork>,
+        /// In bytes.
+        mtu: u32,
+    },
+    /// Have exactly these routes through the device.
+    SetRoutes {
+        /// Each prefix, and how it is reached.
+        routes: BTreeMap<IpNetwork, RouteMode>,
+        /// Outer addresses of the hub, which are never reached through the device.
+        hub: Vec<IpAddr>,
+    },
+    /// Give a packet to the kernel, and its buffer back by `recycle`.
+    Deliver(Buf),
+    /// The list of members, whole.
+    Members(Vec<Peer>),
+    /// Answer a person.
+    Answer(Ticket, Result<Page, String>),
+    /// Write to the log.
+    Log(Notice),
+    /// End the process.
+    Exit(Error),
+}
+
+/// Why the spoke may not be on the LAN. Its text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The hub refused us.
+    Refused(Refusal, String),
+    /// The hub grants what must not be put on the device.
+    RejectedConfig(RejectedConfig),
+    /// The device cannot be what the hub grants.
+    Device(String),
+    /// The hub proved another key than the one it had before.
+    KeyChanged {
+        /// The hub.
+        hub: Target,
+        /// The key that we know.
+        known: PublicKey,
+        /// The key that it has now.
+        seen: PublicKey,
+        /// Where the known key came from.
+        pinned_in: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Refused(_, text) => write!(f, "the hub refused this spoke: {}", Printable(text)),
+            Error::RejectedConfig(rejected) => write!(f, "rejected the hub's configuration: {rejected}"),
+            Error::Device(why) => f.write_str(why),
+            Error::KeyChanged { hub, known, seen, pinned_in } => {
+                write!(
+                    f,
+                    "the hub at {hub} has key {seen}, not {known}: someone may be in between, or it was "
+                )?;
+                match pinned_in {
+                    Some(path) => write!(
+                        f,
+                        "set up anew; compare with the key that the hub prints at start, and if it is the same \
+                         run with --hub-key {seen} once, or delete its line in {}",
+                        path.display()
+                    ),
+                    None => f.write_str("set up anew; give --hub-key the key that the hub prints at start"),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An attempt failed, or a link was lost.
+    Failed(String),
+    /// It fails for the same reason again and again.
+    FailedAgain(String, usize),
+    /// On the LAN.
+    OnLan {
+        /// The own addresses.
+        addresses: Vec<IpAddr>,
+        /// The own name.
+        name: Name,
+        /// The hub's outer address.
+        hub: SocketAddr,
+    },
+    /// The hub does not take a network that this spoke offers.
+    OfferRefused(IpNetwork),
+    /// The hub tells more prefixes than are taken.
+    TooManyRoutes(usize),
+    /// A prefix holds the hub itself.
+    RouteAroundHub(IpNetwork),
+    /// A prefix is not taken.
+    RouteSkipped(IpNetwork, Skip),
+    /// The hub's key is written down.
+    HubRemembered {
+        /// The hub.
+        hub: Target,
+        /// Its key.
+        key: PublicKey,
+    },
+    /// It is not.
+    HubNotRemembered(String),
+    /// The process ends.
+    Stopping,
+}
+
+impl Notice {
+    /// How important the line is.
+    pub fn level(&self) -> Level {
+        match self {
+            Notice::Failed(_)
+            | Notice::FailedAgain(..)
+            | Notice::OfferRefused(_)
+            | Notice::TooManyRoutes(_)
+            | Notice::RouteAroundHub(_)
+            | Notice::HubNotRemembered(_) => Level::Warn,
+            Notice::OnLan { .. }
+            | Notice::RouteSkipped(..)
+            | Notice::HubRemembered { .. }
+            | Notice::Stopping => Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Failed(why) => write!(f, "{why}; trying again until it works"),
+            Notice::FailedAgain(why, count) => write!(f, "{why} (tried {count} times)"),
+            Notice::OnLan { addresses, name, hub } => {
+                let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                write!(f, "on the LAN as {} ({name}), through {hub}", own.join(" and "))
+            }
+            Notice::OfferRefused(route) => {
+                write!(f, "the hub does not take the route {route}: its log says why")
+            }
+            Notice::TooManyRoutes(most) => {
+                write!(f, "the hub announces more than {most} routes: the others are ignored")
+            }
+            Notice::RouteAroundHub(prefix) => {
+                write!(f, "route {prefix} holds the hub itself: the tunnel goes around it")
+            }
+            Notice::RouteSkipped(prefix, skip) => write!(f, "route {prefix} is not taken: {skip}"),
+            Notice::HubRemembered { hub, key } => {
+                write!(f, "the hub at {hub} has key {key}; it is remembered")
+            }
+            Notice::HubNotRemembered(why) => {
+                write!(f, "{why}; until then the hub's key is not remembered when the spoke ends")
+            }
+            Notice::Stopping => f.write_str("stopping"),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What the hub says: welcome, refusal, routes, members, farewell. Pure.
+
+use std::time::Instant;
+
+use common::node::request::Ticket;
+use common::wire::frame::{ControlFrame, Farewell, Peer, Refusal, Welcome};
+use common::wire::name::Name;
+
+use super::learned::MAX_ANNOUNCED;
+use super::members::{Asked, Told};
+use super::routes::{RouteMode, View};
+use super::{Effect, Error, Notice, Phase, Uplink, grant};
+use crate::control::{MemberStatus, NO_ANSWER, NOT_ON_LAN, Page};
+
+impl Uplink {
+    pub(super) fn handle_frame(&mut self, frame: ControlFrame, now: Instant) {
+        match frame {
+            ControlFrame::Welcome(welcome) => self.handle_welcome(welcome, now),
+            ControlFrame::Refused { reason, text } => self.handle_refused(reason, text, now),
+            ControlFrame::Bye(farewell) => self.handle_bye(farewell, now),
+            ControlFrame::Routes { added, removed, all } => {
+                if self.routes.update(added, &removed, all) {
+                    self.effects.push_back(Effect::Log(Notice::TooManyRoutes(MAX_ANNOUNCED)));
+                }
+                if all {
+                    self.set_routes();
+                    self.explain_routes();
+                }
+            }
+            ControlFrame::Members { peers, last } => self.handle_members(peers, last, now),
+            ControlFrame::MembersChanged => self.refresh_members(now),
+            // The tunnel answers or refuses these itself.
+            ControlFrame::Ping(_) | ControlFrame::Pong(_) | ControlFrame::AskMembers { .. } => {}
+        }
+    }
+
+    fn handle_refused(&mut self, reason: Refusal, text: String, now: Instant) {
+        self.pin_hub();
+        let refused = Error::Refused(reason, text);
+        if reason == Refusal::Revoked {
+            self.effects.push_back(Effect::Exit(refused));
+        } else {
+            self.end_or_try_again(refused, now);
+        }
+    }
+
+    fn handle_bye(&mut self, farewell: Farewell, now: Instant) {
+        let why = match farewell {
+            Farewell::Stopping => "it stops",
+            Farewell::Replaced => {
+                self.retry.slow_down();
+                "another spoke joined with the same key: if that was a second one on purpose, give each its own \
+                 --state DIR"
+            }
+            Farewell::Revoked => {
+                let text = "its membership was revoked".to_owned();
+                self.effects.push_back(Effect::Exit(Error::Refused(Refusal::Revoked, text)));
+                return;
+            }
+            Farewell::AddressLost => "our address went to another spoke while we did not answer",
+            Farewell::Changed => "our membership was changed",
+            Farewell::Other(_) => "it said goodbye",
+        };
+        self.try_again(format!("lost the hub {}: {why}", self.config.hub), now);
+    }
+
+    // ---- the welcome
+
+    fn handle_welcome(&mut self, welcome: Welcome, now: Instant) {
+        self.pin_hub();
+        let accepted = &self.config.route_policy.accepted;
+        if let Err(rejected) = grant::check(&welcome, &self.config.addresses, accepted, &self.hub_addresses) {
+            return self.end_or_try_again(Error::RejectedConfig(rejected), now);
+        }
+        let mtu = self.config.mtu.map_or(welcome.mtu, |mtu| mtu.min(welcome.mtu));
+        self.effects.push_back(Effect::Configure { addresses: welcome.addresses.clone(), mtu });
+        if let Phase::Linked(linked) = &mut self.phase {
+            linked.welcome = Some(welcome);
+        }
+    }
+
+    /// The outcome of [`Effect::Configure`]; an error's text says what to do. Only now this spoke is on the LAN.
+    pub fn handle_configured(&mut self, configured: Result<(), String>, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        let Some(welcome) = linked.welcome.take() else { return };
+        if let Err(why) = configured {
+            return self.end_or_try_again(Error::Device(why), now);
+        }
+        linked.joined_at = Some(now);
+        let hub = linked.hub;
+        self.identity.was_on_lan = true;
+        self.retry.succeeded();
+        let refused =
+            self.config.route_policy.offered.iter().filter(|&offer| !welcome.routes.contains(offer));
+        self.effects.extend(refused.map(|&offer| Effect::Log(Notice::OfferRefused(offer))));
+        self.effects.push_back(Effect::Log(Notice::OnLan {
+            addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
+            name: welcome.name.clone(),
+            hub,
+        }));
+        self.identity.name = welcome.name;
+        self.identity.addresses = welcome.addresses;
+        // The kernel forgets routes with the addresses that they need.
+        self.set_routes();
+        if self.config.follows_members {
+            self.refresh_members(now);
+        }
+    }
+
+    // ---- routes
+
+    /// Asks for the routes that fit what the hub announced and how the link stands.
+    pub(super) fn set_routes(&mut self) {
+        let view = View {
+            route_policy: &self.config.route_policy,
+            own: &self.own_networks,
+            hub: &self.hub_addresses,
+            is_linked: matches!(self.phase, Phase::Linked(_)),
+        };
+        if let Some(routes) = self.routes.plan(&view) {
+            self.effects.push_back(Effect::SetRoutes { routes, hub: self.hub_addresses.clone() });
+        }
+    }
+
+    /// Tells about each prefix, once, why it is not taken or what is special about it.
+    fn explain_routes(&mut self) {
+        let view = View {
+            route_policy: &self.config.route_policy,
+            own: &self.own_networks,
+            hub: &self.hub_addresses,
+            is_linked: matches!(self.phase, Phase::Linked(_)),
+        };
+        let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {
+            Ok(RouteMode::Main) => None,
+            Ok(RouteMode::Around) => Some(Notice::RouteAroundHub(prefix)),
+            Err(skip) => Some(Notice::RouteSkipped(prefix, skip)),
+        });
+        self.effects.extend(notices.map(Effect::Log));
+    }
+
+    // ---- members
+
+    /// A person asks for a page of the members, from the first name after `after` on.
+    pub fn ask_members(&mut self, ticket: Ticket, after: Option<Name>, now: Instant) {
+        if !self.is_on_lan() {
+            return self.refuse(ticket, NOT_ON_LAN);
+        }
+        match self.members.ask_for(ticket, after, now) {
+            Ok(question) => self.ask(question, now),
+            Err(why) => self.refuse(ticket, why),
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, why: &str) {
+        self.effects.push_back(Effect::Answer(ticket, Err(why.to_owned())));
+    }
+
+    /// Reads the list of members anew.
+    fn refresh_members(&mut self, now: Instant) {
+        if let Some(question) = self.members.refresh() {
+            self.ask(question, now);
+        }
+    }
+
+    fn ask(&mut self, Asked { after, watch }: Asked, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        if let Err(error) = linked.tunnel.control(&ControlFrame::AskMembers { after, watch }) {
+            self.fail_link(error, now);
+        }
+    }
+
+    fn handle_members(&mut self, peers: Vec<Peer>, last: bool, now: Instant) {
+        match self.members.handle_page(peers, last) {
+            Told::Person(ticket, peers) => {
+                let page = Page { members: peers.into_iter().map(MemberStatus::from).collect(), last };
+                self.effects.push_back(Effect::Answer(ticket, Ok(page)));
+            }
+            Told::GoOn(question) => self.ask(question, now),
+            Told::Whole(peers, again) => {
+                self.effects.push_back(Effect::Members(peers));
+                if let Some(question) = again {
+                    self.ask(question, now);
+                }
+            }
+            Told::Nobody => {}
+        }
+    }
+
+    /// Answers those who have waited for too long.
+    pub(super) fn answer_late(&mut self, now: Instant) {
+        while let Some(ticket) = self.members.poll_late(now) {
+            self.effects.push_back(Effect::Answer(ticket, Err(NO_ANSWER.to_owned())));
+        }
+    }
+
+    /// The link is gone: answers those who wait for the hub.
+    pub(super) fn answer_nobody(&mut self) {
+        let waiting = self.members.end_link();
+        self.effects.extend(waiting.map(|ticket| Effect::Answer(ticket, Err(NOT_ON_LAN.to_owned()))));
+    }
+}

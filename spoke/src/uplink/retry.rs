@@ -1,0 +1,65 @@
+//! When the hub is tried again, and what the person hears of failed attempts. Pure.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::effect::Notice;
+
+/// Failed attempts in a row.
+pub(super) struct Retry {
+    backoff: Backoff,
+    /// Why the last one failed.
+    last: String,
+    /// How often in a row it failed for that reason.
+    count: usize,
+    seed: u64,
+    attempts: u64,
+}
+
+impl Retry {
+    /// `seed`: random, so that the spokes of a hub that restarts do not come back as one.
+    pub(super) fn new(seed: u64) -> Retry {
+        Retry { backoff: Backoff::default(), last: String::new(), count: 0, seed, attempts: 0 }
+    }
+
+    /// An attempt failed: how long to pause, and what to log. The same reason is logged once, and then each tenth time.
+    pub(super) fn failed(&mut self, why: String) -> (Duration, Option<Notice>) {
+        if why != self.last {
+            self.last = why;
+            self.count = 0;
+        }
+        self.count += 1;
+        let notice = match self.count {
+            1 => Some(Notice::Failed(self.last.clone())),
+            count if count.is_multiple_of(10) => Some(Notice::FailedAgain(self.last.clone(), count)),
+            _ => None,
+        };
+        let random = self.random();
+        (self.backoff.pause(random), notice)
+    }
+
+    /// The spoke is on the LAN.
+    pub(super) fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.last.clear();
+        self.count = 0;
+    }
+
+    /// Goes to the longest pause at once, where haste cannot help.
+    pub(super) fn slow_down(&mut self) {
+        self.backoff.slow_down();
+    }
+
+    /// Why the last attempt failed, if there was none since that worked.
+    pub(super) fn reason(&self) -> Option<&str> {
+        (!self.last.is_empty()).then_some(&self.last)
+    }
+
+    fn random(&mut self) -> u32 {
+        self.attempts += 1;
+        let mut hasher = DefaultHasher::new();
+        (self.seed, self.attempts).hash(&mut hasher);
+        (hasher.finish() >> 32) as u32
+    }
+}

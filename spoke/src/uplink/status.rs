@@ -1,0 +1,51 @@
+//! How the spoke stands, for a person. Pure.
+
+use std::time::Instant;
+
+use super::{Phase, Uplink};
+use crate::control::{About, LinkStatus, Status, drops};
+
+impl Uplink {
+    /// How this spoke stands at this moment, without members.
+    pub fn status(&self, about: &About, now: Instant) -> Status {
+        let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
+        let mut dropped = self.buffers.drops.clone();
+        let mut link = None;
+        let phase = match &self.phase {
+            Phase::Paused(_) => "waiting",
+            Phase::Resolving => "looking-up",
+            Phase::Dialling => "connecting",
+            Phase::Linked(linked) => match linked.joined_at {
+                None => "joining",
+                Some(joined_at) => {
+                    let (received, sent) = linked.tunnel.traffic();
+                    dropped.add_all(&linked.tunnel.queue().drops());
+                    link = Some(LinkStatus {
+                        seconds: ago(joined_at),
+                        hub_address: linked.hub,
+                        round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
+                        received: received.into(),
+                        sent: sent.into(),
+                        queue_bytes: linked.tunnel.queue().bytes(),
+                    });
+                    "on-lan"
+                }
+            },
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            up_seconds: ago(about.started_at),
+            name: self.identity.name.clone(),
+            addresses: self.identity.addresses.clone(),
+            device: about.device.clone(),
+            key: self.key.public(),
+            hub: self.config.hub.to_string(),
+            hub_key: self.pin.key(),
+            phase: phase.to_owned(),
+            trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
+            link,
+            drops: drops(&dropped),
+            members: Vec::new(),
+        }
+    }
+}
