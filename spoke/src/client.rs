@@ -21,7 +21,6 @@ use common::node::text::Printable;
 use common::packet::drops::{Drops, Reason};
 use common::packet::icmp;
 use common::packet::offload;
-use common::packet::{self, VNET_LEN};
 use common::queue::{Buf, Pool};
 use common::transport::tcp::{Filled, Flushed};
 use common::wire::frame::{Farewell, Refusal};
@@ -343,8 +342,8 @@ impl Client {
     }
 
     /// Queues a packet from the kernel for the hub.
-    fn send(&mut self, packet: Buf, now: Instant) {
-        let header = packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse);
+    fn send(&mut self, mut packet: Buf, now: Instant) {
+        let header = offload::check_own(&mut packet);
         let verdict = match (&header, &mut self.phase) {
             (&Err(reason), _) => Err(reason),
             (Ok(_), Phase::Linked(linked)) if linked.tunnel.is_open() => Ok(&mut linked.tunnel),
