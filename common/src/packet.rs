@@ -2,6 +2,7 @@
 
 mod checksum;
 pub mod drops;
+mod extensions;
 mod header;
 pub mod icmp;
 pub mod link_local;

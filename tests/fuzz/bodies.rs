@@ -194,6 +194,12 @@ pub(crate) fn packet(data: &[u8]) {
     // Whatever comes: no panic, also without `check`.
     offload::split_front(&mut packet.clone(), mtu, &mut scratch);
     offload::segment(&mut packet.clone(), Features::default(), &mut scratch, |_| {});
+    let mut own = packet.clone();
+    if let Ok(header) = offload::check_own(&mut own) {
+        let finished = own.clone();
+        assert_eq!(offload::check(&mut own), Ok(header), "what our own kernel left open is finished");
+        assert_eq!(own, finished, "and stays as it is");
+    }
     let Ok(header) = offload::check(&mut packet) else { return };
 
     let checked = packet.clone();

@@ -120,6 +120,13 @@ fn packets() -> Vec<(String, Vec<u8>)> {
     extended[15] += 8;
     extended[..10].fill(0);
     all.push(("v6-hop-by-hop".to_owned(), [vec![5, 0], extended].concat()));
+    // A TCP checksum that is open within IPIP.
+    let inner = packet(false, protocol::TCP, None)[10..].to_vec();
+    let mut outer = packet(false, 4, None)[10..30].to_vec();
+    let total = (20 + inner.len() as u16).to_be_bytes();
+    outer[2..4].copy_from_slice(&total);
+    let vnet = Vnet { flags: NEEDS_CSUM, csum_start: 40, csum_offset: 16, ..Vnet::default() };
+    all.push(("v4-open-in-ipip".to_owned(), [&[5, 0], &vnet.bytes()[..], &outer, &inner].concat()));
     all
 }
 

@@ -13,8 +13,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::packet::checksum;
 use crate::packet::drops::Reason;
+use crate::packet::{checksum, extensions};
 
 /// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
 pub const MIN_MTU: u32 = 576;
@@ -55,9 +55,6 @@ pub mod protocol {
     pub const UDP_LITE: u8 = 136;
 }
 
-/// More IPv6 extension headers than this are not walked: the walk ends there, as at an unknown header.
-const MAX_EXTENSIONS: usize = 8;
-
 /// Whether an IP packet is a piece of a larger one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
@@ -77,8 +74,8 @@ pub struct Header {
     pub source: IpAddr,
     /// Destination address; of the same family as the source.
     pub destination: IpAddr,
-    /// The L4 protocol, behind IPv6 extension headers. Where the walk over those ended early, the
-    /// number of the header it ended at.
+    /// The L4 protocol, behind all IPv6 extension headers. In a later fragment, what its fragment header
+    /// says.
     pub protocol: u8,
     /// Offset of the L4 header from the start of the IP packet, at most `length`. In a later fragment,
     /// of the data it carries.
@@ -99,7 +96,7 @@ pub struct Header {
 /// jumbograms (RFC 2675) are refused. The IPv4 header checksum is left to the receiver.
 ///
 /// # Errors
-/// [`Reason::Malformed`].
+/// [`Reason::Malformed`], and [`Reason::HiddenUpperLayer`] for IPv6 fragments.
 #[inline]
 pub fn parse(ip: &[u8]) -> Result<Header, Reason> {
     match ip.first().map(|byte| byte >> 4) {
@@ -142,7 +139,7 @@ fn parse_v6(ip: &[u8]) -> Result<Header, Reason> {
     if length != ip.len() {
         return Err(Reason::Malformed);
     }
-    let (protocol, l4, fragment) = walk_extensions(ip, fixed[6])?;
+    let (protocol, l4, fragment) = extensions::walk(ip, fixed[6])?;
     let ([source, destination], _) = fixed[8..].as_chunks::<16>() else { return Err(Reason::Malformed) };
     Ok(Header {
         source: Ipv6Addr::from(*source).into(),
@@ -153,46 +150,6 @@ fn parse_v6(ip: &[u8]) -> Result<Header, Reason> {
         ports: ports(ip, l4, protocol, fragment),
         length,
     })
-}
-
-/// Follows the chain from the fixed header (RFC 8200, section 4; AH: RFC 4302): the number of the first
-/// header that is no extension we can step over, where it starts, and what a fragment header said.
-fn walk_extensions(ip: &[u8], mut next: u8) -> Result<(u8, usize, Fragment), Reason> {
-    let mut at = IPV6_LEN;
-    let mut fragment = Fragment::No;
-    for _ in 0..MAX_EXTENSIONS {
-        if !matches!(
-            next,
-            protocol::HOP_BY_HOP
-                | protocol::ROUTING
-                | protocol::DESTINATION
-                | protocol::FRAGMENT
-                | protocol::AUTHENTICATION
-        ) {
-            break;
-        }
-        let head: &[u8; 4] = ip.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Reason::Malformed)?;
-        let len = match next {
-            protocol::FRAGMENT => 8,
-            protocol::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
-            _ => (usize::from(head[1]) + 1) * 8,
-        };
-        if next == protocol::FRAGMENT {
-            fragment = match u16::from_be_bytes([head[2], head[3]]) >> 3 {
-                0 => Fragment::First,
-                _ => Fragment::Later,
-            };
-        }
-        next = head[0];
-        at += len;
-        if at > ip.len() {
-            return Err(Reason::Malformed);
-        }
-        if fragment == Fragment::Later {
-            break;
-        }
-    }
-    Ok((next, at, fragment))
 }
 
 /// The ports at `l4`, for the protocols whose first four bytes they are.
@@ -435,40 +392,6 @@ mod tests {
         }
         assert_eq!(parse(&v4([0, 0], 17, &PORTS[..3])).unwrap().ports, None);
         assert_eq!(parse(&v4([0, 0], 17, &[])).unwrap().ports, None);
-    }
-
-    #[test]
-    fn walks_ipv6_extension_headers() {
-        let hop = |next| [next, 0, 1, 4, 0, 0, 0, 0].to_vec();
-        let long = |next| [vec![next, 1], vec![0; 14]].concat();
-        let authentication = |next| [vec![next, 4], vec![0; 22]].concat();
-        let fragment =
-            |next, offset: u16| [vec![next, 0], (offset << 3).to_be_bytes().to_vec(), vec![0; 4]].concat();
-        let ports = PORTS.to_vec();
-        type Case = (&'static str, u8, Vec<Vec<u8>>, u8, usize, Fragment);
-        let cases: &[Case] = &[
-            ("none", 17, vec![], 17, 0, Fragment::No),
-            ("hop-by-hop", 0, vec![hop(17)], 17, 8, Fragment::No),
-            ("three", 0, vec![hop(43), long(60), hop(17)], 17, 32, Fragment::No),
-            ("authentication", 51, vec![authentication(17)], 17, 24, Fragment::No),
-            ("atomic fragment", 44, vec![fragment(17, 0)], 17, 8, Fragment::First),
-            ("later fragment", 44, vec![fragment(17, 9)], 17, 8, Fragment::Later),
-            ("later fragment, extension within", 44, vec![fragment(60, 9)], 60, 8, Fragment::Later),
-            ("ESP", 50, vec![], 50, 0, Fragment::No),
-            ("no next header", 59, vec![], 59, 0, Fragment::No),
-            ("no next header behind another", 60, vec![hop(59)], 59, 8, Fragment::No),
-            ("mobility", 135, vec![], 135, 0, Fragment::No),
-            ("as many as are walked", 60, [vec![hop(60); 7], vec![hop(17)]].concat(), 17, 64, Fragment::No),
-            ("one more", 60, [vec![hop(60); 8], vec![hop(17)]].concat(), 60, 64, Fragment::No),
-        ];
-        for (what, next, extensions, protocol, extra, fragment) in cases {
-            let header = parse(&v6(*next, &[extensions.concat(), ports.clone()].concat())).unwrap();
-            assert_eq!(header.protocol, *protocol, "{what}");
-            assert_eq!(header.l4, 40 + extra, "{what}");
-            assert_eq!(header.fragment, *fragment, "{what}");
-            let has_ports = *protocol == 17 && *fragment != Fragment::Later;
-            assert_eq!(header.ports, has_ports.then_some((5353, 80)), "{what}");
-        }
     }
 
     #[test]

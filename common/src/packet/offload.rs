@@ -6,11 +6,12 @@
 //! needs the whole checksum adds the rest. Both cross the LAN as they are.
 //!
 //! The header comes from the network with the packet, and the kernel believes much of it, so [`check`]
-//! comes first, always: also for what was read from our own TUN, whose `hdr_len` and flags it tidies.
-//! What it lets pass, [`split_front`], [`complete`], [`segment`] and [`fragment`] cut without a further
-//! question; none of them panics on what it never saw.
+//! comes first, always, and [`check_own`] for what was read from our own TUN: its kernel leaves more open
+//! than the wire carries. What they let pass, [`split_front`], [`complete`], [`segment`] and [`fragment`]
+//! cut without a further question; none of them panics on what it never saw.
 
 mod fragment;
+mod own;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,6 +19,7 @@ pub(crate) mod testing;
 mod vectors;
 
 pub use fragment::fragment;
+pub use own::check_own;
 pub use split::{Features, complete, segment, split_front};
 
 use crate::packet::drops::Reason;

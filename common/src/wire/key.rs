@@ -18,18 +18,58 @@ pub struct PublicKey(pub(super) [u8; 32]);
 
 /// A text that is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadKey;
+pub enum BadKey {
+    /// Not 32 bytes in base64.
+    Text,
+    /// A public key that is not [fit](PublicKey::is_fit).
+    Unfit,
+}
 
 impl fmt::Display for BadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key is 44 characters of base64")
+        f.write_str(match self {
+            BadKey::Text => "a key is 44 characters of base64",
+            BadKey::Unfit => "this is nobody's key: anyone could use it",
+        })
     }
 }
 
 impl std::error::Error for BadKey {}
 
+/// The prime of the field, 2²⁵⁵ − 19, little-endian.
+const PRIME: [u8; 32] = {
+    let mut prime = [0xff; 32];
+    (prime[0], prime[31]) = (0xed, 0x7f);
+    prime
+};
+
+/// The u-coordinates of all points of order 1, 2, 4 and 8 on the curve and its twist, little-endian, below
+/// [`PRIME`]: 0, 1, the two of order 8, and −1.
+const LOW_ORDER: [[u8; 32]; 5] = {
+    let mut one = [0; 32];
+    one[0] = 1;
+    let mut minus_one = PRIME;
+    minus_one[0] -= 1;
+    let order_8 = [
+        [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
+            0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        ],
+        [
+            0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
+            0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+        ],
+    ];
+    [[0; 32], one, order_8[0], order_8[1], minus_one]
+};
+
+/// Whether a little-endian coordinate is below the prime.
+fn is_canonical(bytes: &[u8; 32]) -> bool {
+    bytes.iter().rev().lt(PRIME.iter().rev())
+}
+
 fn decode_key(text: &str) -> Result<[u8; 32], BadKey> {
-    BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(BadKey)
+    BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(BadKey::Text)
 }
 
 impl PrivateKey {
@@ -72,13 +112,23 @@ impl PublicKey {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Whether the key can be one machine's own: the one encoding of a point that is of no low order.
+    ///
+    /// With a point of low order every exchange comes to 0, whatever the private key (RFC 7748, section 6.1), so
+    /// anyone can pass for its holder. A coordinate of 2²⁵⁵ − 19 or more, or with the highest bit set, means
+    /// the same point as another one: no private key leads to it, and it would be a second identity.
+    pub fn is_fit(&self) -> bool {
+        is_canonical(&self.0) && !LOW_ORDER.contains(&self.0)
+    }
 }
 
 impl FromStr for PublicKey {
     type Err = BadKey;
 
     fn from_str(text: &str) -> Result<PublicKey, BadKey> {
-        decode_key(text).map(PublicKey)
+        let key = PublicKey(decode_key(text)?);
+        if key.is_fit() { Ok(key) } else { Err(BadKey::Unfit) }
     }
 }
 
@@ -107,6 +157,25 @@ impl fmt::Debug for PublicKey {
     }
 }
 
+/// Every encoding of a point of low order: with and without the prime added where that fits, and the high bit.
+#[cfg(test)]
+pub(crate) fn every_unfit_encoding() -> Vec<[u8; 32]> {
+    let mut all = LOW_ORDER.to_vec();
+    // 0 and 1 fit below 2²⁵⁵ with the prime added to them.
+    let mut prime_and_one = PRIME;
+    prime_and_one[0] += 1;
+    all.extend([PRIME, prime_and_one]);
+    let with_high_bit: Vec<_> = all
+        .iter()
+        .map(|&(mut point)| {
+            point[31] |= 0x80;
+            point
+        })
+        .collect();
+    all.extend(with_high_bit);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,8 +196,40 @@ mod tests {
         let public = key(9).public();
         assert_eq!(public.to_string().parse(), Ok(public));
         for bad in ["", "abc", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo", "!!!!"] {
-            assert_eq!(bad.parse::<PublicKey>(), Err(BadKey));
+            assert_eq!(bad.parse::<PublicKey>(), Err(BadKey::Text));
         }
         assert!(!format!("{:?}", key(9)).contains(&key(9).to_base64()));
+    }
+
+    #[test]
+    fn low_order_is_what_comes_to_nothing_with_every_private_key() {
+        let encodings = every_unfit_encoding();
+        assert_eq!(encodings.len(), 14);
+        for point in encodings {
+            for seed in [1, 2, 77] {
+                let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).unwrap();
+                dh.set(&[seed; 32]);
+                let mut shared = [9; 32];
+                dh.dh(&point, &mut shared).unwrap();
+                assert_eq!(shared, [0; 32], "{point:x?}");
+            }
+            assert!(!PublicKey(point).is_fit());
+            assert_eq!(BASE64.encode(point).parse::<PublicKey>(), Err(BadKey::Unfit));
+        }
+    }
+
+    #[test]
+    fn a_key_has_one_encoding() {
+        for seed in 0..100 {
+            let PublicKey(mut bytes) = key(seed).public();
+            assert!(PublicKey(bytes).is_fit());
+            bytes[31] |= 0x80;
+            assert!(!PublicKey(bytes).is_fit());
+        }
+        for low in 0..19 {
+            let mut bytes = PRIME;
+            bytes[0] += low;
+            assert!(!PublicKey(bytes).is_fit(), "{low} and the prime");
+        }
     }
 }

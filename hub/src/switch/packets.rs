@@ -58,7 +58,7 @@ impl Switch {
     /// Sends a packet (virtio-net header and IP) on its way: from a session, or else from the hub's own kernel.
     /// What comes back is for that kernel.
     fn forward(&mut self, from: Option<usize>, mut packet: Buf, now: Instant) -> Option<Buf> {
-        let header = match check(&mut packet) {
+        let header = match check(&mut packet, from.is_none()) {
             Ok(header) => header,
             Err(reason) => {
                 trace!("{} bytes are not let through: {reason}", packet.len());
@@ -191,8 +191,8 @@ impl Switch {
     }
 }
 
-/// Looks at a packet before it is sent on its way.
-fn check(packet: &mut [u8]) -> Result<Header, Reason> {
-    let header = offload::check(packet)?;
+/// Looks at a packet before it is sent on its way; one of the hub's own kernel is finished where it needs that.
+fn check(packet: &mut [u8], is_own: bool) -> Result<Header, Reason> {
+    let header = if is_own { offload::check_own(packet) } else { offload::check(packet) }?;
     if icmp::is_neighbour_discovery(packet, &header) { Err(Reason::NeighbourDiscovery) } else { Ok(header) }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::packet::drops::Reason;
-use common::packet::{self, Header, MAX_PACKET, VNET_LEN, icmp, offload};
+use common::packet::{Header, MAX_PACKET, icmp, offload};
 use common::queue::Buf;
 use log::{Level, log_enabled, trace};
 
@@ -20,9 +20,15 @@ impl Uplink {
             return None;
         };
         packet.set_len(len);
-        let packet = pool.fit(packet);
-        let header = packet.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse);
-        if let Err(reason) = header.and_then(|header| self.enqueue(packet, &header, now)) {
+        let mut packet = pool.fit(packet);
+        let enqueued = match offload::check_own(&mut packet) {
+            Ok(header) => self.enqueue(packet, &header, now),
+            Err(reason) => {
+                self.buffers.pool.give(packet);
+                Err(reason)
+            }
+        };
+        if let Err(reason) = enqueued {
             self.buffers.drops.add(reason);
         }
         Some(len)

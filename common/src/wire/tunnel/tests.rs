@@ -14,6 +14,7 @@ use crate::wire::noise::{MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
 
 mod handshake;
 mod hostile;
+mod low_order;
 
 const FLOW: u32 = 7;
 /// Wire kinds that the tests forge.
