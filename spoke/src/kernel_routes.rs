@@ -1,130 +1,372 @@
 //! The routes and rules that this spoke has in the kernel. IO, through the device's netlink socket.
 //!
-//! A prefix that holds the hub itself gets a table of its own. Rules in this order lead there, for prefixes of
-//! length `L`: what goes to the hub is looked up in the main table, then routes of the main table that are longer
-//! than `L` win, then comes the table. The main table stays as it is, so that whatever changes in it (a lease, a
-//! default route) goes on to carry the tunnel.
+//! What is to be there is a value; what is there is asked of the kernel; the difference is applied. Others can remove
+//! routes and rules, and the kernel itself removes routes with the device's addresses, without a word.
+//!
+//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of [`policy`]
+//! lead; all other routes are in the main table. Whatever is made here carries the protocol number
+//! [`common::linux::netlink::OUR_PROTOCOL`], and rules also the index of the device: several spokes on one machine each keep to their
+//! own, and nothing else is touched.
+
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use common::linux::netlink::{Error, Family, MAIN_TABLE, Route, Rule};
+use common::linux::netlink::{Error, Family, MAIN_TABLE, Netlink, Route, Rule};
 use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
-use log::warn;
+use log::{debug, info, warn};
+use policy::Policy;
 
 use crate::uplink::routes::RouteMode;
 
-/// The tables are numbered from here on, 256 for each device.
+/// The tables are numbered from here on, one for each device.
 const FIRST_TABLE: u32 = 0x5678_0000;
-/// The rule for the hub itself; those for the tables follow, the longest prefixes first.
-const FIRST_PRIORITY: u32 = 5_000;
+/// Rules in their order cannot be mended one by one: all are added anew with the other value of this bit of the owner,
+/// and then the old ones are removed, so that there is no moment without.
+const OTHER_GENERATION: u32 = 1 << 31;
+/// Most prefixes that one log line names.
+const MAX_NAMED: usize = 4;
 
-/// What is installed.
+/// What is to be installed, and what is known to be.
 #[derive(Debug, Default)]
 pub struct KernelRoutes {
-    routes: BTreeMap<IpNetwork, RouteMode>,
-    rules: BTreeSet<Rule>,
+    wanted: BTreeMap<IpNetwork, RouteMode>,
+    hub: Vec<IpAddr>,
+    /// The device that all of it belongs to.
+    device: u32,
+    installed: BTreeMap<IpNetwork, RouteMode>,
+    v4: FamilyRules,
+    v6: FamilyRules,
+    /// Why a prefix is not installed.
+    failed: BTreeMap<IpNetwork, String>,
+    /// Whether it was told that there is no IPv6.
+    is_told_of_ipv6: bool,
+}
+
+/// The rules of one family.
+#[derive(Debug, Default)]
+struct FamilyRules {
+    /// As they were last seen or made, in their order.
+    installed: Vec<Rule>,
+    /// Why they are not as they are to be.
+    failed: Option<String>,
+    /// Whether they are refused because the machine lacks this family.
+    lacks_ipv6: bool,
+}
+
+/// What someone else had removed, and is back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Routes.
+    pub routes: Vec<IpNetwork>,
+    /// The priorities of policy rules.
+    pub rules: BTreeSet<u32>,
 }
 
 impl KernelRoutes {
     /// Starts with nothing installed: takes away the rules that a killed process left. Its routes went with
-    /// its device, and a device that is gone has no address.
+    /// its device, and so did whatever its rules led to.
     pub fn new(tun: &Tun) -> KernelRoutes {
         let netlink = tun.netlink();
-        let (rules, addresses) =
-            (netlink.rules().unwrap_or_default(), netlink.addresses().unwrap_or_default());
-        let (pins, lookups): (Vec<Rule>, Vec<Rule>) =
-            rules.into_iter().partition(|rule| rule.table == MAIN_TABLE);
-        let is_live = |rule: &Rule| addresses.iter().any(|&(device, _)| owns(device, rule.table));
-        let (live, stale): (Vec<Rule>, Vec<Rule>) = lookups.into_iter().partition(is_live);
-        // Other spokes may run here, to whom the rules for the main table may belong too.
-        let pins = if live.is_empty() { pins } else { Vec::new() };
-        for rule in stale.iter().chain(&pins) {
-            if let Err(error) = netlink.remove_rule(rule) {
-                warn!("an old policy rule stays: {error}");
+        match netlink.rules().and_then(|rules| Ok((rules, netlink.links()?))) {
+            Ok((rules, links)) => {
+                let is_live = |rule: &&Rule| {
+                    let index = rule.owner & !OTHER_GENERATION;
+                    index != tun.index()
+                        && links.iter().any(|link| link.index == index && link.kind.as_deref() == Some("tun"))
+                };
+                let stale: Vec<Rule> = rules.iter().filter(|rule| !is_live(rule)).copied().collect();
+                remove_rules(netlink, &stale);
             }
+            Err(error) => warn!("old policy rules may be left: {error}"),
         }
-        KernelRoutes::default()
+        KernelRoutes { device: tun.index(), ..KernelRoutes::default() }
     }
 
-    /// Installs exactly these routes, with a way around them for the hub's outer addresses.
+    /// Installs exactly these routes, with a way around them for the hub's outer addresses. What cannot be installed
+    /// is told, is in [`KernelRoutes::failures`], and is tried again by [`KernelRoutes::reconcile`].
     pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
-        let gone: Vec<(IpNetwork, RouteMode)> = self
-            .routes
-            .iter()
-            .filter(|(prefix, way)| routes.get(prefix) != Some(way))
-            .map(|(&p, &w)| (p, w))
-            .collect();
-        for (prefix, way) in gone {
-            report(prefix, "withdrawn", tun.netlink().remove_route(&route(tun, prefix, way)));
-            self.routes.remove(&prefix);
-        }
-        // Rules first, so that the tunnel never runs through itself.
-        let rules = rules(tun.index(), &routes, hub);
-        for rule in rules.difference(&self.rules) {
-            if let Err(error) = tun.netlink().add_rule(rule) {
-                warn!("cannot lead traffic around the tunnel: {error}");
-                return;
-            }
-        }
-        for (prefix, way) in routes {
-            if self.routes.get(&prefix) != Some(&way) {
-                report(prefix, "installed", tun.netlink().add_route(&route(tun, prefix, way)));
-                self.routes.insert(prefix, way);
-            }
-        }
-        for rule in self.rules.difference(&rules) {
-            if let Err(error) = tun.netlink().remove_rule(rule) {
-                warn!("an old policy rule stays: {error}");
-            }
-        }
-        self.rules = rules;
+        self.wanted = routes;
+        self.hub = hub.to_vec();
+        self.failed.retain(|prefix, _| self.wanted.contains_key(prefix));
+        self.apply(tun);
+    }
+
+    /// Looks at what is installed, and puts back what is missing. To be called when addresses, routes, rules or the
+    /// device have changed; it costs a few system calls when all is as it should be.
+    pub fn reconcile(&mut self, tun: &Tun) -> Restored {
+        let gone = self.observe(tun);
+        let rules = self.apply(tun);
+        let routes: Vec<IpNetwork> =
+            gone.into_iter().filter(|prefix| self.installed.contains_key(prefix)).collect();
+        Restored { routes, rules }
     }
 
     /// Whether nothing is installed.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.rules.is_empty()
+        self.installed.is_empty() && self.v4.installed.is_empty() && self.v6.installed.is_empty()
     }
-}
 
-fn report(prefix: IpNetwork, what: &str, result: Result<(), Error>) {
-    match result {
-        Ok(()) => log::info!("route {prefix} {what}"),
-        Err(error) => warn!("route {prefix} not {what}: {error}"),
+    /// What is not as it is to be, and why; one line each, for a person. Bounded.
+    pub fn failures(&self) -> Vec<String> {
+        let rules = [&self.v4, &self.v6].into_iter().filter_map(|family| family.failed.clone());
+        let routes =
+            self.failed.iter().map(|(prefix, why)| format!("route {prefix} is not installed: {why}"));
+        rules.chain(routes).take(2 * MAX_NAMED).collect()
     }
-}
 
-fn route(tun: &Tun, prefix: IpNetwork, way: RouteMode) -> Route {
-    let table = match way {
-        RouteMode::Main => MAIN_TABLE,
-        RouteMode::Around => table(tun.index(), prefix.prefix()),
-    };
-    Route { prefix, gateway: None, interface: tun.index(), table, metric: None }
-}
-
-/// The table of a device for prefixes of this length.
-fn table(device: u32, length: u8) -> u32 {
-    FIRST_TABLE.wrapping_add(device << 8) + u32::from(length)
-}
-
-fn owns(device: u32, of: u32) -> bool {
-    table(device, 0) == of & !0xff
-}
-
-fn rules(device: u32, routes: &BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) -> BTreeSet<Rule> {
-    let mut rules = BTreeSet::new();
-    for (prefix, _) in routes.iter().filter(|(_, way)| **way == RouteMode::Around) {
-        let family = Family::of(prefix.ip());
-        let length = prefix.prefix();
-        let priority = FIRST_PRIORITY + 2 * (128 - u32::from(length)) + 1;
-        for &address in hub.iter().filter(|&&address| prefix.contains(address)) {
-            let to = Some(IpNetwork::from(address));
-            rules.insert(Rule { family, priority: FIRST_PRIORITY, to, table: MAIN_TABLE, suppress: None });
+    /// Forgets what is not in the kernel any more, and removes what is there and not wanted; the prefixes that are
+    /// gone though they are wanted.
+    fn observe(&mut self, tun: &Tun) -> Vec<IpNetwork> {
+        self.follow_device(tun);
+        let mut observed = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            match tun.netlink().routes(family, self.device) {
+                Ok(routes) => observed.extend(
+                    routes
+                        .into_iter()
+                        .filter(|route| [MAIN_TABLE, table(self.device)].contains(&route.table))
+                        .map(|route| ((route.prefix, route.table), route)),
+                ),
+                // A kernel without IPv6 has no routes of it.
+                Err(error) => debug!("{error}"),
+            }
         }
-        rules.insert(Rule { family, priority, to: None, table: MAIN_TABLE, suppress: Some(length) });
-        let table = table(device, length);
-        rules.insert(Rule { family, priority: priority + 1, to: None, table, suppress: None });
+        let table_of = |mode: RouteMode| table_of(self.device, mode);
+        for ((prefix, table), stray) in &observed {
+            if self.wanted.get(prefix).is_none_or(|&mode| table_of(mode) != *table)
+                && let Err(error) = tun.netlink().remove_route(stray)
+            {
+                warn!("an old route stays: {error}");
+            }
+        }
+        let is_there =
+            |(prefix, mode): (&IpNetwork, &RouteMode)| observed.contains_key(&(*prefix, table_of(*mode)));
+        let gone = self.installed.iter().filter(|&(prefix, mode)| !is_there((prefix, mode)));
+        let gone = gone.map(|(&prefix, _)| prefix).collect();
+        self.installed = self
+            .wanted
+            .iter()
+            .filter(|&entry| is_there(entry))
+            .map(|(&prefix, &mode)| (prefix, mode))
+            .collect();
+        gone
     }
-    rules
+
+    /// Brings the kernel from what is known to be installed to what is wanted; the priorities of rules that were
+    /// missing though they had been made.
+    fn apply(&mut self, tun: &Tun) -> BTreeSet<u32> {
+        self.follow_device(tun);
+        let is_gone = |&(prefix, mode): &(&IpNetwork, &RouteMode)| self.wanted.get(prefix) != Some(mode);
+        let gone: Vec<(IpNetwork, RouteMode)> =
+            self.installed.iter().filter(is_gone).map(|(&prefix, &mode)| (prefix, mode)).collect();
+        for (prefix, mode) in gone {
+            match tun.netlink().remove_route(&route(tun, prefix, mode)) {
+                Ok(()) => {
+                    info!("route {prefix} withdrawn");
+                    self.installed.remove(&prefix);
+                }
+                Err(error) => warn!("route {prefix} not withdrawn: {error}"),
+            }
+        }
+        // Rules first, so that the tunnel never runs through itself.
+        let missing = self.apply_rules(tun);
+        let to_add: Vec<(IpNetwork, RouteMode)> = self
+            .wanted
+            .iter()
+            .filter(|(prefix, mode)| self.installed.get(prefix) != Some(mode))
+            .map(|(&prefix, &mode)| (prefix, mode))
+            .collect();
+        let mut lacks_ipv6 = self.v6.failed.is_some() && self.v6.lacks_ipv6;
+        for (prefix, mode) in to_add {
+            let rules = self.family(Family::of(prefix.ip()));
+            let added = match &rules.failed {
+                Some(why) if mode == RouteMode::Around => Err(why.clone()),
+                // The first one says it for all.
+                _ if prefix.is_ipv6() && lacks_ipv6 => continue,
+                _ => tun.netlink().add_route(&route(tun, prefix, mode)).map_err(|error| {
+                    lacks_ipv6 |= error.says_no_ipv6();
+                    error.to_string()
+                }),
+            };
+            self.note(prefix, mode, added, lacks_ipv6);
+        }
+        self.note_ipv6(lacks_ipv6);
+        missing
+    }
+
+    /// Keeps in mind, and tells once, what became of a route that was to be added.
+    fn note(&mut self, prefix: IpNetwork, mode: RouteMode, added: Result<(), String>, lacks_ipv6: bool) {
+        match added {
+            Ok(()) => {
+                info!("route {prefix} installed");
+                self.failed.remove(&prefix);
+                self.installed.insert(prefix, mode);
+            }
+            Err(why) => {
+                // The missing family is told once, for all its prefixes.
+                let is_told = self.failed.get(&prefix) == Some(&why) || (prefix.is_ipv6() && lacks_ipv6);
+                if !is_told {
+                    warn!("route {prefix} not installed: {why}");
+                }
+                self.failed.insert(prefix, why);
+            }
+        }
+    }
+
+    fn note_ipv6(&mut self, is_missing: bool) {
+        if is_missing && !self.is_told_of_ipv6 {
+            warn!("the LAN's device has no IPv6: IPv6 routes are not installed until it has");
+        }
+        self.is_told_of_ipv6 = is_missing;
+    }
+
+    /// Makes the rules what they are to be, each family for itself.
+    fn apply_rules(&mut self, tun: &Tun) -> BTreeSet<u32> {
+        let around: BTreeSet<IpNetwork> = self
+            .wanted
+            .iter()
+            .filter(|(_, mode)| **mode == RouteMode::Around)
+            .map(|(&prefix, _)| prefix)
+            .collect();
+        if around.is_empty() && self.v4.is_idle() && self.v6.is_idle() {
+            return BTreeSet::new();
+        }
+        let mut missing = BTreeSet::new();
+        let looked = tun.netlink().addresses().and_then(|addresses| Ok((addresses, tun.netlink().rules()?)));
+        let (addresses, observed) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.v4.fail(&error);
+                self.v6.fail(&error);
+                return missing;
+            }
+        };
+        let (mut lan, mut others) = (Vec::new(), Vec::new());
+        for (device, network) in addresses {
+            if device == self.device { lan.push(network) } else { others.push(network) }
+        }
+        let (device, table, hub) = (self.device, table(self.device), std::mem::take(&mut self.hub));
+        for family in [Family::V4, Family::V6] {
+            let policy = Policy { family, table, around: &around, hub: &hub, lan: &lan, others: &others };
+            let is_own = |rule: &&Rule| rule.family == family && rule.owner & !OTHER_GENERATION == device;
+            let observed: Vec<Rule> = observed.iter().filter(is_own).copied().collect();
+            missing.extend(self.family(family).apply(tun.netlink(), &policy, device, observed));
+        }
+        self.hub = hub;
+        missing
+    }
+
+    /// After the device was made anew: the routes went with the old one, and the rules lead nowhere.
+    fn follow_device(&mut self, tun: &Tun) {
+        if self.device == tun.index() {
+            return;
+        }
+        self.installed.clear();
+        let rules = [&mut self.v4, &mut self.v6].map(|family| std::mem::take(&mut family.installed));
+        remove_rules(tun.netlink(), &rules.concat());
+        self.device = tun.index();
+    }
+
+    fn family(&mut self, family: Family) -> &mut FamilyRules {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
 }
+
+impl FamilyRules {
+    fn is_idle(&self) -> bool {
+        self.installed.is_empty() && self.failed.is_none()
+    }
+
+    /// Keeps a reason in mind and tells it once; that the family is missing is told elsewhere.
+    fn fail(&mut self, error: &Error) {
+        let line = format!("cannot lead traffic around the tunnel: {error}");
+        self.lacks_ipv6 = error.says_no_ipv6();
+        if self.failed.as_ref() != Some(&line) && !self.lacks_ipv6 {
+            warn!("{line}");
+        }
+        self.failed = Some(line);
+    }
+
+    /// Makes `observed`, this owner's rules in the kernel, into what `policy` says: all or nothing. The priorities
+    /// of rules that were missing though they had been made.
+    fn apply(
+        &mut self,
+        netlink: &Netlink,
+        policy: &Policy<'_>,
+        device: u32,
+        observed: Vec<Rule>,
+    ) -> BTreeSet<u32> {
+        let missing: BTreeSet<u32> =
+            self.installed.iter().filter(|rule| !observed.contains(rule)).map(|rule| rule.priority).collect();
+        let generations = [device, device | OTHER_GENERATION];
+        if let Some(same) =
+            generations.iter().map(|&owner| policy.rules(owner)).find(|rules| *rules == observed)
+        {
+            self.installed = same;
+            self.failed = None;
+            return BTreeSet::new();
+        }
+        // The generation that is not there, or else the one that was not made last.
+        let last = self.installed.first().or(observed.first()).map_or(generations[1], |rule| rule.owner);
+        let owner = if last == generations[0] { generations[1] } else { generations[0] };
+        let (leftover, old): (Vec<Rule>, Vec<Rule>) =
+            observed.into_iter().partition(|rule| rule.owner == owner);
+        remove_rules(netlink, &leftover);
+        let new = policy.rules(owner);
+        for (index, rule) in new.iter().enumerate() {
+            if let Err(error) = netlink.add_rule(rule) {
+                remove_rules(netlink, &new[..index]);
+                self.installed = old;
+                self.fail(&error);
+                return BTreeSet::new();
+            }
+        }
+        remove_rules(netlink, &old);
+        self.installed = new;
+        self.failed = None;
+        missing
+    }
+}
+
+fn remove_rules(netlink: &Netlink, rules: &[Rule]) {
+    for rule in rules {
+        if let Err(error) = netlink.remove_rule(rule) {
+            warn!("an old policy rule stays: {error}");
+        }
+    }
+}
+
+fn route(tun: &Tun, prefix: IpNetwork, mode: RouteMode) -> Route {
+    let metric = (mode == RouteMode::Main).then(|| tun.metric());
+    Route { prefix, gateway: None, interface: tun.index(), table: table_of(tun.index(), mode), metric }
+}
+
+fn table_of(device: u32, mode: RouteMode) -> u32 {
+    match mode {
+        RouteMode::Main => MAIN_TABLE,
+        RouteMode::Around => table(device),
+    }
+}
+
+/// The table of a device.
+fn table(device: u32) -> u32 {
+    FIRST_TABLE.wrapping_add(device)
+}
+
+/// Names prefixes for a log line, as many as fit.
+pub fn name_some(prefixes: &[IpNetwork]) -> String {
+    let named: Vec<String> = prefixes.iter().take(MAX_NAMED).map(IpNetwork::to_string).collect();
+    match prefixes.len().saturating_sub(MAX_NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -96,22 +96,36 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(PATH)
             .map_err(|source| Error::from_errno(source, name, "open /dev/net/tun"))?;
-        set_interface(file.as_fd(), request)
-            .map_err(|source| Error::from_errno(source, name, "make the TUN device"))?;
-        set_number(file.as_fd(), libc::TUNSETVNETHDRSZ, VNET_LEN as libc::c_int)
-            .and_then(|()| set_number(file.as_fd(), libc::TUNSETVNETLE, 1))
-            .map_err(|source| Error::Other { action: "set the TUN device's header", source })?;
-        let features = probe(|offload| set_offload(file.as_fd(), offload))
-            .map_err(|source| Error::Other { action: "set the TUN device's offload", source })?;
         let netlink = Netlink::open()?;
-        let index = netlink.link(name)?.index;
-        log::debug!(
-            "{name}: interface {index}, offload: checksum {}, TCP {}, UDP {}",
-            features.checksum,
-            features.tcp,
-            features.udp
-        );
-        Ok(Tun { file, name: name.to_owned(), index, features, netlink })
+        let mut tun = Tun { file, name: name.to_owned(), index: 0, features: Features::default(), netlink };
+        tun.attach(request)?;
+        Ok(tun)
+    }
+
+    /// Makes the device anew, under the same name but with another index, after someone deleted it. The
+    /// descriptor stays the same, and so does its registration with an event queue: no file is opened, which a
+    /// confined program could not.
+    ///
+    /// # Errors
+    /// As for [`Tun::open`]; `NameTaken` too where the device is still there.
+    pub fn reattach(&mut self) -> Result<(), Error> {
+        let request = InterfaceRequest::new(&self.name).ok_or_else(|| Error::BadName(self.name.clone()))?;
+        self.attach(request)
+    }
+
+    fn attach(&mut self, request: InterfaceRequest) -> Result<(), Error> {
+        let (file, name) = (self.file.as_fd(), &self.name);
+        set_interface(file, request)
+            .map_err(|source| Error::from_errno(source, name, "make the TUN device"))?;
+        set_number(file, libc::TUNSETVNETHDRSZ, VNET_LEN as libc::c_int)
+            .and_then(|()| set_number(file, libc::TUNSETVNETLE, 1))
+            .map_err(|source| Error::Other { action: "set the TUN device's header", source })?;
+        self.features = probe(|offload| set_offload(file, offload))
+            .map_err(|source| Error::Other { action: "set the TUN device's offload", source })?;
+        self.index = self.netlink.link(name)?.index;
+        let Features { checksum, tcp, udp } = self.features;
+        log::debug!("{name}: interface {}, offload: checksum {checksum}, TCP {tcp}, UDP {udp}", self.index);
+        Ok(())
     }
 
     /// The interface's name.
@@ -122,6 +136,13 @@ impl Tun {
     /// The interface's index.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// The metric of routes through this device: behind those to the same prefix that someone else made, whose
+    /// metrics are lower, and different from that of another device of ours.
+    pub fn metric(&self) -> u32 {
+        const FIRST_METRIC: u32 = 20_000;
+        FIRST_METRIC + self.index % 10_000
     }
 
     /// The offload that the kernel took.
@@ -250,7 +271,7 @@ impl Tun {
     /// # Errors
     /// [`Error::Netlink`]
     pub fn add_address(&self, address: IpNetwork) -> Result<(), Error> {
-        Ok(self.netlink.add_address(self.index, address)?)
+        Ok(self.netlink.add_address(self.index, address, Some(self.metric()))?)
     }
 
     /// Takes an address and its prefix's route away. Succeeds where it is gone.
@@ -330,6 +351,11 @@ impl Source for Tun {
 }
 
 impl Error {
+    /// Whether something with IPv6 was refused because the machine or the device has no IPv6.
+    pub fn says_no_ipv6(&self) -> bool {
+        matches!(self, Error::Netlink(error) if error.says_no_ipv6())
+    }
+
     fn from_errno(source: io::Error, name: &str, action: &'static str) -> Error {
         match source.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTTY) => Error::NoDevice(source),

@@ -7,32 +7,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::message::{Message, Request, attribute, attributes, number_u16, number_u32};
-use super::{Family, Interface, NextHop, Route, Rule};
+use super::{Family, Interface, NextHop, OUR_PROTOCOL, Route};
 
-const ACK: u16 = libc::NLM_F_ACK as u16;
-const DUMP: u16 = libc::NLM_F_DUMP as u16;
+pub(super) const ACK: u16 = libc::NLM_F_ACK as u16;
+pub(super) const DUMP: u16 = libc::NLM_F_DUMP as u16;
 /// Make it, acknowledge, and say so when it is there.
-const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK) as u16;
+pub(super) const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK) as u16;
 
 /// Both of linux/if_link.h.
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
-/// linux/fib_rules.h.
-const FRA_DST: u16 = 1;
-const FRA_PRIORITY: u16 = 6;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_PROTOCOL: u16 = 21;
-const FR_ACT_TO_TBL: u8 = 1;
-/// Who made a rule: a number that no one else uses (rtnetlink(7) leaves those above `RTPROT_STATIC` to users).
-const OUR_PROTOCOL: u8 = 178;
+/// linux/if_addr.h.
+const IFA_RT_PRIORITY: u16 = 9;
 
 /// Asks for an interface by name.
 pub(super) fn get_link(name: &str) -> Request {
     let mut name = name.as_bytes().to_vec();
     name.push(0);
     Request::new(libc::RTM_GETLINK, ACK, &link_header(0, 0, 0)).attribute(libc::IFLA_IFNAME, &name)
+}
+
+/// Asks for an interface by index.
+pub(super) fn get_link_by_index(interface: u32) -> Request {
+    Request::new(libc::RTM_GETLINK, ACK, &link_header(interface, 0, 0))
+}
+
+/// Asks for all interfaces.
+pub(super) fn list_links() -> Request {
+    Request::new(libc::RTM_GETLINK, DUMP, &link_header(0, 0, 0))
 }
 
 /// Sets an interface's MTU.
@@ -58,9 +61,11 @@ pub(super) fn list_addresses() -> Request {
     Request::new(libc::RTM_GETADDR, DUMP, &address_header(libc::AF_UNSPEC as u8, 0, 0))
 }
 
-/// Adds an address.
-pub(super) fn new_address(interface: u32, address: IpNetwork) -> Request {
+/// Adds an address, with a metric for the route to its prefix.
+pub(super) fn new_address(interface: u32, address: IpNetwork, metric: Option<u32>) -> Request {
+    let metric = metric.map(u32::to_ne_bytes);
     address_request(libc::RTM_NEWADDR, CREATE, interface, address)
+        .maybe(IFA_RT_PRIORITY, metric.as_ref().map(|metric| &metric[..]))
 }
 
 /// Removes an address.
@@ -87,12 +92,18 @@ pub(super) fn get_route(destination: IpAddr) -> Request {
         .attribute(libc::RTA_DST, &octets(destination))
 }
 
-/// Asks for the routes of `route`'s family, table and interface; an old kernel answers with more.
-pub(super) fn list_routes(route: &Route) -> Request {
-    let header = route_header(Family::of(route.prefix.ip()), 0, 0, 0, 0);
-    Request::new(libc::RTM_GETROUTE, DUMP, &header)
-        .attribute(libc::RTA_TABLE, &route.table.to_ne_bytes())
-        .attribute(libc::RTA_OIF, &route.interface.to_ne_bytes())
+/// Asks for the routes of a family through an interface, in one table or all of them, made by `protocol` unless
+/// that is 0; an old kernel answers with more.
+pub(super) fn list_routes(family: Family, interface: u32, table: Option<u32>, protocol: u8) -> Request {
+    let table = table.map(u32::to_ne_bytes);
+    Request::new(libc::RTM_GETROUTE, DUMP, &route_header(family, 0, protocol, 0, 0))
+        .attribute(libc::RTA_OIF, &interface.to_ne_bytes())
+        .maybe(libc::RTA_TABLE, table.as_ref().map(|table| &table[..]))
+}
+
+/// Who made a route, `RTPROT_*` or [`OUR_PROTOCOL`].
+pub(super) fn protocol_of_route(message: &Message<'_>) -> Option<u8> {
+    message.body.get(5).copied()
 }
 
 /// `route` as [`read_route`] would read it: without host bits and with the metric that stands for none.
@@ -106,46 +117,22 @@ pub(super) fn as_listed(route: &Route) -> Route {
     Route { prefix, metric: route.metric.filter(|&metric| metric != 0).or(default), ..route.clone() }
 }
 
-/// Adds a policy rule.
-pub(super) fn new_rule(rule: &Rule) -> Request {
-    rule_request(libc::RTM_NEWRULE, CREATE, rule)
-}
-
-/// Removes a policy rule.
-pub(super) fn del_rule(rule: &Rule) -> Request {
-    rule_request(libc::RTM_DELRULE, ACK, rule)
-}
-
-/// Asks for all policy rules.
-pub(super) fn list_rules() -> Request {
-    Request::new(libc::RTM_GETRULE, DUMP, &[0; 12])
-}
-
-/// A rule of ours.
-pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
-    let family = if i32::from(*message.body.first()?) == libc::AF_INET { Family::V4 } else { Family::V6 };
-    let length = *message.body.get(1)?;
-    let mut ours = false;
-    let mut rule = Rule { family, priority: 0, to: None, table: 0, suppress: None };
-    for (kind, value) in attributes(message.body.get(12..)?) {
-        match kind {
-            FRA_PROTOCOL => ours = value == [OUR_PROTOCOL],
-            FRA_PRIORITY => rule.priority = number_u32(value, 0)?,
-            FRA_TABLE => rule.table = number_u32(value, 0)?,
-            FRA_DST => rule.to = IpNetwork::new(address(value)?, length).ok(),
-            // All ones stand for none.
-            FRA_SUPPRESS_PREFIXLEN => rule.suppress = u8::try_from(number_u32(value, 0)?).ok(),
-            _ => (),
-        }
-    }
-    ours.then_some(rule)
-}
-
 pub(super) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let index = number_u32(message.body, 4)?;
     let flags = number_u32(message.body, 8)?;
-    let mtu = attributes(message.body.get(16..)?).find(|&(kind, _)| kind == libc::IFLA_MTU)?.1;
-    Some(Interface { index, mtu: number_u32(mtu, 0)?, flags })
+    let (mut mtu, mut name, mut driver) = (None, None, None);
+    for (kind, value) in attributes(message.body.get(16..)?) {
+        match kind {
+            libc::IFLA_MTU => mtu = number_u32(value, 0),
+            libc::IFLA_IFNAME => name = Some(text(value)),
+            libc::IFLA_LINKINFO => {
+                let kind = attributes(value).find(|&(kind, _)| kind == libc::IFLA_INFO_KIND);
+                driver = kind.map(|(_, value)| text(value));
+            }
+            _ => (),
+        }
+    }
+    Some(Interface { index, name: name?, kind: driver, mtu: mtu?, flags })
 }
 
 pub(super) fn read_address(message: &Message<'_>) -> Option<(u32, IpNetwork)> {
@@ -247,7 +234,7 @@ fn route_header(family: Family, prefix: u8, protocol: u8, scope: u8, kind: u8) -
 
 fn route_request(kind: u16, flags: u16, scope: u8, route: &Route) -> Request {
     let family = Family::of(route.prefix.ip());
-    let header = route_header(family, route.prefix.prefix(), libc::RTPROT_STATIC, scope, libc::RTN_UNICAST);
+    let header = route_header(family, route.prefix.prefix(), OUR_PROTOCOL, scope, libc::RTN_UNICAST);
     let request = Request::new(kind, flags, &header)
         .attribute(libc::RTA_DST, &octets(route.prefix.network()))
         .attribute(libc::RTA_TABLE, &route.table.to_ne_bytes())
@@ -267,35 +254,24 @@ fn route_request(kind: u16, flags: u16, scope: u8, route: &Route) -> Request {
     }
 }
 
-/// `struct fib_rule_hdr`: family, prefix lengths, TOS, table, two reserved, action, flags.
-fn rule_request(kind: u16, flags: u16, rule: &Rule) -> Request {
-    let mut header = [0; 12];
-    header[0] = rule.family.number();
-    header[1] = rule.to.map_or(0, |to| to.prefix());
-    header[7] = FR_ACT_TO_TBL;
-    let to = rule.to.map(|to| octets(to.network()));
-    let suppress = rule.suppress.map(|length| u32::from(length).to_ne_bytes());
-    Request::new(kind, flags, &header)
-        .attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes())
-        .attribute(FRA_PROTOCOL, &[OUR_PROTOCOL])
-        .attribute(FRA_TABLE, &rule.table.to_ne_bytes())
-        .maybe(FRA_DST, to.as_deref())
-        .maybe(FRA_SUPPRESS_PREFIXLEN, suppress.as_ref().map(|length| &length[..]))
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
         _ => None,
     }
+}
+
+/// A string that may end in a zero byte.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
 
 fn via(bytes: &[u8]) -> Option<IpAddr> {
@@ -305,7 +281,7 @@ fn via(bytes: &[u8]) -> Option<IpAddr> {
 
 impl Family {
     /// `AF_INET` or `AF_INET6`.
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             Family::V4 => libc::AF_INET as u8,
             Family::V6 => libc::AF_INET6 as u8,
@@ -366,7 +342,7 @@ mod tests {
     fn addresses_are_read_back() {
         for address in ["10.0.0.2/24", "10.0.0.2/32", "fd00::2/64"] {
             let address = address.parse().unwrap();
-            assert_eq!(read(new_address(3, address), read_address), Some((3, address)));
+            assert_eq!(read(new_address(3, address, Some(7)), read_address), Some((3, address)));
         }
     }
 
@@ -381,7 +357,7 @@ mod tests {
     #[test]
     fn broadcast_address_only_where_a_prefix_has_one() {
         let broadcast = |address: &str| {
-            read(new_address(3, address.parse().unwrap()), |message| {
+            read(new_address(3, address.parse().unwrap(), None), |message| {
                 let mut all = attributes(message.body.get(8..)?);
                 all.find(|&(kind, _)| kind == libc::IFA_BROADCAST).map(|(_, value)| value.to_vec())
             })

@@ -1,0 +1,198 @@
+//! The policy rules that lead traffic around the hub's own connection. Pure.
+//!
+//! A prefix that holds the hub itself has its route in a table of the device's own. The rules are asked in this order,
+//! for each prefix length `L` among those routes, the longest first:
+//!
+//! ```text
+//! 32764  to a hub address: the main table           from an own LAN address: main beyond L, then our table from L on
+//! 32765  to a hub address: on with 32766
+//!        from an address of the machine: on with 32766
+//!        from a network of the machine, by a service's port: on with 32766
+//!        everything: the main table beyond L, then our table from L on
+//! 32766  the kernel's own rule for the main table
+//! ```
+//!
+//! So the main table stays as it is, whatever others have in rules and tables of their own is asked first, and the
+//! tunnel never runs through itself: what goes to the hub and finds no way in the main table goes nowhere.
+//!
+//! Answers leave by the door that the question came in by: packets from an address of the machine outside of the LAN
+//! pass our table over. A container's published port is known by its source port when the answer is routed, since
+//! its address is translated later: ports below the ephemeral range (`net.ipv4.ip_local_port_range`) are taken for a
+//! service's. What a container begins itself comes from a port above, and goes through our table.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use common::linux::netlink::{Family, MAIN_TABLE, Rule, RuleAction, Service};
+use ipnetwork::IpNetwork;
+
+/// What must come before other spokes' rules of [`LATE`].
+pub(super) const EARLY: u32 = 32_764;
+/// The last before the kernel's own rules. A rule that someone adds without a priority gets a lower one.
+pub(super) const LATE: u32 = 32_765;
+/// The kernel's own rule for the main table.
+const MAIN_RULE: u32 = 32_766;
+
+/// Ports of services: those below the ephemeral ones.
+const SERVICE_PORTS: (u16, u16) = (1, 32_767);
+/// Most addresses, and networks, of the machine that get rules of their own; each packet may be compared with all.
+const MAX_ADDRESSES: usize = 256;
+const MAX_NETWORKS: usize = 64;
+
+/// What the rules of one family rest on.
+#[derive(Debug)]
+pub(super) struct Policy<'a> {
+    pub(super) family: Family,
+    /// The table of the device.
+    pub(super) table: u32,
+    /// The prefixes whose routes are in it; of both families.
+    pub(super) around: &'a BTreeSet<IpNetwork>,
+    /// Outer addresses of the hub.
+    pub(super) hub: &'a [IpAddr],
+    /// Addresses of the device, with their prefixes.
+    pub(super) lan: &'a [IpNetwork],
+    /// Addresses of the machine's other devices, with their prefixes.
+    pub(super) others: &'a [IpNetwork],
+}
+
+impl Policy<'_> {
+    /// The rules in the order in which they have to be asked, marked as `owner`'s.
+    pub(super) fn rules(&self, owner: u32) -> Vec<Rule> {
+        let is_ours = |prefix: &&IpNetwork| Family::of(prefix.ip()) == self.family;
+        let around: Vec<IpNetwork> = self.around.iter().filter(is_ours).copied().collect();
+        if around.is_empty() {
+            return Vec::new();
+        }
+        let lengths: BTreeSet<u8> = around.iter().map(|prefix| prefix.prefix()).collect();
+        let action = RuleAction::Goto(MAIN_RULE);
+        let base =
+            Rule { family: self.family, priority: LATE, owner, from: None, to: None, service: None, action };
+        let held = |address: &IpAddr| around.iter().any(|prefix| prefix.contains(*address));
+        let hub: BTreeSet<IpNetwork> =
+            self.hub.iter().filter(|address| held(address)).map(|&address| address.into()).collect();
+
+        let main = RuleAction::Lookup { table: MAIN_TABLE, suppress: None };
+        let mut rules: Vec<Rule> =
+            hub.iter().map(|&to| Rule { priority: EARLY, to: Some(to), action: main, ..base }).collect();
+        for &lan in self.lan.iter().filter(is_ours).filter(|lan| !is_link_local(lan.ip())) {
+            let from = Some(IpNetwork::from(lan.ip()));
+            self.push_lookups(&lengths, Rule { priority: EARLY, from, ..base }, &mut rules);
+        }
+        rules.extend(hub.iter().map(|&to| Rule { to: Some(to), ..base }));
+        let others: BTreeSet<IpNetwork> =
+            self.others.iter().filter(is_ours).filter(|other| is_reachable(other.ip())).copied().collect();
+        let addresses: BTreeSet<IpNetwork> = others.iter().map(|other| other.ip().into()).collect();
+        rules.extend(addresses.into_iter().take(MAX_ADDRESSES).map(|from| Rule { from: Some(from), ..base }));
+        let networks: BTreeSet<IpNetwork> = others.iter().filter_map(|&other| network(other)).collect();
+        for from in networks.into_iter().take(MAX_NETWORKS).map(Some) {
+            let (first, last) = SERVICE_PORTS;
+            let services = [6, 17].map(|protocol| Some(Service { protocol, first, last }));
+            rules.extend(services.map(|service| Rule { from, service, ..base }));
+        }
+        self.push_lookups(&lengths, base, &mut rules);
+        rules
+    }
+
+    /// For each length: routes of the main table that are longer win, then come those of our table that are not
+    /// shorter.
+    fn push_lookups(&self, lengths: &BTreeSet<u8>, base: Rule, rules: &mut Vec<Rule>) {
+        for &length in lengths.iter().rev() {
+            let lookup = |table, suppress| Rule { action: RuleAction::Lookup { table, suppress }, ..base };
+            rules.push(lookup(MAIN_TABLE, Some(length)));
+            rules.push(lookup(self.table, length.checked_sub(1)));
+        }
+    }
+}
+
+fn is_reachable(address: IpAddr) -> bool {
+    !address.is_loopback() && !is_link_local(address)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// The network of an address; `None` where that is the address alone.
+fn network(address: IpNetwork) -> Option<IpNetwork> {
+    let whole = IpNetwork::from(address.ip()).prefix();
+    IpNetwork::new(address.network(), address.prefix()).ok().filter(|network| network.prefix() < whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNetwork {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn rules_are_asked_from_the_narrowest_to_the_widest() {
+        let around = BTreeSet::from([net("0.0.0.0/0"), net("203.0.0.0/16"), net("::/0")]);
+        let (lan, others) =
+            ([net("10.0.0.2/24"), net("fe80::2/64")], [net("192.168.1.20/24"), net("127.0.0.1/8")]);
+        let hub = ["203.0.113.5".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let policy =
+            Policy { family: Family::V4, table: 77, around: &around, hub: &hub, lan: &lan, others: &others };
+        let text: Vec<String> = policy
+            .rules(7)
+            .into_iter()
+            .map(|rule| {
+                let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
+                let to = rule.to.map_or(String::new(), |to| format!(" to {to}"));
+                let service =
+                    rule.service.map_or(String::new(), |service| format!(" protocol {}", service.protocol));
+                let action = match rule.action {
+                    RuleAction::Lookup { table, suppress } => format!("table {table} beyond {suppress:?}"),
+                    RuleAction::Goto(to) => format!("goto {to}"),
+                };
+                format!("{}: from {from}{to}{service} {action}", rule.priority)
+            })
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "32764: from all to 203.0.113.5/32 table 254 beyond None",
+                "32764: from 10.0.0.2/32 table 254 beyond Some(16)",
+                "32764: from 10.0.0.2/32 table 77 beyond Some(15)",
+                "32764: from 10.0.0.2/32 table 254 beyond Some(0)",
+                "32764: from 10.0.0.2/32 table 77 beyond None",
+                "32765: from all to 203.0.113.5/32 goto 32766",
+                "32765: from 192.168.1.20/32 goto 32766",
+                "32765: from 192.168.1.0/24 protocol 6 goto 32766",
+                "32765: from 192.168.1.0/24 protocol 17 goto 32766",
+                "32765: from all table 254 beyond Some(16)",
+                "32765: from all table 77 beyond Some(15)",
+                "32765: from all table 254 beyond Some(0)",
+                "32765: from all table 77 beyond None",
+            ]
+        );
+    }
+
+    #[test]
+    fn there_are_no_rules_without_a_prefix_to_go_around() {
+        let policy = Policy {
+            family: Family::V6,
+            table: 77,
+            around: &BTreeSet::from([net("0.0.0.0/0")]),
+            hub: &[],
+            lan: &[],
+            others: &[],
+        };
+        assert_eq!(policy.rules(7), []);
+    }
+
+    #[test]
+    fn a_machine_in_very_many_networks_gets_a_bounded_number_of_rules() {
+        let others: Vec<IpNetwork> = (0..10_000_u32)
+            .map(|i| IpNetwork::new(IpAddr::from((0x0a00_0000 + i * 256 + 1).to_be_bytes()), 24).unwrap())
+            .collect();
+        let around = BTreeSet::from([net("0.0.0.0/0")]);
+        let policy =
+            Policy { family: Family::V4, table: 77, around: &around, hub: &[], lan: &[], others: &others };
+        assert_eq!(policy.rules(7).len(), MAX_ADDRESSES + 2 * MAX_NETWORKS + 2);
+    }
+}
