@@ -1,7 +1,7 @@
-//! A simulated LAN: the real switch and the real tunnels, over streams in memory, in virtual time.
+//! A simulated LAN: the real switch and real uplinks, over streams in memory, in virtual time.
 //!
-//! Each seed is a story of joins, leaves, clashing wishes, stalls, cuts, flipped bits, strangers and packets of
-//! all kinds; what must hold is checked after every turn of it. `SEED=n` runs one seed, `SEEDS=n` that many,
+//! Each seed is a story of starts and stops, clashing wishes, stalls, cuts, flipped bits, restarts of the hub, unknown
+//! protocols, a member that says what no spoke says, and packets of all kinds; what must hold is checked after every turn of it. `SEED=n` runs one seed, `SEEDS=n` that many,
 //! each of `STEPS=n` steps. Seeds that failed once are kept in `tests/simulation/seeds` and always run.
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads the environment and starts virtual time")]
@@ -10,12 +10,16 @@
 
 #[path = "simulation/govern.rs"]
 mod govern;
+#[path = "simulation/machine.rs"]
+mod machine;
 #[path = "simulation/packets.rs"]
 mod packets;
 #[path = "simulation/pipe.rs"]
 mod pipe;
 #[path = "simulation/rng.rs"]
 mod rng;
+#[path = "simulation/rogue.rs"]
+mod rogue;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -25,7 +29,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::wire::frame::{ControlFrame, Welcome};
 use common::wire::hello::hello;
 use common::wire::name::Name;
 use packets::{HUB, HUB_V4, HUB_V6, udp};
@@ -109,24 +112,25 @@ fn tell(seed: u64, steps: u64, act: &impl Fn(&mut World)) -> u64 {
     settle(&mut world);
     deliver_all(&mut world);
     world.switch.stop();
+    (0..world.spokes.len()).for_each(|spoke| world.vanish(spoke));
+    world.rogue_hang_up();
     // Log lines that were kept back are counted out first.
     world.pass(2 * common::node::log_limit::PERIOD);
     assert!(
         world.conns.is_empty() && world.switch.deadline().is_none(),
         "a hub that stops forgets all links"
     );
-    assert!(world.spokes.iter().all(|spoke| spoke.link.is_none()), "and tells them");
     world.book.delivered
 }
 
 /// One thing happens.
 fn act(world: &mut World) {
     let spoke = world.rng.below(world.spokes.len());
-    let is_linked = world.spokes[spoke].link.is_some();
+    let is_running = world.spokes[spoke].process.is_some();
     match world.rng.below(100) {
         0..3 => world.leave(spoke),
-        3..5 => world.forget(spoke),
-        // The same key, while the hub still has its old link.
+        3..5 => world.vanish(spoke),
+        // Started again, while the hub still has its old link.
         5..7 => join(world, spoke),
         7..9 => disturb(world, spoke, |world, conn| {
             let random = world.rng.next();
@@ -162,15 +166,17 @@ fn act(world: &mut World) {
             conn.down.resume(now);
         }),
         18..20 => knock(world),
-        20..22 => speak(world, spoke),
-        22..32 => send_from_hub(world),
-        _ if is_linked => (0..1 + world.rng.below(8)).for_each(|_| send(world, spoke)),
+        20..24 => world.act_as_rogue(),
+        24 => world.ask_spoke(spoke),
+        25 if world.rng.one_in(4) => world.restart_hub(),
+        26..34 => send_from_hub(world),
+        _ if is_running => (0..1 + world.rng.below(8)).for_each(|_| send(world, spoke)),
         _ => join(world, spoke),
     }
 }
 
 fn disturb(world: &mut World, spoke: usize, how: impl FnOnce(&mut World, usize)) {
-    let conn = world.spokes[spoke].link.as_ref().map(|link| link.conn);
+    let conn = world.spokes[spoke].conn();
     if let Some(conn) = conn.filter(|conn| world.conns.contains_key(conn)) {
         how(world, conn);
     }
@@ -192,7 +198,7 @@ fn v6(host: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host as u16)
 }
 
-/// A stranger connects, says something, and falls silent or goes.
+/// Something connects that is no spoke, says something, and falls silent or goes.
 fn knock(world: &mut World) {
     let Some(conn) = world.connect(None) else { return };
     let len = world.rng.below(200);
@@ -208,30 +214,8 @@ fn knock(world: &mut World) {
     }
 }
 
-/// A spoke says what is no packet; some of it breaks its link.
-fn speak(world: &mut World, spoke: usize) {
-    let control = match world.rng.below(4) {
-        0 => ControlFrame::Pong(world.rng.next()),
-        1 => ControlFrame::Welcome(Welcome {
-            name: Name::nearest("x"),
-            addresses: vec![],
-            hub: vec![],
-            mtu: 1,
-            routes: vec![],
-        }),
-        _ => ControlFrame::AskMembers { after: None, watch: true },
-    };
-    let Some(link) = world.spokes[spoke].link.as_mut().filter(|link| link.tunnel.is_open()) else { return };
-    link.tunnel.control(&control).unwrap();
-    if matches!(control, ControlFrame::Welcome(_))
-        && let Some(conn) = world.conns.get_mut(&link.conn)
-    {
-        conn.is_sound = false;
-    }
-}
-
 /// Some address of either family: a member's, the hub's, everybody's, nobody's.
-fn destination(world: &mut World) -> IpAddr {
+pub(crate) fn destination(world: &mut World) -> IpAddr {
     match world.rng.below(12) {
         0 => HUB_V4,
         1 => HUB_V6,
@@ -245,38 +229,35 @@ fn destination(world: &mut World) -> IpAddr {
     }
 }
 
-/// A spoke sends one packet, most likely an honest one.
+/// A machine sends one packet, most likely an honest one.
 fn send(world: &mut World, spoke: usize) {
     let to = destination(world);
     let forged = destination(world);
     let extra = if world.rng.one_in(30) { 60_000 } else { world.rng.below(1_400) };
-    let id = world.book.next_id();
     let kind = world.rng.below(10);
-    let Some(link) = world.spokes[spoke].link.as_mut().filter(|link| link.tunnel.is_open()) else { return };
-    let own = link.addresses.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
+    if !world.spokes[spoke].is_on_lan() {
+        return;
+    }
+    let addresses = world.spokes[spoke].addresses();
+    let own = addresses.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
     let source = match (own, kind) {
         (Some(own), 2..) => own,
         _ if forged.is_ipv4() == to.is_ipv4() => forged,
         _ => return,
     };
-    let mut packet = udp(source, to, id, extra);
-    let mut is_legal = link.addresses.contains(&source);
-    if kind == 9 {
-        is_legal = false;
-        let random = world.rng.next() as usize;
-        match random % 4 {
-            0 => packet.truncate(random / 4 % packet.len()),
-            1 => packet.push(0),
-            // A flag, a type or a length of an offload that is none.
-            2 => packet[random / 4 % 2] = 0x40,
-            _ => packet[10] = (random >> 8) as u8 | 0x80,
-        }
-    }
-    world.book.enter(&packet, Some(spoke), to, is_legal);
-    let Some(link) = &mut world.spokes[spoke].link else { return };
-    let flow = id as u32 % 3;
-    let packet = world.switch.pool().copy(&packet);
-    link.tunnel.enqueue(packet, flow, world.switch.pool(), world.now);
+    let packet = udp(source, to, world.book.next_id(), extra);
+    world.book.enter(&packet, Some(spoke), to, addresses.contains(&source));
+    hand_over(world, spoke, &packet);
+}
+
+/// The kernel of a spoke's machine has a packet for the device.
+fn hand_over(world: &mut World, spoke: usize, packet: &[u8]) {
+    world.with_uplink(spoke, |uplink, now| {
+        uplink.send(now, |space| {
+            space[..packet.len()].copy_from_slice(packet);
+            Some(packet.len())
+        });
+    });
 }
 
 fn send_from_hub(world: &mut World) {
@@ -290,20 +271,41 @@ fn send_from_hub(world: &mut World) {
 
 /// The trouble ends, and everybody who may be on the LAN gets on it.
 fn settle(world: &mut World) {
+    world.rogue_hang_up();
     for spoke in 0..world.spokes.len() {
-        let is_sound = |link: &world::Link| world.conns.get(&link.conn).is_some_and(|conn| conn.is_sound);
-        if !world.spokes[spoke].link.as_ref().is_some_and(is_sound) {
-            world.forget(spoke);
+        let conn = world.spokes[spoke].conn().and_then(|conn| world.conns.get(&conn));
+        if conn.is_some_and(|conn| !conn.is_sound) {
+            world.vanish(spoke);
         }
     }
     world.pass(Duration::from_secs(15));
     for spoke in 0..world.spokes.len() {
-        if world.spokes[spoke].link.is_none() {
+        if !world.spokes[spoke].is_on_lan() {
             world.join(spoke, vec![]);
             world.pass(Duration::from_secs(1));
         }
-        let is_open = world.spokes[spoke].link.as_ref().is_some_and(|link| link.tunnel.is_open());
-        assert_eq!(is_open, world.spokes[spoke].may_join, "spoke {spoke} in the end");
+        let is_on_lan = world.spokes[spoke].is_on_lan();
+        assert_eq!(is_on_lan, world.spokes[spoke].may_join, "spoke {spoke} in the end");
+    }
+    // Changes of the list of members and of routes are told within a second or two.
+    world.pass(Duration::from_secs(5));
+    check_what_is_known(world);
+}
+
+/// Everybody knows who is on the LAN, and reaches what is behind others.
+fn check_what_is_known(world: &World) {
+    let members = world.switch.members();
+    let names: Vec<&Name> = members.after(None).map(|member| &member.name).collect();
+    for (at, spoke) in world.spokes.iter().enumerate().filter(|(_, spoke)| spoke.is_on_lan()) {
+        let hosts = spoke.process.as_ref().and_then(|process| process.hosts.as_ref());
+        let known: Vec<&Name> = hosts.into_iter().flatten().map(|peer| &peer.name).collect();
+        assert_eq!(known, names, "spoke {at} follows the list of members");
+        let own = members.by_key(&spoke.key.public());
+        let mut behind = world.switch.prefixes_behind_others(own);
+        // What it offers itself it reaches by itself.
+        let offers = spoke.process.iter().flat_map(|process| process.offers.clone());
+        offers.for_each(|offer| behind.retain(|prefix| *prefix != offer));
+        assert_eq!(spoke.routes(), behind, "spoke {at} reaches what is behind others");
     }
 }
 
@@ -313,7 +315,8 @@ fn deliver_all(world: &mut World) {
         .spokes
         .iter()
         .enumerate()
-        .filter_map(|(at, spoke)| Some((at, spoke.link.as_ref()?.addresses.clone())))
+        .filter(|(_, spoke)| spoke.is_on_lan())
+        .map(|(at, spoke)| (at, spoke.addresses()))
         .collect();
     let mut expected = Vec::new();
     for (from, own) in &open {
@@ -334,9 +337,7 @@ fn deliver_all(world: &mut World) {
                 let id = world.book.next_id();
                 let packet = udp(source, to, id, 100);
                 world.book.enter(&packet, Some(*from), to, true);
-                let Some(link) = &mut world.spokes[*from].link else { continue };
-                let packet = world.switch.pool().copy(&packet);
-                link.tunnel.enqueue(packet, 0, world.switch.pool(), world.now);
+                hand_over(world, *from, &packet);
                 expected.push((id, to, receivers));
             }
         }

@@ -32,7 +32,7 @@ pub(crate) fn govern(world: &mut World) {
         // Its addresses are free for others at once.
         world.holders.retain(|_, holder| *holder != key);
         // The hub has ended its link, which it may not know yet.
-        let conn = world.spokes[spoke].link.as_ref().map(|link| link.conn);
+        let conn = world.spokes[spoke].conn();
         if let Some(conn) = conn.and_then(|conn| world.conns.get_mut(&conn)) {
             conn.is_sound = false;
         }

@@ -4,21 +4,20 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::packet::offload;
 use common::queue::{Buf, Pool};
-use common::wire::frame::{ControlFrame, Farewell, INVITE_LEN, Join};
 use common::wire::inbox::Inbox;
 use common::wire::key::{PrivateKey, PublicKey};
-use common::wire::name::Name;
-use common::wire::tunnel::{DEAD_AFTER, Error, Event, QUEUE_BYTES, Tunnel, outbox};
+use common::wire::tunnel::{DEAD_AFTER, Error, QUEUE_BYTES, Tunnel, outbox};
 use hub::lan::members::{Access, Members};
 use hub::lan::subnets::Subnets;
 use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
 use ipnetwork::IpNetwork;
 
+use crate::machine::Spoke;
 use crate::packets::{Book, HUB, HUB_V4, HUB_V6};
 use crate::pipe::{Pipe, Read};
 use crate::rng::Rng;
+use crate::rogue::Rogue;
 
 /// A turn that comes round so often within one step is a loop without end.
 const MAX_TURNS: usize = 20_000;
@@ -27,29 +26,13 @@ const MAX_TURNS: usize = 20_000;
 pub(crate) struct Conn {
     pub(crate) up: Pipe,
     pub(crate) down: Pipe,
-    session: Option<usize>,
+    pub(crate) session: Option<usize>,
     /// The spoke that has it open.
-    spoke: Option<usize>,
+    pub(crate) spoke: Option<usize>,
     /// Nothing was done to it that may break it.
     pub(crate) is_sound: bool,
     /// When it was last stalled.
     pub(crate) stalled_at: Option<Instant>,
-}
-
-pub(crate) struct Spoke {
-    pub(crate) key: PrivateKey,
-    pub(crate) link: Option<Link>,
-    /// It is not revoked, and the hub is open, or knows or has invited it.
-    pub(crate) may_join: bool,
-    pub(crate) invite: Option<[u8; INVITE_LEN]>,
-}
-
-/// The spoke's end of a connection.
-pub(crate) struct Link {
-    pub(crate) tunnel: Tunnel,
-    pub(crate) conn: usize,
-    /// What the welcome said.
-    pub(crate) addresses: Vec<IpAddr>,
 }
 
 pub(crate) struct World {
@@ -59,6 +42,9 @@ pub(crate) struct World {
     pub(crate) spokes: Vec<Spoke>,
     pub(crate) conns: HashMap<usize, Conn>,
     pub(crate) book: Book,
+    pub(crate) rogue: Rogue,
+    pub(crate) hub_key: PublicKey,
+    key: PrivateKey,
     /// A locked hub does not know the last spoke.
     pub(crate) is_locked: bool,
     /// What each spoke offers when it joins.
@@ -66,9 +52,8 @@ pub(crate) struct World {
     next_conn: usize,
     by_session: HashMap<usize, usize>,
     hub_inbox: Inbox,
-    spoke_inbox: Inbox,
-    outbox: Buf,
-    pool: Pool,
+    pub(crate) outbox: Buf,
+    pub(crate) pool: Pool,
     /// Who held which address after the last turn.
     pub(crate) holders: HashMap<IpAddr, PublicKey>,
 }
@@ -79,8 +64,8 @@ impl World {
         let subnets = ["10.0.0.0/28", "fd00::/64"].map(|text| text.parse().unwrap());
         let subnets = Subnets::new(&subnets[..1 + rng.below(2)]).unwrap();
         let count = 2 + rng.below(6);
-        let new = |key| Spoke { key, link: None, may_join: true, invite: None };
-        let mut spokes: Vec<Spoke> = (0..count).map(|_| new(PrivateKey::from_random(rng.key()))).collect();
+        let mut spokes: Vec<Spoke> =
+            (0..count).map(|_| Spoke::new(PrivateKey::from_random(rng.key()))).collect();
         let is_locked = rng.one_in(4);
         let known = if is_locked { count - 1 } else { 0 };
         spokes[count - 1].may_join = !is_locked;
@@ -89,13 +74,8 @@ impl World {
         let members = Members::parse(&lines.collect::<String>(), subnets).unwrap();
         let access = if is_locked { Access::Locked } else { Access::Open };
         let key = PrivateKey::from_random(rng.key());
-        let switch = Switch::new(
-            key,
-            Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] },
-            access,
-            members,
-            rng.next(),
-        );
+        let switch = Switch::new(key.clone(), lan(subnets), access, members, rng.next());
+        let rogue = Rogue::new(PrivateKey::from_random(rng.key()));
         World {
             rng,
             now: Instant::now(),
@@ -103,12 +83,14 @@ impl World {
             spokes,
             conns: HashMap::new(),
             book: Book::default(),
+            rogue,
+            hub_key: key.public(),
+            key,
             is_locked,
             offers: Vec::new(),
             next_conn: 0,
             by_session: HashMap::new(),
             hub_inbox: Inbox::default(),
-            spoke_inbox: Inbox::default(),
             outbox: outbox(),
             pool: Pool::new(8 * 1024 * 1024),
             holders: HashMap::new(),
@@ -132,54 +114,19 @@ impl World {
         Some(id)
     }
 
-    /// Has a spoke join with these wishes, in the place of a link that it may have and just forgets.
-    pub(crate) fn join(&mut self, spoke: usize, addresses: Vec<IpAddr>) {
-        self.forget(spoke);
-        let Some(conn) = self.connect(Some(spoke)) else { return };
-        let name = Name::nearest(&format!("s{}", self.rng.below(3)));
-        let join = Join {
-            name,
-            addresses,
-            routes: self.offers.clone(),
-            mtu: None,
-            invite: self.spokes[spoke].invite,
-            had: vec![],
-        };
-        let ephemeral = self.rng.key();
-        let tunnel = Tunnel::spoke(&self.spokes[spoke].key, ephemeral, None, &join, &mut self.pool, self.now);
-        self.spokes[spoke].link = Some(Link { tunnel, conn, addresses: Vec::new() });
-    }
-
-    /// The spoke is gone without a word: to the hub its connection falls silent.
-    pub(crate) fn forget(&mut self, spoke: usize) {
-        let Some(mut link) = self.spokes[spoke].link.take() else { return };
-        link.tunnel.close(&mut self.pool);
-        let now = self.now;
-        if let Some(conn) = self.conns.get_mut(&link.conn) {
-            conn.spoke = None;
+    /// The hub's process is killed and started again: all connections end, and what was written is read.
+    pub(crate) fn restart_hub(&mut self) {
+        let (subnets, access) = (self.switch.lan().subnets, self.switch.access());
+        let members = Members::parse(&self.switch.members().to_text(), subnets).unwrap();
+        let invites = self.switch.invites().clone();
+        self.switch = Switch::new(self.key.clone(), lan(subnets), access, members, self.rng.next());
+        self.switch.set_invites(invites);
+        for conn in self.conns.values_mut().filter(|conn| conn.session.is_some()) {
+            conn.session = None;
             conn.is_sound = false;
-            conn.stalled_at = Some(now);
-            conn.up.stall();
+            conn.down.reset(self.now);
         }
-    }
-
-    /// The spoke closes its socket.
-    fn hang_up(&mut self, spoke: usize) {
-        let Some(mut link) = self.spokes[spoke].link.take() else { return };
-        link.tunnel.close(&mut self.pool);
-        if let Some(conn) = self.conns.get_mut(&link.conn) {
-            conn.spoke = None;
-            conn.up.close(self.now);
-        }
-    }
-
-    /// The spoke says goodbye and closes its socket.
-    pub(crate) fn leave(&mut self, spoke: usize) {
-        if let Some(link) = &mut self.spokes[spoke].link {
-            link.tunnel.bye(Farewell::Stopping).unwrap();
-        }
-        self.flush_spoke(spoke);
-        self.hang_up(spoke);
+        self.by_session.clear();
     }
 
     // ---- time
@@ -204,8 +151,8 @@ impl World {
             let down = conn.spoke.and(conn.down.next_at());
             [up, down]
         });
-        let spokes = self.spokes.iter().map(|spoke| spoke.link.as_ref().map(|link| link.tunnel.deadline()));
-        pipes.chain(spokes).chain([self.switch.deadline()]).flatten().min()
+        let spokes = self.spokes.iter().map(Spoke::next_at);
+        pipes.chain(spokes).chain([self.switch.deadline(), self.rogue_next_at()]).flatten().min()
     }
 
     fn turn(&mut self) {
@@ -217,6 +164,7 @@ impl World {
             self.time_out_spoke(spoke);
             self.flush_spoke(spoke);
         }
+        self.rogue_turn();
         self.conns.retain(|_, conn| conn.session.is_some() || conn.spoke.is_some());
         self.check();
     }
@@ -298,100 +246,11 @@ impl World {
         }
     }
 
-    // ---- a spoke, as its client does it
-
-    fn read_spoke(&mut self, spoke: usize) {
-        loop {
-            let Some(link) = &mut self.spokes[spoke].link else { return };
-            let Some(conn) = self.conns.get_mut(&link.conn) else { return };
-            link.tunnel.unpark(&mut self.spoke_inbox, &mut self.pool);
-            let space = self.spoke_inbox.space();
-            let space_len = chunk(&mut self.rng, space.len());
-            let read = conn.down.read(&mut space[..space_len], self.now);
-            if let Read::Bytes(len) = read {
-                self.spoke_inbox.filled(len);
-                link.tunnel.heard(self.now);
-                // There is room in the socket again.
-                if let Some(session) = conn.session.filter(|&session| self.switch.is_live(session)) {
-                    self.switch.mark_dirty(session);
-                }
-            }
-            let is_sound = conn.is_sound;
-            let was_open = link.tunnel.is_open();
-            match self.open_spoke(spoke) {
-                Ok(true) => {}
-                Ok(false) => return self.hang_up(spoke),
-                Err(error) => {
-                    assert!(!is_sound, "spoke {spoke} has a sound link, but: {error}");
-                    return self.hang_up(spoke);
-                }
-            }
-            let Some(link) = &mut self.spokes[spoke].link else { return };
-            link.tunnel.park(&mut self.spoke_inbox, &mut self.pool);
-            match read {
-                Read::Bytes(_) => {}
-                Read::Nothing => return,
-                Read::Closed => {
-                    assert!(!(is_sound && was_open), "spoke {spoke} has a sound link that the hub cut");
-                    return self.hang_up(spoke);
-                }
-            }
-        }
-    }
-
-    /// Handles what the inbox holds; false if the hub sent the spoke away.
-    fn open_spoke(&mut self, spoke: usize) -> Result<bool, Error> {
-        let Some(link) = &mut self.spokes[spoke].link else { return Ok(true) };
-        while let Some(event) = link.tunnel.open(&mut self.spoke_inbox, &mut self.pool, self.now)? {
-            match event {
-                Event::Packet(mut packet) => {
-                    offload::check(&mut packet).expect("the hub lets no other packet through");
-                    self.book.arrive(&packet, Some(spoke), &link.addresses);
-                    self.pool.give(packet);
-                }
-                Event::Control(ControlFrame::Welcome(welcome)) => {
-                    link.addresses = welcome.addresses.iter().map(|address| address.ip()).collect();
-                }
-                Event::Control(ControlFrame::Refused { .. } | ControlFrame::Bye(_)) => return Ok(false),
-                Event::Control(ControlFrame::Members { peers, last }) => {
-                    assert!(last && peers.len() <= self.spokes.len());
-                    return Ok(true);
-                }
-                Event::Control(ControlFrame::Routes { .. } | ControlFrame::MembersChanged) => {}
-                other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
-            }
-        }
-        Ok(true)
-    }
-
-    fn time_out_spoke(&mut self, spoke: usize) {
-        let Some(link) = &mut self.spokes[spoke].link else { return };
-        if let Err(error) = link.tunnel.handle_timeout(self.now) {
-            let conn = &self.conns[&link.conn];
-            // Who wants the addresses of others may have to wait for too many of them.
-            assert!(
-                !conn.is_sound || error == Error::TooSlow,
-                "spoke {spoke} has a sound link, but: {error}"
-            );
-            self.hang_up(spoke);
-        }
-    }
-
-    fn flush_spoke(&mut self, spoke: usize) {
-        let Some(link) = &mut self.spokes[spoke].link else { return };
-        let Some(conn) = self.conns.get_mut(&link.conn) else { return };
-        while flush(&mut link.tunnel, &mut conn.up, &mut self.outbox, &mut self.pool, self.now).unwrap() {}
-    }
-
     // ---- what must hold after each turn
 
     fn check(&mut self) {
         let now = self.now;
-        for (at, spoke) in self.spokes.iter().enumerate() {
-            let Some(link) = &spoke.link else { continue };
-            assert!(link.tunnel.queue().cost() <= QUEUE_BYTES, "the queue of spoke {at}");
-            assert!(link.tunnel.deadline() > now, "spoke {at} has a deadline in the past");
-        }
+        (0..self.spokes.len()).for_each(|at| self.check_spoke(at));
         // Who comes or goes at the end of a turn makes work for one at the same time; `pass` counts those.
         assert!(self.switch.deadline().is_none_or(|at| at >= now), "the hub has a deadline in the past");
 
@@ -429,12 +288,12 @@ impl World {
 
     /// What a spoke believes to hold, it holds at the hub too, as long as its session lives.
     fn check_spokes_agree(&self, members: &[(hub::lan::members::MemberId, hub::lan::members::Member)]) {
-        for spoke in &self.spokes {
-            let Some(link) = spoke.link.as_ref().filter(|link| link.tunnel.is_open()) else { continue };
-            let Some(session) = self.conns.get(&link.conn).and_then(|conn| conn.session) else { continue };
+        for spoke in self.spokes.iter().filter(|spoke| spoke.is_on_lan()) {
+            let session = spoke.conn().and_then(|conn| self.conns.get(&conn)?.session);
+            let Some(session) = session else { continue };
             let member = members.iter().find(|(_, member)| member.session == Some(session));
             let (_, member) = member.expect("an open tunnel belongs to a member");
-            assert_eq!(member.addresses, link.addresses);
+            assert_eq!(member.addresses, spoke.addresses());
         }
     }
 
@@ -446,14 +305,12 @@ impl World {
             let moved =
                 holders.iter().any(|(other, key)| key == before && other.is_ipv4() == address.is_ipv4());
             let spoke = self.spokes.iter().find(|spoke| spoke.key.public() == *before);
-            let conn =
-                spoke.and_then(|spoke| spoke.link.as_ref()).and_then(|link| self.conns.get(&link.conn));
+            let conn = spoke.and_then(Spoke::conn).and_then(|conn| self.conns.get(&conn));
             let was_silent = conn.is_none_or(|conn| {
                 let slack = Duration::from_millis(300);
                 !conn.is_sound || conn.stalled_at.is_some_and(|at| at + DISPUTE_TIME + slack > self.now)
             });
-            let joined =
-                spoke.and_then(|spoke| spoke.link.as_ref()).is_some_and(|link| link.tunnel.is_open());
+            let joined = spoke.is_some_and(Spoke::is_on_lan);
             assert!(
                 moved || was_silent || !joined,
                 "{address} was taken from {before} for {after}; its connection: {conn:?}; now: {now:?}",
@@ -465,7 +322,7 @@ impl World {
 }
 
 /// How much one read brings.
-fn chunk(rng: &mut Rng, most: usize) -> usize {
+pub(crate) fn chunk(rng: &mut Rng, most: usize) -> usize {
     match rng.below(4) {
         0 => 1 + rng.below(64),
         1 => 1 + rng.below(3_000),
@@ -497,4 +354,9 @@ fn flush(
     let len = pipe.write(outbox, now);
     tunnel.wrote(outbox, len, pool, now);
     Ok(len == outbox.len() && tunnel.wants_write())
+}
+
+/// The LAN of all stories.
+fn lan(subnets: Subnets) -> Lan {
+    Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] }
 }

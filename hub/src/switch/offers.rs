@@ -117,10 +117,15 @@ impl Switch {
         }
     }
 
+    /// The prefixes that all but one member are told: they are behind others, or are the hub's way out.
+    pub fn prefixes_behind_others(&self, own: Option<MemberId>) -> Vec<IpNetwork> {
+        let own = own.map(Owner::Member);
+        self.routes.iter().filter(|&(_, owner)| Some(owner) != own).map(|(prefix, _)| prefix).collect()
+    }
+
     /// Tells a new session all prefixes but its own.
     pub(super) fn tell_all_routes(&mut self, session: usize, id: MemberId) {
-        let others = self.routes.iter().filter(|&(_, owner)| owner != Owner::Member(id));
-        let prefixes: Vec<IpNetwork> = others.map(|(prefix, _)| prefix).collect();
+        let prefixes = self.prefixes_behind_others(Some(id));
         let mut parts = prefixes.chunks(MAX_PREFIXES).peekable();
         if parts.peek().is_none() {
             self.tell(session, &ControlFrame::Routes { added: vec![], removed: vec![], all: true });
