@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
 #![allow(clippy::print_stdout, reason = "a test: it says which seed failed")]
 
+#[path = "simulation/disk.rs"]
+mod disk;
 #[path = "simulation/govern.rs"]
 mod govern;
 #[path = "simulation/packets.rs"]
@@ -108,13 +110,9 @@ fn tell(seed: u64, steps: u64, act: &impl Fn(&mut World)) -> u64 {
     }
     settle(&mut world);
     deliver_all(&mut world);
-    world.switch.stop();
-    // Log lines that were kept back are counted out first.
-    world.pass(2 * common::node::log_limit::PERIOD);
-    assert!(
-        world.conns.is_empty() && world.switch.deadline().is_none(),
-        "a hub that stops forgets all links"
-    );
+    world.hub.stop(world.now);
+    world.pass(Duration::from_secs(20));
+    assert!(world.conns.is_empty() && world.hub.deadline().is_none(), "a hub that stops forgets all links");
     assert!(world.spokes.iter().all(|spoke| spoke.link.is_none()), "and tells them");
     world.book.delivered
 }
@@ -163,7 +161,8 @@ fn act(world: &mut World) {
         }),
         18..20 => knock(world),
         20..22 => speak(world, spoke),
-        22..32 => send_from_hub(world),
+        22..31 => send_from_hub(world),
+        31 => world.disk.is_full = !world.disk.is_full && world.rng.one_in(4),
         _ if is_linked => (0..1 + world.rng.below(8)).for_each(|_| send(world, spoke)),
         _ => join(world, spoke),
     }
@@ -275,8 +274,8 @@ fn send(world: &mut World, spoke: usize) {
     world.book.enter(&packet, Some(spoke), to, is_legal);
     let Some(link) = &mut world.spokes[spoke].link else { return };
     let flow = id as u32 % 3;
-    let packet = world.switch.pool().copy(&packet);
-    link.tunnel.enqueue(packet, flow, world.switch.pool(), world.now);
+    let packet = world.pool.copy(&packet);
+    link.tunnel.enqueue(packet, flow, &mut world.pool, world.now);
 }
 
 fn send_from_hub(world: &mut World) {
@@ -284,8 +283,7 @@ fn send_from_hub(world: &mut World) {
     let source = if to.is_ipv4() { HUB_V4 } else { HUB_V6 };
     let packet = udp(source, to, world.book.next_id(), world.rng.below(1_400));
     world.book.enter(&packet, HUB, to, true);
-    let packet = world.switch.pool().copy(&packet);
-    world.switch.send(packet, world.now);
+    world.send_from_hub(&packet);
 }
 
 /// The trouble ends, and everybody who may be on the LAN gets on it.
@@ -335,8 +333,8 @@ fn deliver_all(world: &mut World) {
                 let packet = udp(source, to, id, 100);
                 world.book.enter(&packet, Some(*from), to, true);
                 let Some(link) = &mut world.spokes[*from].link else { continue };
-                let packet = world.switch.pool().copy(&packet);
-                link.tunnel.enqueue(packet, 0, world.switch.pool(), world.now);
+                let packet = world.pool.copy(&packet);
+                link.tunnel.enqueue(packet, 0, &mut world.pool, world.now);
                 expected.push((id, to, receivers));
             }
         }
