@@ -17,7 +17,7 @@ use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
-use hub::lan::members::{Access, Admission, Members};
+use hub::lan::members::{Access, Decision, Members};
 use hub::lan::subnets::Subnets;
 
 /// Virtual time has to start somewhere.
@@ -277,12 +277,12 @@ pub(crate) fn members(data: &[u8]) {
     for seed in 1..4 {
         let wish = Join { addresses: vec!["10.0.0.3".parse().expect("an address")], ..join() };
         match members.admit(key(seed).public(), &wish, Access::Open, &[]) {
-            Admission::Member { id, .. } => {
+            Decision::Member { id, .. } => {
                 assert_eq!(members.by_key(&key(seed).public()), Some(id));
                 assert_eq!(members.holder(wish.addresses[0]), Some(id));
             }
-            Admission::Dispute(_) => panic!("nobody is online"),
-            Admission::Refused(..) => {}
+            Decision::Dispute(_) => panic!("nobody is online"),
+            Decision::Refused(..) => {}
         }
     }
     if let Some(id) = members.by_key(&key(1).public()) {

@@ -22,15 +22,20 @@ use crate::wire::key::PrivateKey;
 /// Longest state file that is read: room for more members than a hub can have.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
+/// The mode of a key file: it is for its owner alone.
+const KEY_MODE: u32 = 0o600;
+
 /// Why the state directory cannot be used. Its text says what to do.
 #[derive(Debug)]
 pub enum Error {
     /// Another process uses the directory.
     InUse(PathBuf),
-    /// The directory or file may be read or written by others.
+    /// Others can read or write the directory or file.
     Exposed {
         /// The directory or file.
         path: PathBuf,
+        /// The mode that it has.
+        has: u32,
         /// The mode it should have.
         mode: u32,
     },
@@ -62,11 +67,22 @@ impl fmt::Display for Error {
                 "{} is in use by another process: stop that one, or give this one its own with --state DIR",
                 path.display()
             ),
-            Error::Exposed { path, mode } => write!(
+            Error::Exposed { path, has, mode } => write!(
                 f,
-                "{0} can be read by others, so its secrets may be known: run `chmod {mode:o} {0}`, or delete it \
-                 for new ones",
-                path.display()
+                "{0} can be {1} by others: run `chmod {mode:o} {0}`{2}",
+                path.display(),
+                match (has & 0o044 != 0, has & 0o022 != 0) {
+                    (true, true) => "read and written",
+                    (false, true) => "written",
+                    (true, false) => "read",
+                    (false, false) => "used",
+                },
+                // The key is what this end is known by.
+                if *mode == KEY_MODE {
+                    "; do not delete it: every other end would refuse the new key"
+                } else {
+                    ""
+                }
             ),
             Error::Damaged { path, line, why } => write!(
                 f,
@@ -93,6 +109,15 @@ fn advice(error: &io::Error) -> &'static str {
 
 impl std::error::Error for Error {}
 
+/// Tells whether a file is the same as it was, as far as the system can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: (u64, u64),
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 /// A state directory, locked for this process.
 #[derive(Debug)]
 pub struct State {
@@ -116,8 +141,10 @@ impl State {
         if !metadata.is_dir() {
             return Err(fail("use as the state directory", io::ErrorKind::NotADirectory.into()));
         }
-        if metadata.mode() & 0o022 != 0 {
-            return Err(Error::Exposed { path: path.to_owned(), mode: 0o700 });
+        let has = metadata.mode();
+        if has & 0o022 != 0 {
+            // That others can look into it is no harm: each file in it has a mode of its own.
+            return Err(Error::Exposed { path: path.to_owned(), has: has & 0o022, mode: 0o700 });
         }
         // The directory itself is locked: no lock file to make, and a read-only one can be used.
         let directory = File::open(path).map_err(|error| fail("open the state directory", error))?;
@@ -151,7 +178,7 @@ impl State {
             return Ok(key);
         };
         if mode & 0o077 != 0 {
-            return Err(Error::Exposed { path, mode: 0o600 });
+            return Err(Error::Exposed { path, has: mode, mode: KEY_MODE });
         }
         text.trim().parse().map_err(|bad: crate::wire::key::BadKey| Error::Damaged {
             path,
@@ -185,6 +212,32 @@ impl State {
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         replace(&self.directory, name.as_ref(), text, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// Adds text at the end of a file that is there, and waits until it is on the disk. Where that fails the file
+    /// is as it was, if the disk lets it be: [`State::write`] mends it.
+    pub fn append(&self, name: &str, text: &str) -> Result<(), Error> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let append = || {
+            let mut file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
+            let len = file.metadata()?.len();
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).inspect_err(|_| {
+                // A line of which only a part was written would be taken for one that a person has begun.
+                let _ = file.set_len(len);
+            })
+        };
+        append().map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// What changes whenever a file is written or replaced; `None` where there is none.
+    pub fn stamp(&self, name: &str) -> Option<Stamp> {
+        let found = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some(Stamp {
+            inode: (found.st_dev, found.st_ino),
+            size: found.st_size,
+            modified: (found.st_mtime, found.st_mtime_nsec),
+            changed: (found.st_ctime, found.st_ctime_nsec),
+        })
     }
 
     /// Removes a file; none there is fine.
@@ -358,8 +411,15 @@ mod tests {
         let state = State::open(&scratch.0).unwrap();
         state.key().unwrap();
         let path = scratch.0.join("key");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(state.key().unwrap_err().to_string().contains("chmod 600"));
+        for (mode, what) in
+            [(0o644, "read"), (0o620, "written"), (0o666, "read and written"), (0o601, "used")]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = state.key().unwrap_err().to_string();
+            let told = format!("key can be {what} by others: run `chmod 600 ");
+            assert!(error.contains(&told), "{mode:o}: {error}");
+            assert!(!error.contains("delete it for new ones"), "every spoke would refuse this hub: {error}");
+        }
         fs::write(&path, "nonsense").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
@@ -392,7 +452,8 @@ mod tests {
         let scratch = Scratch::new();
         fs::create_dir(&scratch.0).unwrap();
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(State::open(&scratch.0).unwrap_err().to_string().contains("chmod 700"));
+        let error = State::open(&scratch.0).unwrap_err().to_string();
+        assert!(error.contains("can be written by others: run `chmod 700 "), "{error}");
     }
 
     #[test]
@@ -429,6 +490,19 @@ mod tests {
         assert_eq!((owner(&scratch.0), owner(&scratch.0.join("key"))), (65_534, 65_534));
         assert_eq!([owner(&elsewhere.0), owner(&scratch.0.join("sub"))], [0, 0]);
         fs::remove_file(&elsewhere.0).unwrap();
+    }
+
+    #[test]
+    fn text_is_added_at_the_end_of_a_file_that_is_there() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        assert!(state.append("members", "one\n").is_err() && state.stamp("members").is_none());
+        state.write("members", "one\n").unwrap();
+        let before = state.stamp("members").unwrap();
+        assert_eq!(state.stamp("members"), Some(before));
+        state.append("members", "two\n").unwrap();
+        assert_eq!(state.read("members").unwrap().as_deref(), Some("one\ntwo\n"));
+        assert_ne!(state.stamp("members"), Some(before));
     }
 
     #[test]

@@ -229,11 +229,10 @@ mod imp {
             };
             rules.insert(call, when);
         }
-        if reach > Profile::Accepts {
-            // Threads, but no processes. clone3 hides its flags behind a pointer: libc falls back to this.
-            let thread = libc::CLONE_THREAD as u64;
-            rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
-        }
+        // Threads, but no processes: a hub writes its files in one, a spoke looks names up in one. clone3 hides its
+        // flags behind a pointer: libc falls back to this.
+        let thread = libc::CLONE_THREAD as u64;
+        rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
         compile(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)
     }
 
