@@ -278,12 +278,22 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn route_to(&self, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+        self.route_from(None, destination)
+    }
+
+    /// As [`Netlink::route_to`], for a packet from this address; `None` too where the machine does not have it.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn route_from(&self, source: Option<IpAddr>, destination: IpAddr) -> Result<Option<NextHop>, Error> {
         let mut hop = None;
-        let request = codec::get_route(destination);
+        let request = codec::get_route(source, destination);
         match self
             .exchange(request, &mut |message| hop = hop.take().or_else(|| codec::read_next_hop(message)))
         {
             Err(refusal) if refusal.is(libc::ENETUNREACH) || refusal.is(libc::EHOSTUNREACH) => Ok(None),
+            // IPv4 calls an address invalid that the machine does not have.
+            Err(refusal) if source.is_some() && refusal.is(libc::EINVAL) => Ok(None),
             outcome => outcome
                 .map(|()| hop)
                 .map_err(|refusal| refusal.to(format!("look up the route to {destination}"))),
