@@ -243,7 +243,7 @@ impl Server {
                     Source::Device => self.read_device(now),
                     Source::Link(session) => self.serve_link(session as usize, ready, now),
                     // Spokes have these.
-                    Source::Waker | Source::Dial(_) => {}
+                    Source::Waker | Source::Kernel | Source::Dial(_) => {}
                 }
             }
             if deadline.is_some_and(|at| at <= now) {

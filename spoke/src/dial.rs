@@ -184,7 +184,7 @@ mod tests {
     fn look_up(
         spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
     ) -> io::Result<Vec<SocketAddr>> {
-        const WAKE: Token = Token(3);
+        const WAKE: mio::Token = mio::Token(3);
         let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
         let lookup = Lookup::start_by(spawn, &"127.0.0.1:80".parse().unwrap(), &waker);

@@ -1,0 +1,84 @@
+//! The outer path: what follows when the machine moves, or its routes change. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::{Effect, Phase, Uplink};
+
+/// How long a hub may take to answer over a path that has changed, before the link is given up.
+pub const PROBE_TIME: Duration = Duration::from_millis(800);
+
+/// What has become of the path of the connection to the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathChange {
+    /// The machine has lost the address that the connection was made from, or every route: nothing can arrive.
+    Lost,
+    /// Its packets leave by another interface or router: it may work or not.
+    Moved,
+}
+
+/// A question to the hub over a path that has changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    asked_at: Instant,
+}
+
+impl Probe {
+    pub(super) fn deadline(self) -> Instant {
+        self.asked_at + PROBE_TIME
+    }
+}
+
+impl Uplink {
+    /// The path of the connection is not what it was.
+    pub fn handle_path(&mut self, change: PathChange, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        match change {
+            PathChange::Moved if linked.tunnel.is_open() => {
+                linked.probe.get_or_insert(Probe { asked_at: now });
+                if let Err(error) = linked.tunnel.ping(now) {
+                    self.fail_link(error, now);
+                }
+            }
+            PathChange::Moved | PathChange::Lost => {
+                self.redial("this machine's address or its way to the hub has changed", now);
+            }
+        }
+    }
+
+    /// The machine's network is not what it was: what failed before may work now. The link, if there is one, is
+    /// [`Uplink::handle_path`]'s.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Paused(until) => {
+                *until = now;
+                self.retry.begin_anew();
+            }
+            Phase::Dialling => {
+                // Attempts hold on to the address and the route that they began with.
+                self.retry.begin_anew();
+                self.phase = Phase::Resolving;
+                self.effects.push_back(Effect::Resolve);
+            }
+            Phase::Resolving | Phase::Linked(_) => {}
+        }
+    }
+
+    /// Gives a link up whose hub does not answer over the new path.
+    pub(super) fn poll_probe(&mut self, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        let Some(probe) = linked.probe else { return };
+        if linked.tunnel.heard_at() > probe.asked_at {
+            linked.probe = None;
+        } else if probe.deadline() <= now {
+            self.redial("no answer over this machine's new way to it", now);
+        }
+    }
+
+    /// Ends the link, which the hub cannot hear of, and begins again at once.
+    fn redial(&mut self, why: &str, now: Instant) {
+        self.close_link(true, now);
+        self.retry.begin_anew();
+        self.lose_link(why, now);
+        self.phase = Phase::Paused(now);
+    }
+}
