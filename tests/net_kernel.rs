@@ -161,13 +161,13 @@ fn policy_rules_that_someone_removes_are_back_at_once_and_told_of() {
             .collect();
         assert!(family == "-6" || priorities.len() >= 3, "{whole}");
         for priority in priorities {
-            let mark = spoke.mark();
             world.mobile.ip(&format!("rule del pref {priority}")).unwrap();
-            spoke.wait_for_line_after(mark, "was removed by someone else; restored", AT_ONCE).unwrap();
             await_true("all rules", AT_ONCE, || world.rules().lines().count() == whole.lines().count());
             ping(&world.mobile, WEB.into(), 56, SOON).unwrap();
         }
     }
+    spoke.wait_for_line("policy rule 32764 was removed by someone else; restored", AT_ONCE).unwrap();
+    spoke.wait_for_line("policy rule 32765 was removed by someone else; restored", AT_ONCE).unwrap();
     // All at once, as a network manager does that removes what it has not made itself.
     world
         .mobile
@@ -189,7 +189,11 @@ fn policy_rules_that_someone_removes_are_back_at_once_and_told_of() {
 fn routes_that_are_removed_are_back_at_once() {
     let world = World::new();
     let (_hub, spoke) = world.start_exit();
-    for change in ["route flush dev spoke0 table all proto 178", "route flush table all dev spoke0"] {
+    for change in [
+        "route flush dev spoke0",
+        "route flush table all dev spoke0 proto 178",
+        "route flush table all dev spoke0",
+    ] {
         let mark = spoke.mark();
         world.mobile.ip(change).unwrap();
         spoke.wait_for_line_after(mark, "restored", AT_ONCE).unwrap();

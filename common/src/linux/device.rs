@@ -8,6 +8,7 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 
+use crate::linux::netlink::{Family, LOCAL_TABLE, MAIN_TABLE};
 use crate::linux::tun::{self, Tun};
 
 /// What a device is to be, beside up.
@@ -41,6 +42,8 @@ pub enum Step {
     SetMtu(u32),
     /// Gives it an address.
     AddAddress(IpNetwork),
+    /// Gives it an address anew that it has, but whose routes are gone.
+    RenewAddress(IpNetwork),
     /// Sets it up.
     Up,
 }
@@ -51,6 +54,8 @@ struct Observed {
     is_up: bool,
     mtu: u32,
     addresses: Vec<IpNetwork>,
+    /// Those of them that lack a route which the kernel made with them.
+    hollow: Vec<IpNetwork>,
 }
 
 impl fmt::Display for Step {
@@ -60,6 +65,7 @@ impl fmt::Display for Step {
             Step::RemoveAddress(address) => write!(f, "it had the address {address}"),
             Step::SetMtu(mtu) => write!(f, "its MTU was not {mtu}"),
             Step::AddAddress(address) => write!(f, "its address {address} was removed"),
+            Step::RenewAddress(address) => write!(f, "the routes of its address {address} were removed"),
             Step::Up => f.write_str("it was set down"),
         }
     }
@@ -133,10 +139,13 @@ impl Device {
             Step::RemoveAddress(address) => tun.remove_address(address),
             Step::SetMtu(mtu) => tun.set_mtu(mtu),
             Step::AddAddress(address) => tun.add_address(address),
+            Step::RenewAddress(address) => {
+                tun.remove_address(address).and_then(|()| tun.add_address(address))
+            }
             Step::Up => tun.without_link_local().and_then(|()| tun.up()),
         };
         match (outcome, step) {
-            (Ok(()), Step::AddAddress(address)) => {
+            (Ok(()), Step::AddAddress(address) | Step::RenewAddress(address)) => {
                 self.added.insert(address);
                 done.push(step);
             }
@@ -162,6 +171,8 @@ fn steps(observed: &Observed, wanted: &DeviceConfig) -> Vec<Step> {
     }
     let missing = wanted.addresses.iter().filter(|wanted| !observed.addresses.contains(wanted));
     steps.extend(missing.map(|&address| Step::AddAddress(address)));
+    let hollow = wanted.addresses.iter().filter(|wanted| observed.hollow.contains(wanted));
+    steps.extend(hollow.map(|&address| Step::RenewAddress(address)));
     steps
 }
 
@@ -170,11 +181,29 @@ fn observe(tun: &Tun) -> Result<Option<Observed>, tun::Error> {
     let netlink = tun.netlink();
     let Some(link) = netlink.link_by_index(tun.index())? else { return Ok(None) };
     let addresses = netlink.addresses()?.into_iter().filter(|&(index, _)| index == tun.index());
-    Ok(Some(Observed {
-        is_up: link.flags & libc::IFF_UP as u32 != 0,
-        mtu: link.mtu,
-        addresses: addresses.map(|(_, address)| address).collect(),
-    }))
+    let addresses: Vec<IpNetwork> = addresses.map(|(_, address)| address).collect();
+    let is_up = link.flags & libc::IFF_UP as u32 != 0;
+    let mut hollow = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let own: Vec<IpNetwork> =
+            addresses.iter().filter(|address| Family::of(address.ip()) == family).copied().collect();
+        // They come when the device is set up.
+        if !is_up || own.is_empty() {
+            continue;
+        }
+        let routes = netlink.routes_of_addresses(family, tun.index())?;
+        let has = |prefix: IpNetwork, table| {
+            routes.iter().any(|route| route.prefix == prefix && route.table == table)
+        };
+        hollow.extend(own.into_iter().filter(|&address| {
+            let host = IpNetwork::from(address.ip());
+            let network = IpNetwork::new(address.network(), address.prefix()).unwrap_or(address);
+            // An IPv6 address gets the route to itself a little later.
+            let lacks_own = address.is_ipv4() && !has(host, LOCAL_TABLE);
+            lacks_own || (network != host && !has(network, MAIN_TABLE))
+        }));
+    }
+    Ok(Some(Observed { is_up, mtu: link.mtu, addresses, hollow }))
 }
 
 #[cfg(test)]

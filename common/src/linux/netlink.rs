@@ -29,6 +29,8 @@ use crate::linux::sys;
 
 /// The main routing table, `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = libc::RT_TABLE_MAIN as u32;
+/// The table of the machine's own addresses, `RT_TABLE_LOCAL`.
+pub const LOCAL_TABLE: u32 = libc::RT_TABLE_LOCAL as u32;
 /// Who made a route or a rule: a number that no one else uses (rtnetlink(7) leaves those above `RTPROT_STATIC` to
 /// users).
 pub const OUR_PROTOCOL: u8 = 178;
@@ -263,12 +265,24 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn routes(&self, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
+        self.routes_by(OUR_PROTOCOL, family, interface)
+    }
+
+    /// As [`Netlink::routes`], those that the kernel made itself with an interface's addresses.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn routes_of_addresses(&self, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
+        self.routes_by(libc::RTPROT_KERNEL, family, interface)
+    }
+
+    fn routes_by(&self, protocol: u8, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
         let read = |message: &Message<'_>| {
-            let is_ours = codec::protocol_of_route(message) == Some(OUR_PROTOCOL);
-            let route = codec::read_route(message).filter(|_| is_ours)?;
+            let is_asked_for = codec::protocol_of_route(message) == Some(protocol);
+            let route = codec::read_route(message).filter(|_| is_asked_for)?;
             (route.interface == interface && Family::of(route.prefix.ip()) == family).then_some(route)
         };
-        self.dump(|| codec::list_routes(family, interface, None, OUR_PROTOCOL), read)
+        self.dump(|| codec::list_routes(family, interface, None, protocol), read)
             .map_err(|refusal| refusal.to("list the routes"))
     }
 

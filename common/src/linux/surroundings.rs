@@ -85,10 +85,35 @@ impl Surroundings {
 pub fn way(tun: &Tun, source: IpAddr, destination: IpAddr) -> Result<Option<NextHop>, Error> {
     let netlink = tun.netlink();
     // IPv6 looks routes up for addresses that the machine does not have, too.
-    if !netlink.addresses()?.iter().any(|(_, address)| address.ip() == source) {
-        return Ok(None);
+    let held = netlink.addresses()?.into_iter().find(|(_, address)| address.ip() == source);
+    match held {
+        Some((interface, _)) if is_running(tun, interface)? => {
+            usable(tun, netlink.route_from(Some(source), destination)?)
+        }
+        Some(_) | None => Ok(None),
     }
-    netlink.route_from(Some(source), destination)
+}
+
+/// The way by which a new connection to `destination` would leave now; `None` where there is none.
+///
+/// # Errors
+/// As the kernel has it.
+pub fn new_way(tun: &Tun, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+    usable(tun, tun.netlink().route_to(destination)?)
+}
+
+/// A way by an interface that cannot carry anything is none: routes outlive a pulled cable.
+fn usable(tun: &Tun, hop: Option<NextHop>) -> Result<Option<NextHop>, Error> {
+    match hop {
+        Some(hop) if is_running(tun, hop.interface)? => Ok(Some(hop)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Whether an interface is up and has a carrier.
+fn is_running(tun: &Tun, interface: u32) -> Result<bool, Error> {
+    let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+    Ok(tun.netlink().link_by_index(interface)?.is_some_and(|link| link.flags & running == running))
 }
 
 /// What has become of a way.
@@ -167,6 +192,10 @@ mod tests {
                 ip(&format!("route replace default via {other}"));
                 assert_eq!(path(), Path::Changed, "another interface");
                 ip(&format!("route replace default via {net}1"));
+                assert_eq!(path(), Path::Same);
+                ip("link set dev eth0p down");
+                assert_eq!(path(), Path::Lost, "no carrier");
+                ip("link set dev eth0p up");
                 assert_eq!(path(), Path::Same);
                 ip(&format!("route replace default via {other}"));
                 ip(&format!("addr del {source}/{length} dev eth0"));

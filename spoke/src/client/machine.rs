@@ -257,8 +257,7 @@ impl Machine {
     }
 
     fn hops(&self) -> Vec<Option<NextHop>> {
-        let netlink = self.tun.netlink();
-        self.outer.hub.iter().map(|&hub| netlink.route_to(hub).ok().flatten()).collect()
+        self.outer.hub.iter().map(|&hub| surroundings::new_way(&self.tun, hub).ok().flatten()).collect()
     }
 
     /// Warns of networks of the machine that have the LAN's addresses, once each time that they appear.

@@ -83,6 +83,9 @@ fn what_others_took_away_comes_back() {
             ("addr del 10.0.0.2/24 dev t", vec![Step::AddAddress(net("10.0.0.2/24"))]),
             ("-6 addr flush dev t scope global", vec![Step::AddAddress(net("fd00::2/64"))]),
             ("link set dev t mtu 1300", vec![Step::SetMtu(1_400)]),
+            ("route flush dev t", vec![Step::RenewAddress(net("10.0.0.2/24"))]),
+            ("-6 route flush dev t", vec![Step::RenewAddress(net("fd00::2/64"))]),
+            ("route flush table local dev t", vec![Step::RenewAddress(net("10.0.0.2/24"))]),
             // IPv6 addresses go with the device's being up.
             ("link set dev t down", vec![Step::Up, Step::AddAddress(net("fd00::2/64"))]),
         ] {
