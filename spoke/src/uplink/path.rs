@@ -82,3 +82,87 @@ impl Uplink {
         self.phase = Phase::Paused(now);
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+
+    use common::wire::key::PrivateKey;
+
+    use super::super::routes::RoutePolicy;
+    use super::super::{Config, Uplink};
+    use super::*;
+
+    fn hub() -> SocketAddr {
+        "203.0.113.5:5678".parse().unwrap()
+    }
+
+    fn uplink(now: Instant) -> Uplink {
+        let config = Config {
+            hub: "203.0.113.5".parse().unwrap(),
+            hub_key: None,
+            addresses: Vec::new(),
+            name: "laptop".parse().unwrap(),
+            invite: None,
+            route_policy: RoutePolicy::default(),
+            mtu: None,
+            follows_members: false,
+            pins: PathBuf::new(),
+        };
+        Uplink::new(config, PrivateKey::from_random([1; 32]), None, 7, now)
+    }
+
+    fn effects(uplink: &mut Uplink) -> Vec<Effect> {
+        std::iter::from_fn(|| uplink.poll_effect()).collect()
+    }
+
+    /// A spoke that dials.
+    fn dialling(now: Instant) -> Uplink {
+        let mut uplink = uplink(now);
+        uplink.handle_timeout(now);
+        uplink.handle_resolved(Ok(vec![hub()]), now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial(_)]));
+        uplink
+    }
+
+    #[test]
+    fn a_change_of_the_network_ends_the_pause_and_an_attempt_on_the_old_path() {
+        let now = Instant::now();
+        let mut uplink = dialling(now);
+        uplink.handle_network_change(now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        // The look-up under way goes on: it ends by itself.
+        uplink.handle_network_change(now);
+        assert!(effects(&mut uplink).is_empty());
+        // The pauses have become long.
+        for _ in 0..10 {
+            uplink.handle_resolved(Err("no such name".to_owned()), now);
+            let at = uplink.deadline().unwrap();
+            uplink.handle_timeout(at);
+        }
+        uplink.handle_resolved(Err("no such name".to_owned()), now);
+        effects(&mut uplink);
+        assert!(uplink.deadline().unwrap() > now + Duration::from_secs(4));
+        uplink.handle_network_change(now);
+        assert_eq!(uplink.deadline(), Some(now));
+        uplink.handle_timeout(now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+    }
+
+    #[test]
+    fn a_link_whose_path_is_lost_is_reset_and_dialled_anew_at_once() {
+        let now = Instant::now();
+        for change in [PathChange::Lost, PathChange::Moved] {
+            // A handshake cannot be asked whether it is alive.
+            let mut uplink = dialling(now);
+            uplink.handle_path(change, now);
+            assert!(effects(&mut uplink).is_empty(), "there is no link yet");
+            uplink.handle_connected(hub(), [2; 32], now);
+            uplink.handle_path(change, now);
+            assert!(matches!(effects(&mut uplink)[..], [Effect::Close { reset: true }, Effect::Log(_)]));
+            assert_eq!(uplink.deadline(), Some(now));
+        }
+    }
+}
