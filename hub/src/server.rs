@@ -189,7 +189,7 @@ impl Server {
                     }
                     Source::Waker => self.take_done(now),
                     // Spokes have these.
-                    Source::Dial(_) => {}
+                    Source::Kernel | Source::Dial(_) => {}
                 }
             }
             if deadline.is_some_and(|at| at <= now) {

@@ -199,14 +199,19 @@ mod imp {
         for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
             rules.entry(libc::SYS_socket).or_default().push(argument(0, SeccompCmpOp::Eq, family as u64)?);
         }
-        // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number.
-        const REQUESTS: [libc::Ioctl; 6] = [
+        // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number; the
+        // TUN device made anew after someone deleted it, by the descriptor that is open: no other can be opened.
+        const REQUESTS: [libc::Ioctl; 10] = [
             libc::TCGETS,
             libc::TCGETS2,
             libc::TIOCGWINSZ,
             libc::FIONBIO,
             libc::FIONREAD,
             libc::SIOCGIFINDEX,
+            libc::TUNSETIFF,
+            libc::TUNSETVNETHDRSZ,
+            libc::TUNSETVNETLE,
+            libc::TUNSETOFFLOAD,
         ];
         for request in REQUESTS {
             rules.entry(libc::SYS_ioctl).or_default().push(argument(
