@@ -24,11 +24,12 @@ use crate::lan::members::{Access, MemberId, Members};
 use crate::lan::routes::Routes;
 use crate::lan::subnets::Subnets;
 use crate::switch::gate::{Admittance, Gate};
-use common::queue::token_bucket::TokenBucket;
+use crate::switch::limits::AllLimits;
 
 mod admin;
 pub mod gate;
 mod joining;
+mod limits;
 mod offers;
 mod packets;
 pub mod router;
@@ -37,10 +38,6 @@ pub use admin::LinkFacts;
 
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
-/// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
-const FLOOD: TokenBucket = TokenBucket::new(Duration::from_millis(1), 1_000);
-/// ICMP answers that one source may get.
-const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
 /// Who watches the list of members is told of changes at most so often.
 const NOTIFY_EVERY: Duration = Duration::from_secs(1);
 /// Unused buffers that the hub keeps.
@@ -119,19 +116,10 @@ struct Session {
 }
 
 /// Where packets come in: a member's tunnel, or the hub's own kernel.
+#[derive(Default)]
 struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
-    /// What it may still send to everyone.
-    flood: TokenBucket,
-    /// The ICMP answers that it may still get.
-    answers: TokenBucket,
-}
-
-impl Default for Port {
-    fn default() -> Port {
-        Port { drops: Drops::default(), flood: FLOOD, answers: ANSWERS }
-    }
 }
 
 /// The switch.
@@ -157,6 +145,7 @@ pub struct Switch {
     ended: Vec<usize>,
     /// The hub's own kernel.
     port: Port,
+    limits: AllLimits,
     /// When those who watch the list of members are told that it changed.
     notify_at: Option<Instant>,
     notified_at: Option<Instant>,
@@ -210,6 +199,7 @@ impl Switch {
             dirty: Vec::new(),
             ended: Vec::new(),
             port: Port::default(),
+            limits: AllLimits::default(),
             log_limiter: LogLimiter::default(),
             member_log_limiter: LogLimiter::default(),
             notify_at: None,

@@ -78,7 +78,7 @@ impl Switch {
         let by = if from.is_some() { self.hub_address(&header) } else { Some(header.destination) };
         let dropped = match verdict {
             Verdict::Tun => return Some(packet),
-            Verdict::Flood if self.port(from).flood.take(now) => {
+            Verdict::Flood if self.may_flood(member, &packet, now) => {
                 self.flood(member, &mut packet, &header, now);
                 if from.is_some() {
                     return Some(packet);
@@ -105,7 +105,7 @@ impl Switch {
         self.pool.give(packet);
         let (reason, answer) = dropped?;
         self.port(from).drops.add(reason);
-        let answer = answer.filter(|_| self.port(from).answers.take(now))?;
+        let answer = answer.filter(|_| self.limits.of(member, now).answer(now))?;
         let answer = self.pool.copy(&answer);
         let Some(session) = from else { return Some(answer) };
         match answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
@@ -113,6 +113,11 @@ impl Switch {
             Err(_) => self.pool.give(answer),
         }
         None
+    }
+
+    /// Whether a source may send this packet to everyone.
+    fn may_flood(&mut self, from: Option<MemberId>, bytes: &[u8], now: Instant) -> bool {
+        self.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
     }
 
     fn port(&mut self, from: Option<usize>) -> &mut Port {
