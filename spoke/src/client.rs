@@ -119,7 +119,7 @@ impl Client {
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
             pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
-        let hosts = config.hosts.as_deref().map(SyncedFile::open).transpose()?;
+        let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let tun = Tun::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -373,6 +373,9 @@ impl Client {
     }
 
     fn stop(&mut self, now: Instant) -> Result<(), Error> {
+        if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
+            warn!("{error}; it still names members");
+        }
         self.uplink.stop();
         self.carry_out(now)?;
         self.flush(now);

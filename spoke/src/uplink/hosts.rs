@@ -2,9 +2,12 @@
 
 use common::wire::frame::Peer;
 
-/// One line an address: `10.0.0.2 laptop`.
+/// The file's first line, by which it is known to be ours.
+pub const MARKER: &str = "# The members of the LAN, kept in step by spoke.\n";
+
+/// What comes behind [`MARKER`], one line an address: `10.0.0.2 laptop`.
 pub fn text(peers: &[Peer]) -> String {
-    let mut text = "# The members of the LAN, kept in step by spoke.\n".to_owned();
+    let mut text = String::new();
     for peer in peers {
         for address in &peer.addresses {
             text.push_str(&format!("{address} {}\n", peer.name));
@@ -25,6 +28,6 @@ mod tests {
             online: true,
         };
         let text = text(&[peer("laptop", &["10.0.0.2", "fd00::2"]), peer("ghost", &[])]);
-        assert!(text.ends_with("\n10.0.0.2 laptop\nfd00::2 laptop\n"), "{text}");
+        assert_eq!(text, "10.0.0.2 laptop\nfd00::2 laptop\n");
     }
 }
