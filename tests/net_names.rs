@@ -137,3 +137,28 @@ fn dnsmasq_answers_with_the_names() {
     let output = host.output(command).unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("10.0.0.3 "), "{output:?}");
 }
+
+#[test]
+fn nobody_is_called_localhost() {
+    let net = Net::named(&["laptop", "localhost", "LapTop.example.com", "spoke3"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let file = file.display().to_string();
+    // Machines that are called so already get another name, and say it.
+    let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[], &[]]).unwrap();
+    lan.spokes[1].wait_for_line("on the LAN as 10.0.0.3 (localhost-2)", SOON).unwrap();
+    lan.spokes[2].wait_for_line("on the LAN as 10.0.0.4 (laptop-2)", SOON).unwrap();
+    wait_for(&seen, &["10.0.0.2 laptop", "10.0.0.4 laptop-2", "10.0.0.3 localhost-2"]);
+    // A person is told at once.
+    for (name, why) in [
+        ("localhost", "means something else"),
+        ("WPAD", "means something else"),
+        ("10", "read this name as an address"),
+        ("www.example.com", "letters, digits or hyphens"),
+    ] {
+        let refused = spawn_spoke(&lan.net, &lan.binaries, 3, &["--name", name]).unwrap();
+        refused.wait_for_line(why, SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success());
+        house::ask_hub(&lan.net, &["invite", name]).fails(why);
+    }
+}
