@@ -53,7 +53,7 @@ pub(crate) struct StatusArgs {
 #[argh(subcommand, name = "invite")]
 pub(crate) struct InviteArgs {
     /// the name that it will have
-    #[argh(positional)]
+    #[argh(positional, from_str_fn(common::node::cli::typed_name))]
     name: Name,
     /// address that it will have (default: a free one); may be given twice, for IPv4 and IPv6
     #[argh(option)]

@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::node::timer::Timers;
 use common::packet::MIN_MTU;
 use common::packet::drops::Drops;
-use common::queue::token_bucket::TokenBucket;
 use common::queue::{Buf, Pool};
 use common::wire::frame::{ControlFrame, Farewell, Refusal, Welcome};
 use common::wire::inbox::Inbox;
@@ -26,17 +25,15 @@ use crate::lan::members::{Members, Version};
 use crate::lan::route_table::RouteTable;
 use crate::lan::subnets::Subnets;
 use crate::switch::gate::{Admittance, Gate, TurnedAway};
+use crate::switch::limits::AllLimits;
 
 mod forward;
 pub mod gate;
+mod limits;
 pub mod router;
 
 pub use forward::Asked;
 
-/// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
-const FLOOD: TokenBucket = TokenBucket::new(Duration::from_millis(1), 1_000);
-/// ICMP answers that one source may get.
-const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -81,19 +78,10 @@ struct Session {
 }
 
 /// Where packets come in: a member's tunnel, or the hub's own kernel.
+#[derive(Default)]
 struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
-    /// What it may still send to everyone.
-    flood: TokenBucket,
-    /// The ICMP answers that it may still get.
-    answers: TokenBucket,
-}
-
-impl Default for Port {
-    fn default() -> Port {
-        Port { drops: Drops::default(), flood: FLOOD, answers: ANSWERS }
-    }
 }
 
 /// A member's link, for a report.
@@ -120,6 +108,7 @@ pub struct Switch {
     flow_seed: u64,
     /// The hub's own kernel.
     port: Port,
+    limits: AllLimits,
     /// Sessions that may have something to write.
     dirty: Vec<SessionId>,
     ended: Vec<SessionId>,
@@ -153,6 +142,7 @@ impl Switch {
             },
             flow_seed,
             port: Port::default(),
+            limits: AllLimits::default(),
             dirty: Vec::new(),
             ended: Vec::new(),
             held: VecDeque::new(),

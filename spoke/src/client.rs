@@ -116,7 +116,7 @@ impl Client {
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
             pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
-        let hosts = config.hosts.as_deref().map(SyncedFile::open).transpose()?;
+        let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -164,6 +164,9 @@ impl Client {
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
         self.machine.set_routes(BTreeMap::new(), &[]);
+        if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
+            warn!("{error}; it still names members");
+        }
         result
     }
 

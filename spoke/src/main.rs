@@ -32,7 +32,7 @@ struct Args {
     #[argh(option)]
     ip: Vec<IpAddr>,
     /// name on the LAN (default: the host name)
-    #[argh(option)]
+    #[argh(option, from_str_fn(common::node::cli::typed_name))]
     name: Option<Name>,
     /// offer a network behind this machine, such as 192.168.5.0/24; may be repeated
     #[argh(option)]

@@ -80,6 +80,14 @@ pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
     }
 }
 
+/// A member's name, as an option or argument.
+///
+/// # Errors
+/// One line that says what a name is.
+pub fn typed_name(text: &str) -> Result<Name, String> {
+    Name::typed(text).map_err(|bad| bad.to_string())
+}
+
 /// The name nearest to the machine's own.
 pub fn host_name() -> Name {
     Name::nearest(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim())

@@ -48,6 +48,8 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A file that this program was to keep in step was made by somebody else.
+    NotOurs(PathBuf),
     /// The system refused.
     Io {
         /// What was tried.
@@ -87,6 +89,12 @@ impl fmt::Display for Error {
             Error::Damaged { path, line, why } => write!(
                 f,
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
+                path.display()
+            ),
+            Error::NotOurs(path) => write!(
+                f,
+                "{} was not made by this program, which would replace all that is in it: name a file of its own, \
+                 as in --hosts /run/lan/hosts",
                 path.display()
             ),
             Error::Io { tried, path, error } => {
@@ -290,7 +298,7 @@ impl State {
     }
 }
 
-/// A file outside of the state directory that is rewritten now and then.
+/// A file outside of the state directory that is rewritten now and then. Its first line says whose it is.
 ///
 /// Its directory is opened at start: a program that has given up its rights may not find the way there again.
 #[derive(Debug)]
@@ -298,18 +306,34 @@ pub struct SyncedFile {
     path: PathBuf,
     name: OsString,
     directory: File,
+    /// The first line, with its end.
+    marker: &'static str,
 }
 
 impl SyncedFile {
-    /// Opens the file's directory, and writes an empty file (readable by all) to see that it can.
-    pub fn open(path: &Path) -> Result<SyncedFile, Error> {
+    /// Opens the file's directory, making it (mode 0755) where it is missing, and writes a file with nothing but
+    /// `marker` (readable by all) to see that it can.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], and nothing changed, for a file that has something in it and another first line.
+    pub fn open(path: &Path, marker: &'static str) -> Result<SyncedFile, Error> {
         let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
         let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| Error::Io {
+                tried: "make the directory",
+                path: parent.to_owned(),
+                error,
+            })?;
+        }
         let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
-        let kept = SyncedFile { path: path.to_owned(), name, directory };
-        kept.write("")?;
-        Ok(kept)
+        let file = SyncedFile { path: path.to_owned(), name, directory, marker };
+        if !file.is_ours().map_err(fail)? {
+            return Err(Error::NotOurs(path.to_owned()));
+        }
+        file.clear()?;
+        Ok(file)
     }
 
     /// Its directory, for rules about what may be written.
@@ -317,14 +341,37 @@ impl SyncedFile {
         self.directory.as_fd()
     }
 
-    /// Gives the file this text, at once: nobody sees a part of it.
+    /// Gives the file this text behind its first line, at once: nobody sees a part of it.
     pub fn write(&self, text: &str) -> Result<(), Error> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-        replace(&self.directory, &self.name, text, mode).map_err(|error| Error::Io {
+        let text = [self.marker, text].concat();
+        replace(&self.directory, &self.name, &text, mode).map_err(|error| Error::Io {
             tried: "write",
             path: self.path.clone(),
             error,
         })
+    }
+
+    /// Leaves nothing but the first line.
+    pub fn clear(&self) -> Result<(), Error> {
+        self.write("")
+    }
+
+    /// Whether there is no such file, or an empty one, or one with our first line. A link counts as what it leads
+    /// to; what is no file at all is left to [`SyncedFile::write`] to fail at.
+    fn is_ours(&self) -> io::Result<bool> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = match openat(&self.directory, self.name.as_os_str(), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        if file.metadata()?.is_dir() {
+            return Ok(true);
+        }
+        let mut start = Vec::new();
+        file.take(self.marker.len() as u64).read_to_end(&mut start)?;
+        Ok(start.is_empty() || start == self.marker.as_bytes())
     }
 }
 
@@ -456,17 +503,55 @@ mod tests {
         assert!(error.contains("can be written by others: run `chmod 700 "), "{error}");
     }
 
+    const MARKER: &str = "# kept in step by a test\n";
+
     #[test]
-    fn rewrites_a_kept_file_whole() {
+    fn rewrites_a_synced_file_whole() {
         let scratch = Scratch::new();
-        let kept = SyncedFile::open(&scratch.0).unwrap();
+        let file = SyncedFile::open(&scratch.0, MARKER).unwrap();
         for text in ["a longer text\n", "short\n", ""] {
-            kept.write(text).unwrap();
-            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
+            file.write(text).unwrap();
+            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), format!("{MARKER}{text}"));
         }
-        fs::remove_file(&scratch.0).unwrap();
-        let error = SyncedFile::open(&scratch.0.join("below")).unwrap_err().to_string();
+        let error = SyncedFile::open(&scratch.0.join("below"), MARKER).unwrap_err().to_string();
         assert!(error.starts_with("cannot write "), "{error}");
+        fs::remove_file(&scratch.0).unwrap();
+    }
+
+    #[test]
+    fn makes_the_directory_of_a_synced_file() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("run/lan/hosts");
+        SyncedFile::open(&path, MARKER).unwrap().write("10.0.0.2 laptop\n").unwrap();
+        assert_eq!(mode(path.parent().unwrap()) & 0o700, 0o700);
+        // What a program that was killed has left is emptied at the next start.
+        let file = SyncedFile::open(&path, MARKER).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), MARKER);
+        file.write("10.0.0.2 laptop\n").unwrap();
+        file.clear().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), MARKER);
+    }
+
+    #[test]
+    fn leaves_a_file_that_is_not_ours_as_it_is() {
+        let scratch = Scratch::new();
+        fs::create_dir(&scratch.0).unwrap();
+        let (path, link) = (scratch.0.join("hosts"), scratch.0.join("link"));
+        symlink(&path, &link).unwrap();
+        let others =
+            ["127.0.0.1 localhost\n", "\n", "#", &MARKER[..MARKER.len() - 1], &format!("\n{MARKER}")];
+        for text in others {
+            fs::write(&path, text).unwrap();
+            for path in [&path, &link] {
+                let error = SyncedFile::open(path, MARKER).unwrap_err();
+                assert!(matches!(error, Error::NotOurs(_)), "{text:?}: {error}");
+                assert!(error.to_string().contains("--hosts /run/lan/hosts"), "{error}");
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "nothing else is left");
+        fs::write(&path, "").unwrap();
+        assert!(SyncedFile::open(&path, MARKER).is_ok(), "an empty one may be made beforehand");
     }
 
     #[test]

@@ -464,11 +464,13 @@ impl Members {
     }
 
     /// The wanted name, or a numbered one that no other member has: the first, or one that goes by the key where
-    /// many have that name.
+    /// many have that name. What can be no host's name is changed into one first, or numbered too.
     fn free_name(&self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
+        let wanted =
+            if wanted.check_host().is_ok() { wanted.clone() } else { Name::nearest(wanted.as_str()) };
         let free = |name: &Name| self.by_name(name).is_none_or(|id| Some(id) == own);
-        if free(wanted) {
-            return wanted.clone();
+        if wanted.check_host().is_ok() && free(&wanted) {
+            return wanted;
         }
         // A member that was given a number before keeps it.
         if let Some(current) = own.map(|id| &self.member(id).name)

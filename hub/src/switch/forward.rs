@@ -115,7 +115,7 @@ impl Switch {
         match verdict {
             Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
             Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
-            Verdict::Flood if self.port(from).flood.take(now) => {
+            Verdict::Flood if self.may_flood(member, &packet, now) => {
                 self.flood(member, &mut packet, &header, now);
                 match from {
                     Some(_) => effects.push_back(Effect::Deliver(packet)),
@@ -177,13 +177,19 @@ impl Switch {
         now: Instant,
     ) {
         self.drop(from, packet, reason);
-        let Some(answer) = answer.filter(|_| self.port(from).answers.take(now)) else { return };
+        let member = from.and_then(|session| self.sessions[session.index()].member);
+        let Some(answer) = answer.filter(|_| self.limits.of(member, now).answer(now)) else { return };
         let answer = self.buffers.pool.copy(&answer);
         let Some(session) = from else { return effects.push_back(Effect::Deliver(answer)) };
         match answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
             Ok(header) => self.enqueue(session, answer, &header, now),
             Err(_) => self.buffers.pool.give(answer),
         }
+    }
+
+    /// Whether a source may send this packet to everyone.
+    fn may_flood(&mut self, from: Option<MemberId>, bytes: &[u8], now: Instant) -> bool {
+        self.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
     }
 
     fn port(&mut self, from: Option<SessionId>) -> &mut Port {
