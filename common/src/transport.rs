@@ -1,3 +1,5 @@
-//! What carries a tunnel's bytes. IO.
+//! What carries a tunnel's bytes: `tcp` is IO; what is spoken on the socket around the tunnel is pure.
 
+pub mod http;
+pub mod proxy;
 pub mod tcp;
