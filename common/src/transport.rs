@@ -1,9 +1,10 @@
-//! What carries a tunnel's bytes: `tcp` is IO; what is spoken on the socket around the tunnel is pure.
+//! What carries a tunnel's bytes. `tcp`, `stream` and `tls::files` are IO; what is spoken around the tunnel is pure.
 
 pub mod http;
 pub mod layers;
 pub mod proxy;
 pub mod sniff;
+pub mod stream;
 pub mod tcp;
 pub mod tls;
 pub mod websocket;
