@@ -1,6 +1,7 @@
 //! What carries a tunnel's bytes. `tcp`, `stream` and `tls::files` are IO; what is spoken around the tunnel is pure.
 
 pub mod http;
+pub mod icmp;
 pub mod layers;
 pub mod proxy;
 pub mod sniff;
