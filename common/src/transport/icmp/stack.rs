@@ -15,13 +15,21 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
 use super::packet::MAX_SEGMENT;
 
 const IP_HEADER: usize = 20;
+/// Without options.
+const TCP_HEADER: usize = 20;
+const SYN: u8 = 0x02;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
 const CLIENT: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
 const SERVER: Ipv4Address = Ipv4Address::new(10, 0, 0, 2);
 const PREFIX: u8 = 30;
 const SERVER_PORT: u16 = 1;
 const CLIENT_PORT: u16 = 2;
-/// Bytes that wait to be read, or acknowledged. The kernel gives the memory as it is touched.
-const BUFFER: usize = 128 * 1024;
+/// Bytes that wait to be read, or acknowledged.
+///
+/// A longer one needs window scaling, and then smoltcp 0.14 takes the window of its SYN, which is never scaled, for a
+/// scaled one: who sends more than the buffer holds before the first acknowledgement makes an assertion fail.
+const BUFFER: usize = u16::MAX as usize;
 /// Longest time until data is acknowledged.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10);
 
@@ -89,23 +97,41 @@ impl Stack {
 
     /// Whether both ends have agreed.
     pub fn is_open(&self) -> bool {
-        !matches!(self.state(), State::Closed | State::Listen | State::SynSent | State::SynReceived)
-    }
-
-    /// Whether nothing more can be read.
-    pub fn is_closed(&mut self) -> bool {
-        let is_over = matches!(self.state(), State::Closed);
-        let socket = self.socket();
-        let is_done = !socket.may_recv() && socket.recv_queue() == 0;
-        is_over || (is_done && self.is_open())
+        self.state() == State::Established
     }
 
     /// Takes a segment from the other end; `poll` acts on it.
     pub fn receive(&mut self, segment: &[u8]) {
-        // More than poll can get through at once would be a sign that it is not called.
-        if segment.len() <= MAX_SEGMENT && self.wire.incoming.len() < MAX_INCOMING {
+        if self.is_expected(segment) && self.wire.incoming.len() < MAX_INCOMING {
             let (from, to) = if self.is_server { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
             self.wire.incoming.push_back(packet(segment, from, to));
+        }
+    }
+
+    /// Whether it is one of the few kinds of segment that this connection needs: it is opened once, and carries data.
+    ///
+    /// Nothing else gets to smoltcp: less of it can be reached by who means ill. A connection ends with its session,
+    /// without FIN and RST.
+    fn is_expected(&self, segment: &[u8]) -> bool {
+        let &[.., data_offset, flags, _, _, _, _, _, _] =
+            segment.first_chunk::<TCP_HEADER>().unwrap_or(&[0; TCP_HEADER]);
+        let header = usize::from(data_offset >> 4) * 4;
+        if header < TCP_HEADER || header > segment.len() || segment.len() > MAX_SEGMENT {
+            return false;
+        }
+        let is_bare = header == segment.len();
+        match self.state() {
+            State::Listen => flags == SYN && is_bare,
+            State::SynSent => flags == SYN | ACK && is_bare,
+            State::SynReceived => flags == SYN && is_bare || flags & !PSH == ACK,
+            State::Established => flags & !PSH == ACK,
+            State::Closed
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => false,
         }
     }
 
@@ -164,11 +190,6 @@ impl Stack {
     /// Bytes that are not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.sockets.get::<Socket<'_>>(self.handle).send_queue()
-    }
-
-    /// Says goodbye, behind all that was sent.
-    pub fn close(&mut self) {
-        self.socket().close();
     }
 }
 
