@@ -12,7 +12,7 @@
 //! A session begins with a cookie, which proves that the client hears replies: who makes up source addresses costs the
 //! server a hash. Whom it speaks to is proved by Noise inside.
 //!
-//! `socket` is IO, all else is pure.
+//! Pure.
 
 pub mod client;
 pub mod packet;
