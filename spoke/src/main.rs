@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{Client, Config, HUBS};
 use spoke::uplink;
 use spoke::uplink::routes::RoutePolicy;
-use spoke::uplink::target::Target;
+use spoke::uplink::target::{Scheme, Target};
 
 /// Joins this machine to the LAN of a hub.
 #[derive(FromArgs)]
@@ -91,6 +91,9 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let hub = args.hub.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+    if hub.scheme != Scheme::Tcp {
+        return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()).into());
+    }
     if args.ip.iter().filter(|ip| ip.is_ipv4()).count() > 1
         || args.ip.iter().filter(|ip| ip.is_ipv6()).count() > 1
     {

@@ -279,7 +279,7 @@ impl Uplink {
     fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
         if let tunnel::Error::HubKey { seen } = error {
             let error = Error::KeyChanged {
-                hub: self.config.hub.clone(),
+                hub: self.config.hub.to_string(),
                 known: self.pin.key().unwrap_or(seen),
                 seen,
                 pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
