@@ -230,6 +230,57 @@ fn a_device_that_someone_changes_or_deletes_is_back_at_once() {
 }
 
 #[test]
+fn the_hubs_device_and_routes_are_back_at_once() {
+    let lan = Lan::with_options(
+        Net::new(2).unwrap(),
+        &["--subnet", "fd00::/64"],
+        &[&["--route", "192.168.5.0/24"], &[]],
+    )
+    .unwrap();
+    let host = lan.net.hub();
+    await_true("the route", SOON, || leaves_by(host, "192.168.5.9") == "hub0");
+    for change in [
+        "route del 192.168.5.0/24 dev hub0",
+        "link set hub0 down",
+        "addr flush dev hub0",
+        "link set hub0 mtu 1300",
+        "route flush dev hub0",
+        "link del hub0",
+        "link del hub0",
+    ] {
+        let mark = lan.hub.mark();
+        host.ip(change).unwrap();
+        let line = lan.hub.wait_for_line_after(mark, "restored", AT_ONCE).unwrap();
+        println!("{change}: {line}");
+        ping_until(host, Lan::address(1).into(), AT_ONCE).unwrap();
+        ping_until(lan.net.spoke(0), Lan::hub_address().into(), AT_ONCE).unwrap();
+        ping_until(lan.net.spoke(0), Lan::hub_address_v6().into(), AT_ONCE).unwrap();
+        assert_eq!(leaves_by(host, "192.168.5.9"), "hub0", "{change}");
+    }
+    let said = house::ask_hub(&lan.net, &["status"]).good();
+    assert!(!said.contains("problem:"), "{said}");
+}
+
+#[test]
+fn a_network_that_the_hub_gets_later_is_not_given_to_a_member() {
+    let net = Net::new(2).unwrap();
+    let lan = Lan::with_options(net, &[], &[&["--route", "192.168.5.0/24"], &[]]).unwrap();
+    let (host, other) = (lan.net.hub(), &lan.spokes[1]);
+    other.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
+    host.ip("link add docker0 type veth peer name inside\nlink set inside up\nlink set docker0 up").unwrap();
+    let marks = (lan.hub.mark(), other.mark());
+    host.ip("addr add 192.168.5.1/24 dev docker0").unwrap();
+    lan.hub.wait_for_line_after(marks.0, "a network that the hub is in", AT_ONCE).unwrap();
+    other.wait_for_line_after(marks.1, "route 192.168.5.0/24 withdrawn", AT_ONCE).unwrap();
+    await_true("the way to the containers", AT_ONCE, || leaves_by(host, "192.168.5.9") == "docker0");
+    // When it is gone, the member's offer counts again.
+    let mark = other.mark();
+    host.ip("link del docker0").unwrap();
+    other.wait_for_line_after(mark, "route 192.168.5.0/24 installed", AT_ONCE).unwrap();
+    await_true("the way to the member", AT_ONCE, || leaves_by(host, "192.168.5.9") == "hub0");
+}
+
+#[test]
 fn an_address_that_is_changed_on_the_hub_keeps_the_routes() {
     let net = Net::new(2).unwrap();
     let lan = Lan::with_options(net, &[], &[&["--route", "192.168.5.0/24"], &[]]).unwrap();

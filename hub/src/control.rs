@@ -97,6 +97,9 @@ pub struct Status {
     pub half_open: usize,
     /// Why the hub cannot write its files now, if it has something to write.
     pub trouble: Option<String>,
+    /// What the kernel does not have as it should be, and why; a line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Members by name: of one page, or all of them once a command has put the pages together.
@@ -220,6 +223,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         invites: core.invites().iter().count(),
         half_open: core.half_open(),
         trouble: core.trouble().map(str::to_owned),
+        problems: Vec::new(),
         drops: drops(core.drops()),
         members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
     }

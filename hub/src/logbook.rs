@@ -32,6 +32,8 @@ pub enum LogKind {
     BadRoute,
     /// The hub's own kernel was given a route, or lost it.
     KernelRoute,
+    /// What someone else had changed in the kernel was set right.
+    Restored,
 }
 
 /// The log, as the core's notices reach it.
@@ -161,6 +163,7 @@ impl Logbook {
                 Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
                 Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
                 Some(LogKind::BadRoute) => info!("{count} more routes of members were not taken"),
+                Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
                 Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
                 // There are fewer kinds than a limiter tells apart.
                 None => {}

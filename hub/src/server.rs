@@ -10,11 +10,10 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
 
-use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
+use common::linux::tun::{TURN_BYTES, TURN_PACKETS};
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::state::{self, State};
-use common::queue::Buf;
 use common::transport::tcp::{Filled, Link};
 use ipnetwork::IpNetwork;
 use log::{info, warn};
@@ -32,11 +31,13 @@ mod admin;
 mod config;
 mod files;
 mod listener;
+mod machine;
 mod store;
 
 use admin::Asked;
 pub use config::{Config, Error};
 use listener::{Accepted, Listener};
+use machine::Machine;
 use store::Store;
 
 /// The only listener.
@@ -55,7 +56,7 @@ pub struct Server {
     logbook: Logbook,
     links: Links,
     listener: Listener,
-    device: Device,
+    machine: Machine,
     signals: Signals,
     control: Option<ControlSocket>,
     requests: Requests,
@@ -72,12 +73,6 @@ struct Links {
     links: Vec<Option<Link>>,
     /// The sessions of this turn that are to be flushed.
     dirty: Vec<SessionId>,
-}
-
-struct Device {
-    tun: Tun,
-    /// For packets that the device takes in pieces.
-    scratch: Vec<u8>,
 }
 
 struct Signals {
@@ -107,7 +102,7 @@ impl Server {
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
         let (listener, at) = Listener::open(config.listen)?;
-        let tun = open_tun(config)?;
+        let machine = Machine::open(config)?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -115,7 +110,7 @@ impl Server {
             subnets: config.subnets,
             mtu: config.mtu,
             routes: config.routes.clone(),
-            hub_networks: tun.other_networks()?,
+            hub_networks: machine.tun.other_networks()?,
         };
         let clock = Clock { now: Instant::now(), unix_time: unix_time() };
         let mut core = Core::new(key, lan, files, flow_seed, clock.unix_time);
@@ -130,8 +125,8 @@ impl Server {
             signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
             control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
             requests: Requests::default(),
-            about: About { listening: at, device: tun.name().to_owned(), started_at: clock.now },
-            device: Device { tun, scratch: Vec::new() },
+            about: About { listening: at, device: machine.tun.name().to_owned(), started_at: clock.now },
+            machine,
             store,
             events,
             clock,
@@ -139,7 +134,7 @@ impl Server {
         let events = &server.events;
         events
             .register(&mut server.listener.socket, LISTENER)
-            .and_then(|()| events.register(&mut server.device.tun, Source::Device))
+            .and_then(|()| server.machine.register(events))
             .and_then(|()| events.register(&mut server.signals.stop, Source::Stop))
             .and_then(|()| events.register(&mut server.signals.reload, Source::Reload))
             .map_err(system("register with the event queue"))?;
@@ -188,10 +183,12 @@ impl Server {
                         self.serve_link(SessionId::new(number as usize), ready, now);
                     }
                     Source::Waker => self.take_done(now),
+                    Source::Kernel => self.read_announcements(),
                     // Spokes have these.
-                    Source::Kernel | Source::Dial(_) => {}
+                    Source::Dial(_) => {}
                 }
             }
+            self.look_around(now)?;
             if deadline.is_some_and(|at| at <= now) {
                 self.handle_timeouts(now);
             }
@@ -214,7 +211,9 @@ impl Server {
     /// When `handle_timeouts` has something to do next.
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
-        let deadlines = [self.core.deadline(), self.listener.deadline(), self.logbook.deadline(), control];
+        let machine = self.machine.deadline(self.clock.now);
+        let deadlines =
+            [self.core.deadline(), self.listener.deadline(), self.logbook.deadline(), control, machine];
         deadlines.into_iter().flatten().min()
     }
 
@@ -250,7 +249,27 @@ impl Server {
         }
     }
 
+    /// Sets right what others changed in the kernel, and tells the core which networks are around.
+    fn look_around(&mut self, now: Instant) -> Result<(), Error> {
+        let Some(seen) = self.machine.poll(now)? else { return Ok(()) };
+        for line in seen.restored {
+            if self.logbook.allow(LogKind::Restored, now) {
+                warn!("{line}");
+            }
+        }
+        if let Some(networks) = seen.networks {
+            self.core.set_hub_networks(networks);
+        }
+        Ok(())
+    }
+
     // ---- sources
+
+    fn read_announcements(&mut self) {
+        if self.machine.read_announcements() {
+            self.events.again(Source::Kernel);
+        }
+    }
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..TURN_ACCEPTS {
@@ -299,7 +318,7 @@ impl Server {
             if bytes >= TURN_BYTES {
                 break;
             }
-            let tun = &mut self.device.tun;
+            let tun = &mut self.machine.tun;
             let Some(len) = self.core.send(now, |pool| tun.receive(pool)) else { return };
             bytes += len;
             self.do_effects(now);
@@ -369,16 +388,16 @@ impl Server {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::Deliver(mut packet) => {
-                    let is_taken = self.device.deliver(&mut packet);
+                    let is_taken = self.machine.deliver(&mut packet);
                     self.core.delivered(packet, is_taken);
                 }
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
                 Effect::AddRoute(prefix) => {
-                    let set = self.device.tun.add_route(prefix, None);
+                    let set = self.machine.add_route(prefix);
                     self.log_route(prefix, "installed", set, now);
                 }
                 Effect::RemoveRoute(prefix) => {
-                    let set = self.device.tun.remove_route(prefix);
+                    let set = self.machine.remove_route(prefix);
                     self.log_route(prefix, "withdrawn", set, now);
                 }
                 Effect::Save(job) => {
@@ -392,7 +411,7 @@ impl Server {
         }
     }
 
-    fn log_route(&mut self, prefix: IpNetwork, what: &str, set: Result<(), tun::Error>, now: Instant) {
+    fn log_route(&mut self, prefix: IpNetwork, what: &str, set: Result<(), String>, now: Instant) {
         if self.logbook.allow(LogKind::KernelRoute, now) {
             match set {
                 Ok(()) => info!("route {prefix} {what}"),
@@ -431,13 +450,6 @@ impl Links {
     }
 }
 
-impl Device {
-    /// Gives a packet to the hub's own kernel; whether it took it.
-    fn deliver(&mut self, packet: &mut Buf) -> bool {
-        self.tun.deliver(packet, &mut self.scratch).is_ok()
-    }
-}
-
 /// What a session's socket is reported as.
 fn source_of(session: SessionId) -> Source {
     Source::Link(session.index() as u32)
@@ -446,15 +458,4 @@ fn source_of(session: SessionId) -> Source {
 /// Unix seconds.
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
-    let tun = Tun::open(&config.tun)?;
-    tun.set_mtu(config.mtu)?;
-    tun.without_link_local()?;
-    for address in config.subnets.hub().chain(config.subnets.hub_link_local()) {
-        tun.add_address(address)?;
-    }
-    tun.up()?;
-    Ok(tun)
 }

@@ -123,6 +123,11 @@ impl Device {
         &self.failed
     }
 
+    /// The first of them, for who gives up on it.
+    pub fn take_failure(&mut self) -> Option<tun::Error> {
+        (!self.failed.is_empty()).then(|| self.failed.remove(0).1)
+    }
+
     /// Whether the device is to have IPv6 addresses, and the machine has no IPv6 for it.
     pub fn lacks_ipv6(&self) -> bool {
         self.failed.iter().any(|(_, error)| error.says_no_ipv6())

@@ -71,6 +71,20 @@ impl Core {
         }
     }
 
+    /// The networks that the hub itself is in now: what lies in one that is new is not reached through a member any
+    /// more, and what lay in one that is gone may be.
+    pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) {
+        if !self.routes.set_hub_networks(networks) {
+            return;
+        }
+        let offers: Vec<(MemberId, Vec<IpNetwork>)> =
+            self.routes.offers().map(|(id, offered)| (id, offered.to_vec())).collect();
+        for (id, offered) in offers {
+            let accepted = self.check_routes(id, &offered);
+            self.set_routes(id, &accepted);
+        }
+    }
+
     /// Whether the hub's own kernel may send what goes to a prefix through the LAN. Spokes choose for themselves;
     /// the hub must not lose the way to its spokes, and on an open hub anyone may offer anything.
     fn check_for_kernel(&self, prefix: IpNetwork) -> Result<(), &'static str> {

@@ -35,6 +35,22 @@ impl Routes {
         }
     }
 
+    /// The networks that the hub itself is in now; whether they are others than before.
+    pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) -> bool {
+        // Another address in the same network changes nothing.
+        let set = |networks: &[IpNetwork]| -> BTreeSet<(IpAddr, u8)> {
+            networks.iter().map(|network| (network.network(), network.prefix())).collect()
+        };
+        let is_new = set(&self.hub_networks) != set(&networks);
+        self.hub_networks = networks;
+        is_new
+    }
+
+    /// What members on the LAN offer, that included which is not accepted for now.
+    pub fn offers(&self) -> impl Iterator<Item = (MemberId, &[IpNetwork])> {
+        self.offers.iter().map(|(&id, offered)| (id, offered.as_slice()))
+    }
+
     /// Who forwards to what.
     pub fn table(&self) -> &RouteTable {
         &self.table

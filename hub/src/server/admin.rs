@@ -36,7 +36,8 @@ impl Server {
         let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
         match decode(&request) {
             Ok(Request::Status { after }) => {
-                let status = control::status(&self.core, &self.about, after.as_ref(), now);
+                let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
+                status.problems = self.machine.problems();
                 self.reply(ticket, encode(Ok(status)), now);
             }
             Ok(Request::Invite { name, addresses, routes, seconds }) => {
