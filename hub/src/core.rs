@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
-use common::queue::{Buf, Pool};
+use common::queue::Buf;
 use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
@@ -143,7 +143,7 @@ impl Core {
 
     /// Sends a packet from the hub's own kernel on its way, which `read` takes from the device, with a buffer of the
     /// pool. Returns the packet's length; `None` where there is none.
-    pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut Pool) -> Option<Buf>) -> Option<usize> {
+    pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<usize> {
         let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
         self.switch.send(fabric, &mut self.effects, now, read)
     }

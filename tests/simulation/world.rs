@@ -257,7 +257,10 @@ impl World {
     /// The hub's own kernel sends a packet; what comes back is an error for it, which no one else is told.
     pub(crate) fn send_from_hub(&mut self, packet: &[u8]) {
         self.do_effects();
-        self.hub.send(self.now, |pool| Some(pool.copy(packet)));
+        self.hub.send(self.now, |space| {
+            space[..packet.len()].copy_from_slice(packet);
+            Some(packet.len())
+        });
         if let Some(effect) = self.hub.poll_effect() {
             let Effect::Deliver(answer) = effect else { panic!("a packet led to {effect:?}") };
             self.hub.delivered(answer, true);
