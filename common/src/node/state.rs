@@ -34,6 +34,8 @@ pub enum Error {
         /// The mode it should have.
         mode: u32,
     },
+    /// The key file is empty.
+    EmptyKey(PathBuf),
     /// The file is there, but is not what it should be.
     Damaged {
         /// The file.
@@ -64,8 +66,14 @@ impl fmt::Display for Error {
             ),
             Error::Exposed { path, mode } => write!(
                 f,
-                "{0} can be read by others, so its secrets may be known: run `chmod {mode:o} {0}`, or delete it \
-                 for new ones",
+                "{0} can be read by others, so its secrets may be known: run `chmod {mode:o} {0}`; do not delete it: \
+                 the other machines know this one by its key, and would refuse it with a new one",
+                path.display()
+            ),
+            Error::EmptyKey(path) => write!(
+                f,
+                "{0}, line 1: the key file is empty: put back a copy, or delete it for a new key, of which the other \
+                 machines then have to be told",
                 path.display()
             ),
             Error::Damaged { path, line, why } => write!(
@@ -152,6 +160,9 @@ impl State {
         };
         if mode & 0o077 != 0 {
             return Err(Error::Exposed { path, mode: 0o600 });
+        }
+        if text.trim().is_empty() {
+            return Err(Error::EmptyKey(path));
         }
         text.trim().parse().map_err(|bad: crate::wire::key::BadKey| Error::Damaged {
             path,
@@ -248,11 +259,15 @@ pub struct SyncedFile {
 }
 
 impl SyncedFile {
-    /// Opens the file's directory, and writes an empty file (readable by all) to see that it can.
+    /// Opens the file's directory, making it (mode 0755) where it is missing, and writes an empty file (readable by
+    /// all) to see that it can.
     pub fn open(path: &Path) -> Result<SyncedFile, Error> {
         let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
         let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
+        }
         let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
         let kept = SyncedFile { path: path.to_owned(), name, directory };
         kept.write("")?;
@@ -359,11 +374,15 @@ mod tests {
         state.key().unwrap();
         let path = scratch.0.join("key");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(state.key().unwrap_err().to_string().contains("chmod 600"));
+        let exposed = state.key().unwrap_err().to_string();
+        assert!(exposed.contains("chmod 600") && exposed.contains("do not delete it"), "{exposed}");
         fs::write(&path, "nonsense").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+        fs::write(&path, "\n").unwrap();
+        let empty = state.key().unwrap_err().to_string();
+        assert!(empty.contains("the key file is empty: put back a copy"), "{empty}");
     }
 
     #[test]
@@ -403,9 +422,11 @@ mod tests {
             kept.write(text).unwrap();
             assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
         }
-        fs::remove_file(&scratch.0).unwrap();
         let error = SyncedFile::open(&scratch.0.join("below")).unwrap_err().to_string();
         assert!(error.starts_with("cannot write "), "{error}");
+        fs::remove_file(&scratch.0).unwrap();
+        SyncedFile::open(&scratch.0.join("below/hosts")).unwrap().write("1\n").unwrap();
+        assert_eq!(fs::read_to_string(scratch.0.join("below/hosts")).unwrap(), "1\n");
     }
 
     #[test]
