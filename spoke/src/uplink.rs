@@ -25,6 +25,7 @@ use common::wire::name::Name;
 use common::wire::tunnel::{self, Flushed, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 
+pub mod advice;
 pub mod backoff;
 mod effect;
 mod frames;
