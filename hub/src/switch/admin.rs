@@ -183,9 +183,10 @@ impl Switch {
         }
         let by_address = who.parse().ok().and_then(|address| self.members.holder(address));
         let by_name = || self.members.by_name(&who.parse().ok()?);
-        by_address
-            .or_else(by_name)
-            .ok_or_else(|| format!("no member has the name, address or key {}", Printable(who)))
+        by_address.or_else(by_name).ok_or_else(|| match self.members.is_revoked_as(who) {
+            true => format!("{} is revoked already", Printable(who)),
+            false => format!("no member has the name, address or key {}", Printable(who)),
+        })
     }
 
     /// Strikes a member off the list for good, and ends its link.
