@@ -2,5 +2,6 @@
 
 pub mod netlink;
 pub mod sandbox;
+pub mod service_manager;
 pub mod sys;
 pub mod tun;

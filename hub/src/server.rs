@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
+use common::linux::service_manager::ServiceManager;
 use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
@@ -125,6 +126,7 @@ pub struct Server {
     hangups: UnixStream,
     control: Option<ControlSocket>,
     about: About,
+    service: ServiceManager,
     /// When this turn began.
     now: Instant,
     /// The time of day then, in Unix seconds.
@@ -180,6 +182,7 @@ impl Server {
             hangups: UnixStream::from_std(hangups),
             control: ControlSocket::open(state.path(), events.registry(), "`hub status` and other commands"),
             about: About { listening: at, device, started_at: Instant::now(), trouble: None },
+            service: ServiceManager::connect(Instant::now()),
             now: Instant::now(),
             unix_time: unix_time(),
             state,
@@ -223,6 +226,9 @@ impl Server {
     /// Runs until a signal says stop.
     pub fn run(&mut self) -> Result<(), Error> {
         let mut turn = Vec::new();
+        let (subnets, device) = (self.switch.lan().subnets, &self.about.device);
+        self.service
+            .ready(&format!("listening on {}; the LAN is {subnets}, on {device}", self.about.listening));
         loop {
             let deadline = self.deadline();
             let wait_until = if self.switch.has_dirty() { Some(self.now) } else { deadline };
@@ -234,6 +240,7 @@ impl Server {
             for ready in &turn {
                 match ready.source {
                     Source::Stop => {
+                        self.service.stopping();
                         self.stop(now);
                         return Ok(());
                     }
@@ -287,7 +294,13 @@ impl Server {
     /// When `handle_timeouts` has something to do next.
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
-        let deadlines = [self.switch.deadline(), self.accept_again_at, self.save_again_at, control];
+        let deadlines = [
+            self.switch.deadline(),
+            self.accept_again_at,
+            self.save_again_at,
+            control,
+            self.service.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -419,6 +432,7 @@ impl Server {
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
+        self.service.handle_timeout(now);
         self.switch.handle_timeouts(now);
     }
 

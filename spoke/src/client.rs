@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use common::linux::service_manager::ServiceManager;
 use common::linux::tun::{self, Tun};
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, Ready, Source};
@@ -26,7 +27,7 @@ use mio::net::UnixStream;
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
 use crate::kernel_routes::KernelRoutes;
-use crate::uplink::{self, Effect, Uplink, hosts, pins};
+use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
 mod machine;
 
@@ -105,6 +106,7 @@ pub struct Client {
     config: Config,
     control: Option<ControlSocket>,
     about: About,
+    service: ServiceManager,
     signals: UnixStream,
     events: EventLoop,
     waker: Arc<Waker>,
@@ -139,6 +141,7 @@ impl Client {
                 "`spoke status` and `spoke resolve`",
             ),
             about: About { device: tun.name().to_owned(), started_at: now },
+            service: ServiceManager::connect(now),
             state,
             tun,
             signals: UnixStream::from_std(signals),
@@ -205,12 +208,13 @@ impl Client {
             Way::None | Way::Lookup(_) | Way::Link(..) => None,
         };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
-        [self.uplink.deadline(), dial, control].into_iter().flatten().min()
+        [self.uplink.deadline(), dial, control, self.service.deadline()].into_iter().flatten().min()
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
+        self.service.handle_timeout(now);
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
@@ -339,11 +343,30 @@ impl Client {
                         control.answer(ticket, encode(answer), now);
                     }
                 }
-                Effect::Log(notice) => log!(notice.level(), "{notice}"),
+                Effect::Log(notice) => {
+                    log!(notice.level(), "{notice}");
+                    self.tell_service_manager(&notice);
+                }
                 Effect::Exit(error) => return Err(Error::Uplink(error)),
             }
         }
         Ok(())
+    }
+
+    /// Ready is who is on the LAN: only then can others bind its address.
+    fn tell_service_manager(&mut self, notice: &Notice) {
+        match notice {
+            Notice::OnLan { .. } => self.service.ready(&notice.to_string()),
+            Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
+            Notice::Stopping => self.service.stopping(),
+            Notice::FailedAgain(..)
+            | Notice::OfferRefused(_)
+            | Notice::TooManyRoutes(_)
+            | Notice::RouteAroundHub(_)
+            | Notice::RouteSkipped(..)
+            | Notice::HubRemembered { .. }
+            | Notice::HubNotRemembered(_) => {}
+        }
     }
 
     /// Gives a packet to the kernel.
