@@ -3,4 +3,5 @@
 pub mod invites;
 pub mod members;
 pub mod routes;
+pub mod rules;
 pub mod subnets;
