@@ -12,14 +12,19 @@ use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Event, Tunnel, outbox};
+use hub::core::{Core, Files};
+use hub::effect::Effect;
+use hub::ids::SessionId;
+use hub::lan::Lan;
+use hub::lan::invites::Invites;
 use hub::lan::members::{Access, Members};
+use hub::lan::saving::{Done, Fingerprint, Job, Written};
 use hub::lan::subnets::Subnets;
-use hub::switch::{Lan, Switch};
 
 /// A spoke's end, as its client has it.
 struct Spoke {
     tunnel: Tunnel,
-    session: usize,
+    session: SessionId,
     /// What it sends to the other spoke.
     packets: Vec<Vec<u8>>,
     received: usize,
@@ -27,13 +32,12 @@ struct Spoke {
 
 /// Two spokes and their hub, joined by memory.
 struct World {
-    switch: Switch,
+    hub: Core,
     spokes: [Spoke; 2],
     pool: Pool,
-    hub_inbox: Inbox,
     spoke_inbox: Inbox,
     outbox: Buf,
-    dirty: Vec<usize>,
+    dirty: Vec<SessionId>,
     now: Instant,
 }
 
@@ -57,13 +61,18 @@ impl World {
         let now = Instant::now();
         let subnets = Subnets::new(&["10.0.0.0/24".parse().unwrap()]).unwrap();
         let lan = Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] };
-        let members = Members::parse("", subnets).unwrap();
-        let mut switch = Switch::new(PrivateKey::from_random([1; 32]), lan, Access::Open, members, 7);
+        let files = Files {
+            members: Members::parse("", subnets).unwrap(),
+            fingerprint: Fingerprint::of(""),
+            invites: Invites::default(),
+            access: Access::Open,
+        };
+        let mut hub = Core::new(PrivateKey::from_random([1; 32]), lan, files, 7, 0);
         let mut pool = Pool::new(8 << 20);
         let addresses = [2, 3].map(|host| Ipv4Addr::new(10, 0, 0, host));
         let spokes = [0, 1].map(|index| {
             let source = SocketAddr::from((Ipv4Addr::LOCALHOST, 1000 + index as u16));
-            let session = switch.accept(source, [10 + index as u8; 32], now).unwrap();
+            let session = hub.accept(source, [10 + index as u8; 32], now).unwrap();
             let join = Join {
                 name: Name::nearest(["a", "b"][index]),
                 addresses: vec![addresses[index].into()],
@@ -79,16 +88,7 @@ impl World {
             let packets = (0..20).map(|n| udp(from, to, lengths[n % 5], 5_000 + n as u16 % 7)).collect();
             Spoke { tunnel, session, packets, received: 0 }
         });
-        World {
-            switch,
-            spokes,
-            pool,
-            hub_inbox: Inbox::default(),
-            spoke_inbox: Inbox::default(),
-            outbox: outbox(),
-            dirty: Vec::new(),
-            now,
-        }
+        World { hub, spokes, pool, spoke_inbox: Inbox::default(), outbox: outbox(), dirty: Vec::new(), now }
     }
 
     /// Each spoke sends its packets, and everything is carried until nothing moves.
@@ -105,54 +105,71 @@ impl World {
             }
         }
         while self.carry() {}
-        self.switch.handle_timeouts(self.now);
+        self.hub.handle_timeouts(self.now);
     }
 
     fn carry(&mut self) -> bool {
         let mut moved = false;
         for spoke in &mut self.spokes {
             moved |= transfer(&mut spoke.tunnel, &mut self.pool, &mut self.outbox, self.now, |bytes, now| {
-                let (tunnel, pool) = self.switch.tunnel(spoke.session);
-                tunnel.unpark(&mut self.hub_inbox, pool);
-                self.hub_inbox.space()[..bytes.len()].copy_from_slice(bytes);
-                self.hub_inbox.filled(bytes.len());
-                tunnel.heard(now);
-                while let Some(packet) = self.switch.receive(spoke.session, &mut self.hub_inbox, now) {
-                    self.switch.pool().give(packet);
-                }
-                let (tunnel, pool) = self.switch.tunnel(spoke.session);
-                tunnel.park(&mut self.hub_inbox, pool);
+                self.hub.receive(spoke.session, now, |space| {
+                    space[..bytes.len()].copy_from_slice(bytes);
+                    bytes.len()
+                });
             });
         }
+        self.hub.finish_turn(self.now);
+        self.do_effects();
         self.dirty.clear();
-        self.switch.take_dirty(&mut self.dirty);
+        self.hub.take_dirty(&mut self.dirty);
         for &session in &self.dirty {
-            let spoke = self.spokes.iter_mut().find(|spoke| spoke.session == session).unwrap();
-            let (tunnel, pool) = self.switch.tunnel(session);
-            let sent = transfer(tunnel, pool, &mut self.outbox, self.now, |bytes, now| {
-                spoke.tunnel.unpark(&mut self.spoke_inbox, &mut self.pool);
-                self.spoke_inbox.space()[..bytes.len()].copy_from_slice(bytes);
-                self.spoke_inbox.filled(bytes.len());
-                spoke.tunnel.heard(now);
-                while let Some(event) = spoke.tunnel.open(&mut self.spoke_inbox, &mut self.pool, now).unwrap()
-                {
-                    match event {
-                        Event::Packet(packet) => {
-                            spoke.received += 1;
-                            self.pool.give(packet);
-                        }
-                        Event::Control(ControlFrame::Welcome(_) | ControlFrame::Routes { .. }) => {}
-                        other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
-                    }
-                }
-                spoke.tunnel.park(&mut self.spoke_inbox, &mut self.pool);
+            let World { hub, spokes, pool, spoke_inbox, now, .. } = self;
+            let spoke = spokes.iter_mut().find(|spoke| spoke.session == session).unwrap();
+            hub.flush(session, *now, |bytes| {
+                moved = true;
+                spoke.read(bytes, spoke_inbox, pool, *now);
+                bytes.len()
             });
-            if sent {
-                self.switch.mark_dirty(session);
-            }
-            moved |= sent;
         }
         moved
+    }
+
+    fn do_effects(&mut self) {
+        while let Some(effect) = self.hub.poll_effect() {
+            match effect {
+                Effect::Deliver(packet) => self.hub.delivered(packet, true),
+                Effect::Save(job) => {
+                    let Job::Write { members: Some(_), .. } = *job else { panic!("the hub wants {job:?}") };
+                    let done = Done::Written { invites: None, members: Some(Written::Saved) };
+                    self.hub.handle_done(done, self.now);
+                }
+                Effect::Log(_) => {}
+                other @ (Effect::Close { .. }
+                | Effect::AddRoute(_)
+                | Effect::RemoveRoute(_)
+                | Effect::Answer(..)) => panic!("the hub wants {other:?}"),
+            }
+        }
+    }
+}
+
+impl Spoke {
+    fn read(&mut self, bytes: &[u8], inbox: &mut Inbox, pool: &mut Pool, now: Instant) {
+        self.tunnel.fill(inbox, pool, now, |space| {
+            space[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        });
+        while let Some(event) = self.tunnel.open(inbox, pool, now).unwrap() {
+            match event {
+                Event::Packet(packet) => {
+                    self.received += 1;
+                    pool.give(packet);
+                }
+                Event::Control(ControlFrame::Welcome(_) | ControlFrame::Routes { .. }) => {}
+                other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
+            }
+        }
+        self.tunnel.park(inbox, pool);
     }
 }
 
@@ -164,18 +181,15 @@ fn transfer(
     now: Instant,
     mut carry: impl FnMut(&[u8], Instant),
 ) -> bool {
-    outbox.clear();
-    outbox.append(tunnel.unsent());
-    tunnel.sent(outbox.len(), pool, now);
-    if outbox.is_empty() {
-        tunnel.seal(outbox, pool, now).unwrap();
-        tunnel.wrote(outbox, outbox.len(), pool, now);
-    }
-    if outbox.is_empty() {
-        return false;
-    }
-    carry(outbox, now);
-    true
+    let mut moved = false;
+    tunnel
+        .flush(outbox, pool, now, |bytes| {
+            moved = true;
+            carry(bytes, now);
+            bytes.len()
+        })
+        .unwrap();
+    moved
 }
 
 #[test]

@@ -63,6 +63,16 @@ fn tunnel() {
     replay("tunnel", bodies::tunnel);
 }
 
+#[test]
+fn proxy() {
+    replay("proxy", bodies::proxy);
+}
+
+#[test]
+fn websocket() {
+    replay("websocket", bodies::websocket);
+}
+
 /// Writes the seeds anew, from what the code itself says and takes, so that fuzzing begins behind the first checks.
 #[test]
 #[ignore = "it writes the corpus; run it after a change of the wire format"]

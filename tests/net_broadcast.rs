@@ -171,3 +171,74 @@ fn one_source_may_not_flood_the_lan() {
     house::ping(lan.net.spoke(0), Lan::address(1).into(), 56, SOON).unwrap();
     assert!(lan.hub.lines().len() < 20, "a line for each drop");
 }
+
+/// Counts what a host hears until "end" comes from somebody else, and what comes with it: in the queues on the way
+/// it overtakes the rest.
+fn count_noise(ear: &Ear<'_>) -> std::thread::JoinHandle<u32> {
+    let listener = ear.v4.try_clone().unwrap();
+    // What comes at once is not lost for want of room.
+    nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20)).unwrap();
+    std::thread::spawn(move || {
+        listener.set_read_timeout(Some(SOON)).unwrap();
+        let (mut heard, mut buffer, mut has_ended) = (0, [0; 64], false);
+        loop {
+            match listener.recv(&mut buffer).map(|length| &buffer[..length]) {
+                Ok(b"end") => {
+                    has_ended = true;
+                    listener.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                }
+                Ok(b"noise") => heard += 1,
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(has_ended, "{heard}: {error}");
+                    return heard;
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn a_super_packet_counts_as_its_datagrams() {
+    const SUPER_PACKETS: u32 = 200;
+    const DATAGRAMS: u32 = 100;
+    let lan = Lan::new(3).unwrap();
+    let ears = ears(&lan);
+    let counter = count_noise(&ears[2]);
+    nix::sys::socket::setsockopt(&ears[1].v4, nix::sys::socket::sockopt::UdpGsoSegment, &5).unwrap();
+    let message = b"noise".repeat(DATAGRAMS as usize);
+    let start = Instant::now();
+    for _ in 0..SUPER_PACKETS {
+        ears[1].v4.send_to(&message, (GROUP, PORT)).unwrap();
+    }
+    let sent_in = start.elapsed();
+    ears[3].send("end", GROUP.into());
+    let heard = counter.join().unwrap();
+    let most = 1_000 + sent_in.as_millis() + 500;
+    assert!(u128::from(heard) <= most, "{heard} of {} in {sent_in:?}", SUPER_PACKETS * DATAGRAMS);
+    assert!(heard >= DATAGRAMS, "{heard}");
+}
+
+#[test]
+fn joining_again_does_not_fill_the_limit_up() {
+    const JOINS: u32 = 6;
+    let mut lan = Lan::new(3).unwrap();
+    let counter = count_noise(&ears(&lan)[2]);
+    let start = Instant::now();
+    for join in 0..JOINS {
+        if join > 0 {
+            lan.restart_spoke(0).unwrap();
+        }
+        let ear = Ear::new(lan.net.spoke(0), "spoke0");
+        (0..1_500).for_each(|_| ear.send("noise", GROUP.into()));
+        // What it sent has been through the hub when an answer to what it sends now is back.
+        house::ping_until(lan.net.spoke(0), Lan::address(1).into(), SOON).unwrap();
+    }
+    let took = start.elapsed();
+    Ear::new(lan.net.spoke(2), "spoke0").send("end", GROUP.into());
+    let heard = counter.join().unwrap();
+    let most = 1_000 + took.as_millis();
+    assert!(u128::from(heard) <= most, "{heard} in {took:?}, at most {most}");
+    assert!(took < Duration::from_secs(4), "too slow to tell: {took:?} for {JOINS} joins");
+    assert!(heard >= 1_000, "{heard}");
+}

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use house::{Lan, Net, SPOKE_ON_LAN, spawn_spoke};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -73,6 +75,29 @@ fn the_hosts_file_is_kept_in_step_and_never_seen_half_written() {
         .filter(|name| name.contains("lan.hosts"))
         .collect();
     assert_eq!(left, ["lan.hosts"], "nothing else is left");
+
+    lan.spokes[0].signal(Signal::SIGTERM).unwrap();
+    assert!(lan.spokes[0].wait_exit(SOON).unwrap().success());
+    wait_for(&seen, &[]);
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_left_alone_and_a_directory_is_made() {
+    let net = Net::named(&["laptop", "desktop"]).unwrap();
+    let binaries = house::Binaries::find().unwrap();
+    let _hub = house::start_hub(&net, &binaries, &[]).unwrap();
+    let own = "127.0.0.1 localhost\n192.0.2.99 printer\n";
+    net.spoke(0).set_file("/etc/hosts", own).unwrap();
+    let refused = spawn_spoke(&net, &binaries, 0, &["--hosts", "/etc/hosts"]).unwrap();
+    refused.wait_for_line("/etc/hosts was not made by this program", SOON).unwrap();
+    assert!(!refused.wait_exit(SOON).unwrap().success());
+    assert_eq!(fs::read_to_string(net.spoke(0).path("/etc/hosts")).unwrap(), own);
+
+    let file = net.spoke(1).private().join("run/lan/hosts");
+    let seen = net.spoke(1).path(&file);
+    let spoke = spawn_spoke(&net, &binaries, 1, &["--hosts", &file.display().to_string()]).unwrap();
+    spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    wait_for(&seen, &["10.0.0.3 desktop"]);
 }
 
 #[test]
@@ -111,4 +136,29 @@ fn dnsmasq_answers_with_the_names() {
     command.args(["ahostsv4", "desktop"]);
     let output = host.output(command).unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("10.0.0.3 "), "{output:?}");
+}
+
+#[test]
+fn nobody_is_called_localhost() {
+    let net = Net::named(&["laptop", "localhost", "LapTop.example.com", "spoke3"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let file = file.display().to_string();
+    // Machines that are called so already get another name, and say it.
+    let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[], &[]]).unwrap();
+    lan.spokes[1].wait_for_line("on the LAN as 10.0.0.3 (localhost-2)", SOON).unwrap();
+    lan.spokes[2].wait_for_line("on the LAN as 10.0.0.4 (laptop-2)", SOON).unwrap();
+    wait_for(&seen, &["10.0.0.2 laptop", "10.0.0.4 laptop-2", "10.0.0.3 localhost-2"]);
+    // A person is told at once.
+    for (name, why) in [
+        ("localhost", "means something else"),
+        ("WPAD", "means something else"),
+        ("10", "read this name as an address"),
+        ("www.example.com", "letters, digits or hyphens"),
+    ] {
+        let refused = spawn_spoke(&lan.net, &lan.binaries, 3, &["--name", name]).unwrap();
+        refused.wait_for_line(why, SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success());
+        house::ask_hub(&lan.net, &["invite", name]).fails(why);
+    }
 }

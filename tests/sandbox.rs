@@ -188,7 +188,7 @@ fn what_is_not_needed_is_refused() {
             ("read /etc/hosts", &["resolves"]),
             ("read /proc/version", &[]),
             ("write elsewhere", &[]),
-            ("start a thread", &["connects", "resolves"]),
+            ("start a thread", &["accepts", "connects", "resolves"]),
             ("start a program", &[]),
             ("open a packet socket", &[]),
             ("open a socket", &["accepts", "connects", "resolves"]),

@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
 #![allow(clippy::print_stdout, reason = "a test: it says which seed failed")]
 
+#[path = "simulation/disk.rs"]
+mod disk;
 #[path = "simulation/govern.rs"]
 mod govern;
 #[path = "simulation/machine.rs"]
@@ -48,7 +50,9 @@ fn nothing_goes_astray_whatever_happens() {
 
 #[test]
 fn what_a_person_changes_concerns_those_it_is_about_and_nobody_else() {
-    tell_all(kept(), |world| if world.rng.one_in(12) { govern::govern(world) } else { act(world) });
+    tell_all(kept(), |world| {
+        if world.disk.is_sound() && world.rng.one_in(12) { govern::govern(world) } else { act(world) }
+    });
 }
 
 /// Tells the stories of these seeds, and then of as many more as are wanted; `act` is one step.
@@ -111,15 +115,11 @@ fn tell(seed: u64, steps: u64, act: &impl Fn(&mut World)) -> u64 {
     }
     settle(&mut world);
     deliver_all(&mut world);
-    world.switch.stop();
+    world.hub.stop(world.now);
     (0..world.spokes.len()).for_each(|spoke| world.vanish(spoke));
     world.rogue_hang_up();
-    // Log lines that were kept back are counted out first.
-    world.pass(2 * common::node::log_limit::PERIOD);
-    assert!(
-        world.conns.is_empty() && world.switch.deadline().is_none(),
-        "a hub that stops forgets all links"
-    );
+    world.pass(Duration::from_secs(20));
+    assert!(world.conns.is_empty() && world.hub.deadline().is_none(), "a hub that stops forgets all links");
     world.book.delivered
 }
 
@@ -168,8 +168,10 @@ fn act(world: &mut World) {
         18..20 => knock(world),
         20..24 => world.act_as_rogue(),
         24 => world.ask_spoke(spoke),
-        25 if world.rng.one_in(4) => world.restart_hub(),
-        26..34 => send_from_hub(world),
+        // What could not be written is lost then.
+        25 if world.disk.is_sound() && world.rng.one_in(4) => world.restart_hub(),
+        26..33 => send_from_hub(world),
+        33 => world.disk.is_full = !world.disk.is_full && world.rng.one_in(4),
         _ if is_running => (0..1 + world.rng.below(8)).for_each(|_| send(world, spoke)),
         _ => join(world, spoke),
     }
@@ -265,13 +267,13 @@ fn send_from_hub(world: &mut World) {
     let source = if to.is_ipv4() { HUB_V4 } else { HUB_V6 };
     let packet = udp(source, to, world.book.next_id(), world.rng.below(1_400));
     world.book.enter(&packet, HUB, to, true);
-    let packet = world.switch.pool().copy(&packet);
-    world.switch.send(packet, world.now);
+    world.send_from_hub(&packet);
 }
 
 /// The trouble ends, and everybody who may be on the LAN gets on it.
 fn settle(world: &mut World) {
     world.rogue_hang_up();
+    world.disk.is_full = false;
     for spoke in 0..world.spokes.len() {
         let conn = world.spokes[spoke].conn().and_then(|conn| world.conns.get(&conn));
         if conn.is_some_and(|conn| !conn.is_sound) {
@@ -282,7 +284,8 @@ fn settle(world: &mut World) {
     for spoke in 0..world.spokes.len() {
         if !world.spokes[spoke].is_on_lan() {
             world.join(spoke, vec![]);
-            world.pass(Duration::from_secs(1));
+            // The disk may be slow.
+            world.pass(Duration::from_secs(4));
         }
         let is_on_lan = world.spokes[spoke].is_on_lan();
         assert_eq!(is_on_lan, world.spokes[spoke].may_join, "spoke {spoke} in the end");
@@ -294,14 +297,14 @@ fn settle(world: &mut World) {
 
 /// Everybody knows who is on the LAN, and reaches what is behind others.
 fn check_what_is_known(world: &World) {
-    let members = world.switch.members();
+    let members = world.hub.members();
     let names: Vec<&Name> = members.after(None).map(|member| &member.name).collect();
     for (at, spoke) in world.spokes.iter().enumerate().filter(|(_, spoke)| spoke.is_on_lan()) {
         let hosts = spoke.process.as_ref().and_then(|process| process.hosts.as_ref());
         let known: Vec<&Name> = hosts.into_iter().flatten().map(|peer| &peer.name).collect();
         assert_eq!(known, names, "spoke {at} follows the list of members");
         let own = members.by_key(&spoke.key.public());
-        let mut behind = world.switch.prefixes_behind_others(own);
+        let mut behind = world.hub.prefixes_behind_others(own);
         // What it offers itself it reaches by itself.
         let offers = spoke.process.iter().flat_map(|process| process.offers.clone());
         offers.for_each(|offer| behind.retain(|prefix| *prefix != offer));

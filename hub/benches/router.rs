@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use common::packet::{Fragment, Header};
 use common::wire::frame::Join;
 use common::wire::key::PrivateKey;
-use hub::lan::members::{Access, Admission, MemberId, Members};
-use hub::lan::routes::{MAX_LAN_ROUTES, Routes};
+use hub::ids::{MemberId, SessionId};
+use hub::lan::members::{Access, Decision, Members};
+use hub::lan::route_table::{MAX_LAN_ROUTES, RouteTable};
 use hub::lan::subnets::Subnets;
 use hub::switch::router::route;
 
@@ -26,7 +27,7 @@ const ROUNDS: usize = 300;
 fn main() -> ExitCode {
     let subnets = Subnets::new(&["10.0.0.0/16".parse().expect("a prefix")]).expect("a subnet");
     let (members, ids) = members(subnets);
-    let empty = Routes::default();
+    let empty = RouteTable::default();
     let full = full(&ids);
     let from = ids[0];
     let source = members.member(from).addresses[0];
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     println!("ns a packet            no prefixes   {MAX_LAN_ROUTES} prefixes   ratio");
     let mut worst: f64 = 0.0;
     for (what, packets) in [("to members", &to_members), ("to prefixes", &to_prefixes)] {
-        let time = |routes: &Routes| {
+        let time = |routes: &RouteTable| {
             let rounds = (0..ROUNDS).map(|_| {
                 let start = Instant::now();
                 for packet in packets {
@@ -72,10 +73,10 @@ fn members(subnets: Subnets) -> (Members, Vec<MemberId>) {
             had: vec![],
         };
         let key = PrivateKey::from_random(seed).public();
-        let Admission::Member { id, .. } = members.admit(key, &join, Access::Open, &[]) else {
+        let Decision::Member { id, .. } = members.admit(key, &join, Access::Open, &[]) else {
             panic!("an open hub lets everyone in");
         };
-        members.member_mut(id).session = Some(n as usize);
+        members.set_online(id, SessionId::new(n as usize));
         id
     });
     let ids = ids.collect();
@@ -83,13 +84,13 @@ fn members(subnets: Subnets) -> (Members, Vec<MemberId>) {
 }
 
 /// As many prefixes as a LAN may have, spread over all members but the first, with gaps between them.
-fn full(members: &[MemberId]) -> Routes {
+fn full(members: &[MemberId]) -> RouteTable {
     let mut prefixes = vec![Vec::new(); members.len() - 1];
     for n in 0..MAX_LAN_ROUTES as u32 {
         let prefix = format!("{}/24", address(n, 0)).parse().expect("a prefix");
         prefixes[n as usize % (members.len() - 1)].push(prefix);
     }
-    let mut routes = Routes::default();
+    let mut routes = RouteTable::default();
     for (&id, prefixes) in members[1..].iter().zip(&prefixes) {
         routes.set(id, prefixes);
     }

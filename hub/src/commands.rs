@@ -135,7 +135,7 @@ struct Invitation {
 impl Invitation {
     fn read(name: &str, settings: &Settings) -> Result<Invitation, String> {
         Ok(Invitation {
-            name: name.parse().map_err(|error| format!("{name:?}: {error}"))?,
+            name: values::name(name).map_err(|why| format!("{name:?}: {why}"))?,
             addresses: settings.many("ip", values::member_ip)?,
             routes: settings.many("route", values::prefix)?,
             life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),

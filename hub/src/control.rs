@@ -11,8 +11,8 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::core::Core;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
-use crate::switch::Switch;
 
 /// Most members in one page of the status.
 pub const PAGE: usize = 500;
@@ -55,7 +55,7 @@ pub enum Request {
     Reload,
 }
 
-/// What the server knows beside the switch.
+/// What the server knows beside the core.
 #[derive(Clone, Debug)]
 pub struct About {
     /// Where the hub listens.
@@ -64,8 +64,6 @@ pub struct About {
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
-    /// Why it cannot write its files now, if it has something to write.
-    pub trouble: Option<String>,
 }
 
 /// How the LAN stands at this moment.
@@ -99,6 +97,9 @@ pub struct Status {
     pub half_open: usize,
     /// Why the hub cannot write its files now, if it has something to write.
     pub trouble: Option<String>,
+    /// What the kernel does not have as it should be, and why; a line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Members by name: of one page, or all of them once a command has put the pages together.
@@ -205,41 +206,42 @@ pub struct Reloaded {
 }
 
 /// The status with the page of members behind a name.
-pub fn status(switch: &Switch, about: &About, after: Option<&Name>, now: Instant) -> Status {
-    let members = switch.members();
+pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) -> Status {
+    let members = core.members();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         up_seconds: now.saturating_duration_since(about.started_at).as_secs(),
         listening: about.listening,
         device: about.device.clone(),
-        mtu: switch.lan().mtu,
-        subnets: switch.lan().subnets.iter().collect(),
-        key: switch.key(),
-        locked: switch.access() != Access::Open,
+        mtu: core.lan().mtu,
+        subnets: core.lan().subnets.iter().collect(),
+        key: core.key(),
+        locked: core.access() != Access::Open,
         online: online(members),
         known: members.len(),
         revoked: members.revoked_count(),
-        invites: switch.invites().iter().count(),
-        half_open: switch.half_open(),
-        trouble: about.trouble.clone(),
-        drops: drops(switch.drops()),
-        members: members.after(after).take(PAGE).map(|member| member_status(switch, member, now)).collect(),
+        invites: core.invites().iter().count(),
+        half_open: core.half_open(),
+        trouble: core.trouble().map(str::to_owned),
+        problems: Vec::new(),
+        drops: drops(core.drops()),
+        members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
     }
 }
 
 /// Who may join.
-pub fn standing(switch: &Switch, about: &About) -> Standing {
+pub fn standing(core: &Core, about: &About) -> Standing {
     Standing {
-        locked: switch.access() != Access::Open,
-        known: switch.members().len(),
-        online: online(switch.members()),
-        invites: switch.invites().iter().count(),
+        locked: core.access() != Access::Open,
+        known: core.members().len(),
+        online: online(core.members()),
+        invites: core.invites().iter().count(),
         port: about.listening.port(),
     }
 }
 
 /// What a reload did.
-pub fn reloaded(switch: &Switch, about: &About, changes: &[Change]) -> Reloaded {
+pub fn reloaded(core: &Core, about: &About, changes: &[Change]) -> Reloaded {
     let named = changes.iter().take(MAX_CHANGES).map(|change| {
         let outcome = match change.outcome {
             Outcome::Revoked => "revoked",
@@ -248,16 +250,16 @@ pub fn reloaded(switch: &Switch, about: &About, changes: &[Change]) -> Reloaded 
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    Reloaded { standing: standing(switch, about), changes: named.collect(), changed: changes.len() }
+    Reloaded { standing: standing(core, about), changes: named.collect(), changed: changes.len() }
 }
 
 fn online(members: &Members) -> usize {
     members.iter().filter(|(_, member)| member.session.is_some()).count()
 }
 
-fn member_status(switch: &Switch, member: &Member, now: Instant) -> MemberStatus {
+fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
     let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
-    let link = member.session.and_then(|session| switch.link(session)).map(|link| {
+    let link = member.session.and_then(|session| core.link(session)).map(|link| {
         let (received, sent) = link.tunnel.traffic();
         let traffic = |way: common::wire::tunnel::Traffic| Traffic { packets: way.packets, bytes: way.bytes };
         LinkStatus {

@@ -1,7 +1,27 @@
 //! The LAN: who is a member, under which name and address, and which prefixes lie behind whom. Pure.
 
+pub mod admission;
 pub mod invites;
 pub mod members;
+pub mod route_table;
 pub mod routes;
 pub mod rules;
+pub mod saving;
 pub mod subnets;
+
+use ipnetwork::IpNetwork;
+
+use subnets::Subnets;
+
+/// What the LAN is, as the command line says it.
+#[derive(Clone, Debug)]
+pub struct Lan {
+    /// Its prefixes.
+    pub subnets: Subnets,
+    /// The largest packet on it, in bytes of IP.
+    pub mtu: u32,
+    /// Prefixes to which the hub's own kernel forwards.
+    pub routes: Vec<IpNetwork>,
+    /// Networks that the hub itself is in: no member may offer a way there.
+    pub hub_networks: Vec<IpNetwork>,
+}

@@ -34,6 +34,9 @@ pub fn status(status: &Status) -> String {
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(text, "{trouble}");
     }
+    for problem in &status.problems {
+        let _ = writeln!(text, "problem: {problem}");
+    }
     if !status.drops.is_empty() {
         let _ = writeln!(text, "dropped by the hub itself: {}", drops(&status.drops));
     }
@@ -183,6 +186,7 @@ mod tests {
             invites: 0,
             half_open: 0,
             trouble: None,
+            problems: vec![],
             drops: BTreeMap::new(),
             members: vec![online, away],
         });

@@ -1,40 +1,45 @@
-//! The hub's event loop: its sockets, its device and its clock. IO; all decisions are the switch's.
+//! The hub's event loop: its sockets, its device and its clock. IO; all decisions are the core's.
 //!
 //! One turn: wait, read the clock once, serve each source that is ready within a budget, do what is due, flush
 //! each session that has something to write once, and only then take out the sessions that ended. A source
-//! that had more than its budget stays on our own ready list: edge-triggered, it is not reported again.
+//! that had more than its budget is asked for again: edge-triggered, it is not reported again.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the hub's clock and sockets")]
 
-use std::fmt;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use common::linux::service_manager::ServiceManager;
-use common::linux::tun::{self, TURN_BYTES, TURN_PACKETS, Tun};
+use common::linux::tun::{TURN_BYTES, TURN_PACKETS};
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::state::{self, State};
-use common::queue::Buf;
-use common::transport::tcp::{Filled, Flushed, Link};
-use common::wire::inbox::Inbox;
-use common::wire::tunnel::outbox;
+use common::transport::tcp::{Filled, Link};
 use ipnetwork::IpNetwork;
 use log::{info, warn};
-use mio::net::{TcpListener, UnixStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use mio::net::UnixStream;
 
 use crate::control::About;
-use crate::lan::invites::Invites;
-use crate::lan::members::{Access, Members};
-use crate::lan::subnets::Subnets;
+use crate::core::Core;
+use crate::effect::{Effect, Notice};
+use crate::ids::{RequestId, SessionId};
+use crate::lan::Lan;
+use crate::logbook::{LogKind, Logbook};
 use crate::switch::gate::MAX_SESSIONS;
-use crate::switch::{Ended, Lan, LogKind, RouteChange, Switch};
 
 mod admin;
+mod config;
+mod files;
+mod listener;
+mod machine;
+mod store;
 
-use admin::{INVITES, LOCKED, MEMBERS};
+use admin::Asked;
+pub use config::{Config, Error};
+use listener::{Accepted, Listener};
+use machine::Machine;
+use store::Store;
 
 /// The only listener.
 const LISTENER: Source = Source::Listener(0);
@@ -43,106 +48,52 @@ const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
 const TURN_ACCEPTS: usize = 64;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
 const OWN_DESCRIPTORS: usize = 40;
-/// How long to wait after an accept that failed, for descriptors or memory to come free.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Half-open links that are closed then.
+/// Half-open links that are closed when descriptors are used up.
 const MAKE_ROOM: usize = 16;
-/// How often it is told that connections cannot be accepted.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How long to wait before the files are written again after that failed.
-const SAVE_PAUSE: Duration = Duration::from_secs(10);
-
-/// What the command line says.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The LAN's prefixes.
-    pub subnets: Subnets,
-    /// Where to listen; without it, on port 5678 of all addresses.
-    pub listen: Option<SocketAddr>,
-    /// The device's name.
-    pub tun: String,
-    /// The LAN's MTU.
-    pub mtu: u32,
-    /// Prefixes to offer, to which this machine forwards.
-    pub routes: Vec<IpNetwork>,
-    /// The state directory.
-    pub state: std::path::PathBuf,
-}
-
-/// Why the hub cannot run. Its text says what to do.
-#[derive(Debug)]
-pub enum Error {
-    /// The state directory.
-    State(state::Error),
-    /// The device.
-    Tun(tun::Error),
-    /// The port.
-    Listen(SocketAddr, io::Error),
-    /// The system.
-    System(&'static str, io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::State(error) => error.fmt(f),
-            Error::Tun(error) => error.fmt(f),
-            Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "{at} is in use: stop what listens there, or choose another with --listen ADDR:PORT"
-                )
-            }
-            Error::Listen(at, error) => {
-                write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
-            }
-            Error::System(what, error) => write!(f, "cannot {what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<state::Error> for Error {
-    fn from(error: state::Error) -> Error {
-        Error::State(error)
-    }
-}
-
-impl From<tun::Error> for Error {
-    fn from(error: tun::Error) -> Error {
-        Error::Tun(error)
-    }
-}
 
 /// A running hub.
 pub struct Server {
-    switch: Switch,
-    /// The socket of session `n` is at `n`.
-    links: Vec<Option<Link>>,
-    listener: TcpListener,
-    tun: Tun,
-    signals: UnixStream,
-    hangups: UnixStream,
+    core: Core,
+    logbook: Logbook,
+    links: Links,
+    listener: Listener,
+    machine: Machine,
+    signals: Signals,
     control: Option<ControlSocket>,
+    requests: Requests,
     about: About,
     service: ServiceManager,
+    store: Store,
+    events: EventLoop,
+    clock: Clock,
+}
+
+/// The sockets of the sessions.
+#[derive(Default)]
+struct Links {
+    /// That of session `n` is at `n`.
+    links: Vec<Option<Link>>,
+    /// The sessions of this turn that are to be flushed.
+    dirty: Vec<SessionId>,
+}
+
+struct Signals {
+    stop: UnixStream,
+    reload: UnixStream,
+}
+
+/// Requests that are not answered yet.
+#[derive(Default)]
+struct Requests {
+    last: u64,
+    asked: HashMap<RequestId, Asked>,
+}
+
+struct Clock {
     /// When this turn began.
     now: Instant,
     /// The time of day then, in Unix seconds.
     unix_time: u64,
-    state: State,
-    /// What tells whether `members` is as we last read or wrote it.
-    members_known: u64,
-    events: EventLoop,
-    accept_again_at: Option<Instant>,
-    accept_told_at: Option<Instant>,
-    save_again_at: Option<Instant>,
-    inbox: Inbox,
-    outbox: Buf,
-    /// For packets that the device takes in pieces.
-    cut: Vec<u8>,
-    dirty: Vec<usize>,
 }
 
 impl Server {
@@ -151,15 +102,9 @@ impl Server {
     pub fn new(config: &Config, signals: StdUnixStream, hangups: StdUnixStream) -> Result<Server, Error> {
         let state = State::open(&config.state)?;
         let key = state.key()?;
-        let text = state.read(MEMBERS)?.unwrap_or_default();
-        let members =
-            Members::parse(&text, config.subnets).map_err(|bad| state.damaged(MEMBERS, bad.line, bad.why))?;
-        let invites = state.read(INVITES)?.unwrap_or_default();
-        let invites = Invites::parse(&invites, config.subnets)
-            .map_err(|bad| state.damaged(INVITES, bad.line, bad.why))?;
-        let access = if state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open };
-        let (listener, at) = listen(config.listen)?;
-        let tun = open_tun(config)?;
+        let (store, files) = Store::open(state, config.subnets)?;
+        let (listener, at) = Listener::open(config.listen)?;
+        let machine = Machine::open(config)?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -167,74 +112,67 @@ impl Server {
             subnets: config.subnets,
             mtu: config.mtu,
             routes: config.routes.clone(),
-            hub_networks: tun.other_networks()?,
+            hub_networks: machine.tun.other_networks()?,
         };
-        let mut switch = Switch::new(key, lan, access, members, flow_seed);
-        switch.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
+        let clock = Clock { now: Instant::now(), unix_time: unix_time() };
+        let mut core = Core::new(key, lan, files, flow_seed, clock.unix_time);
+        core.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
-        let device = tun.name().to_owned();
+        let state = store.state().path();
         let mut server = Server {
-            switch,
-            links: Vec::new(),
+            core,
+            logbook: Logbook::new(at.port(), state.display().to_string()),
+            links: Links::default(),
             listener,
-            tun,
-            signals: UnixStream::from_std(signals),
-            hangups: UnixStream::from_std(hangups),
-            control: ControlSocket::open(state.path(), events.registry(), "`hub status` and other commands"),
-            about: About { listening: at, device, started_at: Instant::now(), trouble: None },
-            service: ServiceManager::connect(Instant::now()),
-            now: Instant::now(),
-            unix_time: unix_time(),
-            state,
-            members_known: admin::fingerprint(&text),
+            signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
+            control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
+            requests: Requests::default(),
+            about: About { listening: at, device: machine.tun.name().to_owned(), started_at: clock.now },
+            service: ServiceManager::connect(clock.now),
+            machine,
+            store,
             events,
-            accept_again_at: None,
-            accept_told_at: None,
-            save_again_at: None,
-            inbox: Inbox::default(),
-            outbox: outbox(),
-            cut: Vec::new(),
-            dirty: Vec::new(),
+            clock,
         };
         let events = &server.events;
         events
-            .register(&mut server.listener, LISTENER)
-            .and_then(|()| events.register(&mut server.tun, Source::Device))
-            .and_then(|()| events.register(&mut server.signals, Source::Stop))
-            .and_then(|()| events.register(&mut server.hangups, Source::Reload))
+            .register(&mut server.listener.socket, LISTENER)
+            .and_then(|()| server.machine.register(events))
+            .and_then(|()| events.register(&mut server.signals.stop, Source::Stop))
+            .and_then(|()| events.register(&mut server.signals.reload, Source::Reload))
             .map_err(system("register with the event queue"))?;
-        server.switch.set_unix_time(server.unix_time);
-        server.switch.set_invites(invites);
         server.announce();
-        server.set_access(access);
         Ok(server)
     }
 
     /// Says that all is ready.
-    fn announce(&self) {
-        let (key, About { listening, device, .. }) = (self.switch.key(), &self.about);
+    fn announce(&mut self) {
+        let (key, About { listening, device, .. }) = (self.core.key(), &self.about);
         info!("key {key}");
-        info!("listening on {listening}; the LAN is {}, on the device {device}", self.switch.lan().subnets);
+        info!("listening on {listening}; the LAN is {}, on the device {device}", self.core.lan().subnets);
         info!("to join: spoke --hub HOST:{} --hub-key {key}", listening.port());
+        let access = Notice::Access(self.core.access(), self.core.members().len());
+        self.logbook.note(access, self.clock.now);
     }
 
     /// Its state directory.
     pub fn state(&self) -> &State {
-        &self.state
+        self.store.state()
     }
 
-    /// Runs until a signal says stop.
+    /// Runs until a signal says stop. To be called once the process is confined: a thread is started here.
     pub fn run(&mut self) -> Result<(), Error> {
+        let waker = self.events.waker().map_err(|error| Error::System("make an event", error))?;
+        self.store.start(waker);
         let mut turn = Vec::new();
-        let (subnets, device) = (self.switch.lan().subnets, &self.about.device);
+        let (subnets, device) = (self.core.lan().subnets, &self.about.device);
         self.service
             .ready(&format!("listening on {}; the LAN is {subnets}, on {device}", self.about.listening));
         loop {
             let deadline = self.deadline();
-            let wait_until = if self.switch.has_dirty() { Some(self.now) } else { deadline };
             let now = self
                 .events
-                .wait(wait_until, &mut turn)
+                .wait(deadline, &mut turn)
                 .map_err(|error| Error::System("wait for events", error))?;
             self.begin_turn(now);
             for ready in &turn {
@@ -248,11 +186,16 @@ impl Server {
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
                     Source::Listener(_) => self.accept(now),
                     Source::Device => self.read_device(now),
-                    Source::Link(session) => self.serve_link(session as usize, ready, now),
+                    Source::Link(number) => {
+                        self.serve_link(SessionId::new(number as usize), ready, now);
+                    }
+                    Source::Waker => self.take_done(now),
+                    Source::Kernel => self.read_announcements(),
                     // Spokes have these.
-                    Source::Waker | Source::Dial(_) => {}
+                    Source::Dial(_) => {}
                 }
             }
+            self.look_around(now)?;
             if deadline.is_some_and(|at| at <= now) {
                 self.handle_timeouts(now);
             }
@@ -261,76 +204,104 @@ impl Server {
     }
 
     fn begin_turn(&mut self, now: Instant) {
-        self.now = now;
-        self.unix_time = unix_time();
-        self.switch.set_unix_time(self.unix_time);
+        self.clock = Clock { now, unix_time: unix_time() };
+        self.core.set_unix_time(self.clock.unix_time);
     }
 
-    /// What must come last in a turn: nothing goes out before the list of members that it rests on is saved,
-    /// and sessions are only taken out when nothing can touch them any more.
     fn finish_turn(&mut self, now: Instant) {
-        self.save(now);
+        self.do_effects(now);
         self.flush(now);
-        self.reap(now);
-        self.set_routes(now);
-    }
-
-    /// Has the hub's own kernel reach what is behind members.
-    fn set_routes(&mut self, now: Instant) {
-        while let Some(change) = self.switch.poll_route_change() {
-            let (prefix, what, set) = match change {
-                RouteChange::Added(prefix) => (prefix, "installed", self.tun.add_route(prefix, None)),
-                RouteChange::Removed(prefix) => (prefix, "withdrawn", self.tun.remove_route(prefix)),
-            };
-            if self.switch.may_log(LogKind::KernelRoute, now) {
-                match set {
-                    Ok(()) => info!("route {prefix} {what}"),
-                    Err(error) => warn!("route {prefix} not {what}: {error}"),
-                }
-            }
-        }
+        self.core.finish_turn(now);
+        self.do_effects(now);
     }
 
     /// When `handle_timeouts` has something to do next.
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
+        let machine = self.machine.deadline(self.clock.now);
         let deadlines = [
-            self.switch.deadline(),
-            self.accept_again_at,
-            self.save_again_at,
-            control,
+            self.core.deadline(),
+            self.listener.deadline(),
+            self.logbook.deadline(),
             self.service.deadline(),
+            control,
+            machine,
         ];
         deadlines.into_iter().flatten().min()
     }
 
+    fn handle_timeouts(&mut self, now: Instant) {
+        if self.listener.is_due(now) {
+            self.accept(now);
+        }
+        if let Some(control) = &mut self.control {
+            control.handle_timeout(self.events.registry(), now);
+        }
+        self.service.handle_timeout(now);
+        self.core.handle_timeouts(now);
+        let members = self.core.members();
+        self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        info!("stopping");
+        self.core.stop(now);
+        self.do_effects(now);
+        // What is to be written is written before anybody hears goodbye.
+        while self.core.is_saving() {
+            let Some(done) = self.store.wait_done() else { break };
+            self.core.handle_done(done, now);
+            self.do_effects(now);
+        }
+        self.finish_turn(now);
+    }
+
+    /// Takes note of the jobs that are done.
+    fn take_done(&mut self, now: Instant) {
+        while let Some(done) = self.store.poll_done() {
+            self.core.handle_done(done, now);
+        }
+    }
+
+    /// Sets right what others changed in the kernel, and tells the core which networks are around.
+    fn look_around(&mut self, now: Instant) -> Result<(), Error> {
+        let Some(seen) = self.machine.poll(now)? else { return Ok(()) };
+        for line in seen.restored {
+            if self.logbook.allow(LogKind::Restored, now) {
+                warn!("{line}");
+            }
+        }
+        if let Some(networks) = seen.networks {
+            self.core.set_hub_networks(networks);
+        }
+        Ok(())
+    }
+
     // ---- sources
+
+    fn read_announcements(&mut self) {
+        if self.machine.read_announcements() {
+            self.events.again(Source::Kernel);
+        }
+    }
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..TURN_ACCEPTS {
-            match self.listener.accept() {
-                Ok((stream, source)) => {
+            match self.listener.accept(now) {
+                Accepted::Connection(stream, source) => {
                     if let Err(error) = self.take_in(stream, source, now)
-                        && self.switch.may_log(LogKind::TurnedAway, now)
+                        && self.logbook.allow(LogKind::TurnedAway, now)
                     {
                         warn!("cannot serve {source}: {error}");
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The connection was gone before we took it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    // Out of descriptors or memory: what waits in the backlog is not reported again.
-                    if self.accept_told_at.is_none_or(|told_at| now >= told_at + TELL_EVERY) {
-                        warn!("cannot accept connections for now: {error}");
-                        self.accept_told_at = Some(now);
-                    }
+                Accepted::Nothing => return,
+                Accepted::Exhausted => {
                     // What these held is free at the end of this turn.
-                    if (0..MAKE_ROOM).filter(|_| self.switch.make_room(now)).count() > 0 {
+                    if (0..MAKE_ROOM).filter(|_| self.core.make_room(now)).count() > 0 {
                         self.events.again(LISTENER);
                     } else {
-                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                        self.listener.pause(now);
                     }
                     return;
                 }
@@ -339,24 +310,19 @@ impl Server {
         self.events.again(LISTENER);
     }
 
-    fn take_in(&mut self, stream: mio::net::TcpStream, source: SocketAddr, now: Instant) -> io::Result<()> {
-        // IPv4 comes in by the socket for both families.
-        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+    fn take_in(
+        &mut self,
+        stream: mio::net::TcpStream,
+        source: SocketAddr,
+        now: Instant,
+    ) -> std::io::Result<()> {
         let mut link = Link::new(stream)?;
         let ephemeral = state::random()?;
-        let Some(session) = self.switch.accept(source, ephemeral, now) else {
-            if self.switch.may_log(LogKind::TurnedAway, now) {
-                info!("turned {source} away: too many links are not authenticated yet");
-            }
-            return Ok(());
-        };
-        if let Err(error) = link.register(self.events.registry(), Source::Link(session as u32).token()) {
-            self.switch.end(session, error.to_string());
+        let Some(session) = self.core.accept(source, ephemeral, now) else { return Ok(()) };
+        if let Err(error) = link.register(self.events.registry(), source_of(session).token()) {
+            self.core.end(session, error.to_string());
         }
-        if self.links.len() <= session {
-            self.links.resize_with(session + 1, || None);
-        }
-        self.links[session] = Some(link);
+        self.links.insert(session, link);
         Ok(())
     }
 
@@ -366,22 +332,19 @@ impl Server {
             if bytes >= TURN_BYTES {
                 break;
             }
-            let Some(packet) = self.tun.receive(self.switch.pool()) else { return };
-            bytes += packet.len();
-            if let Some(answer) = self.switch.send(packet, now) {
-                self.deliver(answer);
-            }
+            let tun = &mut self.machine.tun;
+            let Some(len) = self.core.send(now, |pool| tun.receive(pool)) else { return };
+            bytes += len;
+            self.do_effects(now);
         }
         self.events.again(Source::Device);
     }
 
-    fn serve_link(&mut self, session: usize, ready: &Ready, now: Instant) {
-        let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { return };
+    fn serve_link(&mut self, session: SessionId, ready: &Ready, now: Instant) {
+        let Some(link) = self.links.get(session) else { return };
         if ready.is_writable {
             link.set_writable();
-            if self.switch.is_live(session) {
-                self.switch.mark_dirty(session);
-            }
+            self.core.mark_dirty(session);
         }
         if ready.is_closed {
             link.set_ends();
@@ -391,81 +354,84 @@ impl Server {
         }
     }
 
-    fn read_link(&mut self, session: usize, now: Instant) {
-        if !self.switch.is_live(session) {
-            return;
-        }
-        let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { return };
-        let (tunnel, pool) = self.switch.tunnel(session);
-        let filled = link.fill(tunnel, &mut self.inbox, pool, now);
-        while let Some(packet) = self.switch.receive(session, &mut self.inbox, now) {
-            self.deliver(packet);
-        }
-        let (tunnel, pool) = self.switch.tunnel(session);
-        tunnel.park(&mut self.inbox, pool);
-        match filled {
-            Ok(Filled::More) => self.events.again(Source::Link(session as u32)),
+    fn read_link(&mut self, session: SessionId, now: Instant) {
+        let Some(link) = self.links.get(session) else { return };
+        let mut read = Ok(Filled::Nothing);
+        self.core.receive(session, now, |space| match link.read(space) {
+            Ok((len, filled)) => {
+                read = Ok(filled);
+                len
+            }
+            Err(error) => {
+                read = Err(error);
+                0
+            }
+        });
+        self.do_effects(now);
+        match read {
+            Ok(Filled::More) => self.events.again(source_of(session)),
             Ok(Filled::Drained | Filled::Nothing) => {}
-            Ok(Filled::Closed) => self.switch.end(session, "it closed the connection".to_owned()),
-            Err(error) => self.switch.end(session, error.to_string()),
+            Ok(Filled::Closed) => self.core.end(session, "it closed the connection".to_owned()),
+            Err(error) => self.core.end(session, error.to_string()),
         }
-    }
-
-    /// Gives a packet to the hub's own kernel.
-    fn deliver(&mut self, mut packet: Buf) {
-        if self.tun.deliver(&mut packet, &mut self.cut).is_err() {
-            self.switch.count_device_drop();
-        }
-        self.switch.pool().give(packet);
-    }
-
-    // ---- the end of a turn
-
-    fn handle_timeouts(&mut self, now: Instant) {
-        if self.accept_again_at.is_some_and(|at| at <= now) {
-            self.accept_again_at = None;
-            self.accept(now);
-        }
-        if self.save_again_at.is_some_and(|at| at <= now) {
-            self.save_again_at = None;
-        }
-        if let Some(control) = &mut self.control {
-            control.handle_timeout(self.events.registry(), now);
-        }
-        self.service.handle_timeout(now);
-        self.switch.handle_timeouts(now);
     }
 
     fn flush(&mut self, now: Instant) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.switch.take_dirty(&mut dirty);
+        let mut dirty = std::mem::take(&mut self.links.dirty);
+        self.core.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
-            let Some(link) = self.links.get_mut(session).and_then(Option::as_mut) else { continue };
-            let (tunnel, pool) = self.switch.tunnel(session);
-            match link.flush(tunnel, &mut self.outbox, pool, now) {
-                Ok(Flushed::Done) => {}
-                Ok(Flushed::More) => self.switch.mark_dirty(session),
-                Err(error) => self.switch.end(session, error.to_string()),
+            let Some(link) = self.links.get(session).filter(|link| link.is_writable()) else { continue };
+            let mut failed = None;
+            self.core.flush(session, now, |bytes| {
+                link.write(bytes).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    0
+                })
+            });
+            if let Some(error) = failed {
+                self.core.end(session, error.to_string());
             }
         }
-        self.dirty = dirty;
+        self.links.dirty = dirty;
     }
 
-    fn reap(&mut self, now: Instant) {
-        while let Some(Ended { session, is_silent }) = self.switch.poll_ended(now) {
-            let link = self.links.get_mut(session).and_then(Option::take);
-            if let Some(link) = link.filter(|_| is_silent) {
-                link.abort();
+    // ---- effects
+
+    /// Does what the core wants done, in order.
+    fn do_effects(&mut self, now: Instant) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Deliver(mut packet) => {
+                    let is_taken = self.machine.deliver(&mut packet);
+                    self.core.delivered(packet, is_taken);
+                }
+                Effect::Close { session, is_silent } => self.links.close(session, is_silent),
+                Effect::AddRoute(prefix) => {
+                    let set = self.machine.add_route(prefix);
+                    self.log_route(prefix, "installed", set, now);
+                }
+                Effect::RemoveRoute(prefix) => {
+                    let set = self.machine.remove_route(prefix);
+                    self.log_route(prefix, "withdrawn", set, now);
+                }
+                Effect::Save(job) => {
+                    if let Some(done) = self.store.run(*job) {
+                        self.core.handle_done(done, now);
+                    }
+                }
+                Effect::Answer(request, answer) => self.answer(request, *answer, now),
+                Effect::Log(notice) => self.logbook.note(*notice, now),
             }
         }
     }
 
-    fn stop(&mut self, now: Instant) {
-        info!("stopping");
-        self.switch.stop();
-        // The last chance to write what could not be written before.
-        self.save_again_at = None;
-        self.finish_turn(now);
+    fn log_route(&mut self, prefix: IpNetwork, what: &str, set: Result<(), String>, now: Instant) {
+        if self.logbook.allow(LogKind::KernelRoute, now) {
+            match set {
+                Ok(()) => info!("route {prefix} {what}"),
+                Err(error) => warn!("route {prefix} not {what}: {error}"),
+            }
+        }
     }
 }
 
@@ -473,54 +439,37 @@ impl Drop for Server {
     fn drop(&mut self) {
         if self.control.is_some() {
             // One that stays behind is replaced at the next start.
-            let _ = self.state.remove(socket::SOCKET);
+            let _ = self.store.state().remove(socket::SOCKET);
         }
     }
+}
+
+impl Links {
+    fn get(&mut self, session: SessionId) -> Option<&mut Link> {
+        self.links.get_mut(session.index())?.as_mut()
+    }
+
+    fn insert(&mut self, session: SessionId, link: Link) {
+        if self.links.len() <= session.index() {
+            self.links.resize_with(session.index() + 1, || None);
+        }
+        self.links[session.index()] = Some(link);
+    }
+
+    fn close(&mut self, session: SessionId, is_silent: bool) {
+        let link = self.links.get_mut(session.index()).and_then(Option::take);
+        if let Some(link) = link.filter(|_| is_silent) {
+            link.abort();
+        }
+    }
+}
+
+/// What a session's socket is reported as.
+fn source_of(session: SessionId) -> Source {
+    Source::Link(session.index() as u32)
 }
 
 /// Unix seconds.
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-/// Listens on the given address, or on port 5678 of all addresses of both families.
-fn listen(at: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Error> {
-    const PORT: u16 = 5678;
-    let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT));
-    let tried = at.unwrap_or(any);
-    let bound = match (bind(tried), at) {
-        // IPv6 is off in this kernel.
-        (Err(error), None)
-            if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
-        {
-            bind((Ipv4Addr::UNSPECIFIED, PORT).into())
-        }
-        (bound, _) => bound,
-    };
-    let listener = bound.map_err(|error| Error::Listen(tried, error))?;
-    let at = listener.local_addr().map_err(|error| Error::Listen(tried, error))?;
-    Ok((listener, at))
-}
-
-fn bind(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if at.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // A hub that restarts must not wait for the connections of the one before.
-    socket.set_reuse_address(true)?;
-    socket.bind(&at.into())?;
-    socket.listen(1_024)?;
-    Ok(TcpListener::from_std(socket.into()))
-}
-
-fn open_tun(config: &Config) -> Result<Tun, tun::Error> {
-    let tun = Tun::open(&config.tun)?;
-    tun.set_mtu(config.mtu)?;
-    tun.without_link_local()?;
-    for address in config.subnets.hub().chain(config.subnets.hub_link_local()) {
-        tun.add_address(address)?;
-    }
-    tun.up()?;
-    Ok(tun)
 }

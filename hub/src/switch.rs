@@ -1,101 +1,63 @@
-//! The LAN's switch: tunnels, members and what goes between them. Pure: the server gives it bytes and the time.
+//! The LAN's switch: links, and the packets that go between them. Pure: bytes and the time come in.
 //!
-//! A session is a tunnel and what the hub knows about who is behind it. The server keeps its socket under the
-//! same key. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that
-//! keys stay valid within a turn.
+//! A session is a tunnel and what is known about who is behind it. Whoever has the sockets keeps them under the same
+//! id. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that ids stay
+//! valid within a turn.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
-use common::node::log_limit::LogLimiter;
 use common::node::timer::Timers;
+use common::packet::MIN_MTU;
 use common::packet::drops::Drops;
-use common::queue::Pool;
-use common::wire::frame::{ControlFrame, Farewell, Join, MAX_PEERS, Peer};
-use common::wire::key::{PrivateKey, PublicKey};
-use common::wire::tunnel::{Error, Tunnel};
-use ipnetwork::IpNetwork;
-use log::{debug, info};
+use common::queue::{Buf, Pool};
+use common::wire::frame::{ControlFrame, Farewell, Refusal, Welcome};
+use common::wire::inbox::Inbox;
+use common::wire::key::PrivateKey;
+use common::wire::tunnel::{Error, Flushed, Tunnel, outbox};
 use slab::Slab;
 
-use crate::lan::invites::Invites;
-use crate::lan::members::{Access, MemberId, Members};
-use crate::lan::routes::Routes;
+use crate::effect::{Effect, End};
+use crate::ids::{MemberId, SessionId};
+use crate::lan::admission::Contact;
+use crate::lan::members::{Members, Version};
+use crate::lan::route_table::RouteTable;
 use crate::lan::subnets::Subnets;
-use crate::switch::gate::{Admittance, Gate};
-use common::queue::token_bucket::TokenBucket;
+use crate::switch::gate::{Admittance, Gate, TurnedAway};
+use crate::switch::limits::AllLimits;
 
-mod admin;
+mod forward;
 pub mod gate;
-mod joining;
-mod offers;
-mod packets;
+mod limits;
 pub mod router;
 
-pub use admin::LinkFacts;
+pub use forward::Asked;
 
-/// How long the holder of a disputed address has to answer.
-pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
-/// Packets to everyone that one source may send: a second's worth of them at once, then one a millisecond.
-const FLOOD: TokenBucket = TokenBucket::new(Duration::from_millis(1), 1_000);
-/// ICMP answers that one source may get.
-const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
-/// Who watches the list of members is told of changes at most so often.
-const NOTIFY_EVERY: Duration = Duration::from_secs(1);
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the LAN is, as the command line says it.
-#[derive(Clone, Debug)]
-pub struct Lan {
-    /// Its prefixes.
-    pub subnets: Subnets,
-    /// The largest packet on it, in bytes of IP.
-    pub mtu: u32,
-    /// Prefixes to which the hub's own kernel forwards.
-    pub routes: Vec<IpNetwork>,
-    /// Networks that the hub itself is in: no member may offer a way there.
-    pub hub_networks: Vec<IpNetwork>,
+/// What the switch routes by.
+#[derive(Clone, Copy)]
+pub struct Fabric<'a> {
+    /// Who holds which address, and by which session it is reached.
+    pub members: &'a Members,
+    /// What lies behind whom.
+    pub table: &'a RouteTable,
 }
 
-/// A prefix that the hub's own kernel has to reach through the LAN from now on, or no longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteChange {
-    /// From now on.
-    Added(IpNetwork),
-    /// No longer.
-    Removed(IpNetwork),
-}
-
-/// Why a session ends.
-#[derive(Debug)]
-enum End {
-    /// The other end left, or we told it to go: what is queued still goes out.
-    Farewell(&'static str),
-    /// Something is wrong with it.
-    Broken(String),
-    /// Nothing is heard of it.
-    Silent,
-}
-
-/// A session that has ended, for the server to close its socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A session that has ended, and is gone.
 pub struct Ended {
-    /// Its key.
-    pub session: usize,
-    /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
-    pub is_silent: bool,
-}
-
-/// A wish for an address whose holder was asked for a sign of life.
-struct Dispute {
-    key: PublicKey,
-    join: Join,
-    holder: MemberId,
-    /// Holders of other addresses of this wish that did not answer, and since when.
-    found_dead: Vec<(MemberId, Instant)>,
-    asked_at: Instant,
+    /// Its id.
+    pub session: SessionId,
+    /// The member that it was let in as.
+    pub member: Option<MemberId>,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Whether it had proved a key.
+    pub is_proved: bool,
+    /// Why it ended.
+    pub end: End,
 }
 
 struct Session {
@@ -103,134 +65,92 @@ struct Session {
     source: SocketAddr,
     member: Option<MemberId>,
     joined_at: Option<Instant>,
-    /// Whether a log line tells that it is on the LAN.
-    told: bool,
-    dispute: Option<Box<Dispute>>,
     port: Port,
     /// The largest packet that it takes.
     mtu: usize,
-    /// Networks behind it that it offers, those included that are not taken for now.
-    offered: Vec<IpNetwork>,
     /// Whether it is told of changes in the list of members.
     watches: bool,
+    /// Nothing goes out before this state of the list of members is written.
+    hold: Option<Version>,
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
     dirty: bool,
 }
 
 /// Where packets come in: a member's tunnel, or the hub's own kernel.
+#[derive(Default)]
 struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
-    /// What it may still send to everyone.
-    flood: TokenBucket,
-    /// The ICMP answers that it may still get.
-    answers: TokenBucket,
 }
 
-impl Default for Port {
-    fn default() -> Port {
-        Port { drops: Drops::default(), flood: FLOOD, answers: ANSWERS }
-    }
+/// A member's link, for a report.
+pub struct LinkFacts<'a> {
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Since when it is on the LAN.
+    pub joined_at: Option<Instant>,
+    /// Its tunnel.
+    pub tunnel: &'a Tunnel,
+    /// Packets from it and to it that were dropped.
+    pub drops: Drops,
 }
 
 /// The switch.
 pub struct Switch {
-    key: PrivateKey,
-    lan: Lan,
-    access: Access,
-    members: Members,
-    invites: Invites,
-    /// The time of day, for invites: Unix seconds.
-    unix_time: u64,
-    routes: Routes,
-    /// The prefixes behind members that the hub's own kernel reaches.
-    kernel_routes: BTreeSet<IpNetwork>,
-    route_changes: VecDeque<RouteChange>,
+    subnets: Subnets,
+    /// The largest packet on the LAN, in bytes of IP.
+    mtu: usize,
     sessions: Slab<Session>,
     gate: Gate,
     timers: Timers,
-    pool: Pool,
+    buffers: Buffers,
     flow_seed: u64,
-    /// Sessions that may have something to write.
-    dirty: Vec<usize>,
-    ended: Vec<usize>,
     /// The hub's own kernel.
     port: Port,
-    /// When those who watch the list of members are told that it changed.
-    notify_at: Option<Instant>,
-    notified_at: Option<Instant>,
-    /// For packets that are cut.
-    scratch: Vec<u8>,
-    /// Lines that anybody can provoke.
-    log_limiter: LogLimiter<LogKind>,
-    /// Lines that a member can provoke.
-    member_log_limiter: LogLimiter<MemberId>,
+    limits: AllLimits,
+    /// Sessions that may have something to write.
+    dirty: Vec<SessionId>,
+    ended: Vec<SessionId>,
+    /// Sessions that are held back, by what they wait for.
+    held: VecDeque<(Version, SessionId)>,
 }
 
-/// A log line that anybody outside can provoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogKind {
-    /// A connection was turned away.
-    TurnedAway,
-    /// A link closed before it joined.
-    NotJoined,
-    /// A join was refused.
-    Refused,
-    /// A member joined that the hub did not know.
-    Newcomer,
-    /// It left, and it was not told that it joined.
-    NewcomerLeft,
-    /// An address went to another member.
-    Evicted,
-    /// A route of a member was not taken.
-    BadRoute,
-    /// The hub's own kernel was given a route, or lost it.
-    KernelRoute,
+/// The memory that all sessions share.
+struct Buffers {
+    pool: Pool,
+    inbox: Inbox,
+    outbox: Buf,
+    /// For packets that are fragmented.
+    scratch: Vec<u8>,
 }
 
 impl Switch {
     /// A switch with nobody on it. `flow_seed`: random, so that flows cannot be aimed at each other.
-    pub fn new(key: PrivateKey, lan: Lan, access: Access, members: Members, flow_seed: u64) -> Switch {
+    pub fn new(subnets: Subnets, mtu: u32, flow_seed: u64) -> Switch {
         Switch {
-            routes: Routes::new(&lan.routes),
-            kernel_routes: BTreeSet::new(),
-            route_changes: VecDeque::new(),
-            key,
-            lan,
-            access,
-            members,
-            invites: Invites::default(),
-            unix_time: 0,
+            subnets,
+            mtu: mtu as usize,
             sessions: Slab::new(),
             gate: Gate::default(),
             timers: Timers::default(),
-            pool: Pool::new(SPARE_BYTES),
+            buffers: Buffers {
+                pool: Pool::new(SPARE_BYTES),
+                inbox: Inbox::default(),
+                outbox: outbox(),
+                scratch: Vec::new(),
+            },
             flow_seed,
+            port: Port::default(),
+            limits: AllLimits::default(),
             dirty: Vec::new(),
             ended: Vec::new(),
-            port: Port::default(),
-            log_limiter: LogLimiter::default(),
-            member_log_limiter: LogLimiter::default(),
-            notify_at: None,
-            notified_at: None,
-            scratch: Vec::new(),
+            held: VecDeque::new(),
         }
     }
 
-    /// Whom the hub knows.
-    pub fn members(&self) -> &Members {
-        &self.members
-    }
-
-    /// To be told that the text of `members` was saved.
-    pub fn members_mut(&mut self) -> &mut Members {
-        &mut self.members
-    }
-
-    /// The buffers, for what the server reads.
-    pub fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
+    fn session(&self, session: SessionId) -> Option<&Session> {
+        self.sessions.get(session.index())
     }
 
     // ---- links come and go
@@ -240,217 +160,265 @@ impl Switch {
         self.gate.limit(links);
     }
 
-    /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
-    pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<usize> {
+    /// Takes in a connection from `source`, or says why it is to be closed. `ephemeral`: 32 random bytes.
+    pub fn accept(
+        &mut self,
+        key: &PrivateKey,
+        source: SocketAddr,
+        ephemeral: [u8; 32],
+        now: Instant,
+    ) -> Result<SessionId, TurnedAway> {
         match self.gate.admit(source.ip(), now) {
             Admittance::Admit => {}
-            Admittance::Replace(session) => self.evict(session),
-            Admittance::Refuse => return None,
+            Admittance::Replace(session) => self.end(session, End::Evicted),
+            Admittance::Refuse(why) => return Err(why),
         }
-        let tunnel = Tunnel::hub(&self.key, ephemeral, now);
+        let tunnel = Tunnel::hub(key, ephemeral, now);
         let deadline = tunnel.deadline();
-        let session = self.sessions.insert(Session {
+        let session = SessionId::new(self.sessions.insert(Session {
             tunnel,
             source,
             member: None,
             joined_at: None,
-            told: false,
-            dispute: None,
             port: Port::default(),
-            mtu: self.lan.mtu as usize,
-            offered: Vec::new(),
+            mtu: self.mtu,
             watches: false,
+            hold: None,
             end: None,
             dirty: false,
-        });
+        }));
         self.gate.enter(source.ip(), session, now);
-        self.timers.set(session, deadline);
-        Some(session)
+        self.timers.set(session.index(), deadline);
+        Ok(session)
     }
 
     /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
     pub fn make_room(&mut self, now: Instant) -> bool {
         let chosen = self.gate.make_room(now);
         if let Some(session) = chosen {
-            self.evict(session);
+            self.end(session, End::Evicted);
         }
         chosen.is_some()
     }
 
-    fn evict(&mut self, session: usize) {
-        self.end(session, "others need its place".to_owned());
+    /// Lets a member in. Nothing goes out to it before `hold` is written.
+    pub fn join(
+        &mut self,
+        session: SessionId,
+        id: MemberId,
+        mtu: Option<u32>,
+        welcome: Welcome,
+        hold: Option<Version>,
+        now: Instant,
+    ) {
+        let entry = &mut self.sessions[session.index()];
+        entry.member = Some(id);
+        entry.joined_at = Some(now);
+        entry.mtu = mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.mtu);
+        entry.hold = hold;
+        self.held.extend(hold.map(|version| (version, session)));
+        let source = entry.source;
+        if let Err(error) = entry.tunnel.welcome(welcome, now) {
+            self.end(session, End::Tunnel(error));
+        }
+        self.gate.joined(source.ip(), session, now);
+        self.timers.set(session.index(), self.sessions[session.index()].tunnel.deadline());
+        self.mark_dirty(session);
     }
 
-    /// The tunnel of a session.
-    pub fn tunnel(&mut self, session: usize) -> (&mut Tunnel, &mut Pool) {
-        (&mut self.sessions[session].tunnel, &mut self.pool)
+    /// Tells a session that it may not join, and ends it.
+    pub fn refuse(&mut self, session: SessionId, reason: Refusal, text: String) {
+        // It has only just begun: there is room for one frame.
+        let _ = self.sessions[session.index()].tunnel.refuse(reason, text);
+        self.end(session, End::Refused);
+    }
+
+    /// Says goodbye to one.
+    pub fn dismiss(&mut self, session: SessionId, farewell: Farewell, why: End) {
+        if self.is_live(session) {
+            // A tunnel whose send buffer is too full for a goodbye is closed all the same.
+            let _ = self.sessions[session.index()].tunnel.bye(farewell);
+            self.end(session, why);
+        }
+    }
+
+    /// Says goodbye to everyone.
+    pub fn dismiss_all(&mut self, farewell: Farewell, why: &'static str) {
+        for index in 0..self.sessions.capacity() {
+            self.dismiss(SessionId::new(index), farewell, End::Farewell(why));
+        }
     }
 
     /// Whether the session is there and not about to go.
-    pub fn is_live(&self, session: usize) -> bool {
-        self.sessions.get(session).is_some_and(|session| session.end.is_none())
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.session(session).is_some_and(|session| session.end.is_none())
     }
 
-    /// Ends a session whose socket failed or closed.
-    pub fn end(&mut self, session: usize, why: String) {
-        self.end_with(session, End::Broken(why));
-    }
-
-    fn end_with(&mut self, session: usize, end: End) {
-        let Some(entry) = self.sessions.get_mut(session).filter(|entry| entry.end.is_none()) else { return };
+    /// Ends a session.
+    pub fn end(&mut self, session: SessionId, end: End) {
+        let Some(entry) = self.sessions.get_mut(session.index()).filter(|entry| entry.end.is_none()) else {
+            return;
+        };
         entry.end = Some(end);
         self.ended.push(session);
         self.mark_dirty(session);
     }
 
-    /// Takes out a session that has ended; the server closes its socket.
+    /// Takes out a session that has ended.
     pub fn poll_ended(&mut self, now: Instant) -> Option<Ended> {
-        let key = self.ended.pop()?;
-        let mut session = self.sessions.remove(key);
-        self.timers.clear(key);
-        let source = session.source.ip();
-        match session.member {
+        let session = self.ended.pop()?;
+        let mut entry = self.sessions.try_remove(session.index())?;
+        self.timers.clear(session.index());
+        let source = entry.source.ip();
+        match entry.member {
             Some(_) => self.gate.left(source, now),
-            None => self.gate.failed(source, key, now),
+            None => self.gate.failed(source, session, now),
         }
-        let why = match &session.end {
-            Some(End::Farewell(why)) => *why,
-            Some(End::Broken(why)) => why.as_str(),
-            Some(End::Silent) => "nothing was heard of it",
-            None => "it ended",
-        };
-        let is_its_own = |id| self.members.get(id).is_some_and(|member| member.session == Some(key));
-        match session.member.filter(|&id| is_its_own(id)) {
-            Some(id) => {
-                let member = self.members.member_mut(id);
-                member.session = None;
-                member.seen_at = Some(now);
-                let tell = session.told || self.log_limiter.allow(LogKind::NewcomerLeft, now);
-                if tell && self.member_log_limiter.allow(id, now) {
-                    info!("{} ({}) left the LAN: {why}", member.name, member.addresses_text());
-                }
-                let left: Vec<IpNetwork> = self.routes.of(id).collect();
-                self.set_routes(id, &[], now);
-                self.offer_again(&left, now);
-                self.notify(now);
-            }
-            None if session.tunnel.remote().is_some() => debug!("link from {} closed: {why}", session.source),
-            None if self.log_limiter.allow(LogKind::NotJoined, now) => {
-                info!("link from {} closed before it joined: {why}", session.source);
-            }
-            None => {}
-        }
-        session.tunnel.close(&mut self.pool);
-        Some(Ended { session: key, is_silent: matches!(session.end, Some(End::Silent)) })
+        entry.tunnel.close(&mut self.buffers.pool);
+        Some(Ended {
+            session,
+            member: entry.member,
+            source: entry.source,
+            is_proved: entry.tunnel.remote().is_some(),
+            end: entry.end.unwrap_or(End::Farewell("it ended")),
+        })
     }
 
-    /// Says goodbye to everyone.
-    pub fn stop(&mut self) {
-        let live: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
-        for session in live {
-            self.dismiss(session, Farewell::Stopping, "the hub stops");
-        }
+    // ---- what others ask
+
+    /// The outer address of a session.
+    pub fn source(&self, session: SessionId) -> Option<SocketAddr> {
+        Some(self.session(session)?.source)
     }
 
-    /// Says goodbye to one.
-    fn dismiss(&mut self, session: usize, farewell: Farewell, why: &'static str) {
-        if self.is_live(session) {
-            // A tunnel that is too stuffed to say goodbye to is closed all the same.
-            let _ = self.sessions[session].tunnel.bye(farewell);
-            self.end_with(session, End::Farewell(why));
-        }
+    /// Whether a link comes from an address within this.
+    pub fn any_source(&self, is_within: impl Fn(IpAddr) -> bool) -> bool {
+        self.sessions.iter().any(|(_, session)| is_within(session.source.ip().to_canonical()))
+    }
+
+    /// The facts of a session.
+    pub fn link(&self, session: SessionId) -> Option<LinkFacts<'_>> {
+        let session = self.session(session)?;
+        let mut drops = session.port.drops.clone();
+        drops.add_all(&session.tunnel.queue().drops());
+        Some(LinkFacts {
+            source: session.source,
+            joined_at: session.joined_at,
+            tunnel: &session.tunnel,
+            drops,
+        })
+    }
+
+    /// Links whose other end is not authenticated yet.
+    pub fn half_open(&self) -> usize {
+        self.gate.half_open()
+    }
+
+    /// Packets from the hub's own kernel, and to it, that were dropped.
+    pub fn drops(&self) -> &Drops {
+        &self.port.drops
     }
 
     // ---- control
 
-    fn handle_control(&mut self, session: usize, control: ControlFrame) {
-        match control {
-            ControlFrame::Bye(_) => self.end_with(session, End::Farewell("it said goodbye")),
-            ControlFrame::AskMembers { after, watch } => {
-                self.sessions[session].watches |= watch;
-                let members = self.members.after(after.as_ref()).map(|member| Peer {
-                    name: member.name.clone(),
-                    addresses: member.addresses.clone(),
-                    online: member.session.is_some(),
-                });
-                let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
-                let last = peers.len() <= MAX_PEERS;
-                peers.truncate(MAX_PEERS);
-                self.tell(session, &ControlFrame::Members { peers, last });
-            }
-            // The tunnel lets nothing else through to a hub.
-            ControlFrame::Welcome(_)
-            | ControlFrame::Refused { .. }
-            | ControlFrame::Ping(_)
-            | ControlFrame::Pong(_)
-            | ControlFrame::Routes { .. }
-            | ControlFrame::Members { .. }
-            | ControlFrame::MembersChanged => {}
-        }
-    }
-
     /// Queues a control frame; a session that does not read what it was told before ends.
-    fn tell(&mut self, session: usize, control: &ControlFrame) {
-        match self.sessions[session].tunnel.control(control) {
+    pub fn tell(&mut self, session: SessionId, control: &ControlFrame) {
+        match self.sessions[session.index()].tunnel.control(control) {
             Ok(()) => self.mark_dirty(session),
-            Err(error) => self.end_with(session, End::Broken(error.to_string())),
+            Err(error) => self.end(session, End::Tunnel(error)),
         }
     }
 
-    /// Has those who watch the list of members told that it is another one.
-    fn notify(&mut self, now: Instant) {
-        let earliest = self.notified_at.map_or(now, |at| at + NOTIFY_EVERY);
-        self.notify_at.get_or_insert(earliest.max(now));
+    /// Tells all who are on the LAN, but not this member.
+    pub fn tell_all_but(&mut self, id: MemberId, control: &ControlFrame) {
+        self.tell_those(control, |session| session.member != Some(id));
+    }
+
+    /// Tells those who watch the list of members.
+    pub fn tell_watchers(&mut self, control: &ControlFrame) {
+        self.tell_those(control, |session| session.watches);
+    }
+
+    fn tell_those(&mut self, control: &ControlFrame, are: impl Fn(&Session) -> bool) {
+        for index in 0..self.sessions.capacity() {
+            if self.sessions.get(index).is_some_and(|session| session.tunnel.is_open() && are(session)) {
+                self.tell(SessionId::new(index), control);
+            }
+        }
+    }
+
+    /// Has a session told of changes in the list of members from now on.
+    pub fn set_watching(&mut self, session: SessionId) {
+        self.sessions[session.index()].watches = true;
+    }
+
+    /// Asks a session for a sign of life.
+    pub fn ping(&mut self, session: SessionId, now: Instant) {
+        if let Err(error) = self.sessions[session.index()].tunnel.ping(now) {
+            self.end(session, End::Tunnel(error));
+        }
+        self.mark_dirty(session);
     }
 
     // ---- time
 
-    /// When `handle_timeouts` has something to do next.
+    /// When there is something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        let dampers = [self.log_limiter.deadline(), self.member_log_limiter.deadline()];
-        [self.timers.next(), self.notify_at].into_iter().chain(dampers).flatten().min()
+        self.timers.next()
     }
 
-    /// Pings who is due, ends who is dead, settles disputes.
-    pub fn handle_timeouts(&mut self, now: Instant) {
-        if self.notify_at.take_if(|at| *at <= now).is_some() {
-            self.notified_at = Some(now);
-            for key in 0..self.sessions.capacity() {
-                if self.sessions.get(key).is_some_and(|session| session.watches && session.tunnel.is_open()) {
-                    self.tell(key, &ControlFrame::MembersChanged);
-                }
+    /// Has `poll_due` report a session at this time or before.
+    pub fn wake(&mut self, session: SessionId, at: Instant) {
+        self.timers.set(session.index(), at);
+    }
+
+    /// A live session whose time has come; to be followed by `handle_timeout`.
+    pub fn poll_due(&mut self, now: Instant) -> Option<SessionId> {
+        loop {
+            let session = SessionId::new(self.timers.pop(now)?);
+            if self.is_live(session) {
+                return Some(session);
             }
         }
-        while let Some(key) = self.timers.pop(now) {
-            if !self.is_live(key) {
-                continue;
-            }
-            self.settle(key, now);
-            match self.sessions[key].tunnel.handle_timeout(now) {
-                Ok(()) => {}
-                Err(Error::Silent) => {
-                    self.end_with(key, End::Silent);
-                    continue;
-                }
-                Err(error) => {
-                    self.end_with(key, End::Broken(error.to_string()));
-                    continue;
-                }
-            }
-            if self.sessions[key].tunnel.wants_write() {
-                self.mark_dirty(key);
-            }
-            let deadline = self.sessions[key].tunnel.deadline();
-            self.timers.set(key, deadline);
+    }
+
+    /// Pings a session that is due, or ends it if it is dead.
+    pub fn handle_timeout(&mut self, session: SessionId, now: Instant) {
+        if !self.is_live(session) {
+            return;
         }
-        self.tell_counts(now);
+        let tunnel = &mut self.sessions[session.index()].tunnel;
+        match tunnel.handle_timeout(now) {
+            Ok(()) => {
+                let (deadline, wants_write) = (tunnel.deadline(), tunnel.wants_write());
+                if wants_write {
+                    self.mark_dirty(session);
+                }
+                self.timers.set(session.index(), deadline);
+            }
+            Err(Error::Silent) => self.end(session, End::Silent),
+            Err(error) => self.end(session, End::Tunnel(error)),
+        }
     }
 
     // ---- sending
 
-    /// Has the server flush this session at the end of the turn.
-    pub fn mark_dirty(&mut self, session: usize) {
-        let entry = &mut self.sessions[session];
+    /// Lets go what waited for states of the list of members that are settled now.
+    pub fn release(&mut self, is_settled: impl Fn(Version) -> bool) {
+        while let Some(&(version, session)) = self.held.front().filter(|(version, _)| is_settled(*version)) {
+            self.held.pop_front();
+            // The id may be another's by now.
+            let entry = self.sessions.get_mut(session.index());
+            if let Some(entry) = entry.filter(|entry| entry.hold == Some(version)) {
+                entry.hold = None;
+                self.mark_dirty(session);
+            }
+        }
+    }
+
+    /// Has this session flushed at the end of the turn.
+    pub fn mark_dirty(&mut self, session: SessionId) {
+        let Some(entry) = self.sessions.get_mut(session.index()) else { return };
         if !entry.dirty {
             entry.dirty = true;
             self.dirty.push(session);
@@ -463,13 +431,44 @@ impl Switch {
     }
 
     /// Moves the sessions to flush into `sessions`, which must be empty.
-    pub fn take_dirty(&mut self, sessions: &mut Vec<usize>) {
+    pub fn take_dirty(&mut self, sessions: &mut Vec<SessionId>) {
         debug_assert!(sessions.is_empty());
         std::mem::swap(&mut self.dirty, sessions);
-        for &key in &*sessions {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.dirty = false;
+        for session in &*sessions {
+            if let Some(entry) = self.sessions.get_mut(session.index()) {
+                entry.dirty = false;
             }
         }
     }
+
+    /// Writes what a session has to send, by [`Tunnel::flush`].
+    pub fn flush(&mut self, session: SessionId, now: Instant, write: impl FnMut(&[u8]) -> usize) {
+        let Some(entry) = self.sessions.get_mut(session.index()).filter(|entry| entry.hold.is_none()) else {
+            return;
+        };
+        let Buffers { pool, outbox, .. } = &mut self.buffers;
+        match entry.tunnel.flush(outbox, pool, now, write) {
+            Ok(Flushed::Done) => {}
+            Ok(Flushed::More) => self.mark_dirty(session),
+            Err(error) => self.end(session, End::Tunnel(error)),
+        }
+    }
+
+    /// Takes back a packet that was to be given to the hub's own kernel.
+    pub fn delivered(&mut self, packet: Buf, is_taken: bool) {
+        if !is_taken {
+            self.port.drops.add(common::packet::drops::Reason::Device);
+        }
+        self.buffers.pool.give(packet);
+    }
 }
+
+impl Contact for Switch {
+    fn was_heard(&self, session: SessionId, since: Instant) -> bool {
+        self.session(session)
+            .is_some_and(|session| session.tunnel.heard_at() > since || session.joined_at > Some(since))
+    }
+}
+
+/// Where the switch puts what is to be done.
+pub(crate) type Effects = VecDeque<Effect>;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::linux::service_manager::ServiceManager;
-use common::linux::tun::{self, Tun};
+use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, Ready, Source};
 use common::node::link;
@@ -19,17 +19,17 @@ use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
 use common::transport::tcp::Link;
 use common::wire::key::PublicKey;
-use ipnetwork::IpNetwork;
 use log::{log, warn};
 use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
-use crate::kernel_routes::KernelRoutes;
 use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
 mod machine;
+
+use machine::Machine;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
@@ -97,10 +97,7 @@ enum Way {
 pub struct Client {
     uplink: Uplink,
     way: Way,
-    tun: Tun,
-    kernel_routes: KernelRoutes,
-    /// What the device is set to.
-    addresses: Vec<IpNetwork>,
+    machine: Machine,
     hosts: Option<SyncedFile>,
     state: State,
     config: Config,
@@ -121,8 +118,8 @@ impl Client {
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
             pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
-        let hosts = config.hosts.as_deref().map(SyncedFile::open).transpose()?;
-        let tun = Tun::open(&config.tun)?;
+        let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
+        let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
         let seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -131,8 +128,6 @@ impl Client {
         let mut client = Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
             way: Way::None,
-            kernel_routes: KernelRoutes::new(&tun),
-            addresses: Vec::new(),
             hosts,
             config,
             control: ControlSocket::open(
@@ -140,18 +135,19 @@ impl Client {
                 events.registry(),
                 "`spoke status` and `spoke resolve`",
             ),
-            about: About { device: tun.name().to_owned(), started_at: now },
+            about: About { device: machine.tun.name().to_owned(), started_at: now },
             service: ServiceManager::connect(now),
             state,
-            tun,
+            machine,
             signals: UnixStream::from_std(signals),
             waker: events.waker().map_err(system("make an event queue"))?,
             events,
             scratch: Vec::new(),
         };
         let events = &client.events;
-        events
-            .register(&mut client.tun, Source::Device)
+        client
+            .machine
+            .register(events)
             .and_then(|()| events.register(&mut client.signals, Source::Stop))
             .map_err(system("register with the event queue"))?;
         Ok(client)
@@ -170,7 +166,10 @@ impl Client {
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
-        self.kernel_routes.set(&self.tun, BTreeMap::new(), &[]);
+        self.machine.set_routes(BTreeMap::new(), &[]);
+        if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
+            warn!("{error}; it still names members");
+        }
         result
     }
 
@@ -188,6 +187,7 @@ impl Client {
                     Source::Stop => return self.stop(now),
                     Source::Waker => self.finish_lookup(now),
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
+                    Source::Kernel => self.read_announcements(),
                     Source::Device => self.read_device(now),
                     Source::Dial(number) => self.serve_link(number, ready, now),
                     // Hubs have these.
@@ -195,7 +195,7 @@ impl Client {
                 }
                 self.carry_out(now)?;
             }
-            self.handle_timeouts(now);
+            self.handle_timeouts(now)?;
             self.carry_out(now)?;
             has_more = self.flush(now);
             self.carry_out(now)?;
@@ -208,24 +208,43 @@ impl Client {
             Way::None | Way::Lookup(_) | Way::Link(..) => None,
         };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
-        [self.uplink.deadline(), dial, control, self.service.deadline()].into_iter().flatten().min()
+        let machine = self.machine.deadline(self.about.started_at);
+        let deadlines = [self.uplink.deadline(), dial, control, machine, self.service.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    fn handle_timeouts(&mut self, now: Instant) {
+    fn handle_timeouts(&mut self, now: Instant) -> Result<(), Error> {
+        if let Some(seen) = self.machine.poll(now)? {
+            self.uplink.handle_networks(seen.networks);
+            if let Some(change) = seen.path {
+                self.uplink.handle_path(change, now);
+            }
+            if seen.is_moved {
+                self.uplink.handle_network_change(now);
+            }
+            self.carry_out(now)?;
+        }
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
         self.service.handle_timeout(now);
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
+        Ok(())
     }
 
     // ---- sources
 
     fn read_device(&mut self, now: Instant) {
-        let Client { tun, uplink, .. } = self;
-        if tun.read_turn(|read| uplink.send(now, read)) {
+        let Client { machine, uplink, .. } = self;
+        if machine.tun.read_turn(|read| uplink.send(now, read)) {
             self.events.again(Source::Device);
+        }
+    }
+
+    fn read_announcements(&mut self) {
+        if self.machine.read_announcements() {
+            self.events.again(Source::Kernel);
         }
     }
 
@@ -264,7 +283,11 @@ impl Client {
         let Some(control) = &mut self.control else { return };
         let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
         let answer = match decode(&request) {
-            Ok(Request::Status) => encode(Ok(self.uplink.status(&self.about, now))),
+            Ok(Request::Status) => {
+                let mut status = self.uplink.status(&self.about, now);
+                status.problems = self.machine.problems();
+                encode(Ok(status))
+            }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),
             Err(text) => encode::<()>(Err(text)),
         };
@@ -278,7 +301,7 @@ impl Client {
             return;
         }
         if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
-            self.observe_networks();
+            self.uplink.handle_networks(self.machine.look_around());
             self.uplink.handle_resolved(lookup.finish().map_err(|error| error.to_string()), now);
         }
     }
@@ -288,6 +311,9 @@ impl Client {
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
             Dialed::Connected(hub, stream, number) => {
+                if let Ok(source) = stream.local_addr() {
+                    self.machine.set_link(source.ip(), hub.ip());
+                }
                 match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
                     Ok((link, ephemeral)) => {
                         self.way = Way::Link(link, number);
@@ -318,6 +344,7 @@ impl Client {
                     self.way = Way::Lookup(Lookup::start(&self.config.uplink.hub, &self.waker));
                 }
                 Effect::Dial(addresses) => {
+                    self.machine.set_hub(&addresses);
                     self.way = Way::Dial(Dial::start(addresses, now));
                     self.poll_dial(now);
                 }
@@ -327,10 +354,11 @@ impl Client {
                     self.uplink.handle_remembered(written, now);
                 }
                 Effect::Configure { addresses, mtu } => {
-                    let configured = self.configure(addresses, mtu).map_err(|error| error.to_string());
+                    let configured = self.machine.configure(&addresses, mtu);
+                    self.uplink.handle_networks(self.machine.look_around());
                     self.uplink.handle_configured(configured, now);
                 }
-                Effect::SetRoutes { routes, hub } => self.kernel_routes.set(&self.tun, routes, &hub),
+                Effect::SetRoutes { routes, hub } => self.machine.set_routes(routes, &hub),
                 Effect::Members(peers) => {
                     if let Some(file) = &self.hosts
                         && let Err(error) = file.write(&hosts::text(&peers))
@@ -371,13 +399,14 @@ impl Client {
 
     /// Gives a packet to the kernel.
     fn deliver(&mut self, mut packet: Buf) {
-        if self.tun.deliver(&mut packet, &mut self.scratch).is_err() {
+        if self.machine.tun.deliver(&mut packet, &mut self.scratch).is_err() {
             self.uplink.count_device_drop();
         }
         self.uplink.recycle(packet);
     }
 
     fn close(&mut self, reset: bool) {
+        self.machine.clear_link();
         if let Way::Link(link, _) = std::mem::replace(&mut self.way, Way::None)
             && reset
         {

@@ -62,6 +62,9 @@ pub struct Status {
     pub phase: String,
     /// Why the last try ended, while there is no link.
     pub trouble: Option<String>,
+    /// What the kernel does not have as it should be, and why; a line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// The link, while this spoke is on the LAN.
     pub link: Option<LinkStatus>,
     /// Packets that were dropped since the spoke started, by reason.

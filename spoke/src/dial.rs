@@ -25,25 +25,49 @@ const MAX_ADDRESSES: usize = 16;
 /// `getaddrinfo` blocks for as long as name servers take, and signals must be served meanwhile: so it has a
 /// thread of its own, the only second one of the program, and only until it answers.
 pub struct Lookup {
-    thread: JoinHandle<io::Result<Vec<SocketAddr>>>,
+    /// Or why there is none: where threads are limited, the look-up has failed before it began.
+    thread: io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
+type Work = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
+
 impl Lookup {
-    /// Starts looking up; `waker` wakes the event loop at the end.
+    /// Starts looking up; `waker` wakes the event loop at the end, and at once where no thread can be had.
     pub fn start(hub: &Target, waker: &Arc<Waker>) -> Lookup {
-        let (host, port, waker) = (hub.host.clone(), hub.port, Arc::clone(waker));
-        let thread = std::thread::spawn(move || {
+        Lookup::start_by(
+            |work| std::thread::Builder::new().name("look-up".to_owned()).spawn(work),
+            hub,
+            waker,
+        )
+    }
+
+    fn start_by(
+        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+        hub: &Target,
+        waker: &Arc<Waker>,
+    ) -> Lookup {
+        let (host, port, wake) = (hub.host.clone(), hub.port, Arc::clone(waker));
+        let thread = spawn(Box::new(move || {
             let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             // A loop that is gone needs no waking.
-            let _ = waker.wake();
+            let _ = wake.wake();
             found
-        });
+        }));
+        if thread.is_err() {
+            let _ = waker.wake();
+        }
         Lookup { thread }
     }
 
     /// The addresses; waits for the thread to end, which it does right after it woke the loop.
     pub fn finish(self) -> io::Result<Vec<SocketAddr>> {
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the look-up failed")))
+        let thread = self.thread.map_err(|error| {
+            let why = format!(
+                "no thread for the look-up: {error}: raise `ulimit -u` (TasksMax= in a systemd unit)"
+            );
+            io::Error::new(error.kind(), why)
+        })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the look-up failed")))
     }
 }
 
@@ -155,6 +179,28 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A look-up of a loopback address with threads from `spawn`, once it has woken the loop.
+    fn look_up(
+        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+    ) -> io::Result<Vec<SocketAddr>> {
+        const WAKE: mio::Token = mio::Token(3);
+        let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
+        let lookup = Lookup::start_by(spawn, &"127.0.0.1:80".parse().unwrap(), &waker);
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        assert!(events.iter().any(|event| event.token() == WAKE), "the loop is not woken");
+        lookup.finish()
+    }
+
+    #[test]
+    fn a_look_up_without_a_thread_has_failed_and_wakes_the_loop() {
+        let error = look_up(|_| Err(io::Error::from_raw_os_error(11))).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(error.to_string().contains("ulimit -u"), "{error}");
+        let found = look_up(|work| std::thread::Builder::new().spawn(work)).unwrap();
+        assert_eq!(found, ["127.0.0.1:80".parse().unwrap()]);
+    }
 
     #[test]
     fn families_take_turns() {

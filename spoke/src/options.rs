@@ -13,7 +13,7 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 
 use crate::uplink::routes::RoutePolicy;
-use crate::uplink::target::Target;
+use crate::uplink::target::{Scheme, Target};
 
 /// Where spokes keep their state unless `--state` says otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/spoke";
@@ -128,7 +128,11 @@ impl Options {
     /// # Errors
     /// A sentence that says which one makes no sense, and what to write instead.
     pub fn read(settings: &Settings) -> Result<Options, String> {
-        let hub = settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+        let hub: Target =
+            settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+        if hub.scheme != Scheme::Tcp {
+            return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()));
+        }
         let addresses = settings.many("ip", values::member_ip)?;
         if [IpAddr::is_ipv4, IpAddr::is_ipv6]
             .iter()
@@ -149,7 +153,7 @@ impl Options {
             hub,
             hub_key: settings.one("hub-key", values::any)?,
             addresses,
-            name: settings.one("name", values::any)?,
+            name: settings.one("name", values::name)?,
             tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
             invite,
             route_policy: route_policy(settings)?,

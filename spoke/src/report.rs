@@ -47,6 +47,9 @@ pub fn status(status: &Status) -> String {
             bytes(link.queue_bytes as u64)
         );
     }
+    for problem in &status.problems {
+        let _ = writeln!(text, "problem: {}", Printable(problem));
+    }
     if !status.drops.is_empty() {
         let drops: Vec<String> =
             status.drops.iter().map(|(reason, count)| format!("{reason}:{count}")).collect();
@@ -116,6 +119,7 @@ mod tests {
             hub_key: None,
             phase: "connecting".to_owned(),
             trouble: Some("cannot reach it\u{1b}[31m".to_owned()),
+            problems: vec![],
             link: None,
             drops: BTreeMap::new(),
             members: vec![],
@@ -156,6 +160,7 @@ mod tests {
             addresses: vec!["10.0.0.2/24".parse().unwrap()],
             phase: "on-lan".to_owned(),
             trouble: None,
+            problems: vec!["route 192.168.5.0/24 is not installed: because".to_owned()],
             link: Some(LinkStatus {
                 seconds: 120,
                 hub_address: "192.0.2.1:5678".parse().unwrap(),
@@ -174,6 +179,7 @@ mod tests {
             [
                 "on the LAN for 2 m through 192.0.2.1:5678, round trip 0.50 ms",
                 "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
+                "problem: route 192.168.5.0/24 is not installed: because",
                 "dropped not-on-lan:4",
                 "",
                 "NAME    ADDRESS",

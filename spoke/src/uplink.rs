@@ -34,6 +34,7 @@ pub mod hosts;
 mod learned;
 pub mod members;
 mod packets;
+pub mod path;
 mod pin;
 pub mod pins;
 mod retry;
@@ -45,6 +46,7 @@ pub use effect::{Effect, Error, Notice};
 
 use learned::LearnedRoutes;
 use members::MemberList;
+use path::Probe;
 use pin::Pin;
 use retry::Retry;
 use routes::RoutePolicy;
@@ -96,6 +98,8 @@ struct Linked {
     welcome: Option<common::wire::frame::Welcome>,
     /// Since when this spoke is on the LAN by this link.
     joined_at: Option<Instant>,
+    /// The question whether the hub still answers, after its path has changed.
+    probe: Option<Probe>,
 }
 
 /// What this spoke is on the LAN.
@@ -184,7 +188,9 @@ impl Uplink {
         let phase = match &self.phase {
             Phase::Paused(until) => Some(*until),
             Phase::Resolving | Phase::Dialling => None,
-            Phase::Linked(linked) => Some(linked.tunnel.deadline()),
+            Phase::Linked(linked) => {
+                linked.probe.map(Probe::deadline).into_iter().chain([linked.tunnel.deadline()]).min()
+            }
         };
         [phase, self.pin.again_at(), self.members.deadline()].into_iter().flatten().min()
     }
@@ -195,6 +201,7 @@ impl Uplink {
             self.effects.push_back(Effect::Remember(key));
         }
         self.answer_late(now);
+        self.poll_probe(now);
         match &mut self.phase {
             Phase::Paused(until) if *until <= now => {
                 self.phase = Phase::Resolving;
@@ -259,7 +266,8 @@ impl Uplink {
         let pool = &mut self.buffers.pool;
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
         self.routes.begin_link();
-        self.phase = Phase::Linked(Box::new(Linked { tunnel, hub, welcome: None, joined_at: None }));
+        self.phase =
+            Phase::Linked(Box::new(Linked { tunnel, hub, welcome: None, joined_at: None, probe: None }));
     }
 
     /// The connection closed, or failed.
@@ -272,7 +280,7 @@ impl Uplink {
     fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
         if let tunnel::Error::HubKey { seen } = error {
             let error = Error::KeyChanged {
-                hub: self.config.hub.clone(),
+                hub: self.config.hub.to_string(),
                 known: self.pin.key().unwrap_or(seen),
                 seen,
                 pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),

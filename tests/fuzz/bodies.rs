@@ -11,13 +11,16 @@ use common::packet::icmp;
 use common::packet::offload::{self, Features};
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::queue::Pool;
+use common::transport::http::HeadReader;
+use common::transport::proxy::{Destination, Negotiation, Progress, ProxyError, ProxyUrl, is_exempt};
+use common::transport::websocket::{Ask, WebError, WebSocket};
 use common::wire::frame::{self, ControlFrame, Farewell, Join, Welcome};
 use common::wire::hello::check_hello;
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
-use hub::lan::members::{Access, Admission, Members};
+use hub::lan::members::{Access, Decision, Members};
 use hub::lan::subnets::Subnets;
 
 /// Virtual time has to start somewhere.
@@ -277,12 +280,12 @@ pub(crate) fn members(data: &[u8]) {
     for seed in 1..4 {
         let wish = Join { addresses: vec!["10.0.0.3".parse().expect("an address")], ..join() };
         match members.admit(key(seed).public(), &wish, Access::Open, &[]) {
-            Admission::Member { id, .. } => {
+            Decision::Member { id, .. } => {
                 assert_eq!(members.by_key(&key(seed).public()), Some(id));
                 assert_eq!(members.holder(wish.addresses[0]), Some(id));
             }
-            Admission::Dispute(_) => panic!("nobody is online"),
-            Admission::Refused(..) => {}
+            Decision::Dispute(_) => panic!("nobody is online"),
+            Decision::Refused(..) => {}
         }
     }
     if let Some(id) = members.by_key(&key(1).public()) {
@@ -419,5 +422,90 @@ pub(crate) fn tunnel(data: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// A proxy's answers: the first byte says which proxy, the second where the answer is split; or a proxy's URL and a
+/// list of hosts without one.
+pub(crate) fn proxy(data: &[u8]) {
+    let mut bytes = Bytes(data);
+    let (choice, split) = (bytes.byte(), usize::from(bytes.byte()));
+    let answer = bytes.0;
+    if choice & 4 != 0 {
+        let text = String::from_utf8_lossy(answer);
+        let (url, list) = text.split_once('\n').unwrap_or((&text, ""));
+        if let Ok(url) = url.parse::<ProxyUrl>() {
+            let shown = url.to_string();
+            let again: ProxyUrl = shown.parse().expect("what is shown can be read");
+            assert_eq!((&again.host, again.port, again.protocol), (&url.host, url.port, url.protocol));
+        }
+        let _ = is_exempt(url, list);
+        return;
+    }
+    let url =
+        ["http://proxy", "http://a:b@proxy", "socks5://proxy", "socks5://a:b@proxy"][usize::from(choice & 3)];
+    let converse = |pieces: &[&[u8]]| -> Result<Option<usize>, ProxyError> {
+        let destination = Destination { host: "hub.example.org".to_owned(), port: 443 };
+        let mut negotiation = Negotiation::new(&url.parse().expect("it is a URL"), destination)?;
+        let mut taken = 0;
+        for piece in pieces {
+            if let Progress::Open(len) = negotiation.receive(piece)? {
+                assert!(len <= piece.len());
+                return Ok(Some(taken + len));
+            }
+            taken += piece.len();
+            assert!(negotiation.unsent().len() < 1_024, "it has much to say");
+        }
+        Ok(None)
+    };
+    let whole = converse(&[answer]);
+    let (first, second) = answer.split_at(split.min(answer.len()));
+    assert_eq!(whole, converse(&[first, second]), "it matters where the answer is split");
+    if let Err(error) = whole {
+        let said = error.to_string();
+        assert!(said.len() < 1_000 && !said.contains(['\n', '\r', '\x1b']), "{said:?}");
+    }
+}
+
+/// What comes on a connection that carries HTTP: the first byte says whether it is a server's or a client's end, and
+/// whether the handshake is behind it; the second where the bytes are split.
+pub(crate) fn websocket(data: &[u8]) {
+    let mut bytes = Bytes(data);
+    let (choice, split) = (bytes.byte(), usize::from(bytes.byte()));
+    let input = bytes.0;
+    let ask = || Ask { host: "hub".to_owned(), path: "/".to_owned(), key: [7; 16] };
+    let receive = |pieces: &[&[u8]]| -> (Result<(), WebError>, Vec<u8>, Vec<u8>) {
+        let (mut plain, mut out, mut request) = (Vec::new(), Vec::new(), Vec::new());
+        let mut end = WebSocket::client(ask(), &mut request);
+        let mut server = WebSocket::server();
+        if choice & 2 != 0 {
+            let mut agreement = Vec::new();
+            server.receive(&request, &mut plain, &mut agreement).expect("they agree");
+            end.receive(&agreement, &mut plain, &mut out).expect("they agree");
+            assert!(end.is_open() && server.is_open() && plain.is_empty());
+        }
+        if choice & 1 != 0 {
+            end = server;
+        }
+        for piece in pieces {
+            if let Err(error) = end.receive(piece, &mut plain, &mut out) {
+                return (Err(error), plain, out);
+            }
+        }
+        (Ok(()), plain, out)
+    };
+    let (whole, plain, out) = receive(&[input]);
+    assert!(plain.len() <= input.len(), "bytes came out of nowhere");
+    assert!(out.len() <= input.len() + 300, "it answers more than it hears");
+    let (first, second) = input.split_at(split.min(input.len()));
+    let (in_two, plain_in_two, _) = receive(&[first, second]);
+    assert_eq!(
+        (whole.is_ok(), &plain),
+        (in_two.is_ok(), &plain_in_two),
+        "it matters where the bytes are split"
+    );
+    let mut head = HeadReader::default();
+    if head.receive(input).is_ok_and(|end| end.is_some()) {
+        let _ = (head.request(), head.response());
     }
 }

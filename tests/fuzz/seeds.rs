@@ -36,6 +36,12 @@ pub(crate) fn all() -> Vec<Seed> {
     for (name, data) in scripts() {
         add("tunnel", name, data);
     }
+    for (name, data) in proxies() {
+        add("proxy", name, data);
+    }
+    for (name, data) in websockets() {
+        add("websocket", name, data);
+    }
     all
 }
 
@@ -234,5 +240,45 @@ fn scripts() -> Vec<(&'static str, Vec<u8>)> {
             [&open[..], &[0x40 | 6 << 1 | spoke, 11, 9, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7], &carry].concat(),
         ),
         ("too-slow", [&greet[..2], &[TIME, 255]].concat()),
+    ]
+}
+
+/// Which proxy, where its answer is split, and the answer.
+fn proxies() -> Vec<(&'static str, Vec<u8>)> {
+    let answer = |which: u8, split: u8, answer: &[u8]| [&[which, split], answer].concat();
+    vec![
+        ("connect", answer(0, 9, b"HTTP/1.1 200 OK\r\n\r\nbehind")),
+        ("connect-continue", answer(0, 30, b"HTTP/1.1 100 \r\n\r\nHTTP/1.0 200 OK\r\nVia: x\r\n\r\n")),
+        ("connect-password", answer(1, 0, b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic realm=x\r\n\r\n")),
+        ("connect-portal", answer(0, 40, b"HTTP/1.1 302 x\r\nLocation: http://portal/\r\n\r\n")),
+        ("socks", answer(2, 3, b"\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50behind")),
+        ("socks-name", answer(2, 7, b"\x05\x00\x05\x00\x00\x03\x02ab\x00\x50")),
+        (
+            "socks-password",
+            answer(3, 2, b"\x05\x02\x01\x00\x05\x00\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x50"),
+        ),
+        ("socks-refused", answer(3, 1, b"\x05\x02\x01\x01")),
+        ("socks-code", answer(2, 4, b"\x05\x00\x05\x05\x00\x01")),
+        ("url", answer(4, 0, b"socks5h://a%20b:c%40d@[2001:db8::1]:1080/x\n*.example.org, 10.0.0.0/8")),
+    ]
+}
+
+/// Which end, where the bytes are split, and the bytes.
+fn websockets() -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = |which: u8, split: u8, bytes: &[u8]| [&[which, split], bytes].concat();
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let message = b"\x82\x82\0\0\0\0hi";
+    let agreement = b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Accept: vt3ZUFWEGLp3CwKPP3dsm+Np2vA=\r\n\r\n\x82\x02hi";
+    vec![
+        ("request", bytes(1, 100, &[&request[..], message].concat())),
+        ("page", bytes(1, 5, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
+        ("agreement", bytes(0, 60, agreement)),
+        ("refusal", bytes(0, 20, b"HTTP/1.1 404 Not Found\r\n\r\n")),
+        ("to-server", bytes(3, 4, &[&message[..], b"\x89\x80\0\0\0\0"].concat())),
+        ("to-client", bytes(2, 1, b"\x02\x01h\x89\x00\x80\x01i\x8a\x00\x88\x02\x03\xe8")),
+        ("text", bytes(2, 0, b"\x81\x02hi")),
+        ("long", bytes(2, 3, b"\x82\x7f\0\0\0\0\0\x01\0\x01")),
     ]
 }

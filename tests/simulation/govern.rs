@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 
 use common::wire::invite::Secret;
 use common::wire::key::PublicKey;
+use hub::effect::Answer;
+use hub::ids::SessionId;
 use hub::lan::invites::Invite;
-use hub::lan::members::{Change, Members, Outcome};
+use hub::lan::members::{Change, Outcome};
+use hub::lan::saving::Command;
 
 use crate::world::World;
 
@@ -15,9 +18,11 @@ pub(crate) fn govern(world: &mut World) {
     world.offers = vec!["192.168.0.0/23".parse().expect("a prefix")];
     let spoke = world.rng.below(world.spokes.len());
     let key = world.spokes[spoke].key.public();
+    // What happens by itself has happened.
+    world.write_all();
     let before = links(world);
     let changes = match world.rng.below(5) {
-        0 => reload(world, |text| text.to_owned()),
+        0 => world.reload(|text| text.to_owned()),
         1 => move_away(world, key),
         // On a locked hub it would be a stranger from now on.
         2 if !world.is_locked => strike(world, spoke),
@@ -38,12 +43,11 @@ pub(crate) fn govern(world: &mut World) {
         }
     }
     for (other, session) in before {
-        let is_live = world.switch.is_live(session);
+        let is_live = world.hub.is_live(session);
         // By another link: one that waited for an address which is free now, or the link of one struck off that an
         // open hub takes for a newcomer.
-        let has =
-            world.switch.members().by_key(&other).and_then(|id| world.switch.members().member(id).session);
-        let has_joined_anew = has.is_some_and(|has| has != session && world.switch.is_live(has));
+        let has = world.hub.members().by_key(&other).and_then(|id| world.hub.members().member(id).session);
+        let has_joined_anew = has.is_some_and(|has| has != session && world.hub.is_live(has));
         match changes.iter().find(|change| change.member.key == other) {
             None => assert!(is_live || has_joined_anew, "the link of {other} is gone"),
             Some(change) => {
@@ -55,26 +59,16 @@ pub(crate) fn govern(world: &mut World) {
 }
 
 /// The members that are online, with their sessions.
-fn links(world: &World) -> Vec<(PublicKey, usize)> {
-    let members = world.switch.members().iter();
+fn links(world: &World) -> Vec<(PublicKey, SessionId)> {
+    let members = world.hub.members().iter();
     let online = members.filter_map(|(_, member)| Some((member.key, member.session?)));
-    online.filter(|&(_, session)| world.switch.is_live(session)).collect()
-}
-
-/// Has the hub read its list again, after an edit.
-fn reload(world: &mut World, edit: impl FnOnce(&str) -> String) -> Vec<Change> {
-    let text = world.switch.members().to_text();
-    world.switch.members_mut().set_saved();
-    let subnets = world.switch.lan().subnets;
-    // A line that is at odds with another one changes nothing.
-    let Ok(members) = Members::parse(&edit(&text), subnets) else { return Vec::new() };
-    world.switch.replace_members(members, world.now)
+    online.filter(|&(_, session)| world.hub.is_live(session)).collect()
 }
 
 /// Gives a member another IPv4 address, if that is free.
 fn move_away(world: &mut World, key: PublicKey) -> Vec<Change> {
     let to = Ipv4Addr::new(10, 0, 0, 2 + world.rng.below(13) as u8);
-    let member = world.switch.members().by_key(&key).map(|id| world.switch.members().member(id));
+    let member = world.hub.members().by_key(&key).map(|id| world.hub.members().member(id));
     let Some(from) = member.and_then(|member| member.addresses.iter().find(|held| held.is_ipv4()).copied())
     else {
         return Vec::new();
@@ -83,7 +77,7 @@ fn move_away(world: &mut World, key: PublicKey) -> Vec<Change> {
         let words = line.split_whitespace().map(|word| word.replace(&format!("{from}"), &to.to_string()));
         words.collect::<Vec<_>>().join(" ")
     };
-    reload(world, |text| {
+    world.reload(|text| {
         let lines = text.lines().map(|line| {
             if line.starts_with(&key.to_string()) { line_of_key(line) + "\n" } else { format!("{line}\n") }
         });
@@ -96,7 +90,7 @@ fn strike(world: &mut World, spoke: usize) -> Vec<Change> {
     let key = world.spokes[spoke].key.public();
     world.spokes[spoke].may_join = true;
     world.spokes[spoke].invite = None;
-    reload(world, |text| {
+    world.reload(|text| {
         let others = text.lines().filter(|line| !line.starts_with(&key.to_string()));
         others.map(|line| line.to_owned() + "\n").collect()
     })
@@ -104,19 +98,23 @@ fn strike(world: &mut World, spoke: usize) -> Vec<Change> {
 
 fn revoke(world: &mut World, spoke: usize) -> Vec<Change> {
     let key = world.spokes[spoke].key.public();
-    let Ok(id) = world.switch.find(&key.to_string()) else { return Vec::new() };
-    world.spokes[spoke].may_join = false;
-    let change = world.switch.revoke(id, world.now);
-    assert_eq!(change.outcome, Outcome::Revoked);
-    vec![change]
+    match world.request(Command::Revoke(key.to_string())) {
+        Ok(Answer::Revoked(change)) => {
+            world.spokes[spoke].may_join = false;
+            assert_eq!(change.outcome, Outcome::Revoked);
+            vec![change]
+        }
+        Ok(other) => panic!("a revocation led to {other:?}"),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Lets the one in that a locked hub does not know.
 fn invite_last(world: &mut World) {
     let last = world.spokes.len() - 1;
     let key = world.spokes[last].key.public();
-    let is_known = world.switch.members().by_key(&key).is_some();
-    if is_known || world.switch.members().is_revoked(&key) {
+    let is_known = world.hub.members().by_key(&key).is_some();
+    if is_known || world.hub.members().is_revoked(&key) {
         return;
     }
     let mut secret = [0; 16];
@@ -128,7 +126,7 @@ fn invite_last(world: &mut World) {
         addresses: vec![],
         routes: vec![],
     };
-    if world.switch.invite(invite).is_ok() {
+    if world.request(Command::Invite(invite)).is_ok() {
         world.spokes[last].invite = Some(secret);
         world.spokes[last].may_join = true;
     }

@@ -197,8 +197,8 @@ impl World {
             });
             // There is room in the socket again.
             let session = conn.session.filter(|_| matches!(read, Read::Bytes(_)));
-            if let Some(session) = session.filter(|&session| self.switch.is_live(session)) {
-                self.switch.mark_dirty(session);
+            if let Some(session) = session.filter(|&session| self.hub.is_live(session)) {
+                self.hub.mark_dirty(session);
             }
             self.carry_out(at);
             match read {

@@ -91,7 +91,7 @@ impl World {
 
     /// What the hub has given it.
     pub(crate) fn rogue_addresses(&self) -> Vec<std::net::IpAddr> {
-        let members = self.switch.members();
+        let members = self.hub.members();
         let id = members.by_key(&self.rogue.key.public());
         id.map_or(Vec::new(), |id| members.member(id).addresses.clone())
     }
@@ -134,8 +134,10 @@ impl World {
                 return self.rogue_hang_up();
             }
             tunnel.park(inbox, &mut self.pool);
-            if let Some(session) = conn.session.filter(|&session| self.switch.is_live(session)) {
-                self.switch.mark_dirty(session);
+            // There is room in the socket again.
+            let session = conn.session.filter(|_| matches!(read, Read::Bytes(_)));
+            if let Some(session) = session.filter(|&session| self.hub.is_live(session)) {
+                self.hub.mark_dirty(session);
             }
             let outbox = &mut self.outbox;
             while tunnel.flush(outbox, &mut self.pool, now, |bytes| conn.up.write(bytes, now))

@@ -5,14 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::queue::{Buf, Pool};
-use common::wire::inbox::Inbox;
 use common::wire::key::{PrivateKey, PublicKey};
-use common::wire::tunnel::{DEAD_AFTER, Error, QUEUE_BYTES, Tunnel, outbox};
-use hub::lan::members::{Access, Members};
+use common::wire::tunnel::{DEAD_AFTER, QUEUE_BYTES, outbox};
+use hub::core::Core;
+use hub::effect::{Answer, Effect};
+use hub::ids::{MemberId, RequestId, SessionId};
+use hub::lan::Lan;
+use hub::lan::admission::DISPUTE_TIME;
+use hub::lan::members::{Change, Member};
+use hub::lan::saving::{Command, Job};
 use hub::lan::subnets::Subnets;
-use hub::switch::{DISPUTE_TIME, Ended, Lan, Switch};
 use ipnetwork::IpNetwork;
 
+use crate::disk::Disk;
 use crate::machine::Spoke;
 use crate::packets::{Book, HUB, HUB_V4, HUB_V6};
 use crate::pipe::{Pipe, Read};
@@ -26,7 +31,7 @@ const MAX_TURNS: usize = 20_000;
 pub(crate) struct Conn {
     pub(crate) up: Pipe,
     pub(crate) down: Pipe,
-    pub(crate) session: Option<usize>,
+    pub(crate) session: Option<SessionId>,
     /// The spoke that has it open.
     pub(crate) spoke: Option<usize>,
     /// Nothing was done to it that may break it.
@@ -38,7 +43,12 @@ pub(crate) struct Conn {
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) now: Instant,
-    pub(crate) switch: Switch,
+    pub(crate) hub: Core,
+    /// The hub's files, and the job that is being done on them, with the time when it will be.
+    pub(crate) disk: Disk,
+    job: Option<(Instant, Box<Job>)>,
+    /// What the last request led to.
+    answer: Option<Result<Answer, String>>,
     pub(crate) spokes: Vec<Spoke>,
     pub(crate) conns: HashMap<usize, Conn>,
     pub(crate) book: Book,
@@ -50,8 +60,7 @@ pub(crate) struct World {
     /// What each spoke offers when it joins.
     pub(crate) offers: Vec<IpNetwork>,
     next_conn: usize,
-    by_session: HashMap<usize, usize>,
-    hub_inbox: Inbox,
+    by_session: HashMap<SessionId, usize>,
     pub(crate) outbox: Buf,
     pub(crate) pool: Pool,
     /// Who held which address after the last turn.
@@ -71,15 +80,18 @@ impl World {
         spokes[count - 1].may_join = !is_locked;
         let lines =
             spokes[..known].iter().enumerate().map(|(at, spoke)| format!("{} s{at} -\n", spoke.key.public()));
-        let members = Members::parse(&lines.collect::<String>(), subnets).unwrap();
-        let access = if is_locked { Access::Locked } else { Access::Open };
+        let text = lines.collect::<String>();
+        let disk = Disk::new(subnets, text, is_locked);
         let key = PrivateKey::from_random(rng.key());
-        let switch = Switch::new(key.clone(), lan(subnets), access, members, rng.next());
+        let hub = Core::new(key.clone(), lan(subnets), disk.files(), rng.next(), 0);
         let rogue = Rogue::new(PrivateKey::from_random(rng.key()));
         World {
             rng,
             now: Instant::now(),
-            switch,
+            hub,
+            disk,
+            job: None,
+            answer: None,
             spokes,
             conns: HashMap::new(),
             book: Book::default(),
@@ -90,7 +102,6 @@ impl World {
             offers: Vec::new(),
             next_conn: 0,
             by_session: HashMap::new(),
-            hub_inbox: Inbox::default(),
             outbox: outbox(),
             pool: Pool::new(8 * 1024 * 1024),
             holders: HashMap::new(),
@@ -103,7 +114,7 @@ impl World {
     pub(crate) fn connect(&mut self, spoke: Option<usize>) -> Option<usize> {
         let source = Ipv4Addr::new(192, 0, 2, self.rng.below(4) as u8);
         let source = SocketAddr::from((source, self.next_conn as u16));
-        let session = self.switch.accept(source, self.rng.key(), self.now)?;
+        let session = self.hub.accept(source, self.rng.key(), self.now)?;
         let latency = Duration::from_micros(100 + self.rng.below(60_000) as u64);
         let (up, down) = (Pipe::new(latency), Pipe::new(latency));
         let conn = Conn { up, down, session: Some(session), spoke, is_sound: true, stalled_at: None };
@@ -114,13 +125,11 @@ impl World {
         Some(id)
     }
 
-    /// The hub's process is killed and started again: all connections end, and what was written is read.
+    /// The hub's process is killed and started again: all connections end, and what is on the disk is read.
     pub(crate) fn restart_hub(&mut self) {
-        let (subnets, access) = (self.switch.lan().subnets, self.switch.access());
-        let members = Members::parse(&self.switch.members().to_text(), subnets).unwrap();
-        let invites = self.switch.invites().clone();
-        self.switch = Switch::new(self.key.clone(), lan(subnets), access, members, self.rng.next());
-        self.switch.set_invites(invites);
+        self.job = None;
+        let lan = lan(self.disk.subnets);
+        self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), 0);
         for conn in self.conns.values_mut().filter(|conn| conn.session.is_some()) {
             conn.session = None;
             conn.is_sound = false;
@@ -152,7 +161,8 @@ impl World {
             [up, down]
         });
         let spokes = self.spokes.iter().map(Spoke::next_at);
-        pipes.chain(spokes).chain([self.switch.deadline(), self.rogue_next_at()]).flatten().min()
+        let job = self.job.as_ref().map(|&(at, _)| at);
+        pipes.chain(spokes).chain([self.hub.deadline(), job, self.rogue_next_at()]).flatten().min()
     }
 
     fn turn(&mut self) {
@@ -172,11 +182,13 @@ impl World {
     // ---- the hub, as its server does it
 
     fn hub_turn(&mut self) {
-        let is_due = self.switch.deadline().is_some_and(|at| at <= self.now);
-        if !is_due && !self.switch.has_dirty() {
-            self.switch.handle_timeouts(self.now);
+        self.do_effects();
+        self.finish_job(self.now);
+        let is_due = self.hub.deadline().is_some_and(|at| at <= self.now);
+        if !is_due {
+            self.hub.handle_timeouts(self.now);
             assert!(
-                !self.switch.has_dirty(),
+                self.hub.deadline().is_none_or(|at| at > self.now) && self.hub.poll_effect().is_none(),
                 "the hub had something to do of which its deadline did not tell"
             );
         }
@@ -186,14 +198,102 @@ impl World {
             self.read_hub(conn);
         }
         if is_due {
-            self.switch.handle_timeouts(self.now);
+            self.hub.handle_timeouts(self.now);
         }
-        self.flush_hub();
-        while let Some(Ended { session, .. }) = self.switch.poll_ended(self.now) {
-            let conn = self.by_session.remove(&session).expect("each session has a connection");
-            if let Some(conn) = self.conns.get_mut(&conn) {
-                conn.session = None;
-                conn.down.close(self.now);
+        self.finish_hub_turn();
+    }
+
+    pub(crate) fn finish_hub_turn(&mut self) {
+        loop {
+            self.do_effects();
+            self.flush_hub();
+            self.hub.finish_turn(self.now);
+            self.do_effects();
+            if self.hub.deadline().is_none_or(|at| at > self.now) {
+                return;
+            }
+            self.hub.handle_timeouts(self.now);
+        }
+    }
+
+    fn do_effects(&mut self) {
+        while let Some(effect) = self.hub.poll_effect() {
+            match effect {
+                Effect::Deliver(packet) => {
+                    self.book.arrive(&packet, HUB, &[HUB_V4, HUB_V6]);
+                    self.hub.delivered(packet, true);
+                }
+                Effect::Close { session, .. } => {
+                    let conn = self.by_session.remove(&session).expect("each session has a connection");
+                    if let Some(conn) = self.conns.get_mut(&conn) {
+                        conn.session = None;
+                        conn.down.close(self.now);
+                    }
+                }
+                Effect::Save(job) => {
+                    assert!(self.job.is_none(), "one job at a time");
+                    let most = if self.rng.one_in(10) { 1_000 } else { 20 };
+                    let time = Duration::from_millis(self.rng.below(most) as u64);
+                    self.job = Some((self.now + time, job));
+                }
+                Effect::Answer(_, answer) => self.answer = Some(*answer),
+                Effect::AddRoute(_) | Effect::RemoveRoute(_) | Effect::Log(_) => {}
+            }
+        }
+    }
+
+    /// Ends the job on the files, if it has taken its time by `until`.
+    fn finish_job(&mut self, until: Instant) {
+        if let Some((_, job)) = self.job.take_if(|(at, _)| *at <= until) {
+            let done = self.disk.run(*job);
+            self.hub.handle_done(done, self.now);
+            self.do_effects();
+        }
+    }
+
+    /// The hub's own kernel sends a packet; what comes back is an error for it, which no one else is told.
+    pub(crate) fn send_from_hub(&mut self, packet: &[u8]) {
+        self.do_effects();
+        self.hub.send(self.now, |pool| Some(pool.copy(packet)));
+        if let Some(effect) = self.hub.poll_effect() {
+            let Effect::Deliver(answer) = effect else { panic!("a packet led to {effect:?}") };
+            self.hub.delivered(answer, true);
+        }
+    }
+
+    /// Asks the hub for something, and waits for the answer, which takes no time.
+    pub(crate) fn request(&mut self, command: Command) -> Result<Answer, String> {
+        self.hub.request(RequestId(0), command, self.now);
+        self.do_effects();
+        while self.answer.is_none() {
+            let (at, _) = self.job.as_ref().expect("a request waits for a job");
+            self.finish_job(*at);
+        }
+        self.answer.take().expect("the loop ends with an answer")
+    }
+
+    /// All changes are written.
+    pub(crate) fn write_all(&mut self) {
+        self.finish_hub_turn();
+        while let Some((at, _)) = self.job {
+            self.finish_job(at);
+            self.finish_hub_turn();
+        }
+    }
+
+    /// Has the hub read its list again, after an edit.
+    pub(crate) fn reload(&mut self, edit: impl FnOnce(&str) -> String) -> Vec<Change> {
+        self.write_all();
+        let before = self.disk.members.clone();
+        self.disk.members = edit(&before);
+        match self.request(Command::Reload) {
+            Ok(Answer::Reloaded(changes)) => changes,
+            Ok(other) => panic!("a reload led to {other:?}"),
+            // A line that is at odds with another one changes nothing.
+            Err(_) => {
+                self.disk.members = before;
+                self.finish_hub_turn();
+                Vec::new()
             }
         }
     }
@@ -201,26 +301,18 @@ impl World {
     fn read_hub(&mut self, id: usize) {
         loop {
             let Some(conn) = self.conns.get_mut(&id) else { return };
-            let Some(session) = conn.session.filter(|&session| self.switch.is_live(session)) else { return };
-            let (tunnel, pool) = self.switch.tunnel(session);
-            tunnel.unpark(&mut self.hub_inbox, pool);
-            let space = self.hub_inbox.space();
-            let space_len = chunk(&mut self.rng, space.len());
-            let read = conn.up.read(&mut space[..space_len], self.now);
-            if let Read::Bytes(len) = read {
-                self.hub_inbox.filled(len);
-                tunnel.heard(self.now);
-            }
-            while let Some(packet) = self.switch.receive(session, &mut self.hub_inbox, self.now) {
-                self.book.arrive(&packet, HUB, &[HUB_V4, HUB_V6]);
-                self.switch.pool().give(packet);
-            }
-            let (tunnel, pool) = self.switch.tunnel(session);
-            tunnel.park(&mut self.hub_inbox, pool);
+            let Some(session) = conn.session.filter(|&session| self.hub.is_live(session)) else { return };
+            let mut read = Read::Nothing;
+            self.hub.receive(session, self.now, |space| {
+                let space_len = chunk(&mut self.rng, space.len());
+                read = conn.up.read(&mut space[..space_len], self.now);
+                if let Read::Bytes(len) = read { len } else { 0 }
+            });
+            self.do_effects();
             match read {
                 Read::Bytes(_) => {}
                 Read::Nothing => return,
-                Read::Closed => return self.switch.end(session, "it closed the connection".to_owned()),
+                Read::Closed => return self.hub.end(session, "it closed the connection".to_owned()),
             }
         }
     }
@@ -229,19 +321,14 @@ impl World {
         let mut dirty = Vec::new();
         loop {
             dirty.clear();
-            self.switch.take_dirty(&mut dirty);
+            self.hub.take_dirty(&mut dirty);
             if dirty.is_empty() {
                 return;
             }
             for &session in &dirty {
                 let conn = self.by_session.get(&session).and_then(|conn| self.conns.get_mut(conn));
                 let Some(conn) = conn else { continue };
-                let (tunnel, pool) = self.switch.tunnel(session);
-                match flush(tunnel, &mut conn.down, &mut self.outbox, pool, self.now) {
-                    Ok(true) => self.switch.mark_dirty(session),
-                    Ok(false) => {}
-                    Err(error) => self.switch.end(session, error.to_string()),
-                }
+                self.hub.flush(session, self.now, |bytes| conn.down.write(bytes, self.now));
             }
         }
     }
@@ -252,16 +339,16 @@ impl World {
         let now = self.now;
         (0..self.spokes.len()).for_each(|at| self.check_spoke(at));
         // Who comes or goes at the end of a turn makes work for one at the same time; `pass` counts those.
-        assert!(self.switch.deadline().is_none_or(|at| at >= now), "the hub has a deadline in the past");
+        assert!(self.hub.deadline().is_none_or(|at| at >= now), "the hub has a deadline in the past");
 
         let mut online = HashMap::new();
-        let members: Vec<_> = self.switch.members().iter().map(|(id, member)| (id, member.clone())).collect();
+        let members: Vec<_> = self.hub.members().iter().map(|(id, member)| (id, member.clone())).collect();
         let mut holders = HashMap::new();
         for (id, member) in &members {
-            assert_eq!(self.switch.members().by_key(&member.key), Some(*id));
-            assert_eq!(self.switch.members().by_name(&member.name), Some(*id));
+            assert_eq!(self.hub.members().by_key(&member.key), Some(*id));
+            assert_eq!(self.hub.members().by_name(&member.name), Some(*id));
             for &address in &member.addresses {
-                assert_eq!(self.switch.members().holder(address), Some(*id), "who holds {address}");
+                assert_eq!(self.hub.members().holder(address), Some(*id), "who holds {address}");
                 holders.insert(address, member.key);
             }
             let Some(session) = member.session else { continue };
@@ -269,16 +356,19 @@ impl World {
         }
         let mut open = 0;
         for (&session, conn) in &self.by_session {
-            assert!(self.switch.is_live(session), "session {session} has ended, and is still there");
-            let (tunnel, _) = self.switch.tunnel(session);
-            assert!(tunnel.queue().cost() <= QUEUE_BYTES, "the queue towards session {session}");
-            assert_eq!(tunnel.is_open(), online.contains_key(&session), "session {session}");
+            assert!(self.hub.is_live(session), "session {session:?} has ended, and is still there");
+            let tunnel = self.hub.link(session).expect("a live session is there").tunnel;
+            assert!(tunnel.queue().cost() <= QUEUE_BYTES, "the queue towards session {session:?}");
+            assert_eq!(tunnel.is_open(), online.contains_key(&session), "session {session:?}");
             assert!(tunnel.is_half_open() || tunnel.remote().is_some());
             assert_eq!(self.conns[conn].session, Some(session));
             if tunnel.is_open() {
                 open += 1;
                 assert_eq!(tunnel.remote(), online.get(&session).copied());
-                assert!(tunnel.heard_at() + DEAD_AFTER > now, "session {session} is dead, and still listed");
+                assert!(
+                    tunnel.heard_at() + DEAD_AFTER > now,
+                    "session {session:?} is dead, and still listed"
+                );
             }
         }
         assert_eq!(open, online.len(), "every member online has a session that lives");
@@ -287,13 +377,21 @@ impl World {
     }
 
     /// What a spoke believes to hold, it holds at the hub too, as long as its session lives.
-    fn check_spokes_agree(&self, members: &[(hub::lan::members::MemberId, hub::lan::members::Member)]) {
+    fn check_spokes_agree(&self, members: &[(MemberId, Member)]) {
         for spoke in self.spokes.iter().filter(|spoke| spoke.is_on_lan()) {
             let session = spoke.conn().and_then(|conn| self.conns.get(&conn)?.session);
             let Some(session) = session else { continue };
             let member = members.iter().find(|(_, member)| member.session == Some(session));
             let (_, member) = member.expect("an open tunnel belongs to a member");
             assert_eq!(member.addresses, spoke.addresses());
+            let line = self.disk.members.lines().find(|line| line.starts_with(&member.key.to_string()));
+            let has = |line: &str| spoke.addresses().iter().all(|own| line.contains(&own.to_string()));
+            let is_written = line.is_some_and(has);
+            assert!(
+                is_written || self.disk.has_failed,
+                "{} was welcomed before that was written",
+                member.name
+            );
         }
     }
 
@@ -328,32 +426,6 @@ pub(crate) fn chunk(rng: &mut Rng, most: usize) -> usize {
         1 => 1 + rng.below(3_000),
         _ => most,
     }
-}
-
-/// Writes what the pipe takes; true if there is more and the pipe has room.
-fn flush(
-    tunnel: &mut Tunnel,
-    pipe: &mut Pipe,
-    outbox: &mut Buf,
-    pool: &mut Pool,
-    now: Instant,
-) -> Result<bool, Error> {
-    if !tunnel.unsent().is_empty() {
-        let unsent = tunnel.unsent().len();
-        let len = pipe.write(tunnel.unsent(), now);
-        tunnel.sent(len, pool, now);
-        if len < unsent {
-            return Ok(false);
-        }
-    }
-    outbox.clear();
-    tunnel.seal(outbox, pool, now)?;
-    if outbox.is_empty() {
-        return Ok(false);
-    }
-    let len = pipe.write(outbox, now);
-    tunnel.wrote(outbox, len, pool, now);
-    Ok(len == outbox.len() && tunnel.wants_write())
 }
 
 /// The LAN of all stories.

@@ -29,6 +29,8 @@ use crate::linux::sys;
 
 /// The main routing table, `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = libc::RT_TABLE_MAIN as u32;
+/// The table of the machine's own addresses, `RT_TABLE_LOCAL`.
+pub const LOCAL_TABLE: u32 = libc::RT_TABLE_LOCAL as u32;
 /// Who made a route or a rule: a number that no one else uses (rtnetlink(7) leaves those above `RTPROT_STATIC` to
 /// users).
 pub const OUR_PROTOCOL: u8 = 178;
@@ -263,12 +265,24 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn routes(&self, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
+        self.routes_by(OUR_PROTOCOL, family, interface)
+    }
+
+    /// As [`Netlink::routes`], those that the kernel made itself with an interface's addresses.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn routes_of_addresses(&self, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
+        self.routes_by(libc::RTPROT_KERNEL, family, interface)
+    }
+
+    fn routes_by(&self, protocol: u8, family: Family, interface: u32) -> Result<Vec<Route>, Error> {
         let read = |message: &Message<'_>| {
-            let is_ours = codec::protocol_of_route(message) == Some(OUR_PROTOCOL);
-            let route = codec::read_route(message).filter(|_| is_ours)?;
+            let is_asked_for = codec::protocol_of_route(message) == Some(protocol);
+            let route = codec::read_route(message).filter(|_| is_asked_for)?;
             (route.interface == interface && Family::of(route.prefix.ip()) == family).then_some(route)
         };
-        self.dump(|| codec::list_routes(family, interface, None, OUR_PROTOCOL), read)
+        self.dump(|| codec::list_routes(family, interface, None, protocol), read)
             .map_err(|refusal| refusal.to("list the routes"))
     }
 
@@ -278,12 +292,22 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub fn route_to(&self, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+        self.route_from(None, destination)
+    }
+
+    /// As [`Netlink::route_to`], for a packet from this address; `None` too where the machine does not have it.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn route_from(&self, source: Option<IpAddr>, destination: IpAddr) -> Result<Option<NextHop>, Error> {
         let mut hop = None;
-        let request = codec::get_route(destination);
+        let request = codec::get_route(source, destination);
         match self
             .exchange(request, &mut |message| hop = hop.take().or_else(|| codec::read_next_hop(message)))
         {
             Err(refusal) if refusal.is(libc::ENETUNREACH) || refusal.is(libc::EHOSTUNREACH) => Ok(None),
+            // IPv4 calls an address invalid that the machine does not have.
+            Err(refusal) if source.is_some() && refusal.is(libc::EINVAL) => Ok(None),
             outcome => outcome
                 .map(|()| hop)
                 .map_err(|refusal| refusal.to(format!("look up the route to {destination}"))),

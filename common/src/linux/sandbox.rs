@@ -30,7 +30,7 @@ use crate::node::state::{State, SyncedFile};
 pub enum Profile {
     /// It accepts connections and makes none.
     Accepts,
-    /// It connects to addresses, and starts threads.
+    /// It connects to addresses.
     Connects,
     /// It also looks names up: libc reads the system's settings for that and may load modules.
     Resolves,

@@ -51,6 +51,25 @@ pub(crate) fn set_socket_option(
     })
 }
 
+/// SO_ATTACH_FILTER: has the kernel run a classic BPF program on each message for the socket, which tells how many of
+/// its bytes are delivered; 0 drops it.
+pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // The kernel does not write to it, though the field is no pointer to constants.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the descriptor is open for the call; the kernel copies one `sock_fprog` and the `len` instructions
+    // that it points to, which both outlive the call, and checks them.
+    outcome(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+}
+
 /// The shortest round trip that the kernel saw on a TCP socket in the last minutes, without the time that bytes
 /// wait at either end (`tcpi_min_rtt`); `None` where it has seen none.
 pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {

@@ -19,6 +19,8 @@ pub enum Source {
     Reload,
     /// Another thread has finished its work.
     Waker,
+    /// The kernel's announcements of changes in its network configuration.
+    Kernel,
     /// The control socket's listener.
     ControlListener,
     /// A connection of the control socket, by its slot.
@@ -51,6 +53,7 @@ impl Source {
             Source::Device => (6, 0),
             Source::Dial(number) => (7, number.into()),
             Source::Link(number) => (8, number),
+            Source::Kernel => (9, 0),
         };
         debug_assert!(number <= MAX_NUMBER);
         Token((kind << NUMBER_BITS | number) as usize)
@@ -70,6 +73,7 @@ impl Source {
             6 => Source::Device,
             7 => Source::Dial(u16::try_from(number).ok()?),
             8 => Source::Link(number),
+            9 => Source::Kernel,
             _ => return None,
         })
     }
@@ -189,6 +193,7 @@ mod tests {
             Source::Stop,
             Source::Reload,
             Source::Waker,
+            Source::Kernel,
             Source::ControlListener,
             Source::Control(0),
             Source::Control(u16::MAX),

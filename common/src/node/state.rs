@@ -22,15 +22,20 @@ use crate::wire::key::PrivateKey;
 /// Longest state file that is read: room for more members than a hub can have.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
+/// The mode of a key file: it is for its owner alone.
+const KEY_MODE: u32 = 0o600;
+
 /// Why the state directory cannot be used. Its text says what to do.
 #[derive(Debug)]
 pub enum Error {
     /// Another process uses the directory.
     InUse(PathBuf),
-    /// The directory or file may be read or written by others.
+    /// Others can read or write the directory or file.
     Exposed {
         /// The directory or file.
         path: PathBuf,
+        /// The mode that it has.
+        has: u32,
         /// The mode it should have.
         mode: u32,
     },
@@ -45,6 +50,8 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A file that this program was to keep in step was made by somebody else.
+    NotOurs(PathBuf),
     /// The system refused.
     Io {
         /// What was tried.
@@ -64,11 +71,22 @@ impl fmt::Display for Error {
                 "{} is in use by another process: stop that one, or give this one its own with --state DIR",
                 path.display()
             ),
-            Error::Exposed { path, mode } => write!(
+            Error::Exposed { path, has, mode } => write!(
                 f,
-                "{0} can be read by others, so its secrets may be known: run `chmod {mode:o} {0}`; do not delete it: \
-                 the other machines know this one by its key, and would refuse it with a new one",
-                path.display()
+                "{0} can be {1} by others: run `chmod {mode:o} {0}`{2}",
+                path.display(),
+                match (has & 0o044 != 0, has & 0o022 != 0) {
+                    (true, true) => "read and written",
+                    (false, true) => "written",
+                    (true, false) => "read",
+                    (false, false) => "used",
+                },
+                // The key is what this end is known by.
+                if *mode == KEY_MODE {
+                    "; do not delete it: every other end would refuse the new key"
+                } else {
+                    ""
+                }
             ),
             Error::EmptyKey(path) => write!(
                 f,
@@ -79,6 +97,12 @@ impl fmt::Display for Error {
             Error::Damaged { path, line, why } => write!(
                 f,
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
+                path.display()
+            ),
+            Error::NotOurs(path) => write!(
+                f,
+                "{} was not made by this program, which would replace all that is in it: name a file of its own, \
+                 as in --hosts /run/lan/hosts",
                 path.display()
             ),
             Error::Io { tried, path, error } => {
@@ -100,6 +124,15 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl std::error::Error for Error {}
+
+/// Tells whether a file is the same as it was, as far as the system can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: (u64, u64),
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
 
 /// A state directory, locked for this process.
 #[derive(Debug)]
@@ -124,8 +157,10 @@ impl State {
         if !metadata.is_dir() {
             return Err(fail("use as the state directory", io::ErrorKind::NotADirectory.into()));
         }
-        if metadata.mode() & 0o022 != 0 {
-            return Err(Error::Exposed { path: path.to_owned(), mode: 0o700 });
+        let has = metadata.mode();
+        if has & 0o022 != 0 {
+            // That others can look into it is no harm: each file in it has a mode of its own.
+            return Err(Error::Exposed { path: path.to_owned(), has: has & 0o022, mode: 0o700 });
         }
         // The directory itself is locked: no lock file to make, and a read-only one can be used.
         let directory = File::open(path).map_err(|error| fail("open the state directory", error))?;
@@ -159,7 +194,7 @@ impl State {
             return Ok(key);
         };
         if mode & 0o077 != 0 {
-            return Err(Error::Exposed { path, mode: 0o600 });
+            return Err(Error::Exposed { path, has: mode, mode: KEY_MODE });
         }
         if text.trim().is_empty() {
             return Err(Error::EmptyKey(path));
@@ -196,6 +231,32 @@ impl State {
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         replace(&self.directory, name.as_ref(), text, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// Adds text at the end of a file that is there, and waits until it is on the disk. Where that fails the file
+    /// is as it was, if the disk lets it be: [`State::write`] mends it.
+    pub fn append(&self, name: &str, text: &str) -> Result<(), Error> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let append = || {
+            let mut file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
+            let len = file.metadata()?.len();
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).inspect_err(|_| {
+                // A line of which only a part was written would be taken for one that a person has begun.
+                let _ = file.set_len(len);
+            })
+        };
+        append().map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// What changes whenever a file is written or replaced; `None` where there is none.
+    pub fn stamp(&self, name: &str) -> Option<Stamp> {
+        let found = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some(Stamp {
+            inode: (found.st_dev, found.st_ino),
+            size: found.st_size,
+            modified: (found.st_mtime, found.st_mtime_nsec),
+            changed: (found.st_ctime, found.st_ctime_nsec),
+        })
     }
 
     /// Removes a file; none there is fine.
@@ -248,7 +309,7 @@ impl State {
     }
 }
 
-/// A file outside of the state directory that is rewritten now and then.
+/// A file outside of the state directory that is rewritten now and then. Its first line says whose it is.
 ///
 /// Its directory is opened at start: a program that has given up its rights may not find the way there again.
 #[derive(Debug)]
@@ -256,22 +317,34 @@ pub struct SyncedFile {
     path: PathBuf,
     name: OsString,
     directory: File,
+    /// The first line, with its end.
+    marker: &'static str,
 }
 
 impl SyncedFile {
-    /// Opens the file's directory, making it (mode 0755) where it is missing, and writes an empty file (readable by
-    /// all) to see that it can.
-    pub fn open(path: &Path) -> Result<SyncedFile, Error> {
+    /// Opens the file's directory, making it (mode 0755) where it is missing, and writes a file with nothing but
+    /// `marker` (readable by all) to see that it can.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], and nothing changed, for a file that has something in it and another first line.
+    pub fn open(path: &Path, marker: &'static str) -> Result<SyncedFile, Error> {
         let fail = |error| Error::Io { tried: "write", path: path.to_owned(), error };
         let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(parent) = parent.filter(|parent| !parent.exists()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| Error::Io {
+                tried: "make the directory",
+                path: parent.to_owned(),
+                error,
+            })?;
         }
         let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(fail)?;
-        let kept = SyncedFile { path: path.to_owned(), name, directory };
-        kept.write("")?;
-        Ok(kept)
+        let file = SyncedFile { path: path.to_owned(), name, directory, marker };
+        if !file.is_ours().map_err(fail)? {
+            return Err(Error::NotOurs(path.to_owned()));
+        }
+        file.clear()?;
+        Ok(file)
     }
 
     /// Its directory, for rules about what may be written.
@@ -279,14 +352,37 @@ impl SyncedFile {
         self.directory.as_fd()
     }
 
-    /// Gives the file this text, at once: nobody sees a part of it.
+    /// Gives the file this text behind its first line, at once: nobody sees a part of it.
     pub fn write(&self, text: &str) -> Result<(), Error> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-        replace(&self.directory, &self.name, text, mode).map_err(|error| Error::Io {
+        let text = [self.marker, text].concat();
+        replace(&self.directory, &self.name, &text, mode).map_err(|error| Error::Io {
             tried: "write",
             path: self.path.clone(),
             error,
         })
+    }
+
+    /// Leaves nothing but the first line.
+    pub fn clear(&self) -> Result<(), Error> {
+        self.write("")
+    }
+
+    /// Whether there is no such file, or an empty one, or one with our first line. A link counts as what it leads
+    /// to; what is no file at all is left to [`SyncedFile::write`] to fail at.
+    fn is_ours(&self) -> io::Result<bool> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = match openat(&self.directory, self.name.as_os_str(), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        if file.metadata()?.is_dir() {
+            return Ok(true);
+        }
+        let mut start = Vec::new();
+        file.take(self.marker.len() as u64).read_to_end(&mut start)?;
+        Ok(start.is_empty() || start == self.marker.as_bytes())
     }
 }
 
@@ -373,9 +469,15 @@ mod tests {
         let state = State::open(&scratch.0).unwrap();
         state.key().unwrap();
         let path = scratch.0.join("key");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let exposed = state.key().unwrap_err().to_string();
-        assert!(exposed.contains("chmod 600") && exposed.contains("do not delete it"), "{exposed}");
+        for (mode, what) in
+            [(0o644, "read"), (0o620, "written"), (0o666, "read and written"), (0o601, "used")]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = state.key().unwrap_err().to_string();
+            let told = format!("key can be {what} by others: run `chmod 600 ");
+            assert!(error.contains(&told), "{mode:o}: {error}");
+            assert!(!error.contains("delete it for new ones"), "every spoke would refuse this hub: {error}");
+        }
         fs::write(&path, "nonsense").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
@@ -411,22 +513,59 @@ mod tests {
         let scratch = Scratch::new();
         fs::create_dir(&scratch.0).unwrap();
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(State::open(&scratch.0).unwrap_err().to_string().contains("chmod 700"));
+        let error = State::open(&scratch.0).unwrap_err().to_string();
+        assert!(error.contains("can be written by others: run `chmod 700 "), "{error}");
+    }
+
+    const MARKER: &str = "# kept in step by a test\n";
+
+    #[test]
+    fn rewrites_a_synced_file_whole() {
+        let scratch = Scratch::new();
+        let file = SyncedFile::open(&scratch.0, MARKER).unwrap();
+        for text in ["a longer text\n", "short\n", ""] {
+            file.write(text).unwrap();
+            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), format!("{MARKER}{text}"));
+        }
+        let error = SyncedFile::open(&scratch.0.join("below"), MARKER).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write "), "{error}");
+        fs::remove_file(&scratch.0).unwrap();
     }
 
     #[test]
-    fn rewrites_a_kept_file_whole() {
+    fn makes_the_directory_of_a_synced_file() {
         let scratch = Scratch::new();
-        let kept = SyncedFile::open(&scratch.0).unwrap();
-        for text in ["a longer text\n", "short\n", ""] {
-            kept.write(text).unwrap();
-            assert_eq!(fs::read_to_string(&scratch.0).unwrap(), text);
+        let path = scratch.0.join("run/lan/hosts");
+        SyncedFile::open(&path, MARKER).unwrap().write("10.0.0.2 laptop\n").unwrap();
+        assert_eq!(mode(path.parent().unwrap()) & 0o700, 0o700);
+        // What a program that was killed has left is emptied at the next start.
+        let file = SyncedFile::open(&path, MARKER).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), MARKER);
+        file.write("10.0.0.2 laptop\n").unwrap();
+        file.clear().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), MARKER);
+    }
+
+    #[test]
+    fn leaves_a_file_that_is_not_ours_as_it_is() {
+        let scratch = Scratch::new();
+        fs::create_dir(&scratch.0).unwrap();
+        let (path, link) = (scratch.0.join("hosts"), scratch.0.join("link"));
+        symlink(&path, &link).unwrap();
+        let others =
+            ["127.0.0.1 localhost\n", "\n", "#", &MARKER[..MARKER.len() - 1], &format!("\n{MARKER}")];
+        for text in others {
+            fs::write(&path, text).unwrap();
+            for path in [&path, &link] {
+                let error = SyncedFile::open(path, MARKER).unwrap_err();
+                assert!(matches!(error, Error::NotOurs(_)), "{text:?}: {error}");
+                assert!(error.to_string().contains("--hosts /run/lan/hosts"), "{error}");
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        let error = SyncedFile::open(&scratch.0.join("below")).unwrap_err().to_string();
-        assert!(error.starts_with("cannot write "), "{error}");
-        fs::remove_file(&scratch.0).unwrap();
-        SyncedFile::open(&scratch.0.join("below/hosts")).unwrap().write("1\n").unwrap();
-        assert_eq!(fs::read_to_string(scratch.0.join("below/hosts")).unwrap(), "1\n");
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "nothing else is left");
+        fs::write(&path, "").unwrap();
+        assert!(SyncedFile::open(&path, MARKER).is_ok(), "an empty one may be made beforehand");
     }
 
     #[test]
@@ -450,6 +589,19 @@ mod tests {
         assert_eq!((owner(&scratch.0), owner(&scratch.0.join("key"))), (65_534, 65_534));
         assert_eq!([owner(&elsewhere.0), owner(&scratch.0.join("sub"))], [0, 0]);
         fs::remove_file(&elsewhere.0).unwrap();
+    }
+
+    #[test]
+    fn text_is_added_at_the_end_of_a_file_that_is_there() {
+        let scratch = Scratch::new();
+        let state = State::open(&scratch.0).unwrap();
+        assert!(state.append("members", "one\n").is_err() && state.stamp("members").is_none());
+        state.write("members", "one\n").unwrap();
+        let before = state.stamp("members").unwrap();
+        assert_eq!(state.stamp("members"), Some(before));
+        state.append("members", "two\n").unwrap();
+        assert_eq!(state.read("members").unwrap().as_deref(), Some("one\ntwo\n"));
+        assert_ne!(state.stamp("members"), Some(before));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::wire::invite::Secret;
+use crate::wire::name::Name;
 
 /// Longest name of a network device: IFNAMSIZ without its end.
 const MAX_DEVICE: usize = 15;
@@ -19,6 +20,14 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// The name of a member: one that can be a host's.
+///
+/// # Errors
+/// What a name is, or why it is none.
+pub fn name(text: &str) -> Result<Name, String> {
+    Name::typed(text).map_err(|bad| bad.to_string())
 }
 
 /// A number of bytes or the like.

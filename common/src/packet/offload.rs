@@ -185,6 +185,17 @@ fn tcp_len(l4: &[u8]) -> Option<usize> {
     (len >= TCP_LEN).then_some(len)
 }
 
+/// How many packets one that [`check`] let pass stands for: its segments, or 1.
+#[inline]
+pub fn segments(packet: &[u8]) -> u32 {
+    let Some(vnet) = packet.first_chunk().map(Vnet::read) else { return 1 };
+    if !vnet.is_gso() || vnet.gso_size == 0 {
+        return 1;
+    }
+    let payload = packet.len().saturating_sub(VNET_LEN + usize::from(vnet.hdr_len));
+    u32::try_from(payload.div_ceil(usize::from(vnet.gso_size)).max(1)).unwrap_or(u32::MAX)
+}
+
 /// Validates a packet, virtio-net header first, that came from the network or from TUN, and writes the
 /// virtio-net header as it must be.
 ///

@@ -13,7 +13,7 @@ use common::wire::invite::{Secret, SecretHash};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use crate::lan::members::{BadLine, parse_rights, rights_text};
+use crate::lan::members::{BadLine, Version, parse_rights, rights_text};
 use crate::lan::subnets::Subnets;
 
 /// Most invites at a time.
@@ -46,10 +46,12 @@ enum Line {
 #[derive(Clone, Default)]
 pub struct Invites {
     lines: Vec<Line>,
-    /// Whether the text differs from the one that was last read or written.
-    changed: bool,
+    /// The state that they are in.
+    version: Version,
+    /// The state that was last read or written.
+    saved: Version,
     /// What was taken out since.
-    removed: Vec<SecretHash>,
+    removed: Vec<(SecretHash, Version)>,
 }
 
 impl Invites {
@@ -84,18 +86,31 @@ impl Invites {
 
     /// Whether the text has to be written.
     pub fn is_changed(&self) -> bool {
-        self.changed
+        self.version > self.saved
     }
 
-    /// Tells that the text was written.
-    pub fn set_saved(&mut self) {
-        self.changed = false;
-        self.removed.clear();
+    /// The state that they are in.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Tells that the text as it was in this state was written.
+    pub fn set_saved(&mut self, version: Version) {
+        self.saved = self.saved.max(version);
+        self.removed.retain(|&(_, removed)| removed > version);
+    }
+
+    /// Tells that this text was written: nothing is left to save if it is what the invites are now.
+    pub fn set_saved_text(&mut self, text: &str) {
+        if self.to_text() == text {
+            self.set_saved(self.version);
+        }
     }
 
     /// Takes over invites that were read anew; those that were used since the text was last written stay used.
     pub fn replace(&mut self, mut new: Invites) {
-        for hash in std::mem::take(&mut self.removed) {
+        (new.version, new.saved) = (self.version.next(), self.version.next());
+        for (hash, _) in std::mem::take(&mut self.removed) {
             new.remove(hash);
         }
         *self = new;
@@ -127,7 +142,7 @@ impl Invites {
         let Invite { hash, name, until, addresses, routes } = &invite;
         let line = format!("{hash} {name} {until} {}", rights_text(addresses, routes));
         self.lines.push(Line::Invite(invite, line));
-        self.changed = true;
+        self.version = self.version.next();
         Ok(())
     }
 
@@ -148,8 +163,10 @@ impl Invites {
             Line::Text(_) => true,
             Line::Invite(invite, _) => keep(invite),
         });
-        self.changed |= !gone.is_empty();
-        self.removed.extend(gone);
+        if !gone.is_empty() {
+            self.version = self.version.next();
+        }
+        self.removed.extend(gone.into_iter().map(|hash| (hash, self.version)));
     }
 }
 
@@ -216,12 +233,12 @@ mod tests {
     fn a_used_invite_stays_used_though_the_text_still_has_it() {
         let mut invites = Invites::default();
         invites.add(invite(1, "a", 100, None)).unwrap();
-        invites.set_saved();
+        invites.set_saved(invites.version());
         let text = invites.to_text();
         invites.remove(secret(1).hash());
         invites.replace(Invites::parse(&text, subnets()).unwrap());
         assert!(invites.find(&secret(1), 0).is_none() && invites.is_changed());
-        invites.set_saved();
+        invites.set_saved(invites.version());
         invites.replace(Invites::parse(&text, subnets()).unwrap());
         assert!(invites.find(&secret(1), 0).is_some(), "now a person has put it there again");
     }

@@ -18,14 +18,22 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 
+use crate::ids::{MemberId, SessionId};
 use crate::lan::subnets::Subnets;
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 65_536;
 
-/// A member's place in the list; it may be given to another once the member is forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MemberId(pub usize);
+/// Counts the changes of a list: its state after so many of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The state after one more change.
+    pub(crate) fn next(self) -> Version {
+        Version(self.0 + 1)
+    }
+}
 
 /// A spoke that the hub knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +46,14 @@ pub struct Member {
     pub addresses: Vec<IpAddr>,
     /// Prefixes behind it that it may offer.
     pub routes: Vec<IpNetwork>,
-    /// The key of its tunnel, while it is on the LAN.
-    pub session: Option<usize>,
+    /// Its session, while it is on the LAN.
+    pub session: Option<SessionId>,
     /// When it was last on the LAN, if that was since the hub started.
     pub seen_at: Option<Instant>,
-    /// Whether no text that was read or written has it yet.
-    unsaved: bool,
+    /// The first state of the list that has it: of what was read, none counts.
+    added: Version,
+    /// The state of the list in which its line was last changed.
+    changed: Version,
 }
 
 impl Member {
@@ -73,9 +83,9 @@ pub enum Access {
     Invited,
 }
 
-/// What the hub answers to a join request.
+/// What the list of members says to a join request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Decision {
     /// Come in.
     Member {
         /// Who came in.
@@ -92,8 +102,34 @@ pub enum Admission {
 enum Line {
     /// A comment, a blank line or a revoked member, as it was.
     Text(String),
-    /// A member, as it was written by hand if it has not changed since.
+    /// A member, as it was read or written if it has not changed since.
     Member(MemberId, Option<String>),
+}
+
+/// How to bring the text of `members` up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Patch {
+    /// These lines come behind all others.
+    Append(String),
+    /// This is the whole text.
+    Replace(String),
+}
+
+/// From which length on, in bytes, new lines are added to the text instead of replacing it: a longer text would make
+/// each join cost the more, the more members there are. A shorter one is safer replaced.
+const APPEND_FROM: usize = 16 * 1024;
+
+/// What the text is, beside the list, that was last read or written.
+struct Journal {
+    /// The state that the list is in.
+    version: Version,
+    /// The state that was last read or written.
+    saved: Version,
+    /// Lines of the text, of the list's first ones, and their length in bytes.
+    lines: usize,
+    len: usize,
+    /// Whether the list still begins with these lines.
+    is_prefix: bool,
 }
 
 /// All members.
@@ -105,12 +141,11 @@ pub struct Members {
     by_address: HashMap<IpAddr, MemberId>,
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
-    newly_revoked: Vec<(PublicKey, String)>,
+    newly_revoked: Vec<(PublicKey, String, Version)>,
     /// Addresses that are kept for invites.
     reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
-    /// Whether the text differs from the one that was last read or written.
-    changed: bool,
+    journal: Journal,
 }
 
 impl Members {
@@ -126,7 +161,14 @@ impl Members {
             newly_revoked: Vec::new(),
             reserved: HashSet::new(),
             lines: Vec::new(),
-            changed: false,
+            journal: Journal {
+                version: Version::default(),
+                saved: Version::default(),
+                lines: text.lines().count(),
+                len: text.len(),
+                // Something behind a last line without an end would become a part of it.
+                is_prefix: text.is_empty() || text.ends_with('\n'),
+            },
         };
         for (index, line) in text.lines().enumerate() {
             let bad = |why| BadLine { line: index + 1, why };
@@ -152,7 +194,7 @@ impl Members {
         for line in &self.lines {
             match line {
                 Line::Text(line) | Line::Member(_, Some(line)) => text.push_str(line),
-                Line::Member(MemberId(id), None) => text.push_str(&format_member(&self.table[*id])),
+                Line::Member(id, None) => text.push_str(&format_member(self.member(*id))),
             }
             text.push('\n');
         }
@@ -161,14 +203,65 @@ impl Members {
 
     /// Whether the text has to be written.
     pub fn is_changed(&self) -> bool {
-        self.changed
+        self.journal.version > self.journal.saved
     }
 
-    /// Tells that the text was written.
-    pub fn set_saved(&mut self) {
-        self.changed = false;
-        self.newly_revoked.clear();
-        self.table.iter_mut().for_each(|(_, member)| member.unsaved = false);
+    /// The state that the list is in.
+    pub fn version(&self) -> Version {
+        self.journal.version
+    }
+
+    /// The first state of the list that has a member's line as it is.
+    pub fn version_of(&self, id: MemberId) -> Version {
+        self.member(id).changed
+    }
+
+    /// Whether it takes the whole text to write what is changed, and that is long.
+    pub fn is_costly(&self) -> bool {
+        self.is_changed() && !self.journal.is_prefix && self.journal.len >= APPEND_FROM
+    }
+
+    /// What has to be written for the text to have the list as it is now. To be followed by `set_saved`, or by
+    /// `set_damaged`, before the next one.
+    pub fn begin_save(&mut self) -> Patch {
+        let can_append = self.journal.is_prefix && self.journal.len >= APPEND_FROM;
+        let from = if can_append { self.journal.lines } else { 0 };
+        let mut text = String::new();
+        for line in self.lines.iter_mut().skip(from) {
+            if let Line::Member(id, line @ None) = line {
+                *line = Some(format_member(&self.table[id.index()]));
+            }
+            let (Line::Text(line) | Line::Member(_, Some(line))) = line else { continue };
+            text.push_str(line);
+            text.push('\n');
+        }
+        self.journal.lines = self.lines.len();
+        self.journal.len = if can_append { self.journal.len + text.len() } else { text.len() };
+        self.journal.is_prefix = true;
+        if can_append { Patch::Append(text) } else { Patch::Replace(text) }
+    }
+
+    /// Tells that the text as it was in this state was written.
+    pub fn set_saved(&mut self, version: Version) {
+        self.journal.saved = self.journal.saved.max(version);
+        self.newly_revoked.retain(|&(_, _, revoked)| revoked > version);
+    }
+
+    /// Tells that the text may be anything, as it could not be written, or is not there.
+    pub fn set_damaged(&mut self) {
+        self.journal.is_prefix = false;
+    }
+
+    fn change(&mut self) -> Version {
+        self.journal.version = self.journal.version.next();
+        self.journal.version
+    }
+
+    /// Has a member's line written anew; returns its place.
+    fn change_line(&mut self, id: MemberId) -> Option<usize> {
+        let at = self.lines.iter().position(|line| matches!(line, Line::Member(of, _) if *of == id))?;
+        self.journal.is_prefix &= at >= self.journal.lines;
+        Some(at)
     }
 
     /// A member.
@@ -176,22 +269,28 @@ impl Members {
     /// # Panics
     /// Where there is none with this id: ids are only kept for members that exist.
     pub fn member(&self, id: MemberId) -> &Member {
-        &self.table[id.0]
+        &self.table[id.index()]
     }
 
     /// A member, if there still is one with this id.
     pub fn get(&self, id: MemberId) -> Option<&Member> {
-        self.table.get(id.0)
+        self.table.get(id.index())
     }
 
-    /// A member whose session or time of sight changes.
-    pub fn member_mut(&mut self, id: MemberId) -> &mut Member {
-        &mut self.table[id.0]
+    /// Tells that a member is on the LAN, by this session and no other.
+    pub fn set_online(&mut self, id: MemberId, session: SessionId) {
+        self.table[id.index()].session = Some(session);
+    }
+
+    /// Tells that a member has left the LAN.
+    pub fn set_offline(&mut self, id: MemberId, now: Instant) {
+        let member = &mut self.table[id.index()];
+        (member.session, member.seen_at) = (None, Some(now));
     }
 
     /// All members, in no special order.
     pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Member)> {
-        self.table.iter().map(|(id, member)| (MemberId(id), member))
+        self.table.iter().map(|(id, member)| (MemberId::new(id), member))
     }
 
     /// Members by name from the first one after `name` on.
@@ -223,23 +322,23 @@ impl Members {
         join: &Join,
         access: Access,
         found_dead: &[MemberId],
-    ) -> Admission {
+    ) -> Decision {
         if self.is_revoked(&key) {
-            return Admission::Refused(Refusal::Revoked, "this key's membership was revoked".to_owned());
+            return Decision::Refused(Refusal::Revoked, "this key's membership was revoked".to_owned());
         }
         let known = self.by_key(&key);
         if known.is_none() && access == Access::Locked {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
-            return Admission::Refused(Refusal::Locked, text);
+            return Decision::Refused(Refusal::Locked, text);
         }
         let is_full = known.is_none() && self.table.len() >= MAX_MEMBERS;
         let forgotten = if is_full && access == Access::Open { self.most_forgettable() } else { None };
         if is_full && forgotten.is_none() {
-            return Admission::Refused(Refusal::Full, "the hub's list of members is full".to_owned());
+            return Decision::Refused(Refusal::Full, "the hub's list of members is full".to_owned());
         }
         if let Some(&alien) = join.addresses.iter().find(|&&address| !self.subnets.has_family_of(address)) {
             let text = format!("{alien} is not in the LAN's subnet {}", self.subnets);
-            return Admission::Refused(Refusal::BadAddress, text);
+            return Decision::Refused(Refusal::BadAddress, text);
         }
 
         let mut addresses = Vec::new();
@@ -254,12 +353,12 @@ impl Members {
             let chosen = match wanted.or(recorded).or(had) {
                 Some(address) => {
                     if let Err(unfit) = self.subnets.check(address) {
-                        return Admission::Refused(Refusal::BadAddress, format!("{address} {unfit}"));
+                        return Decision::Refused(Refusal::BadAddress, format!("{address} {unfit}"));
                     }
                     if access == Access::Locked && recorded.is_some_and(|recorded| recorded != address) {
                         let text =
                             format!("{address} is not the address that the locked hub has for this key");
-                        return Admission::Refused(Refusal::BadAddress, text);
+                        return Decision::Refused(Refusal::BadAddress, text);
                     }
                     Some(address)
                 }
@@ -269,20 +368,20 @@ impl Members {
             };
             let Some(address) = chosen else {
                 let text = format!("all addresses of {subnet} are taken");
-                return Admission::Refused(Refusal::Full, text);
+                return Decision::Refused(Refusal::Full, text);
             };
             if recorded != Some(address) && self.is_reserved(address) {
                 let text =
                     format!("{address} is kept for a member that is invited: choose another with --ip");
-                return Admission::Refused(Refusal::AddressHeld, text);
+                return Decision::Refused(Refusal::AddressHeld, text);
             }
             if let Some(holder) = self.holder(address).filter(|&holder| Some(holder) != known) {
                 if access != Access::Open {
                     let (reason, text) = self.held(holder, address);
-                    return Admission::Refused(reason, text);
+                    return Decision::Refused(reason, text);
                 }
                 if self.member(holder).session.is_some() && !found_dead.contains(&holder) {
-                    return Admission::Dispute(holder);
+                    return Decision::Dispute(holder);
                 }
                 evicted.push((holder, address));
             }
@@ -308,16 +407,16 @@ impl Members {
                     evicted.retain(|&(holder, _)| holder != forgotten);
                     self.forget(forgotten);
                 }
-                let routes = Vec::new();
-                let member =
-                    Member { key, name, addresses, routes, session: None, seen_at: None, unsaved: true };
+                let (routes, version) = (Vec::new(), self.change());
+                let (session, seen_at) = (None, None);
+                let (added, changed) = (version, version);
+                let member = Member { key, name, addresses, routes, session, seen_at, added, changed };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
                 self.lines.push(Line::Member(id, None));
-                self.changed = true;
                 id
             }
         };
-        Admission::Member { id, evicted }
+        Decision::Member { id, evicted }
     }
 
     /// Records the prefixes that a member may offer.
@@ -357,17 +456,21 @@ impl Members {
 
     fn forget(&mut self, id: MemberId) {
         self.unindex(id);
-        self.table.remove(id.0);
-        self.lines.retain(|line| !matches!(line, Line::Member(of, _) if *of == id));
-        self.changed = true;
+        self.table.remove(id.index());
+        if let Some(at) = self.change_line(id) {
+            self.lines.remove(at);
+        }
+        self.change();
     }
 
     /// The wanted name, or a numbered one that no other member has: the first, or one that goes by the key where
-    /// many have that name.
+    /// many have that name. What can be no host's name is changed into one first, or numbered too.
     fn free_name(&self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
+        let wanted =
+            if wanted.check_host().is_ok() { wanted.clone() } else { Name::nearest(wanted.as_str()) };
         let free = |name: &Name| self.by_name(name).is_none_or(|id| Some(id) == own);
-        if free(wanted) {
-            return wanted.clone();
+        if wanted.check_host().is_ok() && free(&wanted) {
+            return wanted;
         }
         // A member that was given a number before keeps it.
         if let Some(current) = own.map(|id| &self.member(id).name)
@@ -393,7 +496,7 @@ impl Members {
         if let Some(held) = member.addresses.iter().find(|address| self.by_address.contains_key(address)) {
             return Err(format!("another line has the address {held}"));
         }
-        let id = MemberId(self.table.insert(member));
+        let id = MemberId::new(self.table.insert(member));
         self.index(id);
         Ok(id)
     }
@@ -402,19 +505,18 @@ impl Members {
     fn update(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let before = self.member(id).clone();
         self.unindex(id);
-        change(&mut self.table[id.0]);
+        change(&mut self.table[id.index()]);
         self.index(id);
         if *self.member(id) != before {
-            let own = |line: &&mut Line| matches!(line, Line::Member(of, _) if *of == id);
-            if let Some(line) = self.lines.iter_mut().find(own) {
-                *line = Line::Member(id, None);
+            if let Some(at) = self.change_line(id) {
+                self.lines[at] = Line::Member(id, None);
             }
-            self.changed = true;
+            self.table[id.index()].changed = self.change();
         }
     }
 
     fn index(&mut self, id: MemberId) {
-        let member = &self.table[id.0];
+        let member = &self.table[id.index()];
         self.by_key.insert(member.key, id);
         self.by_name.insert(member.name.clone(), id);
         for &address in &member.addresses {
@@ -423,7 +525,7 @@ impl Members {
     }
 
     fn unindex(&mut self, id: MemberId) {
-        let member = &self.table[id.0];
+        let member = &self.table[id.index()];
         self.by_key.remove(&member.key);
         self.by_name.remove(&member.name);
         for address in &member.addresses {
@@ -449,7 +551,8 @@ fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
     let name = words.next().ok_or("the name is missing")?;
     let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
     let (addresses, routes) = parse_rights(words, subnets)?;
-    Ok(Member { key, name, addresses, routes, session: None, seen_at: None, unsaved: false })
+    let (added, changed) = Default::default();
+    Ok(Member { key, name, addresses, routes, session: None, seen_at: None, added, changed })
 }
 
 /// Reads what a line grants: addresses or `-`, and `route=` with prefixes.

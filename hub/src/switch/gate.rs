@@ -15,10 +15,13 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::queue::token_bucket::TokenBucket;
+
+use crate::ids::SessionId;
 
 /// Most half-open links.
 pub const MAX_HALF_OPEN: usize = 1_024;
@@ -49,9 +52,30 @@ pub enum Admittance {
     /// There is room.
     Admit,
     /// There is, once this link is closed.
-    Replace(usize),
+    Replace(SessionId),
     /// Close it at once.
-    Refuse,
+    Refuse(TurnedAway),
+}
+
+/// Why a connection is closed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// Links from its source fail again and again.
+    Slowed,
+    /// Too many links are half-open, and none of them can be closed for it.
+    HalfOpen,
+    /// All links that the hub can have are those of members.
+    Full,
+}
+
+impl fmt::Display for TurnedAway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TurnedAway::Slowed => "too many links from there did not join",
+            TurnedAway::HalfOpen => "too many links are not authenticated yet",
+            TurnedAway::Full => "members have all the links that the hub can serve",
+        })
+    }
 }
 
 /// The gate.
@@ -76,7 +100,7 @@ struct Source {
 }
 
 struct HalfOpen {
-    session: usize,
+    session: SessionId,
     since: Instant,
     /// Whether it has sent a hello and a first message.
     greeted: bool,
@@ -110,26 +134,27 @@ impl Gate {
         self.sweep(now);
         let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
         if source.members == 0 && source.penalty(now) >= SLOW_FROM && !source.slowed.take(now) {
-            return Admittance::Refuse;
+            return Admittance::Refuse(TurnedAway::Slowed);
         }
         let share = source.share(now);
         if self.waiting.get(&network).is_some_and(|waiting| waiting.len() >= share) {
             return match self.evict(network, now) {
                 Some(session) => Admittance::Replace(session),
-                None => Admittance::Refuse,
+                None => Admittance::Refuse(TurnedAway::HalfOpen),
             };
         }
         if self.half_open >= self.max_half_open || self.links >= self.max_links {
             return match self.make_room(now) {
                 Some(session) => Admittance::Replace(session),
-                None => Admittance::Refuse,
+                None if self.links >= self.max_links => Admittance::Refuse(TurnedAway::Full),
+                None => Admittance::Refuse(TurnedAway::HalfOpen),
             };
         }
         Admittance::Admit
     }
 
     /// Takes in a link that was admitted.
-    pub fn enter(&mut self, address: IpAddr, session: usize, now: Instant) {
+    pub fn enter(&mut self, address: IpAddr, session: SessionId, now: Instant) {
         let waiting = self.waiting.entry(network(address)).or_default();
         waiting.push(HalfOpen { session, since: now, greeted: false });
         self.half_open += 1;
@@ -137,7 +162,7 @@ impl Gate {
     }
 
     /// Chooses a half-open link to be closed, where there is one: the hub is out of descriptors, say.
-    pub fn make_room(&mut self, now: Instant) -> Option<usize> {
+    pub fn make_room(&mut self, now: Instant) -> Option<SessionId> {
         let fattest = self.waiting.iter().filter_map(|(network, waiting)| {
             let victim = waiting.get(victim(waiting))?;
             // Of equals the one with a silent link, and then the one with the oldest.
@@ -148,7 +173,7 @@ impl Gate {
     }
 
     /// Tells that a link has begun the handshake.
-    pub fn greeted(&mut self, address: IpAddr, session: usize) {
+    pub fn greeted(&mut self, address: IpAddr, session: SessionId) {
         let waiting = self.waiting.get_mut(&network(address)).into_iter().flatten();
         for link in waiting.filter(|link| link.session == session) {
             link.greeted = true;
@@ -156,7 +181,7 @@ impl Gate {
     }
 
     /// Tells that a link's other end is a member now.
-    pub fn joined(&mut self, address: IpAddr, session: usize, now: Instant) {
+    pub fn joined(&mut self, address: IpAddr, session: SessionId, now: Instant) {
         let network = network(address);
         self.take(network, session);
         self.links += 1;
@@ -175,7 +200,7 @@ impl Gate {
     }
 
     /// Tells that a link has closed whose other end did not become a member.
-    pub fn failed(&mut self, address: IpAddr, session: usize, now: Instant) {
+    pub fn failed(&mut self, address: IpAddr, session: SessionId, now: Instant) {
         let network = network(address);
         // One that was evicted has gone before, and its source was punished then.
         if self.take(network, session) {
@@ -188,7 +213,7 @@ impl Gate {
         self.half_open
     }
 
-    fn evict(&mut self, network: IpAddr, now: Instant) -> Option<usize> {
+    fn evict(&mut self, network: IpAddr, now: Instant) -> Option<SessionId> {
         let waiting = self.waiting.get(&network)?;
         let session = waiting.get(victim(waiting))?.session;
         self.take(network, session);
@@ -197,7 +222,7 @@ impl Gate {
     }
 
     /// Takes a half-open link out of the account.
-    fn take(&mut self, network: IpAddr, session: usize) -> bool {
+    fn take(&mut self, network: IpAddr, session: SessionId) -> bool {
         let Some(waiting) = self.waiting.get_mut(&network) else { return false };
         let Some(place) = waiting.iter().position(|link| link.session == session) else { return false };
         waiting.remove(place);

@@ -3,8 +3,9 @@
 use common::packet::Header;
 use common::packet::drops::Reason;
 
-use crate::lan::members::{MemberId, Members};
-use crate::lan::routes::{Owner, Routes};
+use crate::ids::MemberId;
+use crate::lan::members::Members;
+use crate::lan::route_table::{Owner, RouteTable};
 use crate::lan::subnets::Subnets;
 
 /// Where a packet goes.
@@ -26,7 +27,7 @@ pub enum Verdict {
 /// hub's kernel is trusted: it may forward.
 pub fn route(
     members: &Members,
-    routes: &Routes,
+    routes: &RouteTable,
     subnets: &Subnets,
     from: Option<MemberId>,
     header: &Header,
@@ -73,7 +74,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::lan::members::{Access, Admission};
+    use crate::ids::SessionId;
+    use crate::lan::members::{Access, Decision};
 
     fn subnets(given: &[&str]) -> Subnets {
         let given: Vec<IpNetwork> = given.iter().map(|text| text.parse().unwrap()).collect();
@@ -92,11 +94,13 @@ mod tests {
         let name = Name::nearest(&format!("m{seed}"));
         let join = Join { name, addresses, routes: vec![], mtu: None, invite: None, had: vec![] };
         let key = PrivateKey::from_random([seed; 32]).public();
-        let Admission::Member { id, evicted } = members.admit(key, &join, Access::Open, &[]) else {
+        let Decision::Member { id, evicted } = members.admit(key, &join, Access::Open, &[]) else {
             return None;
         };
         assert!(evicted.is_empty(), "the test gives each member its own address");
-        members.member_mut(id).session = online.then_some(usize::from(seed));
+        if online {
+            members.set_online(id, SessionId::new(usize::from(seed)));
+        }
         Some(Known { id, addresses: members.member(id).addresses.clone(), online })
     }
 
@@ -176,7 +180,7 @@ mod tests {
                 };
                 let header = header(source, destination);
                 let id = from.map(|from| known[from].id);
-                let verdict = route(&members, &Routes::default(), &subnets, id, &header);
+                let verdict = route(&members, &RouteTable::default(), &subnets, id, &header);
                 prop_assert_eq!(verdict, model(&known, from, &header), "{} from {:?} of {:?}", header, from, known);
             }
         }
@@ -210,7 +214,7 @@ mod tests {
         ] {
             let header = header(ip(source), ip(destination));
             assert_eq!(
-                route(&members, &Routes::default(), &subnets, from, &header),
+                route(&members, &RouteTable::default(), &subnets, from, &header),
                 verdict,
                 "{from:?}: {header}"
             );

@@ -1,39 +1,294 @@
-//! What the shell does to this machine, and sees of it: addresses of the device, networks around it. IO.
+//! What the shell does to this machine, and sees of it: the device and its routes, networks around it, the way to the
+//! hub. IO.
+//!
+//! Nothing is assumed to be as it was left: the kernel tells when something changes, then all of it is looked at, what
+//! someone else changed is set right again, and what follows for the link is the uplink's.
 
-use common::linux::tun;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use common::linux::device::{Device, DeviceConfig, Step};
+use common::linux::monitor::{Drained, Monitor, Pacer};
+use common::linux::netlink::NextHop;
+use common::linux::surroundings::{self, Path, Surroundings};
+use common::linux::tun::{self, Tun};
+use common::node::event_loop::{EventLoop, Source};
+use common::node::log_limit::LogLimiter;
 use common::packet::link_local;
 use ipnetwork::IpNetwork;
-use log::warn;
+use log::{debug, info, warn};
 
-use super::Client;
+use crate::kernel_routes::{KernelRoutes, name_some};
+use crate::uplink::path::PathChange;
+use crate::uplink::routes::RouteMode;
 
-impl Client {
-    /// Sets the device to what the hub granted; what is set already stays untouched.
-    pub(super) fn configure(&mut self, addresses: Vec<IpNetwork>, mtu: u32) -> Result<(), tun::Error> {
-        let (old, new) = (with_link_local(&self.addresses), with_link_local(&addresses));
-        for &gone in old.iter().filter(|old| !new.contains(old)) {
-            self.tun.remove_address(gone)?;
+/// The machine's network configuration, as far as it concerns the spoke.
+pub(super) struct Machine {
+    pub(super) tun: Tun,
+    device: Device,
+    routes: KernelRoutes,
+    /// Without it, as in a container that forbids it, changes are seen late.
+    monitor: Option<Monitor>,
+    pacer: Pacer,
+    surroundings: Surroundings,
+    outer: Outer,
+    /// The device's addresses with the LAN's prefixes, link-local ones left out.
+    lan: Vec<IpNetwork>,
+    /// Networks of the machine that were warned about because the LAN has the same addresses.
+    overlaps: Vec<String>,
+    /// What was warned about and lasts.
+    problems: Vec<String>,
+    log_limiter: LogLimiter<&'static str>,
+}
+
+/// The way to the hub.
+#[derive(Debug, Default)]
+struct Outer {
+    /// Where the connection leads from and to, and by which way, while there is one.
+    link: Option<(IpAddr, IpAddr, Option<NextHop>)>,
+    /// The hub's addresses.
+    hub: Vec<IpAddr>,
+    /// The ways to them when they were last looked at.
+    hops: Vec<Option<NextHop>>,
+}
+
+/// What was seen in a look around.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The networks that the machine is in.
+    pub(super) networks: Vec<IpNetwork>,
+    /// What has become of the connection's path.
+    pub(super) path: Option<PathChange>,
+    /// Whether the way to the hub is not what it was.
+    pub(super) is_moved: bool,
+}
+
+impl Machine {
+    /// Makes the device, and listens to the kernel.
+    pub(super) fn open(name: &str) -> Result<Machine, tun::Error> {
+        let tun = Tun::open(name)?;
+        let monitor = Monitor::open(tun.netlink())
+            .map_err(|error| warn!("cannot hear of changes in the kernel's network configuration: {error}"));
+        Ok(Machine {
+            routes: KernelRoutes::new(&tun),
+            device: Device::default(),
+            monitor: monitor.ok(),
+            pacer: Pacer::default(),
+            surroundings: Surroundings::default(),
+            outer: Outer::default(),
+            lan: Vec::new(),
+            overlaps: Vec::new(),
+            problems: Vec::new(),
+            log_limiter: LogLimiter::default(),
+            tun,
+        })
+    }
+
+    /// Registers the device and the kernel's announcements.
+    pub(super) fn register(&mut self, events: &EventLoop) -> std::io::Result<()> {
+        events.register(&mut self.tun, Source::Device)?;
+        self.monitor.as_mut().map_or(Ok(()), |monitor| events.register(monitor, Source::Kernel))
+    }
+
+    /// Reads the kernel's announcements; whether there are more.
+    pub(super) fn read_announcements(&mut self) -> bool {
+        let Some(monitor) = &mut self.monitor else { return false };
+        let (changes, drained) = monitor.drain(self.tun.index());
+        self.pacer.add(changes);
+        drained == Drained::More
+    }
+
+    /// When [`Machine::poll`] has something to do.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.pacer.deadline(now).into_iter().chain(self.log_limiter.deadline()).min()
+    }
+
+    /// Looks around where the kernel has announced changes, and sets right what someone else changed.
+    ///
+    /// # Errors
+    /// Where the device is gone and cannot be made anew.
+    pub(super) fn poll(&mut self, now: Instant) -> Result<Option<Seen>, tun::Error> {
+        while let Some((_, count)) = self.log_limiter.poll(now) {
+            warn!("{count} more changes by someone else were undone");
         }
-        self.tun.set_mtu(mtu)?;
-        self.tun.without_link_local()?;
-        for &address in new.iter().filter(|new| !old.contains(new)) {
-            self.tun.add_address(address)?;
+        if self.pacer.take(now).is_none() {
+            return Ok(None);
         }
-        self.tun.up()?;
-        self.addresses = addresses;
-        self.observe_networks();
+        let steps = self.device.reconcile(&mut self.tun)?;
+        let restored = self.routes.reconcile(&self.tun);
+        self.tell_of_steps(&steps, now);
+        if steps.is_empty() {
+            if !restored.rules.is_empty() && self.log_limiter.allow("rules", now) {
+                let rules: Vec<String> = restored.rules.iter().map(u32::to_string).collect();
+                warn!("policy rule {} was removed by someone else; restored", rules.join(", "));
+            }
+            if !restored.routes.is_empty() && self.log_limiter.allow("routes", now) {
+                warn!("route {} was removed by someone else; restored", name_some(&restored.routes));
+            }
+        }
+        self.note_problems();
+        Ok(Some(self.look()))
+    }
+
+    /// What lasts and is not as it should be; a line each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.problems.iter().chain(&self.overlaps).cloned().chain(self.routes.failures()).collect()
+    }
+
+    // ---- the device and its routes
+
+    /// Sets the device to what the hub granted; what is set already stays untouched. An error's text says what to do.
+    pub(super) fn configure(&mut self, addresses: &[IpNetwork], mtu: u32) -> Result<(), String> {
+        let config = DeviceConfig { addresses: with_link_local(addresses), mtu };
+        let steps = self.device.configure(&mut self.tun, config).map_err(|error| error.to_string())?;
+        if self.device.is_without_addresses()
+            && let Some((_, why)) = self.device.failures().first()
+        {
+            return Err(why.to_string());
+        }
+        self.lan = addresses.to_vec();
+        if !steps.is_empty() {
+            // The kernel took routes away with the addresses.
+            self.routes.reconcile(&self.tun);
+        }
+        self.note_problems();
+        self.warn_of_overlaps();
         Ok(())
     }
 
-    /// Tells the uplink which networks this machine is in.
-    pub(super) fn observe_networks(&mut self) {
-        match self.tun.other_networks() {
-            Ok(networks) => self.uplink.handle_networks(networks),
+    /// Has exactly these routes in the kernel.
+    pub(super) fn set_routes(&mut self, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
+        self.routes.set(&self.tun, routes, hub);
+    }
+
+    fn tell_of_steps(&mut self, steps: &[Step], now: Instant) {
+        let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        if !told.is_empty() && self.log_limiter.allow("device", now) {
+            warn!("{} was changed by someone else ({}); restored", self.tun.name(), told.join(", "));
+        }
+    }
+
+    /// Warns once of each thing that cannot be done to the device.
+    fn note_problems(&mut self) {
+        let mut problems = Vec::new();
+        for (_, why) in self.device.failures() {
+            let why = if why.says_no_ipv6() {
+                format!("{} has no IPv6, and goes on without: {why}", self.tun.name())
+            } else {
+                why.to_string()
+            };
+            // One line for the missing family, whichever addresses it would have had.
+            let is_same_family =
+                |known: &String| known.contains(" has no IPv6,") && why.contains(" has no IPv6,");
+            if problems.iter().any(is_same_family) {
+                continue;
+            }
+            if !self.problems.iter().any(|known| *known == why || is_same_family(known)) {
+                warn!("{why}");
+            }
+            problems.push(why);
+        }
+        self.problems = problems;
+    }
+
+    // ---- around
+
+    /// The networks that the machine is in now.
+    pub(super) fn look_around(&mut self) -> Vec<IpNetwork> {
+        match Surroundings::observe(&self.tun) {
+            Ok(surroundings) => self.surroundings = surroundings,
             Err(error) => {
                 warn!("{error}; routes that the hub announces may lie in a network of this machine");
             }
         }
+        self.surroundings.networks().collect()
     }
+
+    /// The hub's addresses, as they were found.
+    pub(super) fn set_hub(&mut self, hub: &[SocketAddr]) {
+        self.outer.hub = hub.iter().map(|address| address.ip().to_canonical()).collect();
+        self.outer.hops = self.hops();
+    }
+
+    /// There is a connection from and to these addresses.
+    pub(super) fn set_link(&mut self, source: IpAddr, hub: IpAddr) {
+        let (source, hub) = (source.to_canonical(), hub.to_canonical());
+        let hop = surroundings::way(&self.tun, source, hub).ok().flatten();
+        self.outer.link = Some((source, hub, hop));
+    }
+
+    /// There is no connection any more.
+    pub(super) fn clear_link(&mut self) {
+        self.outer.link = None;
+    }
+
+    fn look(&mut self) -> Seen {
+        let before = self.surroundings.clone();
+        let networks = self.look_around();
+        let is_elsewhere = before != self.surroundings;
+        if is_elsewhere {
+            self.warn_of_overlaps();
+        }
+        let hops = self.hops();
+        let is_moved = hops != self.outer.hops || (self.outer.hub.is_empty() && is_elsewhere);
+        self.outer.hops = hops;
+        let path = self.path();
+        Seen { networks, path, is_moved }
+    }
+
+    /// What has become of the connection's path since the last look.
+    fn path(&mut self) -> Option<PathChange> {
+        let (source, hub, before) = self.outer.link.as_mut()?;
+        let now = match surroundings::way(&self.tun, *source, *hub) {
+            Ok(now) => now,
+            Err(error) => {
+                debug!("{error}");
+                return None;
+            }
+        };
+        let path = surroundings::compare(before.as_ref(), now.as_ref());
+        *before = now;
+        match path {
+            Path::Same => None,
+            Path::Changed => Some(PathChange::Moved),
+            Path::Lost => Some(PathChange::Lost),
+        }
+    }
+
+    fn hops(&self) -> Vec<Option<NextHop>> {
+        self.outer.hub.iter().map(|&hub| surroundings::new_way(&self.tun, hub).ok().flatten()).collect()
+    }
+
+    /// Warns of networks of the machine that have the LAN's addresses, once each time that they appear.
+    fn warn_of_overlaps(&mut self) {
+        let mut overlaps = Vec::new();
+        for &lan in &self.lan {
+            overlaps.extend(
+                self.surroundings.overlapping(lan).map(|network| overlap(lan, network, self.tun.name())),
+            );
+        }
+        for line in overlaps.iter().filter(|line| !self.overlaps.contains(line)) {
+            warn!("{line}");
+        }
+        if overlaps.is_empty() && !self.overlaps.is_empty() {
+            info!("no network of this machine has addresses of the LAN any more");
+        }
+        self.overlaps = overlaps;
+    }
+}
+
+/// One line about a network of the machine that shares addresses with the LAN.
+fn overlap(lan: IpNetwork, network: &surroundings::Network, device: &str) -> String {
+    let subnet = |address: IpNetwork| format!("{}/{}", address.network(), address.prefix());
+    let name = network.device.as_str();
+    let (winner, loser) =
+        if network.address.prefix() >= lan.prefix() { (name, "the LAN") } else { (device, name) };
+    let (lan, theirs) = (subnet(lan), subnet(network.address));
+    format!(
+        "the LAN's {lan} and {theirs}, the network of {name}, share addresses: what is in both goes to {winner}, \
+         not to {loser}, until this machine leaves {theirs} or the LAN gets another subnet"
+    )
 }
 
 /// The addresses that the device is to have for these: the IPv6 one brings its link-local one along.

@@ -70,8 +70,8 @@ pub enum Error {
     Device(String),
     /// The hub proved another key than the one it had before.
     KeyChanged {
-        /// The hub.
-        hub: Target,
+        /// The hub, as it was named.
+        hub: String,
         /// The key that we know.
         known: PublicKey,
         /// The key that it has now.

@@ -17,7 +17,7 @@ pub struct BadLine {
 
 /// The key that was pinned for a hub.
 pub fn pinned(text: &str, hub: &Target) -> Result<Option<PublicKey>, BadLine> {
-    let hub = hub.to_string();
+    let hub = hub.pin_name();
     let mut found = None;
     for (index, line) in text.lines().enumerate() {
         let bad = |why| BadLine { line: index + 1, why };
@@ -31,7 +31,7 @@ pub fn pinned(text: &str, hub: &Target) -> Result<Option<PublicKey>, BadLine> {
 
 /// The text with the hub's key in it; other lines stay as they are.
 pub fn with_pin(text: &str, hub: &Target, key: PublicKey) -> String {
-    let hub = hub.to_string();
+    let hub = hub.pin_name();
     let is_other = |line: &&str| !matches!(entry(line), Ok(Some((name, _))) if name == hub);
     let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
     lines.push(format!("{hub} {key}"));

@@ -46,6 +46,11 @@ impl Retry {
         self.count = 0;
     }
 
+    /// The circumstances have changed: what failed before says nothing about what comes.
+    pub(super) fn begin_anew(&mut self) {
+        self.backoff.reset();
+    }
+
     /// Goes to the longest pause at once, where haste cannot help.
     pub(super) fn slow_down(&mut self) {
         self.backoff.slow_down();

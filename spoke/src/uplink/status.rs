@@ -43,6 +43,7 @@ impl Uplink {
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
             trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
+            problems: Vec::new(),
             link,
             drops: drops(&dropped),
             members: Vec::new(),

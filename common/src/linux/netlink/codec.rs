@@ -88,11 +88,15 @@ pub(super) fn del_route(route: &Route) -> Request {
     route_request(libc::RTM_DELROUTE, ACK, libc::RT_SCOPE_NOWHERE, route)
 }
 
-/// Asks where a packet would go.
-pub(super) fn get_route(destination: IpAddr) -> Request {
+/// Asks where a packet would go, from an address that the kernel chooses or from `source`.
+pub(super) fn get_route(source: Option<IpAddr>, destination: IpAddr) -> Request {
     let family = Family::of(destination);
-    Request::new(libc::RTM_GETROUTE, ACK, &route_header(family, family.bits(), 0, 0, 0))
+    let mut header = route_header(family, family.bits(), 0, 0, 0);
+    header[2] = source.map_or(0, |_| family.bits());
+    let source = source.map(octets);
+    Request::new(libc::RTM_GETROUTE, ACK, &header)
         .attribute(libc::RTA_DST, &octets(destination))
+        .maybe(libc::RTA_SRC, source.as_deref())
 }
 
 /// Asks for the routes of a family through an interface, in one table or all of them, made by `protocol` unless

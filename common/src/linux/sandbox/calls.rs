@@ -199,15 +199,20 @@ mod imp {
         for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
             rules.entry(libc::SYS_socket).or_default().push(argument(0, SeccompCmpOp::Eq, family as u64)?);
         }
-        // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number.
+        // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number; the
+        // TUN device made anew after someone deleted it, by the descriptor that is open: no other can be opened.
         // Their type is another one with each C library; the kernel's is u32.
-        const REQUESTS: [u32; 6] = [
+        const REQUESTS: [u32; 10] = [
             libc::TCGETS as u32,
             libc::TCGETS2 as u32,
             libc::TIOCGWINSZ as u32,
             libc::FIONBIO as u32,
             libc::FIONREAD as u32,
             libc::SIOCGIFINDEX as u32,
+            libc::TUNSETIFF as u32,
+            libc::TUNSETVNETHDRSZ as u32,
+            libc::TUNSETVNETLE as u32,
+            libc::TUNSETOFFLOAD as u32,
         ];
         for request in REQUESTS {
             rules.entry(libc::SYS_ioctl).or_default().push(argument(1, SeccompCmpOp::Eq, request.into())?);
@@ -226,11 +231,10 @@ mod imp {
             };
             rules.insert(call, when);
         }
-        if reach > Profile::Accepts {
-            // Threads, but no processes. clone3 hides its flags behind a pointer: libc falls back to this.
-            let thread = libc::CLONE_THREAD as u64;
-            rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
-        }
+        // Threads, but no processes: a hub writes its files in one, a spoke looks names up in one. clone3 hides its
+        // flags behind a pointer: libc falls back to this.
+        let thread = libc::CLONE_THREAD as u64;
+        rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
         compile(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)
     }
 

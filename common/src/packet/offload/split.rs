@@ -211,8 +211,8 @@ fn put(bytes: &mut [u8], at: usize, word: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::offload::check;
     use crate::packet::offload::testing::{ACK, CWR, FIN, PSH, Shape, assert_checksums};
+    use crate::packet::offload::{self, check};
     use crate::packet::{self, protocol};
     use proptest::prelude::*;
 
@@ -270,6 +270,8 @@ mod tests {
             let packet = shape.partial(Some(gso_size));
             let pieces = segments(&packet, NOTHING);
             prop_assert_eq!(&pieces, &expected(&shape, usize::from(gso_size)));
+            prop_assert_eq!(offload::segments(&packet) as usize, pieces.len());
+            prop_assert_eq!(offload::segments(&pieces[0]), 1);
             for piece in pieces {
                 let header = packet::parse(&piece[VNET_LEN..]).unwrap();
                 assert_checksums(&piece, header.l4, header.protocol);
@@ -319,6 +321,7 @@ mod tests {
             let _ = check(&mut bytes.clone());
             let _ = split_front(&mut bytes.clone(), max, &mut front);
             complete(&mut bytes.clone());
+            offload::segments(&bytes);
             segments(&bytes, NOTHING);
             segments(&bytes, EVERYTHING);
         }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use common::wire::key::PublicKey;
 use slab::Slab;
 
-use super::{Line, Member, MemberId, Members, format_member};
+use super::{Line, Member, Members, format_member};
+use crate::ids::MemberId;
 
 /// What became of a member when the list was changed by a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,19 +86,18 @@ impl Members {
     /// Strikes a member off the list; its key may not come back, its name and addresses are free.
     pub fn revoke(&mut self, id: MemberId) -> Change {
         self.unindex(id);
-        let member = self.table.remove(id.0);
+        let version = self.change();
+        let member = self.table.remove(id.index());
         self.revoked.insert(member.key);
-        let own = |line: &&mut Line| matches!(line, Line::Member(of, _) if *of == id);
-        if let Some(line) = self.lines.iter_mut().find(own) {
-            let text = match line {
+        if let Some(at) = self.change_line(id) {
+            let text = match &self.lines[at] {
                 Line::Member(_, Some(text)) => text.trim_end().to_owned(),
                 Line::Member(..) | Line::Text(_) => format_member(&member),
             };
             let text = format!("{text} revoked");
-            self.newly_revoked.push((member.key, text.clone()));
-            *line = Line::Text(text);
+            self.newly_revoked.push((member.key, text.clone(), version));
+            self.lines[at] = Line::Text(text);
         }
-        self.changed = true;
         Change { id, member, outcome: Outcome::Revoked }
     }
 
@@ -117,19 +117,22 @@ impl Members {
     /// last written, so that the text could not have it, is added, unless it is at odds with a line. One that was
     /// revoked since then stays so, whatever the text says.
     pub fn replace(&mut self, mut new: Members) -> Vec<Change> {
-        for (key, line) in std::mem::take(&mut self.newly_revoked) {
+        let version = self.change();
+        (new.journal.version, new.journal.saved) = (version, version);
+        for (key, line, _) in std::mem::take(&mut self.newly_revoked) {
             if let Some(id) = new.by_key(&key) {
                 new.revoke(id);
             } else if new.insert_revoked(key).is_ok() {
+                let version = new.change();
                 new.lines.push(Line::Text(line.clone()));
-                new.newly_revoked.push((key, line));
-                new.changed = true;
+                new.newly_revoked.push((key, line, version));
             }
         }
-        for (_, member) in self.table.iter().filter(|(_, member)| member.unsaved) {
-            if let Ok(id) = new.insert(member.clone()) {
+        for (_, member) in self.table.iter().filter(|(_, member)| member.added > self.journal.saved) {
+            let (added, changed) = (new.version().next(), new.version().next());
+            if let Ok(id) = new.insert(Member { added, changed, ..member.clone() }) {
                 new.lines.push(Line::Member(id, None));
-                new.changed = true;
+                new.change();
             }
         }
 
@@ -141,7 +144,7 @@ impl Members {
                 Some(same) if !grants_equal(member, new.member(same)) => Outcome::Changed,
                 Some(_) => continue,
             };
-            changes.push(Change { id: MemberId(id), member: member.clone(), outcome });
+            changes.push(Change { id: MemberId::new(id), member: member.clone(), outcome });
         }
 
         // Ids that nobody had: an id never means one member before and another one after.
@@ -150,14 +153,15 @@ impl Members {
         let mut table = Vec::new();
         for (new_id, mut member) in std::mem::take(&mut new.table) {
             let id = match self.by_key.get(&member.key) {
-                Some(&MemberId(id)) => {
+                Some(&id) => {
+                    let id = id.index();
                     let known = &self.table[id];
                     (member.session, member.seen_at) = (known.session, known.seen_at);
                     id
                 }
                 None => unused.next().expect("numbers do not end"),
             };
-            ids.insert(new_id, MemberId(id));
+            ids.insert(new_id, MemberId::new(id));
             table.push((id, member));
         }
         drop(unused);
@@ -171,14 +175,14 @@ impl Members {
         self.lines = new.lines;
         for line in &mut self.lines {
             if let Line::Member(id, _) = line
-                && let Some(&place) = ids.get(&id.0)
+                && let Some(&place) = ids.get(&id.index())
             {
                 *id = place;
             }
         }
         self.revoked = new.revoked;
         self.newly_revoked = new.newly_revoked;
-        self.changed = new.changed;
+        self.journal = new.journal;
         changes
     }
 }
@@ -192,8 +196,9 @@ mod tests {
     use common::wire::frame::{Join, Refusal};
     use common::wire::key::PrivateKey;
 
-    use super::super::{Access, Admission};
+    use super::super::{Access, Decision};
     use super::*;
+    use crate::ids::SessionId;
     use crate::lan::subnets::Subnets;
 
     fn key(seed: u8) -> PublicKey {
@@ -209,7 +214,7 @@ mod tests {
         Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
     }
 
-    fn admit(members: &mut Members, seed: u8, ip: Option<&str>) -> Admission {
+    fn admit(members: &mut Members, seed: u8, ip: Option<&str>) -> Decision {
         members.admit(key(seed), &join(&format!("m{seed}"), ip), Access::Open, &[])
     }
 
@@ -233,8 +238,8 @@ mod tests {
         assert_eq!(members.to_text(), written);
         let mut members = parse(&written);
         assert_eq!((members.len(), members.revoked_count()), (0, 1));
-        assert!(matches!(admit(&mut members, 1, None), Admission::Refused(Refusal::Revoked, _)));
-        assert!(matches!(admit(&mut members, 2, Some("10.0.0.2")), Admission::Member { .. }));
+        assert!(matches!(admit(&mut members, 1, None), Decision::Refused(Refusal::Revoked, _)));
+        assert!(matches!(admit(&mut members, 2, Some("10.0.0.2")), Decision::Member { .. }));
         assert_eq!(parse(&members.to_text()).to_text(), members.to_text());
     }
 
@@ -274,7 +279,7 @@ mod tests {
         let [a, b, c, d] = [1, 2, 3, 4].map(key);
         let mut members = parse(&format!("{a} a 10.0.0.2\n{b} b 10.0.0.3\n{c} c 10.0.0.4\n{d} d 10.0.0.5\n"));
         let before = members.by_key(&a).unwrap();
-        members.member_mut(before).session = Some(77);
+        members.set_online(before, SessionId::new(77));
         let text = format!(
             "# new\n{} e 10.0.0.3\n{c} c2 10.0.0.4\n{d} d 10.0.0.5 revoked\n{a}   a   10.0.0.2\n",
             key(5)
@@ -283,7 +288,7 @@ mod tests {
         assert_eq!(told(&changes), ["b:Removed", "c:Changed", "d:Revoked"]);
         assert_eq!(members.to_text(), text);
         assert_eq!(members.by_key(&a), Some(before));
-        assert_eq!(members.member(before).session, Some(77));
+        assert_eq!(members.member(before).session, Some(SessionId::new(77)));
         let newcomer = members.by_key(&key(5)).unwrap();
         assert!(changes.iter().all(|change| change.id != newcomer), "no id changes hands");
         assert_eq!(members.holder("10.0.0.3".parse().unwrap()), Some(newcomer));
@@ -302,7 +307,7 @@ mod tests {
         assert_eq!(told(&members.replace(parse(&edited))), ["m3:Removed"]);
         assert!(members.is_changed(), "there is more than the text has");
         assert_eq!(members.to_text(), format!("{edited}{} m2 10.0.0.3\n", key(2)));
-        members.set_saved();
+        members.set_saved(members.version());
         assert_eq!(told(&members.replace(parse(&edited))), ["m2:Removed"], "now the text was without it");
     }
 
@@ -321,7 +326,7 @@ mod tests {
         }
         let mut members = parse(&text);
         members.revoke(members.by_key(&key(1)).unwrap());
-        members.set_saved();
+        members.set_saved(members.version());
         members.replace(parse(&text));
         assert!(!members.is_revoked(&key(1)), "once it is written, a person may undo it");
     }
@@ -341,17 +346,17 @@ mod tests {
         let mut members = parse(&format!("{} a 10.0.0.3\n", key(1)));
         members.set_reserved(["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().unwrap()).into());
         let refused = admit(&mut members, 2, Some("10.0.0.2"));
-        assert!(matches!(refused, Admission::Refused(Refusal::AddressHeld, _)), "{refused:?}");
-        assert!(matches!(admit(&mut members, 2, None), Admission::Member { .. }));
+        assert!(matches!(refused, Decision::Refused(Refusal::AddressHeld, _)), "{refused:?}");
+        assert!(matches!(admit(&mut members, 2, None), Decision::Member { .. }));
         assert!(members.holder("10.0.0.4".parse().unwrap()).is_some(), "the first that is free");
-        assert!(matches!(admit(&mut members, 1, None), Admission::Member { .. }), "its own stays its own");
+        assert!(matches!(admit(&mut members, 1, None), Decision::Member { .. }), "its own stays its own");
     }
 
     #[test]
     fn an_invited_key_joins_a_locked_hub_and_takes_nothing_from_others() {
         let mut members = parse(&format!("{} a 10.0.0.2\n", key(1)));
         let mut ask = |ip: Option<&str>| members.admit(key(2), &join("b", ip), Access::Invited, &[]);
-        assert!(matches!(ask(Some("10.0.0.2")), Admission::Refused(Refusal::AddressHeld, _)));
-        assert!(matches!(ask(Some("10.0.0.3")), Admission::Member { .. }));
+        assert!(matches!(ask(Some("10.0.0.2")), Decision::Refused(Refusal::AddressHeld, _)));
+        assert!(matches!(ask(Some("10.0.0.3")), Decision::Member { .. }));
     }
 }

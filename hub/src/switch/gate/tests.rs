@@ -8,14 +8,16 @@ struct House {
     start: Instant,
     now: Instant,
     /// By session; where each comes from.
-    open: BTreeMap<usize, IpAddr>,
+    open: BTreeMap<SessionId, IpAddr>,
     next: usize,
+    /// Why the last connection was refused.
+    refused: Option<TurnedAway>,
 }
 
 impl House {
     fn new() -> House {
         let start = Instant::now();
-        House { gate: Gate::default(), start, now: start, open: BTreeMap::new(), next: 0 }
+        House { gate: Gate::default(), start, now: start, open: BTreeMap::new(), next: 0, refused: None }
     }
 
     fn pass(&mut self, milliseconds: u64) {
@@ -23,9 +25,12 @@ impl House {
     }
 
     /// A connection: its session, unless it is refused.
-    fn knock(&mut self, from: &str) -> Option<usize> {
+    fn knock(&mut self, from: &str) -> Option<SessionId> {
         match self.gate.admit(ip(from), self.now) {
-            Admittance::Refuse => return None,
+            Admittance::Refuse(why) => {
+                self.refused = Some(why);
+                return None;
+            }
             Admittance::Admit => {}
             Admittance::Replace(old) => {
                 let source = self.open.remove(&old).expect("an open link is replaced");
@@ -36,10 +41,11 @@ impl House {
             }
         }
         self.next += 1;
-        self.gate.enter(ip(from), self.next, self.now);
-        self.open.insert(self.next, ip(from));
+        let session = SessionId::new(self.next);
+        self.gate.enter(ip(from), session, self.now);
+        self.open.insert(session, ip(from));
         assert_eq!(self.gate.half_open(), self.open.len());
-        Some(self.next)
+        Some(session)
     }
 
     /// A connection that sends garbage.
@@ -119,7 +125,7 @@ fn when_all_is_full_the_source_with_most_links_pays() {
     assert!(quiet.iter().all(|session| house.open.contains_key(session)));
     // Among equals the oldest goes, so that a flood from everywhere keeps nobody out.
     let mut house = House::new();
-    let sessions: Vec<usize> = (0..MAX_HALF_OPEN)
+    let sessions: Vec<SessionId> = (0..MAX_HALF_OPEN)
         .map(|i| {
             house.pass(1);
             house.knock(&format!("2001:db8:0:{i:x}::1")).unwrap()
@@ -259,4 +265,18 @@ fn the_table_is_bounded_and_keeps_the_worst() {
         house.gate.left(ip(&from), house.now);
     }
     assert!(house.gate.sources.len() <= 2, "who has left in peace is forgotten");
+}
+
+#[test]
+fn who_is_refused_is_told_the_true_reason() {
+    let mut house = House::new();
+    house.gate.limit(2);
+    for from in ["192.0.2.1", "192.0.2.2"] {
+        assert!(house.join(from, 1, |_| ()));
+    }
+    assert_eq!(house.knock("192.0.2.3"), None);
+    assert_eq!(house.refused, Some(TurnedAway::Full), "nobody is half-open");
+    house.gate.limit(1_000);
+    while house.fail("192.0.2.4").is_some() {}
+    assert_eq!(house.refused, Some(TurnedAway::Slowed));
 }

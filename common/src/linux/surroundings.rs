@@ -1,0 +1,209 @@
+//! The machine around the device: the networks that it is in beside the LAN, and its way to the hub. IO, through the
+//! device's netlink socket.
+//!
+//! Both are values that are compared with those of the last look: machines move, and networks appear later than we.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::linux::netlink::{Error, NextHop};
+use crate::linux::tun::Tun;
+use crate::packet::prefix;
+
+/// The networks that a machine is in, but for the device's own and the machine itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    networks: Vec<Network>,
+}
+
+/// A network that the machine is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network {
+    /// The machine's address there, with the network's prefix.
+    pub address: IpNetwork,
+    /// The name of its interface.
+    pub device: String,
+}
+
+/// What has become of the way that a connection's packets take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// The machine does not have its own address any more, or no route: nothing can arrive.
+    Lost,
+    /// They leave by another interface or router than before: it may work or not.
+    Changed,
+    /// All is as it was.
+    Same,
+}
+
+impl Surroundings {
+    /// Looks around.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn observe(tun: &Tun) -> Result<Surroundings, Error> {
+        let netlink = tun.netlink();
+        let addresses = netlink.addresses()?;
+        let names: BTreeMap<u32, String> =
+            netlink.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+        let others = addresses
+            .into_iter()
+            .filter(|(device, network)| *device != tun.index() && !network.ip().is_loopback());
+        let mut networks: Vec<Network> = others
+            .map(|(device, address)| Network {
+                address,
+                device: names.get(&device).cloned().unwrap_or_default(),
+            })
+            .collect();
+        networks.sort();
+        Ok(Surroundings { networks })
+    }
+
+    /// The networks, as addresses with their prefixes.
+    pub fn networks(&self) -> impl Iterator<Item = IpNetwork> {
+        self.networks.iter().map(|network| network.address)
+    }
+
+    /// Those that share an address with `prefix`.
+    pub fn overlapping(&self, prefix: IpNetwork) -> impl Iterator<Item = &Network> {
+        self.networks.iter().filter(move |network| prefix::overlap(network.address, prefix))
+    }
+
+    /// Whether the machine has this very address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.address.ip() == address)
+    }
+}
+
+/// The way by which a connection from `source` to `destination` leaves now; `None` where there is none, as where the
+/// machine has no such address.
+///
+/// # Errors
+/// As the kernel has it.
+pub fn way(tun: &Tun, source: IpAddr, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+    let netlink = tun.netlink();
+    // IPv6 looks routes up for addresses that the machine does not have, too.
+    let held = netlink.addresses()?.into_iter().find(|(_, address)| address.ip() == source);
+    match held {
+        Some((interface, _)) if is_running(tun, interface)? => {
+            usable(tun, netlink.route_from(Some(source), destination)?)
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The way by which a new connection to `destination` would leave now; `None` where there is none.
+///
+/// # Errors
+/// As the kernel has it.
+pub fn new_way(tun: &Tun, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+    usable(tun, tun.netlink().route_to(destination)?)
+}
+
+/// A way by an interface that cannot carry anything is none: routes outlive a pulled cable.
+fn usable(tun: &Tun, hop: Option<NextHop>) -> Result<Option<NextHop>, Error> {
+    match hop {
+        Some(hop) if is_running(tun, hop.interface)? => Ok(Some(hop)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Whether an interface is up and has a carrier.
+fn is_running(tun: &Tun, interface: u32) -> Result<bool, Error> {
+    let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+    Ok(tun.netlink().link_by_index(interface)?.is_some_and(|link| link.flags & running == running))
+}
+
+/// What has become of a way.
+pub fn compare(before: Option<&NextHop>, now: Option<&NextHop>) -> Path {
+    let door = |hop: &NextHop| (hop.interface, hop.gateway);
+    match (before, now) {
+        (_, None) => Path::Lost,
+        (Some(before), Some(now)) if door(before) == door(now) => Path::Same,
+        (None | Some(_), Some(_)) => Path::Changed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::linux::netlink::tests::in_namespace;
+
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split_ascii_whitespace()).status();
+        assert!(status.expect("this test needs `ip` of iproute2").success(), "ip {arguments}");
+    }
+
+    fn add(name: &str, address: &str) {
+        ip(&format!("link add name {name} type veth peer name {name}p"));
+        ip(&format!("link set dev {name}p up"));
+        ip(&format!("link set dev {name} up"));
+        ip(&format!("addr add {address} dev {name}"));
+    }
+
+    #[test]
+    fn networks_that_appear_later_are_seen_with_their_names() {
+        in_namespace(|| {
+            let tun = Tun::open("t").unwrap();
+            tun.add_address("10.0.0.2/24".parse().unwrap()).unwrap();
+            let empty = Surroundings::observe(&tun).unwrap();
+            assert_eq!(empty.networks().count(), 0);
+            add("wlan0", "10.0.0.57/24");
+            add("docker0", "172.17.0.1/16");
+            let now = Surroundings::observe(&tun).unwrap();
+            assert_ne!(now, empty);
+            let overlapping = |prefix: &str| -> Vec<String> {
+                now.overlapping(prefix.parse().unwrap()).map(|network| network.device.clone()).collect()
+            };
+            assert_eq!(overlapping("10.0.0.0/24"), ["wlan0"]);
+            assert_eq!(overlapping("172.16.0.0/12"), ["docker0"]);
+            assert_eq!(overlapping("192.168.0.0/16"), Vec::<String>::new());
+            assert!(now.has("172.17.0.1".parse().unwrap()) && !now.has("10.0.0.2".parse().unwrap()));
+        });
+    }
+
+    #[test]
+    fn a_way_that_changes_or_is_lost_is_noticed() {
+        in_namespace(|| {
+            let tun = Tun::open("t").unwrap();
+            add("eth0", "192.168.1.20/24");
+            add("wlan0", "192.168.7.20/24");
+            ip("addr add 2001:db8:1::20/64 dev eth0 nodad");
+            ip("addr add 2001:db8:7::20/64 dev wlan0 nodad");
+            for (net, own, other, third, hub, length) in [
+                ("192.168.1.", "20", "192.168.7.1", "198.51.100.0/24", "203.0.113.5", 24),
+                ("2001:db8:1::", "20", "2001:db8:7::1", "2001:db8:9::/48", "2001:db8:99::5", 64),
+            ] {
+                let source = format!("{net}{own}");
+                ip(&format!("route add default via {net}1"));
+                let look = || way(&tun, source.parse().unwrap(), hub.parse().unwrap()).unwrap();
+                let first = look();
+                assert!(first.is_some());
+                let path = || compare(first.as_ref(), look().as_ref());
+                assert_eq!(path(), Path::Same);
+                ip(&format!("route add {third} via {net}9"));
+                assert_eq!(path(), Path::Same, "another route");
+                ip(&format!("route replace default via {net}2"));
+                assert_eq!(path(), Path::Changed, "another router");
+                ip(&format!("route replace default via {other}"));
+                assert_eq!(path(), Path::Changed, "another interface");
+                ip(&format!("route replace default via {net}1"));
+                assert_eq!(path(), Path::Same);
+                ip("link set dev eth0p down");
+                assert_eq!(path(), Path::Lost, "no carrier");
+                ip("link set dev eth0p up");
+                assert_eq!(path(), Path::Same);
+                ip(&format!("route replace default via {other}"));
+                ip(&format!("addr del {source}/{length} dev eth0"));
+                assert_eq!(path(), Path::Lost, "another address");
+                ip(&format!("addr add {source}/{length} dev eth0"));
+                ip(&format!("route del default via {other}"));
+                assert_eq!(path(), Path::Lost, "no route");
+            }
+        });
+    }
+}

@@ -1,0 +1,372 @@
+//! Clients and a server in virtual time, over a path that loses, delays and reorders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::packet::MAX_SEGMENT;
+use super::server::{Number, Received, Request, Server};
+use super::stack::Stack;
+
+/// Small, fast, and the same every time (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn is(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+}
+
+struct Path {
+    /// One way.
+    delay: Duration,
+    /// Up to so much more, by chance.
+    jitter: Duration,
+    /// Percent that are lost, each way.
+    loss: u64,
+    /// The server's kernel answers too.
+    has_kernel: bool,
+    /// Only one reply a request comes through.
+    is_strict: bool,
+}
+
+enum Packet {
+    Request(usize, Request, Vec<u8>),
+    Reply(usize, Request, Vec<u8>),
+}
+
+struct World {
+    path: Path,
+    random: Random,
+    now: Instant,
+    clients: Vec<Client>,
+    server: Server,
+    numbers: Vec<Option<Number>>,
+    flying: BTreeMap<(Instant, u64), Packet>,
+    count: u64,
+    /// What is to be sent, and what came, by client: to the server and to the client.
+    to_send: Vec<[Vec<u8>; 2]>,
+    received: Vec<[Vec<u8>; 2]>,
+    /// Sequence numbers that were answered by the server.
+    answered: Vec<Vec<u16>>,
+    /// Requests of which a reply has come through.
+    passed: BTreeSet<(usize, u16)>,
+}
+
+fn address(client: usize) -> IpAddr {
+    IpAddr::from([192, 0, 2, client as u8 + 1])
+}
+
+impl World {
+    fn new(path: Path, clients: usize, seed: u64) -> World {
+        let now = Instant::now();
+        World {
+            path,
+            random: Random(seed),
+            now,
+            clients: (0..clients).map(|n| Client::new([n as u8; 8], seed + n as u64, now)).collect(),
+            server: Server::new([7; 32], 100, now),
+            numbers: vec![None; clients],
+            flying: BTreeMap::new(),
+            count: 0,
+            to_send: vec![[Vec::new(), Vec::new()]; clients],
+            received: vec![[Vec::new(), Vec::new()]; clients],
+            answered: vec![Vec::new(); clients],
+            passed: BTreeSet::new(),
+        }
+    }
+
+    fn fly(&mut self, packet: Packet) {
+        if self.random.is(self.path.loss) {
+            return;
+        }
+        self.count += 1;
+        let jitter = self.path.jitter.mul_f64(self.random.next() as f64 / u64::MAX as f64);
+        self.flying.insert((self.now + self.path.delay + jitter, self.count), packet);
+    }
+
+    /// Everything that can be done at this moment.
+    fn act(&mut self) {
+        let mut space = vec![0; 64 * 1024];
+        let mut data = Vec::new();
+        for number in 0..self.clients.len() {
+            let client = &mut self.clients[number];
+            let sent = client.stack().send(&self.to_send[number][0]);
+            self.to_send[number][0].drain(..sent);
+            let len = client.stack().read(&mut space);
+            self.received[number][1].extend(&space[..len]);
+            client.poll(self.now);
+            while let Some(sequence) = self.clients[number].poll_request(&mut data, self.now) {
+                let request = Request { source: address(number), identifier: 77, sequence };
+                self.fly(Packet::Request(number, request, data.clone()));
+            }
+            let Some(at_server) = self.numbers[number] else { continue };
+            let stack = self.server.stack(at_server).unwrap();
+            let sent = stack.send(&self.to_send[number][1]);
+            self.to_send[number][1].drain(..sent);
+            let len = stack.read(&mut space);
+            self.received[number][0].extend(&space[..len]);
+            self.server.touch(at_server, self.now);
+        }
+        self.server.handle_timeouts(self.now);
+        while let Some(request) = self.server.poll_reply(&mut data) {
+            let IpAddr::V4(source) = request.source else { unreachable!() };
+            let number = usize::from(source.octets()[3]) - 1;
+            assert!(data.len() <= 1_232);
+            self.answered[number].push(request.sequence);
+            self.fly(Packet::Reply(number, request, data.clone()));
+        }
+    }
+
+    /// Goes on to the next moment at which something happens.
+    fn step(&mut self) {
+        self.act();
+        let mut next = self.flying.first_key_value().map(|((at, _), _)| *at);
+        let deadlines: Vec<Instant> =
+            self.clients.iter_mut().map(|client| client.deadline(self.now)).collect();
+        for at in deadlines.into_iter().chain(self.server.deadline()) {
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        let next = next.expect("something goes on");
+        self.now = self.now.max(next);
+        while let Some(entry) = self.flying.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            match entry.remove() {
+                Packet::Request(number, request, data) => {
+                    // The numbers of requests come round.
+                    self.passed.remove(&(number, request.sequence));
+                    if self.path.has_kernel {
+                        self.fly(Packet::Reply(number, request, data.clone()));
+                    }
+                    if let Received::Accepted(at_server) = self.server.receive(request, &data, self.now) {
+                        assert_eq!(self.numbers[number].replace(at_server), None, "it began twice");
+                    }
+                }
+                Packet::Reply(number, request, data) => {
+                    let is_first = self.passed.insert((number, request.sequence));
+                    if is_first || !self.path.is_strict {
+                        self.clients[number].receive(&data, self.now).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries `len` bytes each way for each client; how long that took.
+    fn carry(&mut self, to_server: usize, to_client: usize) -> Duration {
+        let bytes =
+            |len: usize, salt: usize| (0..len).map(|n| (n ^ (n >> 8) ^ salt) as u8).collect::<Vec<u8>>();
+        for number in 0..self.clients.len() {
+            self.to_send[number] = [bytes(to_server, number), bytes(to_client, number + 100)];
+            self.received[number] = [Vec::new(), Vec::new()];
+        }
+        let begun_at = self.now;
+        let is_done =
+            |received: &[Vec<u8>; 2]| received[0].len() >= to_server && received[1].len() >= to_client;
+        while !self.received.iter().all(is_done) {
+            self.step();
+            assert!(self.now < begun_at + Duration::from_secs(1_000), "it takes for ever");
+        }
+        for number in 0..self.clients.len() {
+            assert!(self.received[number][0] == bytes(to_server, number));
+            assert!(self.received[number][1] == bytes(to_client, number + 100));
+            // No request is answered twice.
+            let mut answered = std::mem::take(&mut self.answered[number]);
+            if answered.len() < 60_000 {
+                answered.sort_unstable();
+                let len = answered.len();
+                answered.dedup();
+                assert_eq!(answered.len(), len);
+            }
+        }
+        self.now - begun_at
+    }
+}
+
+const CLEAN: Path = Path {
+    delay: Duration::from_millis(10),
+    jitter: Duration::ZERO,
+    loss: 0,
+    has_kernel: false,
+    is_strict: false,
+};
+
+#[test]
+fn bytes_come_both_ways_and_alone_each_way() {
+    for (to_server, to_client) in [(500_000, 500_000), (1_000_000, 1), (1, 1_000_000)] {
+        let took = World::new(CLEAN, 1, 1).carry(to_server, to_client);
+        assert!(took < Duration::from_secs(2), "{to_server} and {to_client} took {took:?}");
+    }
+}
+
+#[test]
+fn ten_clients_share_a_server_whose_kernel_answers_too() {
+    let took = World::new(Path { has_kernel: true, ..CLEAN }, 10, 2).carry(100_000, 100_000);
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
+}
+
+#[test]
+fn loss_and_reordering_cost_time_and_nothing_else() {
+    for seed in 0..5 {
+        let path = Path { loss: 5, jitter: Duration::from_millis(2), has_kernel: true, ..CLEAN };
+        let took = World::new(path, 1, seed).carry(300_000, 300_000);
+        assert!(took < Duration::from_secs(30), "it took {took:?}");
+    }
+}
+
+#[test]
+fn a_middlebox_that_passes_one_reply_a_request_is_enough() {
+    let took = World::new(Path { is_strict: true, ..CLEAN }, 2, 3).carry(1_000, 500_000);
+    assert!(took < Duration::from_secs(3), "it took {took:?}");
+}
+
+#[test]
+fn an_idle_tunnel_is_quiet_and_wakes_at_once_from_both_ends() {
+    let mut world = World::new(CLEAN, 1, 4);
+    world.carry(100, 100);
+    let (begun_at, count) = (world.now, world.count);
+    while world.now < begun_at + Duration::from_secs(60) {
+        world.step();
+    }
+    let packets = world.count - count;
+    assert!(packets < 60, "{packets} packets in a minute of silence");
+    for (to_server, to_client) in [(1, 0), (0, 1)] {
+        let took = world.carry(to_server, to_client);
+        assert!(took < Duration::from_millis(40), "it took {took:?}");
+        let begun_at = world.now;
+        while world.now < begun_at + Duration::from_secs(4) {
+            world.step();
+        }
+    }
+}
+
+#[test]
+fn a_stranger_costs_nothing() {
+    let now = Instant::now();
+    let mut server = Server::new([7; 32], 2, now);
+    let mut data = Vec::new();
+    let request = |source, sequence| Request { source, identifier: 1, sequence };
+    let mine = address(0);
+    assert_eq!(server.receive(request(mine, 1), &[0x55; 56], now), Received::Nothing, "a ping");
+    let mut client = Client::new([1; 8], 1, now);
+    client.poll_request(&mut data, now).unwrap();
+    let open = data.clone();
+    assert_eq!(server.receive(request(mine, 1), &open, now), Received::Handled);
+    let answered = server.poll_reply(&mut data).unwrap();
+    assert_eq!(
+        (answered, data.len() <= open.len()),
+        (request(mine, 1), true),
+        "no longer than what it answers"
+    );
+    assert!(server.is_empty());
+    client.receive(&data, now).unwrap();
+    client.poll_request(&mut data, now).unwrap();
+    let begin = data.clone();
+    // The cookie is not for another address, nor for long, nor for another nonce.
+    assert_eq!(server.receive(request(address(1), 2), &begin, now), Received::Handled);
+    let late = now + Duration::from_secs(41);
+    assert_eq!(server.receive(request(mine, 2), &begin, late), Received::Handled);
+    let mut forged = begin.clone();
+    forged[16] ^= 1;
+    assert_eq!(server.receive(request(mine, 2), &forged, now), Received::Handled);
+    assert!(server.is_empty() && server.poll_reply(&mut data).is_none());
+    assert!(matches!(server.receive(request(mine, 2), &begin, now), Received::Accepted(_)));
+    assert_eq!(server.len(), 1);
+}
+
+#[test]
+fn sessions_are_bounded_and_a_forgotten_one_is_told_so() {
+    let now = Instant::now();
+    let mut server = Server::new([7; 32], 2, now);
+    let mut data = Vec::new();
+    let mut accepted = Vec::new();
+    let mut last = None;
+    for number in 0..3 {
+        let mut client = Client::new([number; 8], 1, now);
+        let request = |sequence| Request { source: address(0), identifier: 1, sequence };
+        let sequence = client.poll_request(&mut data, now).unwrap();
+        server.receive(request(sequence), &data.clone(), now);
+        server.poll_reply(&mut data).unwrap();
+        client.receive(&data, now).unwrap();
+        let sequence = client.poll_request(&mut data, now).unwrap();
+        if let Received::Accepted(number) = server.receive(request(sequence), &data.clone(), now) {
+            accepted.push(number);
+            server.poll_reply(&mut data).expect("an answer to its SYN");
+            client.receive(&data, now).unwrap();
+            client.poll_request(&mut data, now).unwrap();
+            last = Some((client, data.clone()));
+        }
+    }
+    assert_eq!((accepted.len(), server.len()), (2, 2));
+    let (mut client, later) = last.unwrap();
+    for number in accepted {
+        server.end(number);
+    }
+    assert!(server.is_empty() && server.deadline().is_none());
+    let request = Request { source: address(0), identifier: 1, sequence: 9 };
+    server.receive(request, &later, now);
+    assert_eq!(server.poll_reply(&mut data), Some(request));
+    assert!(client.receive(&data, now).is_err(), "it begins anew at once");
+}
+
+/// Segments that a hostile client sends: real ones, changed at some places, again, and out of order; and made up.
+#[test]
+fn hostile_segments_are_survived() {
+    let rounds = std::env::var("ICMP_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(300);
+    for seed in 0..rounds {
+        let mut random = Random(seed);
+        let mut now = Instant::now();
+        let (mut client, mut server) = (Stack::client(seed, now), Stack::server(seed + 1, now));
+        let (mut old, mut space): (Vec<Vec<u8>>, _) = (Vec::new(), vec![0; 5_000]);
+        for _ in 0..300 {
+            now += Duration::from_micros(random.next() % 400_000 / (1 + random.next() % 1_000));
+            client.send(&space[..(random.next() % 4_000) as usize]);
+            server.send(&space[..(random.next() % 4_000) as usize]);
+            client.poll(8, now);
+            server.poll((random.next() % 8) as usize, now);
+            while let Some(mut segment) = client.next_segment() {
+                if random.is(20) {
+                    for _ in 0..=random.next() % 4 {
+                        // Most of what matters is in the header.
+                        let place =
+                            (random.next() % if random.is(80) { 20 } else { 60 }) as usize % segment.len();
+                        segment[place] =
+                            if random.is(50) { random.next() as u8 } else { segment[place] ^ 0x80 };
+                    }
+                    segment.truncate(if random.is(10) { (random.next() % 40) as usize } else { usize::MAX });
+                }
+                if random.is(70) {
+                    server.receive(&segment);
+                }
+                old.push(segment);
+            }
+            if random.is(30) && !old.is_empty() {
+                server.receive(&old[(random.next() % old.len() as u64) as usize]);
+            }
+            if random.is(5) {
+                let made_up: Vec<u8> = (0..random.next() % 80).map(|_| random.next() as u8).collect();
+                server.receive(&made_up);
+            }
+            while let Some(segment) = server.next_segment() {
+                assert!(segment.len() <= MAX_SEGMENT);
+                if random.is(80) {
+                    client.receive(&segment);
+                }
+            }
+            let _ = (server.deadline(now), client.deadline(now));
+            let len = (random.next() % 3_000) as usize;
+            if random.is(50) {
+                server.read(&mut space[..len]);
+                client.read(&mut space[..len]);
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A tunnel's byte stream: a TCP socket, alone or with layers around the tunnel. IO, as `tcp` is.
+//!
+//! A tunnel on plain TCP goes through none of the code for layers: what it reads and writes is the socket's. A server
+//! holds back the first few bytes until they tell what the connection carries.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::{Registry, Token};
+use rustls::ServerConfig;
+
+use super::layers::{Layers, Stage};
+use super::sniff::{Carries, sniff};
+use super::tcp::{Broken, Filled, Flushed, Link};
+use crate::queue::{Buf, Pool};
+use crate::wire::hello::HELLO_LEN;
+use crate::wire::inbox::Inbox;
+use crate::wire::tunnel::Tunnel;
+
+/// Most bytes that layers take from the socket at once.
+const MAX_READ: usize = 64 * 1024;
+
+/// What carries one tunnel.
+#[derive(Debug)]
+pub struct Stream {
+    link: Link,
+    around: Around,
+}
+
+/// What is around the tunnel.
+#[derive(Debug)]
+enum Around {
+    Nothing,
+    /// A server does not know yet.
+    Unknown(Box<First>),
+    Layers(Box<Layered>),
+}
+
+/// The first bytes of a connection, too few to tell what it carries.
+#[derive(Debug)]
+struct First {
+    bytes: [u8; HELLO_LEN],
+    len: usize,
+    certificate: Option<Arc<ServerConfig>>,
+}
+
+#[derive(Debug)]
+struct Layered {
+    layers: Layers,
+    /// Why the stream ends, once all that came before is read.
+    failed: Option<io::Error>,
+}
+
+impl Stream {
+    /// A tunnel on TCP alone.
+    pub fn plain(link: Link) -> Stream {
+        Stream { link, around: Around::Nothing }
+    }
+
+    /// A client's end, with these layers.
+    pub fn client(link: Link, layers: Layers) -> Stream {
+        Stream { link, around: Around::Layers(Box::new(Layered { layers, failed: None })) }
+    }
+
+    /// A server's end, of which the first bytes will tell what it carries; TLS only where there is a certificate.
+    pub fn server(link: Link, certificate: Option<Arc<ServerConfig>>) -> Stream {
+        let first = First { bytes: [0; HELLO_LEN], len: 0, certificate };
+        Stream { link, around: Around::Unknown(Box::new(first)) }
+    }
+
+    /// How far its layers are.
+    pub fn stage(&self) -> Stage {
+        match &self.around {
+            Around::Nothing => Stage::Open,
+            Around::Unknown(_) => Stage::Sniff,
+            Around::Layers(layered) => layered.layers.stage(),
+        }
+    }
+
+    /// Registers the socket for both directions; its interest never changes.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.link.register(registry, token)
+    }
+
+    /// Tells that the socket was reported writable.
+    pub fn set_writable(&mut self) {
+        self.link.set_writable();
+    }
+
+    /// Tells that the socket was reported closed by the other end, or failed, behind what there is to read.
+    pub fn set_ends(&mut self) {
+        self.link.set_ends();
+    }
+
+    /// Has the close reset the connection.
+    pub fn abort(&self) {
+        self.link.abort();
+    }
+
+    // ---- receiving
+
+    /// Reads once into the inbox, behind what the tunnel had left.
+    pub fn fill(
+        &mut self,
+        tunnel: &mut Tunnel,
+        inbox: &mut Inbox,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> io::Result<Filled> {
+        let mut filled = Ok(Filled::Nothing);
+        tunnel.fill(inbox, pool, now, |space| match self.read(space) {
+            Ok((len, said)) => {
+                filled = Ok(said);
+                len
+            }
+            Err(error) => {
+                filled = Err(error);
+                0
+            }
+        });
+        filled
+    }
+
+    /// Reads once: how many of the tunnel's bytes came, and what that says about the socket. `space` has room for
+    /// [`HELLO_LEN`] bytes at least.
+    pub fn read(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
+        match &mut self.around {
+            Around::Nothing => self.link.read(space),
+            Around::Unknown(_) => self.read_first(space),
+            Around::Layers(layered) => layered.read(&mut self.link, space),
+        }
+    }
+
+    /// Reads a server's first bytes, until they tell what the connection carries.
+    fn read_first(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
+        let Around::Unknown(first) = &mut self.around else { return Ok((0, Filled::Nothing)) };
+        let room = space.len().min(MAX_READ);
+        space[..first.len].copy_from_slice(&first.bytes[..first.len]);
+        let (len, filled) = self.link.read(&mut space[first.len..room])?;
+        let seen = &space[..first.len + len];
+        match sniff(seen) {
+            // Fewer bytes than a hello has.
+            None => {
+                first.bytes[..seen.len()].copy_from_slice(seen);
+                first.len = seen.len();
+                Ok((0, filled))
+            }
+            Some(Carries::Tunnel) => {
+                let len = seen.len();
+                self.around = Around::Nothing;
+                Ok((len, filled))
+            }
+            Some(carries @ (Carries::Tls | Carries::Http)) => {
+                let layers = Layers::server(carries, first.certificate.as_ref()).map_err(io::Error::other)?;
+                let mut layered = Box::new(Layered { layers, failed: None });
+                layered.receive(&mut self.link, seen);
+                let read = layered.take(space, filled);
+                self.around = Around::Layers(layered);
+                read
+            }
+        }
+    }
+
+    // ---- sending
+
+    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox` is one of
+    /// [`outbox`](crate::wire::tunnel::outbox), for all links.
+    pub fn flush(
+        &mut self,
+        tunnel: &mut Tunnel,
+        outbox: &mut Buf,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> Result<Flushed, Broken> {
+        let layered = match &mut self.around {
+            Around::Nothing => return self.link.flush(tunnel, outbox, pool, now),
+            Around::Unknown(_) => return Ok(Flushed::Done),
+            Around::Layers(layered) => layered,
+        };
+        layered.flush_unsent(&mut self.link)?;
+        if !layered.is_writable(&self.link) {
+            return Ok(Flushed::Done);
+        }
+        let mut failed = None;
+        let flushed = tunnel.flush(outbox, pool, now, |bytes| {
+            layered.write(&mut self.link, bytes).unwrap_or_else(|error| {
+                failed = Some(error);
+                0
+            })
+        });
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(flushed?),
+        }
+    }
+
+    /// Whether the tunnel's bytes would be taken.
+    pub fn is_writable(&self) -> bool {
+        match &self.around {
+            Around::Nothing => self.link.is_writable(),
+            Around::Unknown(_) => false,
+            Around::Layers(layered) => layered.is_writable(&self.link),
+        }
+    }
+
+    /// Writes once, and returns how many bytes were taken; fewer than there are say that the socket is full, or the
+    /// layers are not open.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.around {
+            Around::Nothing => self.link.write(bytes),
+            // A stranger hears nothing of us.
+            Around::Unknown(_) => Ok(0),
+            Around::Layers(layered) => layered.write(&mut self.link, bytes),
+        }
+    }
+}
+
+impl Layered {
+    fn read(&mut self, link: &mut Link, space: &mut [u8]) -> io::Result<(usize, Filled)> {
+        if self.layers.has_plain() || self.failed.is_some() {
+            return self.take(space, Filled::More);
+        }
+        let room = space.len().min(MAX_READ);
+        let (len, filled) = link.read(&mut space[..room])?;
+        if filled == Filled::Closed
+            && let Some(error) = self.layers.closed()
+        {
+            return Err(io::Error::other(error));
+        }
+        self.receive(link, &space[..len]);
+        self.take(space, filled)
+    }
+
+    /// Takes what the socket brought, and sends what is to be answered, the last words included.
+    fn receive(&mut self, link: &mut Link, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.failed = self.layers.receive(bytes).err().map(io::Error::other);
+        }
+        if let Err(error) = self.flush_unsent(link) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Passes on what came for the tunnel, and then the reason why nothing more will.
+    fn take(&mut self, space: &mut [u8], filled: Filled) -> io::Result<(usize, Filled)> {
+        let len = self.layers.read(space);
+        match self.failed.take_if(|_| len == 0) {
+            Some(error) => Err(error),
+            None if self.layers.has_plain() || self.failed.is_some() => Ok((len, Filled::More)),
+            None => Ok((len, filled)),
+        }
+    }
+
+    fn flush_unsent(&mut self, link: &mut Link) -> io::Result<()> {
+        while link.is_writable() && !self.layers.unsent().is_empty() {
+            let len = link.write(self.layers.unsent())?;
+            self.layers.sent(len);
+        }
+        Ok(())
+    }
+
+    fn is_writable(&self, link: &Link) -> bool {
+        link.is_writable() && self.layers.unsent().is_empty() && self.layers.is_open()
+    }
+
+    fn write(&mut self, link: &mut Link, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        self.flush_unsent(link)?;
+        while taken < bytes.len() && self.is_writable(link) {
+            taken += self.layers.send(&bytes[taken..]).map_err(io::Error::other)?;
+            self.flush_unsent(link)?;
+        }
+        Ok(taken)
+    }
+}

@@ -1,0 +1,341 @@
+//! The hub without its sockets, its files and its device: bytes, requests and the time come in, effects come out. Pure.
+//!
+//! It has three parts: the switch, which carries packets; admission, which says who may be here; and routes, which
+//! say what lies behind whom. What concerns more than one of them is here.
+//!
+//! Whoever has the sockets calls, in each turn: `receive` and `send` for what is ready, `handle_timeouts` when
+//! `deadline` is reached, `flush` for each of `take_dirty`, and `finish_turn`; and does what `poll_effect` says, in
+//! order, as often as it likes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::packet::drops::Drops;
+use common::queue::{Buf, Pool};
+use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
+use common::wire::key::{PrivateKey, PublicKey};
+use common::wire::name::Name;
+
+use crate::effect::{Effect, End, Notice, Who};
+use crate::ids::{MemberId, SessionId};
+use crate::lan::Lan;
+use crate::lan::admission::Admission;
+use crate::lan::invites::Invites;
+use crate::lan::members::{Access, Members};
+use crate::lan::routes::Routes;
+use crate::lan::saving::{Fingerprint, Saving};
+use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
+
+mod files;
+mod joining;
+mod offers;
+
+/// Who watches the list of members is told of changes at most so often.
+const NOTIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// The hub.
+pub struct Core {
+    key: PrivateKey,
+    lan: Lan,
+    switch: Switch,
+    admission: Admission,
+    routes: Routes,
+    saving: Saving,
+    effects: Effects,
+    notify: Notify,
+    /// When the last turn began.
+    now: Option<Instant>,
+}
+
+/// Telling those who watch the list of members.
+#[derive(Default)]
+struct Notify {
+    /// When they are told that it changed.
+    at: Option<Instant>,
+    /// When they were last told.
+    last: Option<Instant>,
+}
+
+/// What the files said at start.
+pub struct Files {
+    /// `members`.
+    pub members: Members,
+    /// Which text that was.
+    pub fingerprint: Fingerprint,
+    /// `invites`.
+    pub invites: Invites,
+    /// Whether `locked` was there.
+    pub access: Access,
+}
+
+impl Core {
+    /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
+    /// the time of day, in Unix seconds.
+    pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
+        let Files { members, fingerprint, invites, access } = files;
+        let mut admission = Admission::new(members, access, lan.subnets);
+        admission.set_unix_time(unix_time);
+        admission.replace_invites(invites);
+        Core {
+            key,
+            switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
+            admission,
+            routes: Routes::new(&lan),
+            lan,
+            saving: Saving::new(fingerprint),
+            effects: Effects::new(),
+            notify: Notify::default(),
+            now: None,
+        }
+    }
+
+    // ---- links
+
+    /// Sets how many links there can be.
+    pub fn limit_sessions(&mut self, links: usize) {
+        self.switch.limit_sessions(links);
+    }
+
+    /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
+    pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<SessionId> {
+        self.switch
+            .accept(&self.key, source, ephemeral, now)
+            .inspect_err(|&why| self.effects.push_back(note(Notice::TurnedAway(source, why))))
+            .ok()
+    }
+
+    /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        self.switch.make_room(now)
+    }
+
+    /// Whether the session is there and not about to go.
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.switch.is_live(session)
+    }
+
+    /// Ends a session whose socket failed or closed.
+    pub fn end(&mut self, session: SessionId, why: String) {
+        self.switch.end(session, End::Socket(why));
+    }
+
+    /// Reads for a session, and handles what came. `read` fills the front of the space that it is given and returns
+    /// how much it filled; it is not called for a session that is about to go.
+    pub fn receive(&mut self, session: SessionId, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
+        if !self.switch.fill(session, now, read) {
+            return;
+        }
+        loop {
+            let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
+            match self.switch.next_asked(session, fabric, &mut self.effects, now) {
+                Some(Asked::Join(key, join)) => self.handle_join(session, key, join, now),
+                Some(Asked::Control(control)) => self.handle_control(session, control),
+                None => return,
+            }
+        }
+    }
+
+    /// Sends a packet from the hub's own kernel on its way, which `read` takes from the device, with a buffer of the
+    /// pool. Returns the packet's length; `None` where there is none.
+    pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut Pool) -> Option<Buf>) -> Option<usize> {
+        let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
+        self.switch.send(fabric, &mut self.effects, now, read)
+    }
+
+    /// Takes back the packet of [`Effect::Deliver`]; `is_taken`: whether the device took it.
+    pub fn delivered(&mut self, packet: Buf, is_taken: bool) {
+        self.switch.delivered(packet, is_taken);
+    }
+
+    /// Has this session flushed at the end of the turn: its socket takes bytes again.
+    pub fn mark_dirty(&mut self, session: SessionId) {
+        self.switch.mark_dirty(session);
+    }
+
+    /// Moves the sessions that may have something to write into `sessions`, which must be empty.
+    pub fn take_dirty(&mut self, sessions: &mut Vec<SessionId>) {
+        self.switch.take_dirty(sessions);
+    }
+
+    /// Writes what a session has to send: up to one burst. `write` returns how many bytes the socket took from the
+    /// front; fewer than it was given says that the socket is full, which [`Core::mark_dirty`] ends.
+    pub fn flush(&mut self, session: SessionId, now: Instant, write: impl FnMut(&[u8]) -> usize) {
+        self.switch.flush(session, now, write);
+    }
+
+    fn handle_control(&mut self, session: SessionId, control: ControlFrame) {
+        match control {
+            ControlFrame::Bye(_) => self.switch.end(session, End::Farewell("it said goodbye")),
+            ControlFrame::AskMembers { after, watch } => {
+                if watch {
+                    self.switch.set_watching(session);
+                }
+                let page = self.page_of_members(after.as_ref());
+                self.switch.tell(session, &page);
+            }
+            // The tunnel lets nothing else through to a hub.
+            ControlFrame::Welcome(_)
+            | ControlFrame::Refused { .. }
+            | ControlFrame::Ping(_)
+            | ControlFrame::Pong(_)
+            | ControlFrame::Routes { .. }
+            | ControlFrame::Members { .. }
+            | ControlFrame::MembersChanged => {}
+        }
+    }
+
+    fn page_of_members(&self, after: Option<&Name>) -> ControlFrame {
+        let members = self.admission.members().after(after).map(|member| Peer {
+            name: member.name.clone(),
+            addresses: member.addresses.clone(),
+            online: member.session.is_some(),
+        });
+        let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
+        let last = peers.len() <= MAX_PEERS;
+        peers.truncate(MAX_PEERS);
+        ControlFrame::Members { peers, last }
+    }
+
+    /// Has those who watch the list of members told that it is another one.
+    fn notify_watchers(&mut self, now: Instant) {
+        let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
+        self.notify.at.get_or_insert(earliest.max(now));
+    }
+
+    // ---- time
+
+    /// Tells the time of day, in Unix seconds: invites expire by it.
+    pub fn set_unix_time(&mut self, now: u64) {
+        self.admission.set_unix_time(now);
+    }
+
+    /// When there is something to do next; at once, where it is a time that has passed.
+    pub fn deadline(&self) -> Option<Instant> {
+        let at_once = self.now.filter(|_| self.switch.has_dirty());
+        let deadlines = [self.switch.deadline(), self.notify.at, self.saving.deadline(), at_once];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Pings who is due, ends who is dead, settles disputes.
+    pub fn handle_timeouts(&mut self, now: Instant) {
+        if self.notify.at.take_if(|at| *at <= now).is_some() {
+            self.notify.last = Some(now);
+            self.switch.tell_watchers(&ControlFrame::MembersChanged);
+        }
+        while let Some(session) = self.switch.poll_due(now) {
+            self.settle(session, now);
+            self.switch.handle_timeout(session, now);
+        }
+    }
+
+    /// What must come last in a turn: sessions that ended are only taken out when nothing can touch them any more.
+    pub fn finish_turn(&mut self, now: Instant) {
+        self.now = Some(now);
+        while let Some(ended) = self.switch.poll_ended(now) {
+            self.forget(ended, now);
+        }
+        self.start_job(now);
+    }
+
+    fn forget(&mut self, ended: Ended, now: Instant) {
+        let Ended { session, member, source, is_proved, end } = ended;
+        self.admission.forget_session(session);
+        let is_silent = matches!(end, End::Silent);
+        self.effects.push_back(Effect::Close { session, is_silent });
+        let is_its_own = |&id: &MemberId| {
+            self.admission.members().get(id).is_some_and(|member| member.session == Some(session))
+        };
+        let Some(id) = member.filter(is_its_own) else {
+            return self.note(Notice::Closed { session, source, is_proved, end });
+        };
+        let who = self.who(id);
+        self.note(Notice::Left { session, who, end });
+        self.admission.members_mut().set_offline(id, now);
+        self.withdraw_routes(id);
+        self.notify_watchers(now);
+    }
+
+    /// Says goodbye to everyone, and has the last changes written.
+    pub fn stop(&mut self, now: Instant) {
+        self.switch.dismiss_all(Farewell::Stopping, "the hub stops");
+        // The last chance to write what could not be written before.
+        self.saving.retry_now();
+        self.start_job(now);
+    }
+
+    // ---- what is to be done
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn note(&mut self, notice: Notice) {
+        self.effects.push_back(note(notice));
+    }
+
+    fn who(&self, id: MemberId) -> Who {
+        let member = self.admission.members().member(id);
+        Who { id, name: member.name.clone(), addresses: member.addresses_text() }
+    }
+
+    fn name(&self, id: MemberId) -> Name {
+        self.admission.members().member(id).name.clone()
+    }
+
+    // ---- what is asked about it
+
+    /// What the LAN is.
+    pub fn lan(&self) -> &Lan {
+        &self.lan
+    }
+
+    /// The hub's key.
+    pub fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// Whom the hub knows.
+    pub fn members(&self) -> &Members {
+        self.admission.members()
+    }
+
+    /// The invites that are not used yet.
+    pub fn invites(&self) -> &Invites {
+        self.admission.invites()
+    }
+
+    /// Whether unknown keys may join.
+    pub fn access(&self) -> Access {
+        self.admission.access()
+    }
+
+    /// Why the files cannot be written now, if there is something to write.
+    pub fn trouble(&self) -> Option<&str> {
+        self.saving.trouble()
+    }
+
+    /// Whether a job on the files is being done.
+    pub fn is_saving(&self) -> bool {
+        self.saving.is_running()
+    }
+
+    /// The facts of a session.
+    pub fn link(&self, session: SessionId) -> Option<LinkFacts<'_>> {
+        self.switch.link(session)
+    }
+
+    /// Links whose other end is not authenticated yet.
+    pub fn half_open(&self) -> usize {
+        self.switch.half_open()
+    }
+
+    /// Packets from the hub's own kernel, and to it, that were dropped.
+    pub fn drops(&self) -> &Drops {
+        self.switch.drops()
+    }
+}
+
+fn note(notice: Notice) -> Effect {
+    Effect::Log(Box::new(notice))
+}

@@ -1,0 +1,250 @@
+//! What a person changes while the LAN runs, and what is written and read for that. Pure.
+
+use std::time::Instant;
+
+use common::wire::frame::Farewell;
+
+use super::Core;
+use crate::effect::{Answer, Effect, Notice, Who};
+use crate::ids::RequestId;
+use crate::lan::invites::Invite;
+use crate::lan::members::{Access, Change, Outcome, Version};
+use crate::lan::saving::{Command, Done, Files, Job, ReadMembers, Revocation, Running, Written};
+
+impl Core {
+    /// Begins to do what a person asks; [`Effect::Answer`] says how it went.
+    pub fn request(&mut self, request: RequestId, command: Command, now: Instant) {
+        match command {
+            // Its link ends at once, whatever the disk is doing.
+            Command::Revoke(who) => self.revoke(request, &who, now),
+            command @ (Command::Invite(_) | Command::SetAccess(_) | Command::Reload) => {
+                if !self.saving.enqueue(request, command) {
+                    self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
+                }
+                self.start_job(now);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Result<Answer, String>) {
+        self.effects.push_back(Effect::Answer(request, Box::new(answer)));
+    }
+
+    /// Whether what rests on this state of the list of members may go out.
+    pub(super) fn is_settled(&self, version: Version) -> bool {
+        self.saving.is_settled(version)
+    }
+
+    // ---- jobs
+
+    /// Begins the next job, unless one is being done.
+    pub(super) fn start_job(&mut self, now: Instant) {
+        while !self.saving.is_running() {
+            let Some((request, command)) = self.saving.next_request() else {
+                return self.start_writing(now);
+            };
+            let job = match command {
+                Command::Invite(invite) => self.start_invite(request, invite),
+                Command::SetAccess(access) => {
+                    self.saving.run(Running::Access(request, access));
+                    Some(Job::SetLocked(access != Access::Open))
+                }
+                Command::Reload => {
+                    self.saving.run(Running::Reload(request));
+                    Some(Job::Read)
+                }
+                Command::Revoke(_) => None,
+            };
+            self.effects.extend(job.map(|job| Effect::Save(Box::new(job))));
+        }
+    }
+
+    fn start_writing(&mut self, now: Instant) {
+        if let Some(job) = self.admission.write_changes(&mut self.saving, now) {
+            self.effects.push_back(Effect::Save(Box::new(job)));
+        } else if !self.admission.is_changed() && self.saving.is_due(now) {
+            // What could not be written need not be any more.
+            self.end_trouble();
+        }
+    }
+
+    fn start_invite(&mut self, request: RequestId, invite: Invite) -> Option<Job> {
+        match self.admission.with_invite(&invite) {
+            Ok(invites) => {
+                let text = invites.to_text();
+                self.saving.run(Running::Invite(request, invite, text.clone()));
+                Some(Job::Write { invites: Some(text), members: None, taken: self.saving.taken() })
+            }
+            Err(text) => {
+                self.answer(request, Err(text));
+                None
+            }
+        }
+    }
+
+    /// Takes note of what the job of [`Effect::Save`] led to.
+    pub fn handle_done(&mut self, done: Done, now: Instant) {
+        match (self.saving.take_running(), done) {
+            (Some(Running::Changes { members, invites }), Done::Written { invites: one, members: other }) => {
+                self.handle_written((members, other), (invites, one), now);
+            }
+            (Some(Running::Invite(request, invite, text)), Done::Written { invites: Some(written), .. }) => {
+                let added = match written {
+                    Ok(()) => self.admission.add_invite(invite.clone(), &text),
+                    Err(error) => Err(format!("{error}; nobody is invited")),
+                };
+                if added.is_ok() {
+                    self.note(Notice::Invited(invite.name));
+                }
+                self.answer(request, added.map(|()| Answer::Invited));
+            }
+            (Some(Running::Access(request, access)), Done::SetLocked(written)) => {
+                if written.is_ok() {
+                    self.set_access(access);
+                }
+                let answer = written.map(|()| Answer::Access(access));
+                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
+            }
+            (Some(Running::Reload(request)), Done::Read(read)) => {
+                let reloaded = read.and_then(|files| self.take_files(files, now));
+                let answer = reloaded.map_err(|error| format!("{error}; nothing is changed"));
+                self.answer(request, answer.map(Answer::Reloaded));
+            }
+            _ => debug_assert!(false, "a job that nobody gave"),
+        }
+        self.start_job(now);
+        self.switch.release(|version| self.saving.is_settled(version));
+    }
+
+    fn handle_written(
+        &mut self,
+        (version, members): (Version, Option<Written>),
+        (invites_version, invites): (Version, Option<Result<(), String>>),
+        now: Instant,
+    ) {
+        let invites = match invites {
+            Some(Ok(())) | None => {
+                self.admission.invites_mut().set_saved(invites_version);
+                Ok(())
+            }
+            Some(Err(error)) => Err(format!(
+                "{error}; until then invites that are used may be good again when the hub starts anew"
+            )),
+        };
+        let members = match members {
+            Some(Written::Saved) | None => {
+                self.admission.members_mut().set_saved(version);
+                Ok(())
+            }
+            Some(Written::Edited(edited)) => {
+                self.note(Notice::Edited);
+                self.take_members(*edited, now);
+                // What was to be written goes into the next job, with what was edited.
+                return;
+            }
+            Some(Written::Missing) => return self.admission.members_mut().set_damaged(),
+            Some(Written::Failed(error)) => {
+                self.admission.members_mut().set_damaged();
+                Err(format!(
+                    "{error}; until then what changes in the list of members is lost when the hub ends"
+                ))
+            }
+        };
+        let trouble: Vec<String> = [invites, members].into_iter().filter_map(Result::err).collect();
+        if trouble.is_empty() {
+            self.saving.settle(version);
+            self.end_trouble();
+        } else if let Some(trouble) = self.saving.fail(version, trouble.join("; and "), now) {
+            self.note(Notice::NotSaved(trouble));
+        }
+        self.answer_revocations();
+    }
+
+    fn end_trouble(&mut self) {
+        if self.saving.end_trouble() {
+            self.note(Notice::SavedAgain);
+        }
+    }
+
+    // ---- who may join
+
+    /// Says who may join from now on.
+    fn set_access(&mut self, access: Access) {
+        self.admission.set_access(access);
+        self.note(Notice::Access(access, self.admission.members().len()));
+    }
+
+    // ---- who is a member
+
+    fn revoke(&mut self, request: RequestId, who: &str, now: Instant) {
+        let id = match self.admission.find(who) {
+            Ok(id) => id,
+            Err(text) => return self.answer(request, Err(text)),
+        };
+        let change = self.admission.revoke(id);
+        self.carry_out(std::slice::from_ref(&change), now);
+        // It is off the LAN whatever the disk says, and whoever asked is to know what the disk says.
+        let version = self.admission.members().version();
+        self.saving.await_revocation(Revocation { request, version, change });
+        self.saving.retry_now();
+        self.start_job(now);
+    }
+
+    fn answer_revocations(&mut self) {
+        let is_saved = !self.admission.members().is_changed();
+        while let Some((request, answer)) = self.saving.next_answer(is_saved) {
+            self.answer(request, answer);
+        }
+    }
+
+    /// Takes over the files as they were read. An error leaves everything as it was.
+    fn take_files(&mut self, files: Files, now: Instant) -> Result<Vec<Change>, String> {
+        let changes = match files.members {
+            Ok(members) => self.take_members(*members, now),
+            Err(missing) if !self.admission.members().is_empty() => return Err(missing),
+            Err(_) => Vec::new(),
+        };
+        self.admission.replace_invites(files.invites);
+        // A person may have mended what kept the hub from writing.
+        self.saving.retry_now();
+        let access = if files.locked { Access::Locked } else { Access::Open };
+        if access != self.admission.access() {
+            self.set_access(access);
+        }
+        self.note(Notice::Reloaded(self.admission.members().len(), changes.len()));
+        Ok(changes)
+    }
+
+    fn take_members(&mut self, read: ReadMembers, now: Instant) -> Vec<Change> {
+        self.saving.take(read.fingerprint);
+        let changes = self.admission.replace_members(read.members);
+        self.carry_out(&changes, now);
+        changes
+    }
+
+    fn carry_out(&mut self, changes: &[Change], now: Instant) {
+        // All links end before anything else happens: then no session is left whose member is gone.
+        for Change { id, member, outcome } in changes {
+            let farewell = match outcome {
+                Outcome::Revoked => Farewell::Revoked,
+                // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
+                Outcome::Removed | Outcome::Changed => Farewell::Changed,
+            };
+            // The link of one that is still in the list tells its own end.
+            if *outcome != Outcome::Changed {
+                let who = Who { id: *id, name: member.name.clone(), addresses: member.addresses_text() };
+                self.note(Notice::NoMember(who, *outcome));
+            }
+            if let Some(session) = member.session {
+                self.switch.dismiss(session, farewell, (*outcome).into());
+            }
+        }
+        for Change { id, .. } in changes.iter().filter(|change| change.outcome != Outcome::Changed) {
+            self.withdraw_routes(*id);
+            self.notify_watchers(now);
+        }
+        if !changes.is_empty() {
+            self.reopen_disputes(now);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the core wants done, in order. Pure.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use common::queue::Buf;
+use common::wire::frame::Refusal;
+use common::wire::name::Name;
+use common::wire::tunnel::Error;
+use ipnetwork::IpNetwork;
+
+use crate::ids::{MemberId, RequestId, SessionId};
+use crate::lan::members::{Access, Change, Outcome};
+use crate::lan::route_table::RejectedRoute;
+use crate::lan::saving::Job;
+use crate::switch::gate::TurnedAway;
+
+/// One thing to be done by whoever has the sockets, the files and the device.
+#[derive(Debug)]
+pub enum Effect {
+    /// Give a packet (virtio-net header and IP) to the hub's own kernel, and the buffer back by
+    /// [`Core::delivered`](crate::core::Core::delivered).
+    Deliver(Buf),
+    /// Close a session's socket. The session's id may be used again from now on.
+    Close {
+        /// Whose.
+        session: SessionId,
+        /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
+        is_silent: bool,
+    },
+    /// Have the hub's own kernel reach a prefix through the LAN.
+    AddRoute(IpNetwork),
+    /// Have it reach that prefix so no longer.
+    RemoveRoute(IpNetwork),
+    /// Do a job on the files, and report it by [`Core::handle_done`](crate::core::Core::handle_done). There is never
+    /// more than one job at a time.
+    Save(Box<Job>),
+    /// Answer a request.
+    Answer(RequestId, Box<Result<Answer, String>>),
+    /// Something happened that may be worth a line.
+    Log(Box<Notice>),
+}
+
+/// What a request led to.
+#[derive(Debug)]
+pub enum Answer {
+    /// The invite can be used.
+    Invited,
+    /// Who may join from now on.
+    Access(Access),
+    /// A membership has ended: what it was.
+    Revoked(Change),
+    /// The files were read: what that changed.
+    Reloaded(Vec<Change>),
+}
+
+/// Something that happened. Which of these are logged, and how, is the logbook's.
+#[derive(Debug)]
+pub enum Notice {
+    /// A connection was closed at once.
+    TurnedAway(SocketAddr, TurnedAway),
+    /// A join was refused.
+    Refused(SocketAddr, Refusal, String),
+    /// An address of a member was asked for by someone else: it is asked for a sign of life.
+    Disputed(SocketAddr, Name),
+    /// A member came.
+    Joined {
+        /// Its session.
+        session: SessionId,
+        /// Who.
+        who: Who,
+        /// Where it comes from.
+        source: SocketAddr,
+        /// Whether the hub did not know it before.
+        is_new: bool,
+    },
+    /// A member went.
+    Left {
+        /// Its session.
+        session: SessionId,
+        /// Who.
+        who: Who,
+        /// Why.
+        end: End,
+    },
+    /// A link closed whose other end was no member, or is one by another link.
+    Closed {
+        /// Its session.
+        session: SessionId,
+        /// Where it came from.
+        source: SocketAddr,
+        /// Whether it had proved a key.
+        is_proved: bool,
+        /// Why.
+        end: End,
+    },
+    /// An address went to another member.
+    Evicted {
+        /// The address.
+        address: IpAddr,
+        /// Who had it.
+        from: Name,
+        /// Who has it.
+        to: Name,
+        /// Whether the loser was on the LAN, and silent.
+        was_online: bool,
+    },
+    /// An invite was made.
+    Invited(Name),
+    /// An invite was used by this member.
+    InviteUsed(Name),
+    /// A person ended a membership.
+    NoMember(Who, Outcome),
+    /// A route of a member was not taken.
+    RouteRejected(IpNetwork, Name, RejectedRoute),
+    /// The hub's own kernel is not given a route through a member.
+    KernelRouteRefused(IpNetwork, Name, &'static str),
+    /// The hub's own kernel loses a route, as this spoke connects from there.
+    KernelRouteCovers(IpNetwork, IpAddr),
+    /// Who may join from now on; how many members there are.
+    Access(Access, usize),
+    /// The files were read again: members, and how many of them are changed.
+    Reloaded(usize, usize),
+    /// The files were to be read again, which failed.
+    ReloadFailed(String),
+    /// A person had edited the list of members: it was read again.
+    Edited,
+    /// The files cannot be written.
+    NotSaved(String),
+    /// They are written again.
+    SavedAgain,
+}
+
+/// A member, for a log line.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// Its id.
+    pub id: MemberId,
+    /// Its name.
+    pub name: Name,
+    /// Its addresses, separated by commas.
+    pub addresses: String,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+pub enum End {
+    /// The other end left, or was told to go: what is queued still goes out.
+    Farewell(&'static str),
+    /// It was told that it may not join.
+    Refused,
+    /// Another one needs its place.
+    Evicted,
+    /// Its tunnel failed.
+    Tunnel(Error),
+    /// Its socket failed or was closed.
+    Socket(String),
+    /// Nothing is heard of it.
+    Silent,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Farewell(why) => f.write_str(why),
+            End::Refused => f.write_str("refused"),
+            End::Evicted => f.write_str("others need its place"),
+            End::Tunnel(error) => error.fmt(f),
+            End::Socket(why) => f.write_str(why),
+            End::Silent => f.write_str("nothing was heard of it"),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Who may be here, under which name and address, by which invite, and what becomes of an address that two want.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use common::node::text::Printable;
+use common::wire::frame::{Join, Refusal};
+use common::wire::invite::{Secret, SecretHash};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+
+use crate::ids::{MemberId, SessionId};
+use crate::lan::invites::{Invite, Invites};
+use crate::lan::members::{Access, Change, Decision, Members, parse_rights, rights_text};
+use crate::lan::saving::{Job, Saving};
+use crate::lan::subnets::Subnets;
+
+/// How long the holder of a disputed address has to answer.
+pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked whether it did: the answer of a living holder is a matter of a round trip.
+pub const DISPUTE_STEP: Duration = Duration::from_millis(50);
+
+/// What is known about the links, to whoever knows no links.
+pub trait Contact {
+    /// Whether the session is alive and was heard, or came to the LAN, after `since`.
+    fn was_heard(&self, session: SessionId, since: Instant) -> bool;
+}
+
+/// What becomes of a join request.
+#[derive(Debug)]
+pub enum Ruling {
+    /// Come in.
+    Welcome(Welcomed),
+    /// Stay out.
+    Refused(Refusal, String),
+    /// Wait: ask this member for a sign of life, and look again every [`DISPUTE_STEP`].
+    Dispute(MemberId),
+}
+
+/// Who came in, and at whose cost.
+#[derive(Debug)]
+pub struct Welcomed {
+    /// Who.
+    pub id: MemberId,
+    /// Its request.
+    pub join: Join,
+    /// Whether the hub did not know it before.
+    pub is_new: bool,
+    /// Whether it has used an invite up.
+    pub has_used_invite: bool,
+    /// Members that lost an address to it, with the address.
+    pub evicted: Vec<(MemberId, IpAddr)>,
+}
+
+/// Who asks to join.
+struct Request {
+    key: PublicKey,
+    join: Join,
+    /// Holders of addresses that it asks for that did not answer, and since when.
+    found_dead: Vec<(MemberId, Instant)>,
+}
+
+/// A request for an address whose holder was asked for a sign of life.
+struct Dispute {
+    request: Request,
+    holder: MemberId,
+    asked_at: Instant,
+}
+
+/// Members, invites, and who waits to become one.
+pub struct Admission {
+    members: Members,
+    invites: Invites,
+    access: Access,
+    subnets: Subnets,
+    /// The time of day, for invites: Unix seconds.
+    unix_time: u64,
+    disputes: BTreeMap<SessionId, Dispute>,
+}
+
+impl Admission {
+    /// Admission to a LAN of these members, without invites.
+    pub fn new(members: Members, access: Access, subnets: Subnets) -> Admission {
+        let (invites, disputes) = (Invites::default(), BTreeMap::new());
+        Admission { members, invites, access, subnets, unix_time: 0, disputes }
+    }
+
+    /// Whom the hub knows.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The same, for what concerns neither names nor addresses.
+    pub(crate) fn members_mut(&mut self) -> &mut Members {
+        &mut self.members
+    }
+
+    /// The invites that are not used yet.
+    pub fn invites(&self) -> &Invites {
+        &self.invites
+    }
+
+    /// Whether unknown keys may join.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Says whether unknown keys may join, from now on: who is on the LAN stays there.
+    pub fn set_access(&mut self, access: Access) {
+        self.access = access;
+    }
+
+    /// Tells the time of day, in Unix seconds: invites expire by it.
+    pub fn set_unix_time(&mut self, now: u64) {
+        self.unix_time = now;
+    }
+
+    // ---- join requests
+
+    /// Decides on the request of a session whose other end has proved `key`.
+    pub fn ask(
+        &mut self,
+        session: SessionId,
+        key: PublicKey,
+        join: Join,
+        contact: &impl Contact,
+        now: Instant,
+    ) -> Ruling {
+        self.decide(session, Request { key, join, found_dead: Vec::new() }, contact, now)
+    }
+
+    fn decide(
+        &mut self,
+        session: SessionId,
+        mut request: Request,
+        contact: &impl Contact,
+        now: Instant,
+    ) -> Ruling {
+        // Who was found dead may have come back while another holder was asked.
+        request.found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at, contact));
+        let dead: Vec<MemberId> = request.found_dead.iter().map(|&(holder, _)| holder).collect();
+        let Request { key, join, .. } = &mut request;
+        let claim = match self.claim(key, join) {
+            Ok(claim) => claim,
+            Err(text) => return Ruling::Refused(Refusal::BadInvite, text),
+        };
+        let access = match (self.access, claim) {
+            (Access::Locked, Some(_)) => Access::Invited,
+            (access, _) => access,
+        };
+        let is_new = self.members.by_key(key).is_none();
+        let decision = self.members.admit(*key, join, access, &dead);
+        let has_used_invite = self.settle_claim(claim, &decision);
+        match decision {
+            Decision::Refused(reason, text) => Ruling::Refused(reason, text),
+            Decision::Dispute(holder) => {
+                self.disputes.insert(session, Dispute { request, holder, asked_at: now });
+                Ruling::Dispute(holder)
+            }
+            Decision::Member { id, evicted } => {
+                let join = request.join;
+                Ruling::Welcome(Welcomed { id, join, is_new, has_used_invite, evicted })
+            }
+        }
+    }
+
+    /// Whether the session waits for the holder of an address.
+    pub fn is_disputing(&self, session: SessionId) -> bool {
+        self.disputes.contains_key(&session)
+    }
+
+    /// Forgets a session that has ended.
+    pub fn forget_session(&mut self, session: SessionId) {
+        self.disputes.remove(&session);
+    }
+
+    /// Settles a dispute if the holder was heard since or is gone, or if its time is over; `None` while it is open.
+    pub fn settle(&mut self, session: SessionId, contact: &impl Contact, now: Instant) -> Option<Ruling> {
+        let dispute = self.disputes.get(&session)?;
+        let is_online = self.members.member(dispute.holder).session.is_some();
+        let heard = self.was_heard(dispute.holder, dispute.asked_at, contact);
+        if is_online && !heard && now < dispute.asked_at + DISPUTE_TIME {
+            return None;
+        }
+        let Dispute { mut request, holder, asked_at } = self.disputes.remove(&session)?;
+        if heard {
+            let addresses = &request.join.addresses;
+            let held = addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
+            if let Some(&address) = held {
+                let (reason, text) = self.members.held(holder, address);
+                return Some(Ruling::Refused(reason, text));
+            }
+        } else {
+            request.found_dead.push((holder, asked_at));
+        }
+        Some(self.decide(session, request, contact, now))
+    }
+
+    /// Takes out all open disputes, to be decided anew by [`Admission::ask`] now that holders may be gone.
+    pub(crate) fn take_disputes(&mut self) -> Vec<(SessionId, PublicKey, Join)> {
+        let disputes = std::mem::take(&mut self.disputes).into_iter();
+        disputes.map(|(session, dispute)| (session, dispute.request.key, dispute.request.join)).collect()
+    }
+
+    /// Whether a member is on the LAN and was heard, or came, after `since`.
+    fn was_heard(&self, id: MemberId, since: Instant, contact: &impl Contact) -> bool {
+        self.members.member(id).session.is_some_and(|session| contact.was_heard(session, since))
+    }
+
+    // ---- invites
+
+    /// The invites with one more, unless its name or an address of it is a member's already.
+    pub fn with_invite(&mut self, invite: &Invite) -> Result<Invites, String> {
+        self.check_invite(invite)?;
+        self.invites.prune(self.unix_time);
+        let mut invites = self.invites.clone();
+        invites.add(invite.clone())?;
+        Ok(invites)
+    }
+
+    /// Adds an invite that is written: `text` has it.
+    pub fn add_invite(&mut self, invite: Invite, text: &str) -> Result<(), String> {
+        self.check_invite(&invite)?;
+        let added = self.invites.add(invite);
+        self.invites.set_saved_text(text);
+        self.reserve(None);
+        added
+    }
+
+    fn check_invite(&self, invite: &Invite) -> Result<(), String> {
+        if self.members.by_name(&invite.name).is_some() {
+            return Err(format!(
+                "{0} is a member already: `hub revoke {0}` first, or use another name",
+                invite.name
+            ));
+        }
+        // What cannot be read again must not be written: the hub would not start.
+        let rights = rights_text(&invite.addresses, &invite.routes);
+        parse_rights(rights.split_whitespace(), self.subnets)?;
+        for &address in &invite.addresses {
+            if let Some(holder) = self.members.holder(address) {
+                return Err(format!("{address} is held by {}", self.members.member(holder).name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over invites that were read.
+    pub fn replace_invites(&mut self, invites: Invites) {
+        self.invites.replace(invites);
+        self.invites.prune(self.unix_time);
+        self.reserve(None);
+    }
+
+    /// Whether anything has to be written.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.members.is_changed() || self.invites.is_changed()
+    }
+
+    /// The job that writes what is changed; `None` where there is nothing to write now.
+    pub(crate) fn write_changes(&mut self, saving: &mut Saving, now: Instant) -> Option<Job> {
+        saving.write_changes(&mut self.members, &self.invites, now)
+    }
+
+    /// The invites, to note what of them was written.
+    pub(crate) fn invites_mut(&mut self) -> &mut Invites {
+        &mut self.invites
+    }
+
+    /// Looks at the invite that comes with a join request of an unknown key, and fills in what it grants.
+    fn claim(&mut self, key: &PublicKey, join: &mut Join) -> Result<Option<SecretHash>, String> {
+        // A member goes on showing the invite by which it once became one.
+        if self.members.by_key(key).is_some() || self.members.is_revoked(key) {
+            return Ok(None);
+        }
+        let Some(secret) = join.invite.map(Secret) else { return Ok(None) };
+        let Some(invite) = self.invites.find(&secret, self.unix_time) else {
+            return Err("the invite is unknown, used or expired: ask for a new one".to_owned());
+        };
+        join.name = invite.name.clone();
+        for &granted in &invite.addresses {
+            join.addresses.retain(|wanted| wanted.is_ipv4() != granted.is_ipv4());
+            join.addresses.push(granted);
+        }
+        let hash = invite.hash;
+        self.reserve(Some(hash));
+        Ok(Some(hash))
+    }
+
+    /// Uses the invite up if it let someone in; whether it did.
+    fn settle_claim(&mut self, claim: Option<SecretHash>, decision: &Decision) -> bool {
+        let Some(hash) = claim else { return false };
+        let admitted = match decision {
+            Decision::Member { id, .. } => Some(*id),
+            Decision::Dispute(_) | Decision::Refused(..) => None,
+        };
+        if let Some(id) = admitted {
+            let routes =
+                self.invites.iter().find(|invite| invite.hash == hash).map(|invite| invite.routes.clone());
+            self.members.set_routes(id, &routes.unwrap_or_default());
+            self.invites.remove(hash);
+        }
+        self.reserve(None);
+        admitted.is_some()
+    }
+
+    /// Has the addresses of all invites but one kept free.
+    fn reserve(&mut self, but: Option<SecretHash>) {
+        let invites = self.invites.iter().filter(|invite| Some(invite.hash) != but);
+        let addresses = invites.flat_map(|invite| invite.addresses.iter().copied()).collect();
+        self.members.set_reserved(addresses);
+    }
+
+    // ---- what a person changes
+
+    /// Finds a member by its key, an address of it, or its name.
+    pub fn find(&self, who: &str) -> Result<MemberId, String> {
+        if let Ok(key) = who.parse::<PublicKey>() {
+            if self.members.is_revoked(&key) {
+                return Err(format!("{key} is revoked already"));
+            }
+            return self.members.by_key(&key).ok_or_else(|| format!("no member has the key {key}"));
+        }
+        let by_address = who.parse().ok().and_then(|address| self.members.holder(address));
+        let by_name = || self.members.by_name(&who.parse::<Name>().ok()?);
+        by_address.or_else(by_name).ok_or_else(|| match self.members.is_revoked_as(who) {
+            true => format!("{} is revoked already", Printable(who)),
+            false => format!("no member has the name, address or key {}", Printable(who)),
+        })
+    }
+
+    /// Strikes a member off the list for good. Its link is for the caller to end.
+    pub fn revoke(&mut self, id: MemberId) -> Change {
+        self.members.revoke(id)
+    }
+
+    /// Takes over a list of members that was read anew; tells who is changed by it.
+    pub fn replace_members(&mut self, members: Members) -> Vec<Change> {
+        self.members.replace(members)
+    }
+}

@@ -1,0 +1,302 @@
+//! What is to be written to the files, and when: one job at a time. Pure.
+//!
+//! A job is done elsewhere, as it takes as long as the disk does. Changes gather meanwhile and go into the next job.
+//! A welcome waits until the state of the list that it rests on was written, or could not be.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::effect::Answer;
+use crate::ids::RequestId;
+use crate::lan::invites::{Invite, Invites};
+use crate::lan::members::{Access, Change, Members, Patch, Version};
+
+/// How long to wait before the files are written again after that failed.
+pub const SAVE_PAUSE: Duration = Duration::from_secs(10);
+/// A long text is written as a whole at most so often: what changes meanwhile goes into the next one.
+const REWRITE_EVERY: Duration = Duration::from_millis(100);
+/// Most requests that wait for the files.
+const MAX_REQUESTS: usize = 64;
+
+/// A job on the files of the state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Write what is changed; `invites` first: if the second file fails, nobody has a place for nothing.
+    Write {
+        /// The text of `invites`, if that is changed.
+        invites: Option<String>,
+        /// What to do to `members`, if that is changed.
+        members: Option<Patch>,
+        /// The text of `members` that was last read and taken over; any other one that is found there was edited.
+        taken: Fingerprint,
+    },
+    /// Make the file `locked`, or remove it.
+    SetLocked(bool),
+    /// Read all files.
+    Read,
+}
+
+/// What a job led to. The texts of errors name the file, and say what to do.
+pub enum Done {
+    /// Of [`Job::Write`]: each file that was to be written.
+    Written {
+        /// `invites`.
+        invites: Option<Result<(), String>>,
+        /// `members`.
+        members: Option<Written>,
+    },
+    /// Of [`Job::SetLocked`].
+    SetLocked(Result<(), String>),
+    /// Of [`Job::Read`].
+    Read(Result<Files, String>),
+}
+
+/// What writing `members` led to.
+pub enum Written {
+    /// The text is on the disk.
+    Saved,
+    /// Nothing is written: a person has edited the file since it was read or written, and this is what it says now.
+    Edited(Box<ReadMembers>),
+    /// Nothing is written, as lines can only be added to a file that is there.
+    Missing,
+    /// It could not be written, or what a person wrote there makes no sense.
+    Failed(String),
+}
+
+/// The list of members as it was read.
+pub struct ReadMembers {
+    /// The list.
+    pub members: Members,
+    /// Which text it was.
+    pub fingerprint: Fingerprint,
+}
+
+/// What the files say.
+pub struct Files {
+    /// `members`; the text says that there is none, where there is none.
+    pub members: Result<Box<ReadMembers>, String>,
+    /// `invites`.
+    pub invites: Invites,
+    /// Whether `locked` is there.
+    pub locked: bool,
+}
+
+/// A text without what a crash in the middle of adding lines leaves behind: a last line that has no end, and makes no
+/// sense. `None` where the line that makes no sense, counted from 1, is another one.
+pub fn without_torn_line(text: &str, bad_line: usize) -> Option<&str> {
+    if text.ends_with('\n') || bad_line != text.lines().count() {
+        return None;
+    }
+    text.get(..text.rfind('\n').map_or(0, |end| end + 1))
+}
+
+/// Tells texts apart (64-bit FNV-1a).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// The fingerprint of a text.
+    pub fn of(text: &str) -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325).and(text)
+    }
+
+    /// That of the text with more behind it.
+    #[must_use]
+    pub fn and(self, more: &str) -> Fingerprint {
+        let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        Fingerprint(more.as_bytes().iter().fold(self.0, step))
+    }
+}
+
+/// What is asked of the hub that concerns its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Let someone in, once.
+    Invite(Invite),
+    /// Say who may join.
+    SetAccess(Access),
+    /// Strike a member off: its name, an address of it, or its key.
+    Revoke(String),
+    /// Read the files again.
+    Reload,
+}
+
+/// A job that is being done, and what it is for.
+pub(crate) enum Running {
+    /// The changes up to these states.
+    Changes { members: Version, invites: Version },
+    /// An invite, with the text that has it.
+    Invite(RequestId, Invite, String),
+    /// Who may join.
+    Access(RequestId, Access),
+    /// The files as they are.
+    Reload(RequestId),
+}
+
+/// A membership that was ended, which is to be answered once that is written, or could not be.
+pub(crate) struct Revocation {
+    pub(crate) request: RequestId,
+    pub(crate) version: Version,
+    pub(crate) change: Change,
+}
+
+/// Which job is done, and what waits for it.
+pub struct Saving {
+    running: Option<Running>,
+    requests: VecDeque<(RequestId, Command)>,
+    revocations: Vec<Revocation>,
+    /// The state of the list of members of which writing has ended, well or not.
+    attempted: Version,
+    /// When to try again to write.
+    retry_at: Option<Instant>,
+    /// When a long text was last written as a whole, and when the next one is due.
+    rewritten_at: Option<Instant>,
+    rewrite_at: Option<Instant>,
+    /// Why the files cannot be written, if there is something to write.
+    trouble: Option<String>,
+    taken: Fingerprint,
+}
+
+impl Saving {
+    /// Nothing to do yet. `taken`: the text of `members` that was read.
+    pub fn new(taken: Fingerprint) -> Saving {
+        Saving {
+            running: None,
+            requests: VecDeque::new(),
+            revocations: Vec::new(),
+            attempted: Version::default(),
+            retry_at: None,
+            rewritten_at: None,
+            rewrite_at: None,
+            trouble: None,
+            taken,
+        }
+    }
+
+    /// Whether a job is being done.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Why the files cannot be written now.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether what rests on this state of the list of members may go out: it was written, or could not be.
+    pub fn is_settled(&self, version: Version) -> bool {
+        version <= self.attempted || self.retry_at.is_some()
+    }
+
+    /// When there is something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = self.retry_at.into_iter().chain(self.rewrite_at).min();
+        deadline.filter(|_| self.running.is_none())
+    }
+
+    /// Puts a request in line; `false` where there are too many.
+    pub(crate) fn enqueue(&mut self, request: RequestId, command: Command) -> bool {
+        let has_room = self.requests.len() < MAX_REQUESTS;
+        if has_room {
+            self.requests.push_back((request, command));
+        }
+        has_room
+    }
+
+    pub(crate) fn next_request(&mut self) -> Option<(RequestId, Command)> {
+        self.requests.pop_front()
+    }
+
+    pub(crate) fn run(&mut self, running: Running) {
+        debug_assert!(self.running.is_none());
+        self.running = Some(running);
+    }
+
+    pub(crate) fn take_running(&mut self) -> Option<Running> {
+        self.running.take()
+    }
+
+    /// Has writing tried again at once: it may succeed now, or someone waits for the answer.
+    pub(crate) fn retry_now(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Takes the text of `members` that was read for the one that is known.
+    pub(crate) fn take(&mut self, text: Fingerprint) {
+        self.taken = text;
+    }
+
+    /// The job that writes what is changed; `None` where there is nothing to write now.
+    pub(crate) fn write_changes(
+        &mut self,
+        members: &mut Members,
+        invites: &Invites,
+        now: Instant,
+    ) -> Option<Job> {
+        self.rewrite_at = None;
+        if self.retry_at.is_some_and(|at| now < at) || !(members.is_changed() || invites.is_changed()) {
+            return None;
+        }
+        if members.is_costly() {
+            if let Some(at) = self.rewritten_at.map(|at| at + REWRITE_EVERY).filter(|&at| now < at) {
+                self.rewrite_at = Some(at);
+                return None;
+            }
+            self.rewritten_at = Some(now);
+        }
+        self.retry_at = None;
+        self.run(Running::Changes { members: members.version(), invites: invites.version() });
+        Some(Job::Write {
+            invites: invites.is_changed().then(|| invites.to_text()),
+            members: members.is_changed().then(|| members.begin_save()),
+            taken: self.taken,
+        })
+    }
+
+    /// The fingerprint that a job of ours is to carry.
+    pub(crate) fn taken(&self) -> Fingerprint {
+        self.taken
+    }
+
+    /// Notes that what changed up to this state could not be written; why, if that is to be told.
+    pub(crate) fn fail(&mut self, version: Version, trouble: String, now: Instant) -> Option<String> {
+        self.settle(version);
+        self.retry_at = Some(now + SAVE_PAUSE);
+        // It is tried again and again, and told once.
+        let is_new = self.trouble.as_ref() != Some(&trouble);
+        self.trouble = Some(trouble.clone());
+        is_new.then_some(trouble)
+    }
+
+    /// Notes that writing the changes up to this state has ended.
+    pub(crate) fn settle(&mut self, version: Version) {
+        self.attempted = self.attempted.max(version);
+    }
+
+    /// Notes that nothing is left that could not be written; whether there was something.
+    pub(crate) fn end_trouble(&mut self) -> bool {
+        self.retry_at = None;
+        self.trouble.take().is_some()
+    }
+
+    /// Whether there was trouble, and it is time to look again.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.trouble.is_some() && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    pub(crate) fn await_revocation(&mut self, revocation: Revocation) {
+        self.revocations.push(revocation);
+    }
+
+    /// A revocation that can be answered, with the answer.
+    pub(crate) fn next_answer(&mut self, is_saved: bool) -> Option<(RequestId, Result<Answer, String>)> {
+        let settled = |revocation: &Revocation| revocation.version <= self.attempted;
+        let at = self.revocations.iter().position(settled)?;
+        let Revocation { request, change, .. } = self.revocations.swap_remove(at);
+        let answer = match self.trouble.as_ref().filter(|_| !is_saved) {
+            Some(trouble) => Err(format!("{} is revoked and off the LAN, but {trouble}", change.member.name)),
+            None => Ok(Answer::Revoked(change)),
+        };
+        Some((request, answer))
+    }
+}

@@ -1,0 +1,196 @@
+//! Which notices of the core become lines of the log, at which level, and how often. Pure but for `log` itself.
+//!
+//! What anyone outside can provoke is limited by kind, what a member can provoke by member: of a flood the first
+//! lines are written, and the others counted.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use common::node::log_limit::LogLimiter;
+use log::{debug, info, warn};
+
+use crate::effect::{End, Notice, Who};
+use crate::ids::{MemberId, SessionId};
+use crate::lan::members::{Access, Outcome};
+
+/// A kind of line that anybody outside can provoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogKind {
+    /// A connection was turned away.
+    TurnedAway,
+    /// A link closed before it joined.
+    NotJoined,
+    /// A join was refused.
+    Refused,
+    /// A member joined that the hub did not know.
+    Newcomer,
+    /// It left, and no line told that it joined.
+    NewcomerLeft,
+    /// An address went to another member.
+    Evicted,
+    /// A route of a member was not taken.
+    BadRoute,
+    /// The hub's own kernel was given a route, or lost it.
+    KernelRoute,
+    /// What someone else had changed in the kernel was set right.
+    Restored,
+}
+
+/// The log, as the core's notices reach it.
+pub struct Logbook {
+    /// The port that the hub listens on.
+    tcp_port: u16,
+    /// The state directory, for people.
+    state: String,
+    limiter: LogLimiter<LogKind>,
+    member_limiter: LogLimiter<MemberId>,
+    /// Sessions of newcomers that no line told of.
+    untold: HashSet<SessionId>,
+}
+
+impl Logbook {
+    /// The log of a hub that listens on this port, and has this state directory.
+    pub fn new(tcp_port: u16, state: String) -> Logbook {
+        Logbook {
+            tcp_port,
+            state,
+            limiter: LogLimiter::default(),
+            member_limiter: LogLimiter::default(),
+            untold: HashSet::new(),
+        }
+    }
+
+    /// Whether to write a line of this kind now.
+    pub fn allow(&mut self, kind: LogKind, now: Instant) -> bool {
+        self.limiter.allow(kind, now)
+    }
+
+    /// When `handle_timeout` has something to write.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.limiter.deadline(), self.member_limiter.deadline()].into_iter().flatten().min()
+    }
+
+    /// Writes a notice down, if it is to be.
+    pub fn note(&mut self, notice: Notice, now: Instant) {
+        match notice {
+            Notice::TurnedAway(source, why) if self.allow(LogKind::TurnedAway, now) => {
+                info!("turned {source} away: {why}");
+            }
+            Notice::Refused(source, reason, text) if self.allow(LogKind::Refused, now) => {
+                info!("refused {reason:?} from {source}: {text}");
+            }
+            Notice::Evicted { address, from, to, was_online } if self.allow(LogKind::Evicted, now) => {
+                let state = if was_online { "unresponsive" } else { "offline" };
+                warn!("reassigned {address} from {from} ({state}) to {to}");
+            }
+            Notice::RouteRejected(prefix, name, why) if self.allow(LogKind::BadRoute, now) => {
+                warn!("the route {prefix} of {name} is not taken: {why}");
+            }
+            Notice::KernelRouteRefused(prefix, name, why) if self.allow(LogKind::BadRoute, now) => {
+                warn!("the hub itself does not reach {prefix} through {name}: {why}");
+            }
+            Notice::KernelRouteCovers(prefix, outer) if self.allow(LogKind::BadRoute, now) => {
+                warn!(
+                    "the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}"
+                );
+            }
+            // One more of a kind of which there were many.
+            Notice::TurnedAway(..)
+            | Notice::Refused(..)
+            | Notice::Evicted { .. }
+            | Notice::RouteRejected(..)
+            | Notice::KernelRouteRefused(..)
+            | Notice::KernelRouteCovers(..) => {}
+            Notice::Disputed(source, name) => debug!("{source} asks for an address of {name}"),
+            Notice::Joined { session, who: Who { id, name, addresses }, source, is_new } => {
+                // On an open hub anybody can be new any number of times.
+                if is_new && !self.allow(LogKind::Newcomer, now) {
+                    self.untold.insert(session);
+                } else if self.member_limiter.allow(id, now) {
+                    info!("{name} ({addresses}) is on the LAN, from {source}");
+                }
+            }
+            Notice::Left { session, who: Who { id, name, addresses }, end } => {
+                let is_told = !self.untold.remove(&session) || self.allow(LogKind::NewcomerLeft, now);
+                if is_told && self.member_limiter.allow(id, now) {
+                    info!("{name} ({addresses}) left the LAN: {end}");
+                }
+            }
+            Notice::Closed { session, source, is_proved, end } => {
+                self.untold.remove(&session);
+                if is_proved {
+                    debug!("link from {source} closed: {end}");
+                } else if self.allow(LogKind::NotJoined, now) {
+                    info!("link from {source} closed before it joined: {end}");
+                }
+            }
+            Notice::Invited(name) => info!("{name} is invited"),
+            Notice::InviteUsed(name) => info!("{name} has used its invite"),
+            Notice::NoMember(Who { name, addresses, .. }, outcome) => {
+                info!("{name} ({addresses}) is no member any more: {}", why_no_member(outcome));
+            }
+            Notice::Access(access, members) => self.note_access(access, members),
+            Notice::Reloaded(members, changed) => {
+                info!("read the files again: {members} members, {changed} of them changed");
+            }
+            Notice::ReloadFailed(text) | Notice::NotSaved(text) => warn!("{text}"),
+            Notice::Edited => info!("the list of members was edited: read it again"),
+            Notice::SavedAgain => info!("all changes are written to {} again", self.state),
+        }
+    }
+
+    fn note_access(&self, access: Access, members: usize) {
+        match access {
+            Access::Open => warn!(
+                "open: anyone who reaches port {} can join the LAN; `hub lock` lets in only members and whom you \
+                 invite",
+                self.tcp_port
+            ),
+            Access::Locked | Access::Invited => {
+                info!("locked: only {members} known members and those with an invite can join");
+            }
+        }
+    }
+
+    /// Writes down how many lines were kept back. `name`: what a member is called, if it is still one.
+    pub fn handle_timeout<'a>(&mut self, name: impl Fn(MemberId) -> Option<&'a str>, now: Instant) {
+        while let Some((kind, count)) = self.limiter.poll(now) {
+            match kind {
+                Some(LogKind::TurnedAway) => info!("{count} more connections were turned away"),
+                Some(LogKind::NotJoined) => info!("{count} more links closed before they joined"),
+                Some(LogKind::Refused) => info!("{count} more join requests were refused"),
+                Some(LogKind::Newcomer) => info!("{count} more new members joined the LAN"),
+                Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
+                Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
+                Some(LogKind::BadRoute) => info!("{count} more routes of members were not taken"),
+                Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
+                Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
+                // There are fewer kinds than a limiter tells apart.
+                None => {}
+            }
+        }
+        while let Some((id, count)) = self.member_limiter.poll(now) {
+            match id.map(&name) {
+                Some(Some(name)) => info!("{name} joined or left the LAN {count} more times"),
+                Some(None) => {}
+                None => info!("other members joined or left the LAN {count} more times"),
+            }
+        }
+    }
+}
+
+/// Why a person's change ended a membership.
+fn why_no_member(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Revoked => "its membership was revoked",
+        Outcome::Removed => "it was taken off the list of members",
+        Outcome::Changed => "its line in the list of members was changed",
+    }
+}
+
+impl From<Outcome> for End {
+    /// Why the link of a member ends that a person has changed.
+    fn from(outcome: Outcome) -> End {
+        End::Farewell(why_no_member(outcome))
+    }
+}

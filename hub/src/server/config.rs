@@ -1,0 +1,74 @@
+//! What the server is started with, and why it cannot be. Pure.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use common::linux::tun;
+use common::node::state;
+use ipnetwork::IpNetwork;
+
+use crate::lan::subnets::Subnets;
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The LAN's prefixes.
+    pub subnets: Subnets,
+    /// Where to listen; without it, on port 5678 of all addresses.
+    pub listen: Option<SocketAddr>,
+    /// The device's name.
+    pub tun: String,
+    /// The LAN's MTU.
+    pub mtu: u32,
+    /// Prefixes to offer, to which this machine forwards.
+    pub routes: Vec<IpNetwork>,
+    /// The state directory.
+    pub state: std::path::PathBuf,
+}
+
+/// Why the hub cannot run. Its text says what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// The state directory.
+    State(state::Error),
+    /// The device.
+    Tun(tun::Error),
+    /// The port.
+    Listen(SocketAddr, io::Error),
+    /// The system.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::State(error) => error.fmt(f),
+            Error::Tun(error) => error.fmt(f),
+            Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "{at} is in use: stop what listens there, or choose another with --listen ADDR:PORT"
+                )
+            }
+            Error::Listen(at, error) => {
+                write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
+            }
+            Error::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Error {
+        Error::State(error)
+    }
+}
+
+impl From<tun::Error> for Error {
+    fn from(error: tun::Error) -> Error {
+        Error::Tun(error)
+    }
+}

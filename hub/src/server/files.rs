@@ -1,0 +1,315 @@
+//! The hub's files: `members`, `invites` and `locked` in the state directory. IO; what is written when is the core's.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::node::state::{self, Stamp, State};
+use common::node::text::Printable;
+use log::warn;
+
+use crate::core::Files;
+use crate::lan::invites::Invites;
+use crate::lan::members::{Access, BadLine, Members, Patch};
+use crate::lan::saving::{self, Done, Fingerprint, Job, ReadMembers, Written, without_torn_line};
+use crate::lan::subnets::Subnets;
+
+/// The list of members.
+pub(super) const MEMBERS: &str = "members";
+/// The invites.
+const INVITES: &str = "invites";
+/// A file that is there while the hub is locked.
+const LOCKED: &str = "locked";
+
+const LOCKED_TEXT: &str = "# While this file is there, only members and those with an invite can join.\n";
+
+/// The files, and what was last written to them.
+#[derive(Clone)]
+pub(super) struct StateFiles {
+    state: Arc<State>,
+    subnets: Subnets,
+    /// What `members` was like after we last wrote it.
+    written: Option<WrittenMembers>,
+}
+
+#[derive(Clone, Copy)]
+struct WrittenMembers {
+    stamp: Option<Stamp>,
+    fingerprint: Fingerprint,
+}
+
+/// What `members` is found to be before it is written.
+enum Found {
+    /// The text that we know.
+    Known(Fingerprint),
+    /// A text that a person has edited.
+    Edited(String, Fingerprint),
+    /// There is none, or none that can be read.
+    Nothing,
+}
+
+impl StateFiles {
+    /// Reads all files of a state directory.
+    pub(super) fn open(state: Arc<State>, subnets: Subnets) -> Result<(StateFiles, Files), state::Error> {
+        let files = StateFiles { state, subnets, written: None };
+        let text = files.state.read(MEMBERS)?.unwrap_or_default();
+        let found = Files {
+            members: files.parse_members_at_start(&text)?,
+            fingerprint: Fingerprint::of(&text),
+            invites: files.read_invites()?,
+            access: if files.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
+        };
+        Ok((files, found))
+    }
+
+    /// Does a job.
+    pub(super) fn run(&mut self, job: Job) -> Done {
+        match job {
+            Job::Write { invites, members, taken } => {
+                let invites = invites.map(|text| self.state.write(INVITES, &text).map_err(to_text));
+                Done::Written { invites, members: members.map(|patch| self.write_members(&patch, taken)) }
+            }
+            Job::SetLocked(true) => Done::SetLocked(self.state.write(LOCKED, LOCKED_TEXT).map_err(to_text)),
+            Job::SetLocked(false) => Done::SetLocked(self.state.remove(LOCKED).map_err(to_text)),
+            Job::Read => Done::Read(self.read_all().map_err(to_text)),
+        }
+    }
+
+    /// Writes the list of members, unless a person has edited it.
+    fn write_members(&mut self, patch: &Patch, taken: Fingerprint) -> Written {
+        let (fingerprint, written) = match (self.look_at_members(taken), patch) {
+            (Found::Edited(text, fingerprint), _) => {
+                return match self.parse_members(&text) {
+                    Ok(members) => Written::Edited(Box::new(ReadMembers { members, fingerprint })),
+                    Err(bad) => Written::Failed(to_text(self.damaged(bad))),
+                };
+            }
+            (Found::Nothing, Patch::Append(_)) => return Written::Missing,
+            (Found::Known(before), Patch::Append(lines)) => {
+                (before.and(lines), self.state.append(MEMBERS, lines))
+            }
+            // What cannot be read cannot be kept; writing says why.
+            (Found::Known(_) | Found::Nothing, Patch::Replace(text)) => {
+                (Fingerprint::of(text), self.state.write(MEMBERS, text))
+            }
+        };
+        match written {
+            Ok(()) => {
+                self.written = Some(WrittenMembers { stamp: self.state.stamp(MEMBERS), fingerprint });
+                Written::Saved
+            }
+            Err(error) => {
+                // What is there now is anybody's guess.
+                self.written = self.written.map(|written| WrittenMembers { stamp: None, ..written });
+                Written::Failed(to_text(error))
+            }
+        }
+    }
+
+    /// Looks whether `members` is what we last wrote, or what was last taken over. Its text is only read where the
+    /// system says that the file is another one than we have written.
+    fn look_at_members(&self, taken: Fingerprint) -> Found {
+        if let Some(WrittenMembers { stamp: Some(stamp), fingerprint }) = self.written
+            && self.state.stamp(MEMBERS) == Some(stamp)
+        {
+            return Found::Known(fingerprint);
+        }
+        let Ok(Some(text)) = self.state.read(MEMBERS) else { return Found::Nothing };
+        let fingerprint = Fingerprint::of(&text);
+        let is_ours = self.written.is_some_and(|written| written.fingerprint == fingerprint);
+        if is_ours || fingerprint == taken {
+            Found::Known(fingerprint)
+        } else {
+            Found::Edited(text, fingerprint)
+        }
+    }
+
+    fn read_all(&self) -> Result<saving::Files, state::Error> {
+        let members = match self.state.read(MEMBERS)? {
+            Some(text) => {
+                let members = self.parse_members(&text).map_err(|bad| self.damaged(bad))?;
+                Ok(Box::new(ReadMembers { members, fingerprint: Fingerprint::of(&text) }))
+            }
+            None => Err(format!("{} is missing", self.members_file().display())),
+        };
+        let (invites, locked) = (self.read_invites()?, self.state.read(LOCKED)?.is_some());
+        Ok(saving::Files { members, invites, locked })
+    }
+
+    /// A crash may have left a part of a line that was being added: nobody was told that it is there.
+    fn parse_members_at_start(&self, text: &str) -> Result<Members, state::Error> {
+        let bad = match self.parse_members(text) {
+            Ok(members) => return Ok(members),
+            Err(bad) => bad,
+        };
+        let Some(whole) = without_torn_line(text, bad.line) else { return Err(self.damaged(bad)) };
+        let mut members = self.parse_members(whole).map_err(|bad| self.damaged(bad))?;
+        members.set_damaged();
+        let (file, torn) = (self.members_file(), text.get(whole.len()..).unwrap_or_default());
+        warn!("{}: left out the last line, which is not whole: {}", file.display(), Printable(torn));
+        Ok(members)
+    }
+
+    fn parse_members(&self, text: &str) -> Result<Members, BadLine> {
+        Members::parse(text, self.subnets)
+    }
+
+    fn damaged(&self, bad: BadLine) -> state::Error {
+        self.state.damaged(MEMBERS, bad.line, bad.why)
+    }
+
+    fn read_invites(&self) -> Result<Invites, state::Error> {
+        let text = self.state.read(INVITES)?.unwrap_or_default();
+        Invites::parse(&text, self.subnets).map_err(|bad| self.state.damaged(INVITES, bad.line, bad.why))
+    }
+
+    fn members_file(&self) -> PathBuf {
+        self.state.path().join(MEMBERS)
+    }
+}
+
+fn to_text(error: state::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use common::wire::frame::Join;
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+    use crate::lan::members::Decision;
+
+    fn subnets() -> Subnets {
+        Subnets::new(&["10.0.0.0/16".parse().unwrap()]).unwrap()
+    }
+
+    fn key(number: u32) -> common::wire::key::PublicKey {
+        let mut seed = [7; 32];
+        // The lowest bits of a private key do not count.
+        seed[1..5].copy_from_slice(&number.to_le_bytes());
+        PrivateKey::from_random(seed).public()
+    }
+
+    /// A state directory of its own for each test, removed at the end, and the list as the hub has it.
+    struct Scratch {
+        files: StateFiles,
+        members: Members,
+        taken: Fingerprint,
+    }
+
+    impl Scratch {
+        fn new(text: &str) -> Scratch {
+            let tag = state::random_u64().unwrap();
+            let path = std::env::temp_dir().join(format!("hub-files-test-{tag:x}"));
+            let state = Arc::new(State::open(&path).unwrap());
+            state.write(MEMBERS, text).unwrap();
+            let (files, found) = StateFiles::open(state, subnets()).unwrap();
+            Scratch { files, members: found.members, taken: found.fingerprint }
+        }
+
+        fn join(&mut self, number: u32) {
+            let join = Join {
+                name: format!("m{number}").parse().unwrap(),
+                addresses: vec![],
+                routes: vec![],
+                mtu: None,
+                invite: None,
+                had: vec![],
+            };
+            let decision = self.members.admit(key(number), &join, Access::Open, &[]);
+            assert!(matches!(decision, Decision::Member { .. }), "{decision:?}");
+        }
+
+        /// Writes what is changed; what was to be done, and what that led to.
+        fn save(&mut self) -> (Patch, Written) {
+            let (version, patch) = (self.members.version(), self.members.begin_save());
+            let written = self.files.write_members(&patch, self.taken);
+            match written {
+                Written::Saved => self.members.set_saved(version),
+                Written::Edited(_) | Written::Missing | Written::Failed(_) => self.members.set_damaged(),
+            }
+            (patch, written)
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.files.members_file()).unwrap()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.files.state.path());
+        }
+    }
+
+    /// So many members that new ones are added at the end.
+    fn many() -> String {
+        (0..300).map(|number| format!("{} old-{number} -\n", key(1_000_000 + number))).collect()
+    }
+
+    #[test]
+    fn a_join_costs_one_line_however_long_the_list_is() {
+        let mut scratch = Scratch::new(&many());
+        for number in 0..3 {
+            scratch.join(number);
+            let (patch, written) = scratch.save();
+            let Patch::Append(lines) = patch else { panic!("{patch:?}") };
+            assert_eq!(lines.lines().count(), 1);
+            assert!(matches!(written, Written::Saved));
+            assert_eq!(scratch.text(), scratch.members.to_text());
+        }
+        // One that was there before is changed: that takes the whole text.
+        let first = scratch.members.by_key(&key(0)).unwrap();
+        scratch.members.set_routes(first, &["192.168.5.0/24".parse().unwrap()]);
+        scratch.join(3);
+        assert!(matches!(scratch.save(), (Patch::Replace(_), Written::Saved)));
+        assert_eq!(scratch.text(), scratch.members.to_text());
+        scratch.join(4);
+        assert!(matches!(scratch.save(), (Patch::Append(_), Written::Saved)));
+        assert_eq!(scratch.text(), scratch.members.to_text());
+    }
+
+    #[test]
+    fn what_a_person_wrote_is_seen_before_lines_are_added() {
+        let mut scratch = Scratch::new(&many());
+        scratch.join(0);
+        scratch.save();
+        let edited = format!("# edited\n{}", scratch.text());
+        fs::write(scratch.files.members_file(), &edited).unwrap();
+        scratch.join(1);
+        let (_, written) = scratch.save();
+        let Written::Edited(read) = written else { panic!("it was overwritten") };
+        assert_eq!(scratch.text(), edited);
+        scratch.members.replace(read.members);
+        scratch.taken = read.fingerprint;
+        assert!(
+            matches!(scratch.save(), (Patch::Append(_), Written::Saved)),
+            "the new one is still to be added"
+        );
+        assert!(scratch.text().starts_with(&edited) && scratch.text().contains(" m1 "));
+        fs::remove_file(scratch.files.members_file()).unwrap();
+        scratch.join(2);
+        assert!(matches!(scratch.save(), (Patch::Append(_), Written::Missing)));
+        assert!(matches!(scratch.save(), (Patch::Replace(_), Written::Saved)));
+        assert_eq!(scratch.text(), scratch.members.to_text());
+    }
+
+    #[test]
+    fn a_line_that_a_crash_has_cut_short_is_left_out_and_another_bad_one_is_not() {
+        for torn in ["x", &key(1).to_string()[..20], "\0\0\0", &format!("{} m1 10.0.0.", key(1))] {
+            let mut scratch = Scratch::new(&format!("{}{torn}", many()));
+            assert_eq!(scratch.members.to_text(), many(), "{torn:?}");
+            scratch.join(2);
+            assert!(matches!(scratch.save(), (Patch::Replace(_), Written::Saved)), "{torn:?}");
+            assert_eq!(scratch.text(), scratch.members.to_text());
+        }
+        let state = Scratch::new("");
+        for bad in ["x\n", &format!("x\n{} m1 -", key(1))] {
+            fs::write(state.files.members_file(), bad).unwrap();
+            let opened = StateFiles::open(Arc::clone(&state.files.state), subnets());
+            assert!(opened.err().unwrap().to_string().contains("line 1"), "{bad:?}");
+        }
+    }
+}

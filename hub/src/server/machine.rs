@@ -1,0 +1,197 @@
+//! The hub's machine: its device, the routes that its own kernel has through it, and the networks around. IO.
+//!
+//! Nothing is assumed to be as it was left: the kernel tells when something changes, then all of it is looked at, and what
+//! someone else changed is set right again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Instant;
+
+use common::linux::device::{Device, DeviceConfig};
+use common::linux::monitor::{Drained, Monitor, Pacer};
+use common::linux::netlink::{Family, MAIN_TABLE, Route};
+use common::linux::tun::{self, Tun};
+use common::node::event_loop::{EventLoop, Source};
+use common::queue::Buf;
+use ipnetwork::IpNetwork;
+use log::{debug, warn};
+
+use super::Config;
+
+/// The device and what the kernel has through it.
+pub(super) struct Machine {
+    pub(super) tun: Tun,
+    device: Device,
+    /// The prefixes that the kernel is to reach through the device, and why it does not.
+    routes: BTreeMap<IpNetwork, Option<String>>,
+    /// Without it, as in a container that forbids it, changes are not seen.
+    monitor: Option<Monitor>,
+    pacer: Pacer,
+    /// What could not be done to the device at the last look.
+    problems: Vec<String>,
+    /// For packets that the device takes in pieces.
+    scratch: Vec<u8>,
+}
+
+/// What was seen in a look around, and set right.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Networks that the machine is in; `None` where they could not be asked for.
+    pub(super) networks: Option<Vec<IpNetwork>>,
+    /// What someone else had changed; a line each.
+    pub(super) restored: Vec<String>,
+}
+
+impl Machine {
+    /// Makes the device, sets it up, and listens to the kernel.
+    ///
+    /// # Errors
+    /// Where the device cannot be what the command line says.
+    pub(super) fn open(config: &Config) -> Result<Machine, tun::Error> {
+        let mut tun = Tun::open(&config.tun)?;
+        let mut device = Device::default();
+        let addresses = config.subnets.hub().chain(config.subnets.hub_link_local()).collect();
+        device.configure(&mut tun, DeviceConfig { addresses, mtu: config.mtu })?;
+        if let Some(error) = device.take_failure() {
+            return Err(error);
+        }
+        let monitor = Monitor::open(tun.netlink())
+            .map_err(|error| warn!("cannot hear of changes in the kernel's network configuration: {error}"));
+        Ok(Machine {
+            tun,
+            device,
+            routes: BTreeMap::new(),
+            monitor: monitor.ok(),
+            pacer: Pacer::default(),
+            problems: Vec::new(),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Registers the device and the kernel's announcements.
+    pub(super) fn register(&mut self, events: &EventLoop) -> io::Result<()> {
+        events.register(&mut self.tun, Source::Device)?;
+        self.monitor.as_mut().map_or(Ok(()), |monitor| events.register(monitor, Source::Kernel))
+    }
+
+    /// Gives a packet to the hub's own kernel; whether it took it.
+    pub(super) fn deliver(&mut self, packet: &mut Buf) -> bool {
+        self.tun.deliver(packet, &mut self.scratch).is_ok()
+    }
+
+    /// Has the hub's own kernel reach a prefix through the LAN.
+    ///
+    /// # Errors
+    /// As the kernel has it; it is tried again when something changes.
+    pub(super) fn add_route(&mut self, prefix: IpNetwork) -> Result<(), String> {
+        let added = self.tun.netlink().add_route(&self.route(prefix)).map_err(|error| error.to_string());
+        self.routes.insert(prefix, added.clone().err());
+        added
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub(super) fn remove_route(&mut self, prefix: IpNetwork) -> Result<(), String> {
+        self.routes.remove(&prefix);
+        self.tun.netlink().remove_route(&self.route(prefix)).map_err(|error| error.to_string())
+    }
+
+    fn route(&self, prefix: IpNetwork) -> Route {
+        let (interface, metric) = (self.tun.index(), Some(self.tun.metric()));
+        Route { prefix, gateway: None, interface, table: MAIN_TABLE, metric }
+    }
+
+    // ---- changes
+
+    /// Reads the kernel's announcements; whether there are more.
+    pub(super) fn read_announcements(&mut self) -> bool {
+        let Some(monitor) = &mut self.monitor else { return false };
+        let (changes, drained) = monitor.drain(self.tun.index());
+        self.pacer.add(changes);
+        drained == Drained::More
+    }
+
+    /// When [`Machine::poll`] has something to do; `now` or earlier where it has already.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.pacer.deadline(now)
+    }
+
+    /// Looks around where the kernel has announced changes, and sets right what someone else changed.
+    ///
+    /// # Errors
+    /// Where the device is gone and cannot be made anew.
+    pub(super) fn poll(&mut self, now: Instant) -> Result<Option<Seen>, tun::Error> {
+        if self.pacer.take(now).is_none() {
+            return Ok(None);
+        }
+        let steps = self.device.reconcile(&mut self.tun)?;
+        let mut seen = Seen::default();
+        if !steps.is_empty() {
+            let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
+            let (name, told) = (self.tun.name(), told.join(", "));
+            seen.restored.push(format!("{name} was changed by someone else ({told}); restored"));
+        }
+        let routes = self.restore_routes();
+        // Routes go with what was done to the device.
+        if !routes.is_empty() && steps.is_empty() {
+            let named: Vec<String> = routes.iter().take(4).map(IpNetwork::to_string).collect();
+            let more = routes.len().saturating_sub(4);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named = named.join(", ");
+            seen.restored.push(format!("route {named}{more} was removed by someone else; restored"));
+        }
+        self.note_problems();
+        seen.networks = self
+            .tun
+            .other_networks()
+            .map_err(|error| warn!("{error}; routes of members may lie in a network of this machine"))
+            .ok();
+        Ok(Some(seen))
+    }
+
+    /// What lasts and is not as it should be; a line each, and not many.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let routes = self
+            .routes
+            .iter()
+            .filter_map(|(prefix, why)| Some(format!("route {prefix} is not installed: {}", why.as_ref()?)));
+        self.problems.iter().cloned().chain(routes).take(8).collect()
+    }
+
+    /// Adds the routes that are missing; those that had been there.
+    fn restore_routes(&mut self) -> Vec<IpNetwork> {
+        let mut there = BTreeSet::new();
+        for family in [Family::V4, Family::V6] {
+            match self.tun.netlink().routes(family, self.tun.index()) {
+                Ok(routes) => there.extend(routes.into_iter().map(|route| route.prefix)),
+                // A kernel without IPv6 has no routes of it.
+                Err(error) => debug!("{error}"),
+            }
+        }
+        let missing: Vec<(IpNetwork, bool)> = self
+            .routes
+            .iter()
+            .filter(|(prefix, _)| !there.contains(prefix))
+            .map(|(&prefix, failed)| (prefix, failed.is_none()))
+            .collect();
+        let mut restored = Vec::new();
+        for (prefix, was_there) in missing {
+            if self.add_route(prefix).is_ok() && was_there {
+                restored.push(prefix);
+            }
+        }
+        restored
+    }
+
+    /// Warns once of each thing that cannot be done to the device.
+    fn note_problems(&mut self) {
+        let problems: Vec<String> =
+            self.device.failures().iter().map(|(_, error)| error.to_string()).collect();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            warn!("{problem}");
+        }
+        self.problems = problems;
+    }
+}

@@ -1,0 +1,90 @@
+//! Who does the jobs on the hub's files: a thread, so that packets do not wait for the disk. IO.
+//!
+//! The thread is started once the process is confined. Where threads are limited the event loop does the work itself,
+//! and waits.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use common::node::state::{self, State};
+use log::debug;
+use mio::Waker;
+
+use super::files::{MEMBERS, StateFiles};
+use crate::core::Files;
+use crate::lan::saving::{Done, Job};
+use crate::lan::subnets::Subnets;
+
+/// Has jobs done on the files.
+pub(super) struct Store {
+    state: Arc<State>,
+    files: StateFiles,
+    thread: Option<Thread>,
+}
+
+/// The thread, by what goes there and what comes back.
+struct Thread {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+}
+
+impl Store {
+    /// Reads all files of a state directory.
+    pub(super) fn open(state: State, subnets: Subnets) -> Result<(Store, Files), state::Error> {
+        let state = Arc::new(state);
+        let (files, found) = StateFiles::open(Arc::clone(&state), subnets)?;
+        Ok((Store { state, files, thread: None }, found))
+    }
+
+    /// Starts the thread; it wakes the event loop whenever a job is done.
+    pub(super) fn start(&mut self, waker: Arc<Waker>) {
+        let mut files = self.files.clone();
+        let ((jobs, next), (report, done)) = (channel(), channel());
+        let work = move || {
+            while let Ok(job) = next.recv() {
+                if report.send(files.run(job)).is_err() {
+                    return;
+                }
+                // Where it fails the loop looks when it next wakes up by itself.
+                let _ = waker.wake();
+            }
+        };
+        match std::thread::Builder::new().spawn(work) {
+            Ok(_) => self.thread = Some(Thread { jobs, done }),
+            Err(error) => debug!("cannot start a thread: {error}; the event loop writes the files"),
+        }
+    }
+
+    /// The state directory.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where the list of members is.
+    pub(super) fn members_file(&self) -> PathBuf {
+        self.state.path().join(MEMBERS)
+    }
+
+    /// Has a job done. What it led to, where that is known at once.
+    pub(super) fn run(&mut self, job: Job) -> Option<Done> {
+        match &self.thread {
+            Some(thread) => {
+                // The thread ends after us.
+                let _ = thread.jobs.send(job);
+                None
+            }
+            None => Some(self.files.run(job)),
+        }
+    }
+
+    /// What the job led to that was given to the thread, if it is done.
+    pub(super) fn poll_done(&mut self) -> Option<Done> {
+        self.thread.as_ref()?.done.try_recv().ok()
+    }
+
+    /// The same, once it is done.
+    pub(super) fn wait_done(&mut self) -> Option<Done> {
+        self.thread.as_ref()?.done.recv().ok()
+    }
+}

@@ -1,0 +1,277 @@
+//! The way of a packet through the hub: opened, checked, routed, queued. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use common::packet::drops::Reason;
+use common::packet::icmp::{self, Answer};
+use common::packet::offload;
+use common::packet::{self, Header, VNET_LEN};
+use common::queue::{Buf, Pool};
+use common::wire::frame::{BadFrame, ControlFrame, Join};
+use common::wire::key::PublicKey;
+use common::wire::tunnel::Event;
+use log::{log_enabled, trace};
+
+use super::{Effects, Fabric, Port, Switch};
+use crate::effect::{Effect, End};
+use crate::ids::{MemberId, SessionId};
+use crate::switch::router::{self, Verdict};
+
+/// What a session asks of the hub; packets it does not have to ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To join, with the key that it proved.
+    Join(PublicKey, Result<Join, BadFrame>),
+    /// Whatever a control frame says.
+    Control(ControlFrame),
+}
+
+impl Switch {
+    /// Reads for a session, by [`Tunnel::fill`](common::wire::tunnel::Tunnel::fill); `false` where it is not alive.
+    /// To be followed by `next_asked` until that has no more.
+    pub fn fill(&mut self, session: SessionId, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        let entry = self.sessions.get_mut(session.index()).filter(|entry| entry.end.is_none());
+        let Some(entry) = entry else { return false };
+        let super::Buffers { pool, inbox, .. } = &mut self.buffers;
+        entry.tunnel.fill(inbox, pool, now, read);
+        true
+    }
+
+    /// Handles what was read for a session, up to the next thing that it asks; `None` when all is handled.
+    pub fn next_asked(
+        &mut self,
+        session: SessionId,
+        fabric: Fabric<'_>,
+        effects: &mut Effects,
+        now: Instant,
+    ) -> Option<Asked> {
+        loop {
+            let entry = &mut self.sessions[session.index()];
+            let super::Buffers { pool, inbox, .. } = &mut self.buffers;
+            if entry.end.is_some() {
+                entry.tunnel.park(inbox, pool);
+                return None;
+            }
+            match entry.tunnel.open(inbox, pool, now) {
+                Ok(Some(Event::Packet(packet))) => {
+                    self.forward(Some(session), packet, fabric, effects, now);
+                }
+                Ok(Some(Event::Join { key, join })) => return Some(Asked::Join(key, join)),
+                Ok(Some(Event::Control(control))) => return Some(Asked::Control(control)),
+                Ok(None) => {
+                    entry.tunnel.park(inbox, pool);
+                    if entry.tunnel.has_greeted() {
+                        self.gate.greeted(entry.source.ip(), session);
+                    }
+                    // The handshake and control frames are answered.
+                    if entry.tunnel.wants_write() {
+                        self.mark_dirty(session);
+                    }
+                    return None;
+                }
+                Err(error) => self.end(session, End::Tunnel(error)),
+            }
+        }
+    }
+
+    /// Sends a packet (virtio-net header and IP) from the hub's own kernel on its way, which `read` takes from the
+    /// device, with a buffer of the pool. Returns its length; `None` where there is none.
+    pub fn send(
+        &mut self,
+        fabric: Fabric<'_>,
+        effects: &mut Effects,
+        now: Instant,
+        read: impl FnOnce(&mut Pool) -> Option<Buf>,
+    ) -> Option<usize> {
+        let packet = read(&mut self.buffers.pool)?;
+        let len = packet.len();
+        self.forward(None, packet, fabric, effects, now);
+        Some(len)
+    }
+
+    /// Sends a packet on its way: from a session, or else from the hub's own kernel.
+    fn forward(
+        &mut self,
+        from: Option<SessionId>,
+        mut packet: Buf,
+        fabric: Fabric<'_>,
+        effects: &mut Effects,
+        now: Instant,
+    ) {
+        let header = match check(&mut packet, from.is_none()) {
+            Ok(header) => header,
+            Err(reason) => {
+                trace!("{} bytes are not let through: {reason}", packet.len());
+                return self.drop(from, packet, reason);
+            }
+        };
+        let member = from.and_then(|session| self.sessions[session.index()].member);
+        let verdict = router::route(fabric.members, fabric.table, &self.subnets, member, &header);
+        if log_enabled!(log::Level::Trace) {
+            let name = member.map_or("the hub", |id| fabric.members.member(id).name.as_str());
+            trace!("{header} from {name}: {verdict:?}");
+        }
+        match verdict {
+            Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
+            Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
+            Verdict::Flood if self.may_flood(member, &packet, now) => {
+                self.flood(member, &mut packet, &header, now);
+                match from {
+                    Some(_) => effects.push_back(Effect::Deliver(packet)),
+                    None => self.buffers.pool.give(packet),
+                }
+            }
+            Verdict::Flood => self.drop(from, packet, Reason::RateLimit),
+            Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
+                let answer = self.unreachable(from, &packet, &header);
+                self.drop_answered(from, packet, reason, answer, effects, now);
+            }
+            Verdict::Drop(reason) => self.drop(from, packet, reason),
+        }
+    }
+
+    /// Queues a packet for a member, in fragments where it takes no packet of that size.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet's whole story, on the way that must stay short"
+    )]
+    fn send_to(
+        &mut self,
+        from: Option<SessionId>,
+        to: MemberId,
+        mut packet: Buf,
+        header: &Header,
+        fabric: Fabric<'_>,
+        effects: &mut Effects,
+        now: Instant,
+    ) {
+        let receiver = fabric.members.member(to).session.filter(|&session| self.is_live(session));
+        let Some(to) = receiver else {
+            let answer = self.unreachable(from, &packet, header);
+            return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
+        };
+        if self.fits(to, &packet, header) {
+            return self.enqueue(to, packet, header, now);
+        }
+        let answer = self.too_big(from, to, &packet, header);
+        if answer.is_none() && self.fragment(to, &mut packet, header, now) {
+            return self.buffers.pool.give(packet);
+        }
+        self.drop_answered(from, packet, Reason::TooBig, answer, effects, now);
+    }
+
+    fn drop(&mut self, from: Option<SessionId>, packet: Buf, reason: Reason) {
+        self.port(from).drops.add(reason);
+        self.buffers.pool.give(packet);
+    }
+
+    /// Drops a packet, and tells its sender why if it may be told.
+    fn drop_answered(
+        &mut self,
+        from: Option<SessionId>,
+        packet: Buf,
+        reason: Reason,
+        answer: Option<Answer>,
+        effects: &mut Effects,
+        now: Instant,
+    ) {
+        self.drop(from, packet, reason);
+        let member = from.and_then(|session| self.sessions[session.index()].member);
+        let Some(answer) = answer.filter(|_| self.limits.of(member, now).answer(now)) else { return };
+        let answer = self.buffers.pool.copy(&answer);
+        let Some(session) = from else { return effects.push_back(Effect::Deliver(answer)) };
+        match answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
+            Ok(header) => self.enqueue(session, answer, &header, now),
+            Err(_) => self.buffers.pool.give(answer),
+        }
+    }
+
+    /// Whether a source may send this packet to everyone.
+    fn may_flood(&mut self, from: Option<MemberId>, bytes: &[u8], now: Instant) -> bool {
+        self.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
+    }
+
+    fn port(&mut self, from: Option<SessionId>) -> &mut Port {
+        from.map_or(&mut self.port, |session| &mut self.sessions[session.index()].port)
+    }
+
+    /// Whether the receiver takes a packet of this size.
+    fn fits(&self, to: SessionId, bytes: &[u8], header: &Header) -> bool {
+        let mtu = self.sessions[to.index()].mtu;
+        mtu >= self.mtu || !icmp::exceeds(bytes, header, mtu)
+    }
+
+    /// The answer to a packet that is too big for its receiver; none where it may be fragmented instead.
+    fn too_big(
+        &self,
+        from: Option<SessionId>,
+        to: SessionId,
+        bytes: &[u8],
+        header: &Header,
+    ) -> Option<Answer> {
+        let by = self.answerer(from, header)?;
+        icmp::too_big(bytes, header, by, self.broadcast(), self.sessions[to.index()].mtu)
+    }
+
+    /// Sends a packet that is too big in fragments; `false` where it may not be fragmented.
+    fn fragment(&mut self, to: SessionId, bytes: &mut [u8], header: &Header, now: Instant) -> bool {
+        let mtu = self.sessions[to.index()].mtu;
+        let mut scratch = std::mem::take(&mut self.buffers.scratch);
+        let is_done = offload::fragment(bytes, header, mtu, &mut scratch, |piece| {
+            let piece = self.buffers.pool.copy(piece);
+            self.enqueue(to, piece, header, now);
+        });
+        self.buffers.scratch = scratch;
+        is_done
+    }
+
+    /// The answer to a packet that cannot be delivered.
+    fn unreachable(&self, from: Option<SessionId>, bytes: &[u8], header: &Header) -> Option<Answer> {
+        icmp::unreachable(bytes, header, self.answerer(from, header)?, self.broadcast())
+    }
+
+    /// Source of an ICMP error: the hub's address, or the destination when it goes to our own kernel, which drops
+    /// packets from its own address.
+    fn answerer(&self, from: Option<SessionId>, header: &Header) -> Option<IpAddr> {
+        if from.is_none() {
+            return Some(header.destination);
+        }
+        self.subnets.hub().map(|hub| hub.ip()).find(|hub| hub.is_ipv6() == header.is_ipv6())
+    }
+
+    fn broadcast(&self) -> Option<Ipv4Addr> {
+        self.subnets.broadcast()
+    }
+
+    fn enqueue(&mut self, session: SessionId, packet: Buf, header: &Header, now: Instant) {
+        let flow = header.flow(self.flow_seed);
+        self.sessions[session.index()].tunnel.enqueue(packet, flow, &mut self.buffers.pool, now);
+        self.mark_dirty(session);
+    }
+
+    fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
+        for index in 0..self.sessions.capacity() {
+            let Some(entry) = self.sessions.get(index) else { continue };
+            if !entry.tunnel.is_open() || entry.end.is_some() || entry.member == from {
+                continue;
+            }
+            let to = SessionId::new(index);
+            let mut packet = self.buffers.pool.copy(bytes);
+            if self.fits(to, &packet, header) {
+                self.enqueue(to, packet, header, now);
+                continue;
+            }
+            if !self.fragment(to, &mut packet, header, now) {
+                self.sessions[index].port.drops.add(Reason::TooBig);
+            }
+            self.buffers.pool.give(packet);
+        }
+    }
+}
+
+/// Looks at a packet before it is sent on its way; one of the hub's own kernel is finished where it needs that.
+fn check(packet: &mut [u8], is_own: bool) -> Result<Header, Reason> {
+    let header = if is_own { offload::check_own(packet) } else { offload::check(packet) }?;
+    if icmp::is_neighbour_discovery(packet, &header) { Err(Reason::NeighbourDiscovery) } else { Ok(header) }
+}

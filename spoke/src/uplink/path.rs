@@ -1,0 +1,168 @@
+//! The outer path: what follows when the machine moves, or its routes change. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::{Effect, Phase, Uplink};
+
+/// How long a hub may take to answer over a path that has changed, before the link is given up.
+pub const PROBE_TIME: Duration = Duration::from_millis(800);
+
+/// What has become of the path of the connection to the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathChange {
+    /// The machine has lost the address that the connection was made from, or every route: nothing can arrive.
+    Lost,
+    /// Its packets leave by another interface or router: it may work or not.
+    Moved,
+}
+
+/// A question to the hub over a path that has changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    asked_at: Instant,
+}
+
+impl Probe {
+    pub(super) fn deadline(self) -> Instant {
+        self.asked_at + PROBE_TIME
+    }
+}
+
+impl Uplink {
+    /// The path of the connection is not what it was.
+    pub fn handle_path(&mut self, change: PathChange, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        match change {
+            PathChange::Moved if linked.tunnel.is_open() => {
+                linked.probe.get_or_insert(Probe { asked_at: now });
+                if let Err(error) = linked.tunnel.ping(now) {
+                    self.fail_link(error, now);
+                }
+            }
+            PathChange::Moved | PathChange::Lost => {
+                self.redial("this machine's address or its way to the hub has changed", now);
+            }
+        }
+    }
+
+    /// The machine's network is not what it was: what failed before may work now. The link, if there is one, is
+    /// [`Uplink::handle_path`]'s.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Paused(until) => {
+                *until = now;
+                self.retry.begin_anew();
+            }
+            Phase::Dialling => {
+                // Attempts hold on to the address and the route that they began with.
+                self.retry.begin_anew();
+                self.phase = Phase::Resolving;
+                self.effects.push_back(Effect::Resolve);
+            }
+            Phase::Resolving | Phase::Linked(_) => {}
+        }
+    }
+
+    /// Gives a link up whose hub does not answer over the new path.
+    pub(super) fn poll_probe(&mut self, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        let Some(probe) = linked.probe else { return };
+        if linked.tunnel.heard_at() > probe.asked_at {
+            linked.probe = None;
+        } else if probe.deadline() <= now {
+            self.redial("no answer over this machine's new way to it", now);
+        }
+    }
+
+    /// Ends the link, which the hub cannot hear of, and begins again at once.
+    fn redial(&mut self, why: &str, now: Instant) {
+        self.close_link(true, now);
+        self.retry.begin_anew();
+        self.lose_link(why, now);
+        self.phase = Phase::Paused(now);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+
+    use common::wire::key::PrivateKey;
+
+    use super::super::routes::RoutePolicy;
+    use super::super::{Config, Uplink};
+    use super::*;
+
+    fn hub() -> SocketAddr {
+        "203.0.113.5:5678".parse().unwrap()
+    }
+
+    fn uplink(now: Instant) -> Uplink {
+        let config = Config {
+            hub: "203.0.113.5".parse().unwrap(),
+            hub_key: None,
+            addresses: Vec::new(),
+            name: "laptop".parse().unwrap(),
+            invite: None,
+            route_policy: RoutePolicy::default(),
+            mtu: None,
+            follows_members: false,
+            pins: PathBuf::new(),
+        };
+        Uplink::new(config, PrivateKey::from_random([1; 32]), None, 7, now)
+    }
+
+    fn effects(uplink: &mut Uplink) -> Vec<Effect> {
+        std::iter::from_fn(|| uplink.poll_effect()).collect()
+    }
+
+    /// A spoke that dials.
+    fn dialling(now: Instant) -> Uplink {
+        let mut uplink = uplink(now);
+        uplink.handle_timeout(now);
+        uplink.handle_resolved(Ok(vec![hub()]), now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial(_)]));
+        uplink
+    }
+
+    #[test]
+    fn a_change_of_the_network_ends_the_pause_and_an_attempt_on_the_old_path() {
+        let now = Instant::now();
+        let mut uplink = dialling(now);
+        uplink.handle_network_change(now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        // The look-up under way goes on: it ends by itself.
+        uplink.handle_network_change(now);
+        assert!(effects(&mut uplink).is_empty());
+        // The pauses have become long.
+        for _ in 0..10 {
+            uplink.handle_resolved(Err("no such name".to_owned()), now);
+            let at = uplink.deadline().unwrap();
+            uplink.handle_timeout(at);
+        }
+        uplink.handle_resolved(Err("no such name".to_owned()), now);
+        effects(&mut uplink);
+        assert!(uplink.deadline().unwrap() > now + Duration::from_secs(4));
+        uplink.handle_network_change(now);
+        assert_eq!(uplink.deadline(), Some(now));
+        uplink.handle_timeout(now);
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+    }
+
+    #[test]
+    fn a_link_whose_path_is_lost_is_reset_and_dialled_anew_at_once() {
+        let now = Instant::now();
+        for change in [PathChange::Lost, PathChange::Moved] {
+            // A handshake cannot be asked whether it is alive.
+            let mut uplink = dialling(now);
+            uplink.handle_path(change, now);
+            assert!(effects(&mut uplink).is_empty(), "there is no link yet");
+            uplink.handle_connected(hub(), [2; 32], now);
+            uplink.handle_path(change, now);
+            assert!(matches!(effects(&mut uplink)[..], [Effect::Close { reset: true }, Effect::Log(_)]));
+            assert_eq!(uplink.deadline(), Some(now));
+        }
+    }
+}

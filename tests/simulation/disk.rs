@@ -1,0 +1,76 @@
+//! The hub's files, in memory.
+
+use hub::lan::invites::Invites;
+use hub::lan::members::{Access, Members, Patch};
+use hub::lan::saving::{Done, Files, Fingerprint, Job, ReadMembers, Written};
+use hub::lan::subnets::Subnets;
+
+/// The texts of the files.
+pub(crate) struct Disk {
+    pub(crate) subnets: Subnets,
+    pub(crate) members: String,
+    invites: String,
+    locked: bool,
+    /// Nothing can be written now.
+    pub(crate) is_full: bool,
+    /// Something could not be written once.
+    pub(crate) has_failed: bool,
+}
+
+impl Disk {
+    /// What a hub that starts reads.
+    pub(crate) fn files(&self) -> hub::core::Files {
+        hub::core::Files {
+            members: Members::parse(&self.members, self.subnets).unwrap(),
+            fingerprint: Fingerprint::of(&self.members),
+            invites: Invites::parse(&self.invites, self.subnets).unwrap(),
+            access: if self.locked { Access::Locked } else { Access::Open },
+        }
+    }
+
+    pub(crate) fn new(subnets: Subnets, members: String, locked: bool) -> Disk {
+        Disk { subnets, members, invites: String::new(), locked, is_full: false, has_failed: false }
+    }
+
+    /// Whether all can be written, and was.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.is_full && !self.has_failed
+    }
+
+    fn write(&mut self) -> Result<(), String> {
+        self.has_failed |= self.is_full;
+        if self.is_full { Err("it is full".to_owned()) } else { Ok(()) }
+    }
+
+    /// Does a job, as the hub's store does.
+    pub(crate) fn run(&mut self, job: Job) -> Done {
+        match job {
+            Job::Write { invites, members, .. } => {
+                let invites = invites.map(|text| self.write().map(|()| self.invites = text));
+                let members = members.map(|patch| match (self.write(), patch) {
+                    (Ok(()), Patch::Append(lines)) => {
+                        self.members.push_str(&lines);
+                        Written::Saved
+                    }
+                    (Ok(()), Patch::Replace(text)) => {
+                        self.members = text;
+                        Written::Saved
+                    }
+                    (Err(error), _) => Written::Failed(error),
+                });
+                Done::Written { invites, members }
+            }
+            Job::SetLocked(locked) => Done::SetLocked(self.write().map(|()| self.locked = locked)),
+            Job::Read => Done::Read(self.read()),
+        }
+    }
+
+    fn read(&self) -> Result<Files, String> {
+        let bad = |bad: hub::lan::members::BadLine| bad.why;
+        let members = Members::parse(&self.members, self.subnets).map_err(bad)?;
+        let invites = Invites::parse(&self.invites, self.subnets).map_err(bad)?;
+        let fingerprint = Fingerprint::of(&self.members);
+        let members = Box::new(ReadMembers { members, fingerprint });
+        Ok(Files { members: Ok(members), invites, locked: self.locked })
+    }
+}
