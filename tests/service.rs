@@ -6,17 +6,15 @@
 mod house;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, ping, start_hub};
+use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, make_tun, ping, start_hub};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Nobody of the machine.
@@ -69,7 +67,8 @@ fn one_capability_is_enough_for_both() {
     let net = Net::new(1).unwrap();
     let binaries = Binaries::find().unwrap();
     let under_the_unit = |host: &Host, program: &PathBuf| {
-        host.run(tun_for_all);
+        // Anybody may open it, as udev has it.
+        host.run(|| make_tun(0o666));
         let state = host.private().join("own");
         fs::create_dir(host.path(&state)).unwrap();
         chown(host.path(&state), Some(USER), Some(USER)).unwrap();
@@ -88,14 +87,6 @@ fn one_capability_is_enough_for_both() {
     let spoke = net.spoke(0).spawn("spoke", &command).unwrap();
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     ping(net.hub(), Lan::address(0).into(), 56, SOON).unwrap();
-}
-
-/// Anybody may open the device, as udev has it.
-fn tun_for_all() {
-    mount(Some("tmpfs"), "/dev/net", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let (mode, path) = (Mode::from_bits_truncate(0o666), "/dev/net/tun");
-    mknod(path, SFlag::S_IFCHR, mode, makedev(10, 200)).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
 }
 
 #[test]

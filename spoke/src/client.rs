@@ -260,7 +260,7 @@ impl Client {
                 match outcome {
                     Ok(link::Outcome::Drained) => {}
                     Ok(link::Outcome::More) => self.events.again(ready.source),
-                    Err(why) => self.uplink.handle_closed(&why, now),
+                    Err(error) => self.uplink.handle_closed(&error, now),
                 }
             }
             Way::None | Way::Lookup(_) | Way::Dial(_) | Way::Link(..) => {}
@@ -273,7 +273,7 @@ impl Client {
         match link::flush(link, |write| self.uplink.flush(now, write)) {
             Ok(more) => more,
             Err(error) => {
-                self.uplink.handle_closed(&error.to_string(), now);
+                self.uplink.handle_closed(&error, now);
                 false
             }
         }
@@ -302,7 +302,7 @@ impl Client {
         }
         if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
             self.uplink.handle_networks(self.machine.look_around());
-            self.uplink.handle_resolved(lookup.finish().map_err(|error| error.to_string()), now);
+            self.uplink.handle_resolved(lookup.finish(), now);
         }
     }
 
@@ -323,13 +323,13 @@ impl Client {
                     }
                     Err(error) => {
                         self.way = Way::None;
-                        self.uplink.handle_unreachable(&error, now);
+                        self.uplink.handle_unreachable(Some(hub), &error, now);
                     }
                 }
             }
-            Dialed::Failed(error) => {
+            Dialed::Failed(tried, error) => {
                 self.way = Way::None;
-                self.uplink.handle_unreachable(&error, now);
+                self.uplink.handle_unreachable(tried, &error, now);
             }
         }
     }
@@ -388,6 +388,7 @@ impl Client {
             Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
+            | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
             | Notice::RouteAroundHub(_)

@@ -51,9 +51,7 @@ fn start(flags: Flags) -> Exit {
         Err(error) => {
             log::error!("{error}");
             match error.downcast_ref() {
-                Some(client::Error::Uplink(
-                    uplink::Error::Refused(..) | uplink::Error::KeyChanged { .. },
-                )) => Exit::Refused,
+                Some(client::Error::Uplink(error)) if error.is_final() => Exit::Refused,
                 _ => Exit::Failed,
             }
         }

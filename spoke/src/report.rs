@@ -15,7 +15,8 @@ pub fn status(status: &Status) -> String {
     let addresses = if addresses.is_empty() { "no address yet".to_owned() } else { addresses.join(" and ") };
     // A String takes whatever is written to it.
     if status.link.is_none() {
-        let _ = writeln!(text, "OFF THE LAN, {}", doing(&status.phase));
+        let off = status.off_seconds.map_or(String::new(), |seconds| format!(" for {}", duration(seconds)));
+        let _ = writeln!(text, "OFF THE LAN{off}: {}", doing(&status.phase));
         if let Some(why) = &status.trouble {
             let _ = writeln!(text, "{}", Printable::whole(why));
         }
@@ -118,6 +119,7 @@ mod tests {
             hub: "hub.example.org:5678".to_owned(),
             hub_key: None,
             phase: "connecting".to_owned(),
+            off_seconds: Some(7),
             trouble: Some("cannot reach it\u{1b}[31m".to_owned()),
             problems: vec![],
             link: None,
@@ -129,7 +131,7 @@ mod tests {
     #[test]
     fn a_spoke_that_is_not_on_the_lan_says_so_first_and_prints_no_escapes() {
         let report = status(&away());
-        let head = "OFF THE LAN, connecting to the hub\ncannot reach it\\u{1b}[31m\n\
+        let head = "OFF THE LAN for 7 s: connecting to the hub\ncannot reach it\\u{1b}[31m\n\
                     spoke 1.2.3: laptop, no address yet on spoke0, up for 1 h\n";
         assert!(report.starts_with(head), "{report}");
     }

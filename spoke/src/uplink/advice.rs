@@ -7,6 +7,7 @@ use common::node::text::Printable;
 use common::wire::hello::UnknownProtocol;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::tunnel;
 use ipnetwork::IpNetwork;
 
 use super::target::Target;
@@ -74,45 +75,64 @@ fn is_link_local(at: SocketAddr) -> bool {
     matches!(at, SocketAddr::V6(at) if at.ip().is_unicast_link_local() && at.scope_id() == 0)
 }
 
-/// A connection that was there ended by an error of the socket. `was_joined` tells whether the handshake was through.
-pub fn broken(hub: &Target, was_joined: bool, error: &io::Error) -> String {
-    if was_joined {
-        return format!("lost the hub {hub}: {error}");
-    }
+/// How far a connection had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing was heard on it.
+    Silent,
+    /// Something was heard, but the handshake was not through.
+    Answered,
+    /// This spoke was let in, or asked to be.
+    Open,
+}
+
+/// There is no link any more, or there will be none.
+pub fn ended(hub: &Target, progress: Progress, why: &dyn std::fmt::Display) -> String {
+    let what = match progress {
+        Progress::Silent | Progress::Answered => "cannot join through",
+        Progress::Open => "lost the hub",
+    };
+    format!("{what} {hub}: {why}")
+}
+
+/// The socket of a connection failed, or was closed by the other end: [`io::ErrorKind::UnexpectedEof`].
+pub fn broken(hub: &Target, progress: Progress, error: &io::Error) -> String {
     let is_cut = [
         io::ErrorKind::ConnectionReset,
         io::ErrorKind::ConnectionAborted,
         io::ErrorKind::BrokenPipe,
         io::ErrorKind::UnexpectedEof,
     ];
-    if is_cut.contains(&error.kind()) {
-        format!(
-            "cannot join through {hub}: something on the way cut the connection at our first bytes; try --proxy, wss:// or \
-             another port"
-        )
+    if progress == Progress::Silent && is_cut.contains(&error.kind()) {
+        let why = "something on the way cut the connection at our first bytes; have the hub listen on another port, \
+                   such as 443 (or the hub is full: then its log says so)";
+        ended(hub, progress, &why)
     } else {
-        format!("cannot join through {hub}: {error}")
+        ended(hub, progress, error)
     }
 }
 
-/// What answers is no hub.
-pub fn unknown_protocol(hub: &Target, protocol: &UnknownProtocol) -> String {
-    let portal =
-        if matches!(protocol, UnknownProtocol::Http) { "; a captive portal? log in there first" } else { "" };
-    format!("cannot join through {hub}: it {protocol}{portal}")
+/// The tunnel failed: what the other end sent, or did not, is not as it must be.
+pub fn failed(hub: &Target, progress: Progress, error: &tunnel::Error) -> String {
+    let is_http = matches!(error, tunnel::Error::UnknownProtocol(UnknownProtocol::Http));
+    let portal = if is_http { "; a captive portal? log in there first" } else { "" };
+    ended(hub, progress, &format_args!("{error}{portal}"))
 }
 
 /// A locked hub does not know this key.
 pub fn locked(name: &Name, key: &PublicKey) -> String {
     format!(
-        "the hub is locked and does not know this machine ({name}, key {key}): ask for an invite, or have the owner \
-         run `hub allow {key}`"
+        "it is locked and does not know this machine ({name}, key {key}): ask its owner for an invite \
+         (`hub invite {name}`)"
     )
 }
 
-/// The hub gave another name than the wanted one.
+/// The hub gave another name than the wanted one, which another member has, or none can have.
 pub fn name_taken(wanted: &Name, given: &Name) -> String {
-    format!("the name {wanted} is taken; this machine is {given}")
+    match wanted.check_host() {
+        Ok(()) => format!("the name {wanted} is taken; this machine is {given}"),
+        Err(why) => format!("no machine can be called {wanted} ({why}); this machine is {given}"),
+    }
 }
 
 /// The hub does not take a route that this spoke offers; `reason` is the hub's.
@@ -203,16 +223,24 @@ mod tests {
     #[test]
     fn a_connection_that_is_cut_at_once_is_no_lost_link() {
         let hub = target("192.0.2.1");
-        let cut = broken(&hub, false, &errno(104));
+        let cut = broken(&hub, Progress::Silent, &errno(104));
         assert_eq!(
             cut,
-            "cannot join through 192.0.2.1:5678: something on the way cut the connection at our first bytes; try \
-             --proxy, wss:// or another port"
+            "cannot join through 192.0.2.1:5678: something on the way cut the connection at our first bytes; have the \
+             hub listen on another port, such as 443 (or the hub is full: then its log says so)"
         );
-        assert_eq!(broken(&hub, false, &io::ErrorKind::UnexpectedEof.into()), cut);
-        assert!(broken(&hub, true, &errno(104)).starts_with("lost the hub 192.0.2.1:5678: Connection reset"));
+        let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+        assert_eq!(broken(&hub, Progress::Silent, &closed), cut);
+        assert_eq!(
+            broken(&hub, Progress::Answered, &closed),
+            "cannot join through 192.0.2.1:5678: it closed the connection"
+        );
+        assert_eq!(
+            broken(&hub, Progress::Open, &closed),
+            "lost the hub 192.0.2.1:5678: it closed the connection"
+        );
         assert!(
-            broken(&hub, false, &errno(12))
+            broken(&hub, Progress::Silent, &errno(12))
                 .starts_with("cannot join through 192.0.2.1:5678: Cannot allocate")
         );
     }
@@ -220,11 +248,16 @@ mod tests {
     #[test]
     fn what_answers_in_the_hubs_place_is_named() {
         let hub = target("192.0.2.1:80");
+        let stranger = |protocol| failed(&hub, Progress::Answered, &tunnel::Error::UnknownProtocol(protocol));
         assert_eq!(
-            unknown_protocol(&hub, &UnknownProtocol::Http),
+            stranger(UnknownProtocol::Http),
             "cannot join through 192.0.2.1:80: it speaks HTTP, not hub & spoke; a captive portal? log in there first"
         );
-        assert!(!unknown_protocol(&hub, &UnknownProtocol::Ssh).contains("portal"));
+        assert!(!stranger(UnknownProtocol::Ssh).contains("portal"));
+        assert_eq!(
+            failed(&hub, Progress::Open, &tunnel::Error::Silent),
+            "lost the hub 192.0.2.1:80: nothing heard for 10 s"
+        );
     }
 
     #[test]
@@ -233,11 +266,17 @@ mod tests {
         let name = |text: &str| text.parse().unwrap();
         let text = locked(&name("laptop"), &key);
         assert!(
-            text.contains(&format!("(laptop, key {key})")) && text.ends_with(&format!("`hub allow {key}`"))
+            text.contains(&format!("(laptop, key {key})")) && text.ends_with("(`hub invite laptop`)"),
+            "{text}"
         );
         assert_eq!(
             name_taken(&name("laptop"), &name("laptop-2")),
             "the name laptop is taken; this machine is laptop-2"
+        );
+        assert_eq!(
+            name_taken(&name("localhost"), &name("localhost-2")),
+            "no machine can be called localhost (this name means something else to machines); this machine is \
+             localhost-2"
         );
         let prefix = "192.168.5.0/24".parse().unwrap();
         assert_eq!(
