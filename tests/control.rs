@@ -275,7 +275,7 @@ fn a_revoked_member_is_off_within_a_second_and_stays_out() {
         assert_ne!(status.code(), Some(0));
         lan.spokes[i].wait_for_line("revoked", SOON).unwrap();
     }
-    hub(&lan.net, &["revoke", "spoke0"]).fails("no member");
+    hub(&lan.net, &["revoke", "spoke0"]).fails("spoke0 is revoked already");
     hub(&lan.net, &["revoke", &key]).fails("revoked already");
     let again = spawn_spoke(&lan.net, &lan.binaries, 0, &[]).unwrap();
     assert_ne!(again.wait_exit(SOON).unwrap().code(), Some(0), "though the hub is open");

@@ -4,6 +4,7 @@ pub mod device;
 pub mod monitor;
 pub mod netlink;
 pub mod sandbox;
+pub mod service_manager;
 pub mod surroundings;
 pub mod sys;
 pub mod tun;

@@ -1,12 +1,18 @@
-//! What both programs run on. `cli`, `control`, `event_loop` and `state` are IO, the others are pure.
+//! What both programs run on. `cli`, `control`, `event_loop`, `logger` and `state` are IO, the others are pure.
 
+pub mod args;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod event_loop;
 pub mod human;
 pub mod link;
+pub mod log_filter;
 pub mod log_limit;
+pub mod logger;
+pub mod nearest;
 pub mod request;
 pub mod state;
 pub mod text;
 pub mod timer;
+pub mod values;

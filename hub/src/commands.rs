@@ -2,158 +2,104 @@
 #![expect(clippy::disallowed_methods, reason = "an IO file: it asks the kernel for this machine's address")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::Path;
 
-use argh::FromArgs;
-use common::node::cli::{print, say};
+use common::node::args::{Command, Flags};
+use common::node::cli::{self, Exit, print, say};
+use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::request::to_json;
+use common::node::values;
 use common::wire::name::Name;
 use hub::control::{Invited, PAGE, Reloaded, Request, Revoked, Status};
-use hub::report;
+use hub::options::{self, PROGRAM};
+use hub::{advice, report};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-/// Where a hub keeps its state unless `--state` says otherwise.
-pub(crate) const DEFAULT_STATE: &str = "/var/lib/hub";
+use crate::CONFIG_FILES;
 
-/// What to ask the running hub.
-#[derive(FromArgs)]
-#[argh(subcommand)]
-pub(crate) enum Command {
-    /// See the variant's type.
-    Status(StatusArgs),
-    /// See the variant's type.
-    Invite(InviteArgs),
-    /// See the variant's type.
-    Lock(LockArgs),
-    /// See the variant's type.
-    Unlock(UnlockArgs),
-    /// See the variant's type.
-    Revoke(RevokeArgs),
-    /// See the variant's type.
-    Reload(ReloadArgs),
+/// What went wrong with a command.
+enum Failure {
+    /// What was typed makes no sense.
+    Usage(String),
+    /// The hub did not do it.
+    Ask(AskError),
 }
 
-/// Shows who is on the LAN, and how the links are.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "status")]
-pub(crate) struct StatusArgs {
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
+impl From<String> for Failure {
+    fn from(sentence: String) -> Failure {
+        Failure::Usage(sentence)
+    }
 }
 
-/// Lets one more machine in, once: prints the line to run there.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "invite")]
-pub(crate) struct InviteArgs {
-    /// the name that it will have
-    #[argh(positional, from_str_fn(common::node::cli::typed_name))]
-    name: Name,
-    /// address that it will have (default: a free one); may be given twice, for IPv4 and IPv6
-    #[argh(option)]
-    ip: Vec<IpAddr>,
-    /// prefix behind it that it may offer; may be given several times
-    #[argh(option)]
-    route: Vec<IpNetwork>,
-    /// how long the invite lives: 90s, 15m, 24h, 7d (default 24h)
-    #[argh(option, long = "for", default = "HumanDuration::hours(24)")]
-    life: HumanDuration,
-    /// where spokes reach this hub, HOST[:PORT] (default: this machine's own address)
-    #[argh(option)]
-    host: Option<String>,
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Failure {
+        Failure::Ask(error)
+    }
 }
 
-/// Lets only members join from now on, and those with an invite.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "lock")]
-pub(crate) struct LockArgs {
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
-}
-
-/// Lets anyone join from now on.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "unlock")]
-pub(crate) struct UnlockArgs {
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
-}
-
-/// Ends a membership at once and for good.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "revoke")]
-pub(crate) struct RevokeArgs {
-    /// name, address on the LAN, or key
-    #[argh(positional)]
-    member: String,
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
-}
-
-/// Reads the files members, invites and locked again, as SIGHUP does.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "reload")]
-pub(crate) struct ReloadArgs {
-    /// the hub's state directory (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON
-    #[argh(switch)]
-    json: bool,
-}
-
-/// Runs a command; `state` is what was given before it.
-pub(crate) fn run(command: Command, state: Option<PathBuf>) -> ExitCode {
-    let done = match command {
-        Command::Status(args) => whole_status(&place(args.state, state))
-            .and_then(|status| show(&status, args.json, report::status)),
-        Command::Invite(args) => invite(args, state),
-        Command::Lock(args) => tell(Request::Lock, &place(args.state, state), args.json, report::standing),
-        Command::Unlock(args) => {
-            tell(Request::Unlock, &place(args.state, state), args.json, report::standing)
+/// Runs a command.
+pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
+    match answer(command, flags, operand.unwrap_or_default()) {
+        Ok(()) => Exit::Done,
+        Err(Failure::Usage(sentence)) => {
+            say(&sentence);
+            Exit::Usage
         }
-        Command::Revoke(RevokeArgs { member, state: own, json }) => {
-            tell::<Revoked>(Request::Revoke { member }, &place(own, state), json, report::revoked)
+        Err(Failure::Ask(AskError::Nobody(state))) => {
+            say(&advice::nothing_runs(&state, cli::is_root()));
+            Exit::Failed
         }
-        Command::Reload(args) => {
-            tell::<Reloaded>(Request::Reload, &place(args.state, state), args.json, report::reloaded)
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure::Ask(error)) => {
             say(&error);
-            ExitCode::FAILURE
+            Exit::Failed
         }
     }
 }
 
-fn place(own: Option<PathBuf>, before: Option<PathBuf>) -> PathBuf {
-    own.or(before).unwrap_or_else(|| DEFAULT_STATE.into())
+fn answer(command: &Command, flags: Flags, operand: String) -> Result<(), Failure> {
+    let (shared, own): (Flags, Flags) = flags
+        .into_iter()
+        .partition(|(setting, _)| command.settings.iter().all(|known| known.name != setting.name));
+    let own = Settings::of_command(&PROGRAM, own);
+    let json = Settings::of_command(&PROGRAM, shared.clone()).switch("json")?;
+    let settings = in_force(shared, command.name == "config")?;
+    if command.name == "config" {
+        return config(&settings, json);
+    }
+    let state = options::state(&settings)?;
+    match command.name {
+        "status" => show(&whole_status(&state)?, json, report::status)?,
+        "invite" => invite(&Invitation::read(&operand, &own)?, &state, json)?,
+        "lock" => tell(Request::Lock, &state, json, report::standing)?,
+        "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
+        "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
+        "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
+        other => return Err(format!("hub {other} is not known").into()),
+    }
+    Ok(())
+}
+
+/// What a hub would run with that was started with these flags.
+fn in_force(mut flags: Flags, needs_all: bool) -> Result<Settings, Failure> {
+    flags.retain(|(setting, _)| setting.name != "json");
+    // The state directory is all that most commands need to know: where it is given, no file can be in the way.
+    if !needs_all && flags.iter().any(|(setting, _)| setting.name == "state") {
+        return Ok(Settings::of_command(&PROGRAM, flags));
+    }
+    let (settings, warnings) = cli::load(&PROGRAM, flags, CONFIG_FILES)?;
+    warnings.iter().for_each(say);
+    Ok(settings)
+}
+
+/// `hub config`: also checks that a hub could start with it.
+fn config(settings: &Settings, json: bool) -> Result<(), Failure> {
+    let text = if json { to_json(&settings.rows().collect::<Vec<_>>()) } else { settings.report() };
+    print(&text).map_err(AskError::Print)?;
+    options::Options::read(settings)?;
+    Ok(())
 }
 
 fn tell<T>(request: Request, state: &Path, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError>
@@ -177,13 +123,35 @@ fn whole_status(state: &Path) -> Result<Status, AskError> {
     }
 }
 
-fn invite(args: InviteArgs, state: Option<PathBuf>) -> Result<(), AskError> {
-    let InviteArgs { name, ip, route, life, host, state: own, json } = args;
-    let request = Request::Invite { name, addresses: ip, routes: route, seconds: life.seconds() };
-    let invited: Invited = ask(&place(own, state), &request)?;
+/// What `hub invite` was told.
+struct Invitation {
+    name: Name,
+    addresses: Vec<IpAddr>,
+    routes: Vec<IpNetwork>,
+    life: HumanDuration,
+    host: Option<String>,
+}
+
+impl Invitation {
+    fn read(name: &str, settings: &Settings) -> Result<Invitation, String> {
+        Ok(Invitation {
+            name: values::name(name).map_err(|why| format!("{name:?}: {why}"))?,
+            addresses: settings.many("ip", values::member_ip)?,
+            routes: settings.many("route", values::prefix)?,
+            life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),
+            host: settings.one("host", values::any)?,
+        })
+    }
+}
+
+fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
+    let Invitation { name, addresses, routes, life, host } = invitation;
+    let (name, addresses, routes) = (name.clone(), addresses.clone(), routes.clone());
+    let request = Request::Invite { name, addresses, routes, seconds: life.seconds() };
+    let invited: Invited = ask(state, &request)?;
     let port = invited.listening.port();
     let (host, how) = match host {
-        Some(host) => (with_port(&host, port), None),
+        Some(host) => (with_port(host, port), None),
         None => match own_address(invited.listening) {
             Some(address) => {
                 let how =
@@ -237,6 +205,6 @@ fn own_address(listening: SocketAddr) -> Option<IpAddr> {
 }
 
 fn show<T: Serialize>(value: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), AskError> {
-    let text = if json { common::node::request::to_json(value) } else { text(value) };
+    let text = if json { to_json(value) } else { text(value) };
     print(&text).map_err(AskError::Print)
 }

@@ -10,6 +10,7 @@ use common::wire::tunnel::Error;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{MemberId, RequestId, SessionId};
+use crate::lan::admission::Applicant;
 use crate::lan::members::{Access, Change, Outcome};
 use crate::lan::route_table::RejectedRoute;
 use crate::lan::saving::Job;
@@ -60,7 +61,16 @@ pub enum Notice {
     /// A connection was closed at once.
     TurnedAway(SocketAddr, TurnedAway),
     /// A join was refused.
-    Refused(SocketAddr, Refusal, String),
+    Refused {
+        /// Who asked.
+        who: Applicant,
+        /// Where it comes from.
+        source: SocketAddr,
+        /// Why.
+        reason: Refusal,
+        /// Why, in words.
+        text: String,
+    },
     /// An address of a member was asked for by someone else: it is asked for a sign of life.
     Disputed(SocketAddr, Name),
     /// A member came.

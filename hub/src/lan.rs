@@ -6,6 +6,7 @@ pub mod members;
 pub mod prefix_map;
 pub mod route_table;
 pub mod routes;
+pub mod rules;
 pub mod saving;
 pub mod subnets;
 

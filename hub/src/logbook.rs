@@ -4,13 +4,16 @@
 //! lines are written, and the others counted.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::node::log_limit::LogLimiter;
+use common::wire::frame::Refusal;
 use log::{debug, info, warn};
 
 use crate::effect::{End, Notice, Who};
 use crate::ids::{MemberId, SessionId};
+use crate::lan::admission::Applicant;
 use crate::lan::members::{Access, Outcome};
 
 /// A kind of line that anybody outside can provoke.
@@ -76,8 +79,8 @@ impl Logbook {
             Notice::TurnedAway(source, why) if self.allow(LogKind::TurnedAway, now) => {
                 info!("turned {source} away: {why}");
             }
-            Notice::Refused(source, reason, text) if self.allow(LogKind::Refused, now) => {
-                info!("refused {reason:?} from {source}: {text}");
+            Notice::Refused { who, source, reason, text } if self.allow(LogKind::Refused, now) => {
+                info!("{}", refused(&who, source, reason, &text));
             }
             Notice::Evicted { address, from, to, was_online } if self.allow(LogKind::Evicted, now) => {
                 let state = if was_online { "unresponsive" } else { "offline" };
@@ -96,7 +99,7 @@ impl Logbook {
             }
             // One more of a kind of which there were many.
             Notice::TurnedAway(..)
-            | Notice::Refused(..)
+            | Notice::Refused { .. }
             | Notice::Evicted { .. }
             | Notice::RouteRejected(..)
             | Notice::KernelRouteRefused(..)
@@ -179,6 +182,14 @@ impl Logbook {
     }
 }
 
+/// The line about a join that was refused.
+fn refused(who: &Applicant, source: SocketAddr, reason: Refusal, text: &str) -> String {
+    let name = who.name.as_ref().map_or(String::new(), |name| format!("{name}, "));
+    // The text of this one is for who asked.
+    let why = if reason == Refusal::Locked { "the hub is locked" } else { text };
+    format!("refused {name}key {}, from {}: {why}", who.key, source.ip().to_canonical())
+}
+
 /// Why a person's change ended a membership.
 fn why_no_member(outcome: Outcome) -> &'static str {
     match outcome {
@@ -192,5 +203,27 @@ impl From<Outcome> for End {
     /// Why the link of a member ends that a person has changed.
     fn from(outcome: Outcome) -> End {
         End::Farewell(why_no_member(outcome))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_who_asked() {
+        let key = PrivateKey::from_random([1; 32]).public();
+        let source = "[::ffff:192.0.2.12]:44914".parse().unwrap();
+        let nas = Applicant { key, name: "nas".parse().ok() };
+        assert_eq!(
+            refused(&nas, source, Refusal::Locked, "the hub is locked and does not know this key"),
+            format!("refused nas, key {key}, from 192.0.2.12: the hub is locked")
+        );
+        assert_eq!(
+            refused(&Applicant { key, name: None }, source, Refusal::BadRequest, "no sense"),
+            format!("refused key {key}, from 192.0.2.12: no sense")
+        );
     }
 }

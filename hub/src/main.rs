@@ -2,81 +2,82 @@
 
 mod commands;
 
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
-use argh::FromArgs;
-use commands::{Command, DEFAULT_STATE};
 use common::linux::sandbox::{self, Profile, User};
-use hub::lan::subnets::Subnets;
-use hub::server::{Config, Server};
-use ipnetwork::IpNetwork;
+use common::node::args::{Flags, Line};
+use common::node::cli::{self, ConfigFiles, Exit};
+use common::node::logger;
+use common::node::values::Listen;
+use hub::advice;
+use hub::options::{DEFAULT_CONFIG, Options, PROGRAM};
+use hub::server::{self, Config, Server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// The server of a LAN over TCP: spokes connect to it, and all are on one network.
-#[derive(FromArgs)]
-struct Args {
-    /// the LAN's prefix, such as 10.0.0.0/24; may be given twice, for IPv4 and IPv6
-    #[argh(option)]
-    subnet: Vec<IpNetwork>,
-    /// where to listen, ADDR:PORT (default [::]:5678, IPv4 included)
-    #[argh(option)]
-    listen: Option<std::net::SocketAddr>,
-    /// name of the network device (default hub0)
-    #[argh(option, default = "\"hub0\".to_owned()")]
-    tun: String,
-    /// largest packet on the LAN in bytes (default 1500); the spokes are told
-    #[argh(option, default = "1500")]
-    mtu: u32,
-    /// offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0; may be repeated
-    #[argh(option)]
-    route: Vec<IpNetwork>,
-    /// directory of the hub's key and members (default /var/lib/hub)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
-    #[argh(option)]
-    user: Option<String>,
-    /// print the version
-    #[argh(switch)]
-    version: bool,
-    #[argh(subcommand)]
-    command: Option<Command>,
-}
+const CONFIG_FILES: ConfigFiles = ConfigFiles { default: Some(DEFAULT_CONFIG), directory: "/etc/hub" };
 
 fn main() -> ExitCode {
-    let args: Args = argh::from_env();
-    if args.version {
-        return common::node::cli::print_version("hub", env!("CARGO_PKG_VERSION"));
-    }
-    if let Some(command) = args.command {
-        return commands::run(command, args.state);
-    }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+    match PROGRAM.parse(std::env::args_os().skip(1)) {
+        Ok(Line::Help(text)) => cli::print_all(&text).into(),
+        Ok(Line::Version) => cli::print_version("hub", env!("CARGO_PKG_VERSION")),
+        Ok(Line::Command(command, flags, operand)) => commands::run(command, flags, operand).into(),
+        Ok(Line::Run(flags)) => start(flags).into(),
         Err(error) => {
-            log::error!("{error}");
-            ExitCode::FAILURE
+            cli::say(&error);
+            Exit::Usage.into()
         }
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config {
-        subnets: Subnets::new(&args.subnet)?,
-        listen: args.listen,
-        tun: args.tun.clone(),
-        mtu: args.mtu,
-        routes: args.route.clone(),
-        state: args.state.clone().unwrap_or_else(|| DEFAULT_STATE.into()),
+fn start(flags: Flags) -> Exit {
+    logger::start();
+    let read = cli::load(&PROGRAM, flags, CONFIG_FILES).and_then(|(settings, warnings)| {
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Options::read(&settings)
+    });
+    let options = match read {
+        Ok(options) => options,
+        Err(error) => {
+            log::error!("{error}");
+            return Exit::Usage;
+        }
     };
-    common::node::cli::refuse_host_bits("--route", &args.route)?;
-    common::node::cli::warn_if_not_forwarding(&args.route);
-    let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
-    let hangups = common::node::cli::on_signals(&[SIGHUP])?;
-    let user = args.user.as_deref().map(User::find).transpose()?;
+    match run(options) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            match error.downcast_ref() {
+                Some(server::Error::Listen(at, why)) => log::error!("{}", advice::listen(*at, why)),
+                _ => log::error!("{error}"),
+            }
+            Exit::Failed
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config {
+        subnets: options.subnets,
+        listen: options.listen.map(address),
+        tun: options.tun,
+        mtu: options.mtu,
+        routes: options.routes,
+        state: options.state,
+    };
+    cli::warn_if_not_forwarding(&config.routes);
+    let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
+    let hangups = cli::on_signals(&[SIGHUP])?;
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
     sandbox::enter(server.state(), None, user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
+}
+
+/// A port alone is on all addresses, of both families where this kernel has both.
+fn address(listen: Listen) -> SocketAddr {
+    match listen {
+        Listen::Address(address) => address,
+        Listen::Port(port) if cli::has_ipv6() => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Listen::Port(port) => (Ipv4Addr::UNSPECIFIED, port).into(),
+    }
 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
 
+use common::linux::service_manager::ServiceManager;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
@@ -61,6 +62,7 @@ pub struct Server {
     control: Option<ControlSocket>,
     requests: Requests,
     about: About,
+    service: ServiceManager,
     store: Store,
     events: EventLoop,
     clock: Clock,
@@ -126,6 +128,7 @@ impl Server {
             control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
             requests: Requests::default(),
             about: About { listening: at, device: machine.tun.name().to_owned(), started_at: clock.now },
+            service: ServiceManager::connect(clock.now),
             machine,
             store,
             events,
@@ -162,6 +165,9 @@ impl Server {
         let waker = self.events.waker().map_err(|error| Error::System("make an event", error))?;
         self.store.start(waker);
         let mut turn = Vec::new();
+        let (subnets, device) = (self.core.lan().subnets, &self.about.device);
+        self.service
+            .ready(&format!("listening on {}; the LAN is {subnets}, on {device}", self.about.listening));
         loop {
             let deadline = self.deadline();
             let now = self
@@ -172,6 +178,7 @@ impl Server {
             for ready in &turn {
                 match ready.source {
                     Source::Stop => {
+                        self.service.stopping();
                         self.stop(now);
                         return Ok(());
                     }
@@ -212,8 +219,14 @@ impl Server {
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.clock.now);
-        let deadlines =
-            [self.core.deadline(), self.listener.deadline(), self.logbook.deadline(), control, machine];
+        let deadlines = [
+            self.core.deadline(),
+            self.listener.deadline(),
+            self.logbook.deadline(),
+            self.service.deadline(),
+            control,
+            machine,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -224,6 +237,7 @@ impl Server {
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
+        self.service.handle_timeout(now);
         self.core.handle_timeouts(now);
         let members = self.core.members();
         self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
@@ -338,7 +352,7 @@ impl Server {
         match outcome {
             Ok(link::Outcome::More) => self.events.again(source_of(session)),
             Ok(link::Outcome::Drained) => {}
-            Err(why) => self.core.end(session, why),
+            Err(why) => self.core.end(session, why.to_string()),
         }
     }
 

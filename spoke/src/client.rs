@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use common::linux::service_manager::ServiceManager;
 use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, Ready, Source};
@@ -25,7 +26,7 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
-use crate::uplink::{self, Effect, Uplink, hosts, pins};
+use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
 mod machine;
 
@@ -103,6 +104,7 @@ pub struct Client {
     config: Config,
     control: Option<ControlSocket>,
     about: About,
+    service: ServiceManager,
     signals: UnixStream,
     events: EventLoop,
     waker: Arc<Waker>,
@@ -135,6 +137,7 @@ impl Client {
                 "`spoke status` and `spoke resolve`",
             ),
             about: About { device: machine.tun.name().to_owned(), started_at: now },
+            service: ServiceManager::connect(now),
             state,
             machine,
             signals: UnixStream::from_std(signals),
@@ -207,7 +210,8 @@ impl Client {
         };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
-        [self.uplink.deadline(), dial, control, machine].into_iter().flatten().min()
+        let deadlines = [self.uplink.deadline(), dial, control, machine, self.service.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn handle_timeouts(&mut self, now: Instant) -> Result<(), Error> {
@@ -223,6 +227,7 @@ impl Client {
         }
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
+        self.service.handle_timeout(now);
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
@@ -256,7 +261,7 @@ impl Client {
                 match outcome {
                     Ok(link::Outcome::Drained) => {}
                     Ok(link::Outcome::More) => self.events.again(ready.source),
-                    Err(why) => self.uplink.handle_closed(&why, now),
+                    Err(error) => self.uplink.handle_closed(&error, now),
                 }
             }
             Way::None | Way::Lookup(_) | Way::Dial(_) | Way::Link(..) => {}
@@ -269,7 +274,7 @@ impl Client {
         match link::flush(link, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
-                self.uplink.handle_closed(&error.to_string(), now);
+                self.uplink.handle_closed(&error, now);
                 false
             }
         }
@@ -298,7 +303,7 @@ impl Client {
         }
         if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
             self.uplink.handle_networks(self.machine.look_around());
-            self.uplink.handle_resolved(lookup.finish().map_err(|error| error.to_string()), now);
+            self.uplink.handle_resolved(lookup.finish(), now);
         }
     }
 
@@ -319,13 +324,13 @@ impl Client {
                     }
                     Err(error) => {
                         self.way = Way::None;
-                        self.uplink.handle_unreachable(&error, now);
+                        self.uplink.handle_unreachable(Some(hub), &error, now);
                     }
                 }
             }
-            Dialed::Failed(error) => {
+            Dialed::Failed(tried, error) => {
                 self.way = Way::None;
-                self.uplink.handle_unreachable(&error, now);
+                self.uplink.handle_unreachable(tried, &error, now);
             }
         }
     }
@@ -367,11 +372,31 @@ impl Client {
                         control.answer(ticket, encode(answer), now);
                     }
                 }
-                Effect::Log(notice) => log!(notice.level(), "{notice}"),
+                Effect::Log(notice) => {
+                    log!(notice.level(), "{notice}");
+                    self.tell_service_manager(&notice);
+                }
                 Effect::Exit(error) => return Err(Error::Uplink(error)),
             }
         }
         Ok(())
+    }
+
+    /// Ready is who is on the LAN: only then can others bind its address.
+    fn tell_service_manager(&mut self, notice: &Notice) {
+        match notice {
+            Notice::OnLan { .. } => self.service.ready(&notice.to_string()),
+            Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
+            Notice::Stopping => self.service.stopping(),
+            Notice::FailedAgain(..)
+            | Notice::NameTaken { .. }
+            | Notice::OfferRefused(_)
+            | Notice::TooManyRoutes(_)
+            | Notice::RouteAroundHub(_)
+            | Notice::RouteSkipped(..)
+            | Notice::HubRemembered { .. }
+            | Notice::HubNotRemembered(_) => {}
+        }
     }
 
     /// Gives a packet to the kernel.

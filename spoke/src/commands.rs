@@ -2,70 +2,82 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use argh::FromArgs;
-use common::node::cli::{print, say};
+use common::node::args::{Command, Flags};
+use common::node::cli::{self, Exit, print, say};
+use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::request::to_json;
 use common::wire::name::Name;
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
+use spoke::options::{self, DEFAULT_STATE, PROGRAM};
 use spoke::report;
 
-/// Where spokes keep their state unless `--state` says otherwise.
-pub(crate) const DEFAULT_STATE: &str = "/var/lib/spoke";
+use crate::CONFIG_FILES;
 
-/// What to ask the running spoke.
-#[derive(FromArgs)]
-#[argh(subcommand)]
-pub(crate) enum Command {
-    /// See the variant's type.
-    Status(StatusArgs),
-    /// See the variant's type.
-    Resolve(ResolveArgs),
+/// What went wrong with a command.
+enum Failure {
+    /// What was typed makes no sense.
+    Usage(String),
+    /// No spoke answered as it should.
+    Ask(AskError),
 }
 
-/// Shows how this machine is on the LAN, and who else is.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "status")]
-pub(crate) struct StatusArgs {
-    /// the spoke's state directory (default: those of all spokes that run below /var/lib/spoke)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON, a line for each spoke
-    #[argh(switch)]
-    json: bool,
+impl From<String> for Failure {
+    fn from(sentence: String) -> Failure {
+        Failure::Usage(sentence)
+    }
 }
 
-/// Prints the addresses of a member.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "resolve")]
-pub(crate) struct ResolveArgs {
-    /// the member's name
-    #[argh(positional)]
-    name: Name,
-    /// the spoke's state directory (default: those of all spokes that run below /var/lib/spoke)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// print JSON, a line for each spoke
-    #[argh(switch)]
-    json: bool,
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Failure {
+        Failure::Ask(error)
+    }
 }
 
-/// Runs a command; `state` is what was given before it.
-pub(crate) fn run(command: Command, state: Option<PathBuf>) -> ExitCode {
-    let done = match command {
-        Command::Status(args) => show_status(args.state.or(state), args.json),
-        Command::Resolve(args) => resolve(&args.name, args.state.or(state), args.json),
-    };
-    match done {
-        Ok(found) if found => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
+/// Runs a command.
+pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
+    match answer(command, flags, operand.unwrap_or_default()) {
+        Ok(true) => Exit::Done,
+        Ok(false) => Exit::Failed,
+        Err(Failure::Usage(sentence)) => {
+            say(&sentence);
+            Exit::Usage
+        }
+        Err(Failure::Ask(AskError::Nobody(state))) => {
+            say(&report::nothing_runs(&state, cli::is_root()));
+            Exit::Failed
+        }
+        Err(Failure::Ask(error)) => {
             say(&error);
-            ExitCode::FAILURE
+            Exit::Failed
         }
     }
+}
+
+fn answer(command: &Command, mut flags: Flags, operand: String) -> Result<bool, Failure> {
+    let json = Settings::of_command(&PROGRAM, flags.clone()).switch("json")?;
+    flags.retain(|(setting, _)| setting.name != "json");
+    let (settings, warnings) = cli::load(&PROGRAM, flags, CONFIG_FILES)?;
+    warnings.iter().for_each(say);
+    let state = options::state(&settings)?;
+    match command.name {
+        "status" => Ok(show_status(state, json)?),
+        "resolve" => {
+            let name: Name = operand.parse().map_err(|error| format!("{operand:?}: {error}"))?;
+            Ok(resolve(&name, state, json)?)
+        }
+        "config" => config(&settings, json),
+        other => Err(format!("spoke {other} is not known").into()),
+    }
+}
+
+/// `spoke config`: also checks that a spoke could start with it.
+fn config(settings: &Settings, json: bool) -> Result<bool, Failure> {
+    let text = if json { to_json(&settings.rows().collect::<Vec<_>>()) } else { settings.report() };
+    print(&text).map_err(AskError::Print)?;
+    options::Options::read(settings)?;
+    Ok(true)
 }
 
 fn show_status(state: Option<PathBuf>, json: bool) -> Result<bool, AskError> {

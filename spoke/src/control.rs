@@ -60,6 +60,9 @@ pub struct Status {
     pub hub_key: Option<PublicKey>,
     /// `on-lan`, `joining`, `connecting`, `looking-up` or `waiting`.
     pub phase: String,
+    /// For how long it has not been on the LAN, while it is not.
+    #[serde(default)]
+    pub off_seconds: Option<u64>,
     /// Why the last try ended, while there is no link.
     pub trouble: Option<String>,
     /// What the kernel does not have as it should be, and why; a line each.

@@ -77,7 +77,23 @@ pub struct Dial {
     tried: Vec<Option<(SocketAddr, TcpStream)>>,
     next_at: Instant,
     give_up_at: Instant,
-    failure: io::Error,
+    failure: Failure,
+}
+
+/// What failed, and where.
+struct Failure {
+    at: Option<SocketAddr>,
+    error: io::Error,
+}
+
+impl Failure {
+    /// Takes note of one more. That a family has no route here says less than any other.
+    fn add(&mut self, at: SocketAddr, error: io::Error) {
+        let is_no_route = error.kind() == io::ErrorKind::NetworkUnreachable;
+        if self.at.is_none() || !is_no_route {
+            *self = Failure { at: Some(at), error };
+        }
+    }
 }
 
 /// How a dial stands.
@@ -86,8 +102,8 @@ pub enum Dialed {
     Wait,
     /// Connected, and registered for both directions as the attempt of this number.
     Connected(SocketAddr, TcpStream, u16),
-    /// None of the addresses answered; the last reason.
-    Failed(io::Error),
+    /// None of the addresses answered; the one whose failure says most, and why.
+    Failed(Option<SocketAddr>, io::Error),
 }
 
 impl Dial {
@@ -100,7 +116,10 @@ impl Dial {
             tried: Vec::new(),
             next_at: now,
             give_up_at: now + GIVE_UP_AFTER,
-            failure: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+            failure: Failure {
+                at: None,
+                error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+            },
         }
     }
 
@@ -130,7 +149,7 @@ impl Dial {
                 }
                 Err(error) => {
                     log::debug!("no connection to {address}: {error}");
-                    self.failure = error;
+                    self.failure.add(address, error);
                     *slot = None;
                     self.next_at = now;
                 }
@@ -140,14 +159,15 @@ impl Dial {
             let Some(address) = self.left.next() else { break };
             match self.attempt(address, registry) {
                 Ok(()) => self.next_at = now + NEXT_AFTER,
-                Err(error) => self.failure = error,
+                Err(error) => self.failure.add(address, error),
             }
         }
         if self.left.len() == 0 && self.tried.iter().all(Option::is_none) {
-            return Dialed::Failed(std::mem::replace(&mut self.failure, io::ErrorKind::Other.into()));
+            let error = std::mem::replace(&mut self.failure.error, io::ErrorKind::Other.into());
+            return Dialed::Failed(self.failure.at, error);
         }
         if now >= self.give_up_at {
-            return Dialed::Failed(io::ErrorKind::TimedOut.into());
+            return Dialed::Failed(None, io::ErrorKind::TimedOut.into());
         }
         Dialed::Wait
     }
@@ -200,6 +220,19 @@ mod tests {
         assert!(error.to_string().contains("ulimit -u"), "{error}");
         let found = look_up(|work| std::thread::Builder::new().spawn(work)).unwrap();
         assert_eq!(found, ["127.0.0.1:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_failure_that_says_most_is_told() {
+        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (v4, v6) = (parse("192.0.2.1:1"), parse("[2001:db8::1]:1"));
+        let none = || Failure { at: None, error: io::ErrorKind::NotFound.into() };
+        for [first, second] in [[(v4, 111), (v6, 101)], [(v6, 101), (v4, 111)]] {
+            let mut failure = none();
+            failure.add(first.0, io::Error::from_raw_os_error(first.1));
+            failure.add(second.0, io::Error::from_raw_os_error(second.1));
+            assert_eq!((failure.at, failure.error.raw_os_error()), (Some(v4), Some(111)));
+        }
     }
 
     #[test]

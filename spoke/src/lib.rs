@@ -1,6 +1,6 @@
 //! The spoke: the tunnel to the hub, kept up for ever.
 //!
-//! `uplink`, `control` and `report` are pure; `dial`, `kernel_routes` and `client` own the sockets, the routes and the
+//! `uplink`, `options`, `control` and `report` are pure; `dial`, `kernel_routes` and `client` own the sockets, the routes and the
 //! device.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
@@ -8,5 +8,6 @@ pub mod client;
 pub mod control;
 pub mod dial;
 pub mod kernel_routes;
+pub mod options;
 pub mod report;
 pub mod uplink;

@@ -3,141 +3,94 @@
 mod commands;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use argh::FromArgs;
-use commands::{Command, DEFAULT_STATE};
 use common::linux::sandbox::{self, Profile, User};
+use common::node::args::{Flags, Line};
+use common::node::cli::{self, ConfigFiles, Exit};
+use common::node::logger;
 use common::node::state::{self, State};
-use common::packet::{MAX_MTU, MIN_MTU};
-use common::wire::frame::MAX_ROUTES;
-use common::wire::invite::Secret;
-use common::wire::key::PublicKey;
-use common::wire::name::Name;
-use ipnetwork::IpNetwork;
+use common::node::values;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use spoke::client::{Client, Config, HUBS};
+use spoke::client::{self, Client, Config, HUBS};
+use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM};
 use spoke::uplink;
-use spoke::uplink::routes::RoutePolicy;
-use spoke::uplink::target::{Scheme, Target};
 
-/// Joins this machine to the LAN of a hub.
-#[derive(FromArgs)]
-struct Args {
-    /// where the hub is: HOST[:PORT], port 5678 unless given
-    #[argh(option)]
-    hub: Option<Target>,
-    /// address on the LAN to ask for (default: the hub chooses, always the same); may be given twice, for IPv4 and IPv6
-    #[argh(option)]
-    ip: Vec<IpAddr>,
-    /// name on the LAN (default: the host name)
-    #[argh(option, from_str_fn(common::node::cli::typed_name))]
-    name: Option<Name>,
-    /// offer a network behind this machine, such as 192.168.5.0/24; may be repeated
-    #[argh(option)]
-    route: Vec<IpNetwork>,
-    /// take routes within this prefix though they are public, such as 0.0.0.0/0; may be repeated
-    #[argh(option)]
-    accept_route: Vec<IpNetwork>,
-    /// take no routes but those of --accept-route (default: private ones are taken)
-    #[argh(switch)]
-    no_routes: bool,
-    /// largest packet in bytes that the device takes, if less than the LAN's
-    #[argh(option)]
-    mtu: Option<u32>,
-    /// keep this file, in the format of /etc/hosts, in step with the members of the LAN
-    #[argh(option)]
-    hosts: Option<PathBuf>,
-    /// name of the network device (default spoke0)
-    #[argh(option, default = "\"spoke0\".to_owned()")]
-    tun: String,
-    /// directory of the spoke's key and of the keys of hubs (default /var/lib/spoke)
-    #[argh(option)]
-    state: Option<PathBuf>,
-    /// the hub's key, as it prints it at start (default: the first one seen is remembered)
-    #[argh(option)]
-    hub_key: Option<PublicKey>,
-    /// the invite that the hub's owner made for this machine (hub invite)
-    #[argh(option)]
-    invite: Option<Secret>,
-    /// user to run as once all is open (default: stay who started it); the state directory becomes this user's
-    #[argh(option)]
-    user: Option<String>,
-    /// print the version
-    #[argh(switch)]
-    version: bool,
-    #[argh(subcommand)]
-    command: Option<Command>,
-}
+/// Several spokes may run on one machine, so that none has a file unless it is told so.
+const CONFIG_FILES: ConfigFiles = ConfigFiles { default: None, directory: "/etc/spoke" };
 
 fn main() -> ExitCode {
-    let args: Args = argh::from_env();
-    if args.version {
-        return common::node::cli::print_version("spoke", env!("CARGO_PKG_VERSION"));
-    }
-    if let Some(command) = args.command {
-        return commands::run(command, args.state);
-    }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+    match PROGRAM.parse(std::env::args_os().skip(1)) {
+        Ok(Line::Help(text)) => cli::print_all(&text).into(),
+        Ok(Line::Version) => cli::print_version("spoke", env!("CARGO_PKG_VERSION")),
+        Ok(Line::Command(command, flags, operand)) => commands::run(command, flags, operand).into(),
+        Ok(Line::Run(flags)) => start(flags).into(),
         Err(error) => {
-            log::error!("{error}");
-            ExitCode::FAILURE
+            cli::say(&error);
+            Exit::Usage.into()
         }
     }
 }
 
-fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let hub = args.hub.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
-    if hub.scheme != Scheme::Tcp {
-        return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()).into());
+fn start(flags: Flags) -> Exit {
+    logger::start();
+    let read = cli::load(&PROGRAM, flags, CONFIG_FILES).and_then(|(settings, warnings)| {
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Options::read(&settings)
+    });
+    let options = match read {
+        Ok(options) => options,
+        Err(error) => {
+            log::error!("{error}");
+            return Exit::Usage;
+        }
+    };
+    match run(options) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            log::error!("{error}");
+            match error.downcast_ref() {
+                Some(client::Error::Uplink(error)) if error.is_final() => Exit::Refused,
+                _ => Exit::Failed,
+            }
+        }
     }
-    if args.ip.iter().filter(|ip| ip.is_ipv4()).count() > 1
-        || args.ip.iter().filter(|ip| ip.is_ipv6()).count() > 1
-    {
-        return Err("give at most one IPv4 and one IPv6 --ip".into());
-    }
-    let state = match &args.state {
+}
+
+fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let invite = match options.invite {
+        None => None,
+        Some(Invite::Secret(secret)) => Some(secret),
+        Some(Invite::File(path)) => {
+            let secret = values::invite_in_file(&cli::read_text(&path)?);
+            Some(secret.map_err(|why| format!("{}: {why}", path.display()))?)
+        }
+    };
+    let state = match &options.state {
         Some(path) => State::open(path)?,
-        None => default_state(args.ip.first())?,
+        None => default_state(options.addresses.first())?,
     };
     let uplink = uplink::Config {
-        hub,
-        hub_key: args.hub_key,
-        addresses: args.ip,
-        name: args.name.unwrap_or_else(common::node::cli::host_name),
-        invite: args.invite,
-        route_policy: RoutePolicy { offered: args.route, accepted: args.accept_route, none: args.no_routes },
-        mtu: args.mtu,
-        follows_members: args.hosts.is_some(),
+        hub: options.hub,
+        hub_key: options.hub_key,
+        addresses: options.addresses,
+        name: options.name.unwrap_or_else(cli::host_name),
+        invite,
+        route_policy: options.route_policy,
+        mtu: options.mtu,
+        follows_members: options.hosts.is_some(),
         pins: state.path().join(HUBS),
     };
-    check(&uplink)?;
-    let signals = common::node::cli::on_signals(&[SIGINT, SIGTERM])?;
-    let user = args.user.as_deref().map(User::find).transpose()?;
+    cli::warn_if_not_forwarding(&uplink.route_policy.offered);
+    let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
+    let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
-    let config = Config { uplink, tun: args.tun, hosts: args.hosts };
+    let config = Config { uplink, tun: options.tun, hosts: options.hosts };
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
     Ok(client.run()?)
-}
-
-/// Refuses what can be known to be wrong, and warns of what may be.
-fn check(config: &uplink::Config) -> Result<(), String> {
-    let RoutePolicy { offered, accepted, .. } = &config.route_policy;
-    common::node::cli::refuse_host_bits("--route", offered)?;
-    common::node::cli::refuse_host_bits("--accept-route", accepted)?;
-    if offered.len() > MAX_ROUTES {
-        return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
-    }
-    if let Some(mtu) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
-        return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
-    }
-    common::node::cli::warn_if_not_forwarding(offered);
-    Ok(())
 }
 
 /// The default state directory, or one in it for this address where another spoke uses that: then two spokes

@@ -1,6 +1,7 @@
 //! What the spoke's commands print for people. Pure.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use common::node::human::{bytes, duration, millis, table};
 use common::node::text::Printable;
@@ -13,6 +14,13 @@ pub fn status(status: &Status) -> String {
     let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
     let addresses = if addresses.is_empty() { "no address yet".to_owned() } else { addresses.join(" and ") };
     // A String takes whatever is written to it.
+    if status.link.is_none() {
+        let off = status.off_seconds.map_or(String::new(), |seconds| format!(" for {}", duration(seconds)));
+        let _ = writeln!(text, "OFF THE LAN{off}: {}", doing(&status.phase));
+        if let Some(why) = &status.trouble {
+            let _ = writeln!(text, "{}", Printable::whole(why));
+        }
+    }
     let _ = writeln!(
         text,
         "spoke {}: {}, {addresses} on {}, up for {}",
@@ -24,34 +32,21 @@ pub fn status(status: &Status) -> String {
     let _ = writeln!(text, "own key {}", status.key);
     let hub_key = status.hub_key.map_or("not known yet".to_owned(), |key| key.to_string());
     let _ = writeln!(text, "hub {}, key {hub_key}", status.hub);
-    match &status.link {
-        Some(link) => {
-            let round_trip = link.round_trip_ms.map_or("not known yet".to_owned(), millis);
-            let _ = writeln!(
-                text,
-                "on the LAN for {} through {}, round trip {round_trip}",
-                duration(link.seconds),
-                link.hub_address
-            );
-            let _ = writeln!(
-                text,
-                "received {}, sent {}, {} in the queue",
-                traffic(link.received),
-                traffic(link.sent),
-                bytes(link.queue_bytes as u64)
-            );
-        }
-        None => {
-            let phase = match status.phase.as_str() {
-                "looking-up" => "looking up the hub's name",
-                "connecting" => "connecting to the hub",
-                "joining" => "joining",
-                _ => "waiting before the next try",
-            };
-            let trouble =
-                status.trouble.as_deref().map_or(String::new(), |why| format!(": {}", Printable(why)));
-            let _ = writeln!(text, "not on the LAN, {phase}{trouble}");
-        }
+    if let Some(link) = &status.link {
+        let round_trip = link.round_trip_ms.map_or("not known yet".to_owned(), millis);
+        let _ = writeln!(
+            text,
+            "on the LAN for {} through {}, round trip {round_trip}",
+            duration(link.seconds),
+            link.hub_address
+        );
+        let _ = writeln!(
+            text,
+            "received {}, sent {}, {} in the queue",
+            traffic(link.received),
+            traffic(link.sent),
+            bytes(link.queue_bytes as u64)
+        );
     }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {}", Printable(problem));
@@ -67,6 +62,26 @@ pub fn status(status: &Status) -> String {
         text.push_str(&table(["NAME", "ADDRESS", ""], &rows));
     }
     text
+}
+
+/// What a spoke that is not on the LAN does about it.
+fn doing(phase: &str) -> &'static str {
+    match phase {
+        "looking-up" => "looking up the hub's name",
+        "connecting" => "connecting to the hub",
+        "joining" => "joining",
+        _ => "waiting before the next try",
+    }
+}
+
+/// What to do where a command finds no spoke to ask.
+pub fn nothing_runs(state: &Path, is_root: bool) -> String {
+    let state = state.display();
+    let sudo = if is_root { "" } else { " (or try sudo)" };
+    format!(
+        "nothing runs with the state directory {state}{sudo}: start the spoke with `systemctl start spoke@NAME` or \
+         `sudo spoke --hub HOST`, or name another directory with --state DIR"
+    )
 }
 
 fn row(member: &crate::control::MemberStatus, status: &Status) -> [String; 3] {
@@ -104,6 +119,7 @@ mod tests {
             hub: "hub.example.org:5678".to_owned(),
             hub_key: None,
             phase: "connecting".to_owned(),
+            off_seconds: Some(7),
             trouble: Some("cannot reach it\u{1b}[31m".to_owned()),
             problems: vec![],
             link: None,
@@ -113,14 +129,26 @@ mod tests {
     }
 
     #[test]
-    fn a_spoke_that_is_not_on_the_lan_says_why_and_prints_no_escapes() {
+    fn a_spoke_that_is_not_on_the_lan_says_so_first_and_prints_no_escapes() {
         let report = status(&away());
-        assert!(
-            report.starts_with("spoke 1.2.3: laptop, no address yet on spoke0, up for 1 h\n"),
-            "{report}"
-        );
-        let why = "not on the LAN, connecting to the hub: cannot reach it\\u{1b}[31m\n";
-        assert!(report.ends_with(why), "{report}");
+        let head = "OFF THE LAN for 7 s: connecting to the hub\ncannot reach it\\u{1b}[31m\n\
+                    spoke 1.2.3: laptop, no address yet on spoke0, up for 1 h\n";
+        assert!(report.starts_with(head), "{report}");
+    }
+
+    #[test]
+    fn the_remedy_is_shown_whole() {
+        let long = format!("{} run with --hub-key X once", "the hub has another key; ".repeat(20));
+        let report = status(&Status { trouble: Some(long.clone()), ..away() });
+        assert_eq!(report.lines().nth(1), Some(long.as_str()));
+    }
+
+    #[test]
+    fn where_nothing_runs_it_says_how_to_start() {
+        let text = nothing_runs(Path::new("/var/lib/spoke"), false);
+        let head = "nothing runs with the state directory /var/lib/spoke (or try sudo): start the spoke with `systemctl";
+        assert!(text.starts_with(head), "{text}");
+        assert!(!nothing_runs(Path::new("/var/lib/spoke"), true).contains("(or"));
     }
 
     #[test]

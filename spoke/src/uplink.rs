@@ -25,6 +25,7 @@ use common::wire::name::Name;
 use common::wire::tunnel::{self, Flushed, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 
+pub mod advice;
 pub mod backoff;
 mod effect;
 mod frames;
@@ -43,6 +44,7 @@ pub mod target;
 
 pub use effect::{Effect, Error, Notice};
 
+use advice::Progress;
 use learned::LearnedRoutes;
 use members::MemberList;
 use path::Probe;
@@ -99,6 +101,18 @@ struct Linked {
     joined_at: Option<Instant>,
     /// The question whether the hub still answers, after its path has changed.
     probe: Option<Probe>,
+    /// Whether anything came from the other end.
+    is_heard: bool,
+}
+
+impl Linked {
+    fn progress(&self) -> Progress {
+        match (self.tunnel.is_open(), self.is_heard) {
+            (true, _) => Progress::Open,
+            (false, true) => Progress::Answered,
+            (false, false) => Progress::Silent,
+        }
+    }
 }
 
 /// What this spoke is on the LAN.
@@ -154,7 +168,7 @@ impl Uplink {
             config,
             key,
             phase: Phase::Paused(now),
-            retry: Retry::new(seed),
+            retry: Retry::new(seed, now),
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
             routes: LearnedRoutes::default(),
@@ -218,7 +232,7 @@ impl Uplink {
     // ---- towards the hub
 
     /// The outcome of [`Effect::Resolve`]: the hub's addresses, or why there are none.
-    pub fn handle_resolved(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) {
+    pub fn handle_resolved(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) {
         if !matches!(self.phase, Phase::Resolving) {
             return;
         }
@@ -230,23 +244,15 @@ impl Uplink {
                 self.phase = Phase::Dialling;
                 self.effects.push_back(Effect::Dial(addresses));
             }
-            Err(why) => self.try_again(format!("cannot find {}: {why}", self.config.hub.host), now),
+            Err(error) => self.try_again(advice::lookup(&self.config.hub.host, &error), now),
         }
     }
 
-    /// [`Effect::Dial`] did not lead to a connection.
-    pub fn handle_unreachable(&mut self, error: &io::Error, now: Instant) {
-        if !matches!(self.phase, Phase::Dialling) {
-            return;
+    /// [`Effect::Dial`] did not lead to a connection. `tried`: the address that failed with this error, if one did.
+    pub fn handle_unreachable(&mut self, tried: Option<SocketAddr>, error: &io::Error, now: Instant) {
+        if matches!(self.phase, Phase::Dialling) {
+            self.try_again(advice::connect(&self.config.hub, tried, error), now);
         }
-        let why = if error.kind() == io::ErrorKind::ConnectionRefused {
-            "nothing listens there: is the hub running?".to_owned()
-        } else if error.kind() == io::ErrorKind::TimedOut {
-            "no answer: is the port open on the way?".to_owned()
-        } else {
-            error.to_string()
-        };
-        self.try_again(format!("cannot reach {}: {why}", self.config.hub), now);
     }
 
     /// [`Effect::Dial`] led to a connection with the hub at this address. `ephemeral`: 32 random bytes.
@@ -265,14 +271,21 @@ impl Uplink {
         let pool = &mut self.buffers.pool;
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
         self.routes.begin_link();
-        self.phase =
-            Phase::Linked(Box::new(Linked { tunnel, hub, welcome: None, joined_at: None, probe: None }));
+        self.phase = Phase::Linked(Box::new(Linked {
+            tunnel,
+            hub,
+            welcome: None,
+            joined_at: None,
+            probe: None,
+            is_heard: false,
+        }));
     }
 
-    /// The connection closed, or failed.
-    pub fn handle_closed(&mut self, why: &str, now: Instant) {
-        if matches!(self.phase, Phase::Linked(_)) {
-            self.lose_link(why, now);
+    /// The connection failed, or was closed by the other end: [`io::ErrorKind::UnexpectedEof`].
+    pub fn handle_closed(&mut self, error: &io::Error, now: Instant) {
+        if let Phase::Linked(linked) = &self.phase {
+            let why = advice::broken(&self.config.hub, linked.progress(), error);
+            self.try_again(why, now);
         }
     }
 
@@ -288,18 +301,12 @@ impl Uplink {
             self.end_or_try_again(error, now);
             return;
         }
+        let Phase::Linked(linked) = &self.phase else { return };
+        let why = advice::failed(&self.config.hub, linked.progress(), &error);
         if error == tunnel::Error::Silent {
             self.close_link(true, now);
         }
-        self.lose_link(&error.to_string(), now);
-    }
-
-    fn lose_link(&mut self, why: &str, now: Instant) {
-        let what = match &self.phase {
-            Phase::Linked(linked) if !linked.tunnel.is_open() => "cannot join through",
-            Phase::Linked(_) | Phase::Paused(_) | Phase::Resolving | Phase::Dialling => "lost the hub",
-        };
-        self.try_again(format!("{what} {}: {why}", self.config.hub), now);
+        self.try_again(why, now);
     }
 
     /// Ends the process if it was never on the LAN, as a person waits for it; else goes on trying.
@@ -314,7 +321,7 @@ impl Uplink {
     /// Ends the attempt or the link, and begins again after a pause.
     fn try_again(&mut self, why: String, now: Instant) {
         self.close_link(false, now);
-        let (pause, notice) = self.retry.failed(why);
+        let (pause, notice) = self.retry.failed(why, now);
         self.effects.extend(notice.map(Effect::Log));
         self.phase = Phase::Paused(now + pause);
         self.set_routes();
@@ -384,7 +391,12 @@ impl Uplink {
     pub fn receive(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
         let Phase::Linked(linked) = &mut self.phase else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
-        linked.tunnel.fill(inbox, pool, now, read);
+        let is_heard = &mut linked.is_heard;
+        linked.tunnel.fill(inbox, pool, now, |space| {
+            let len = read(space);
+            *is_heard |= len > 0;
+            len
+        });
         loop {
             let Phase::Linked(linked) = &mut self.phase else { return };
             let Buffers { inbox, pool, .. } = &mut self.buffers;

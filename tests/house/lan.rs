@@ -1,11 +1,15 @@
 //! A real LAN: the binaries `hub` and `spoke`, each in its host.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::{Context, Failure, Host, Net, Process, Result, ping_until};
 
@@ -141,15 +145,34 @@ impl Lan {
     }
 }
 
-/// Says so where this machine has no TUN device.
+const TUN: &str = "/dev/net/tun";
+
+/// Says so where this machine has no TUN device, or not for us.
 pub(crate) fn require_tun() -> Result<()> {
-    if Path::new("/dev/net/tun").exists() {
-        return Ok(());
+    match File::options().read(true).write(true).open(TUN) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let program =
+                std::env::current_exe().map_or("this program".to_owned(), |path| path.display().to_string());
+            Err(Failure::new(format!(
+                "only root may open {TUN} here ({error}).\nRun it as root: sudo {program}\nOr let users open it: \
+                 sudo chmod 666 {TUN}"
+            )))
+        }
+        Err(error) => Err(Failure::new(format!(
+            "{TUN} cannot be opened ({error}): load the module (modprobe tun), or give the container the device \
+             (docker run --device {TUN})"
+        ))),
     }
-    Err(Failure::new(
-        "/dev/net/tun is missing: load the module (modprobe tun), or give the container the device \
-         (docker run --device /dev/net/tun)",
-    ))
+}
+
+/// Gives a host, on whose thread this is called, a TUN device of its own with this mode.
+pub(crate) fn make_tun(mode: u32) {
+    let tmpfs = Some("tmpfs");
+    mount(tmpfs, "/dev/net", tmpfs, MsFlags::empty(), None::<&str>).expect("a host may mount");
+    let bits = Mode::from_bits_truncate(mode);
+    mknod(TUN, SFlag::S_IFCHR, bits, makedev(10, 200)).expect("root may make a device");
+    fs::set_permissions(TUN, fs::Permissions::from_mode(mode)).expect("it is there");
 }
 
 /// The command line of a hub for 10.0.0.0/24, with `extra` behind.

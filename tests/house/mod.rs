@@ -34,7 +34,7 @@ use std::io;
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
-    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, require_tun, spawn_spoke,
+    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_tun, require_tun, spawn_spoke,
     spoke_command, start_hub, state,
 };
 pub(crate) use net::{Direction, Net};

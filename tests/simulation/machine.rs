@@ -209,7 +209,7 @@ impl World {
                         let is_cut = self.conns[&id].is_sound && self.spokes[at].is_on_lan();
                         assert!(!is_cut, "spoke {at} has a sound link that the hub cut");
                         self.with_uplink(at, |uplink, now| {
-                            uplink.handle_closed("it closed the connection", now)
+                            uplink.handle_closed(&std::io::ErrorKind::UnexpectedEof.into(), now)
                         });
                     }
                     return;
@@ -254,7 +254,7 @@ impl World {
         process.way = conn.map_or(Way::None, Way::Link);
         self.with_uplink(at, |uplink, now| match conn {
             Some(_) => uplink.handle_connected(HUB_OUTSIDE.parse().unwrap(), ephemeral, now),
-            None => uplink.handle_unreachable(&std::io::ErrorKind::ConnectionRefused.into(), now),
+            None => uplink.handle_unreachable(None, &std::io::ErrorKind::ConnectionRefused.into(), now),
         });
     }
 

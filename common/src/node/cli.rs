@@ -1,16 +1,101 @@
-//! What both command lines share. IO: it prints, and asks the system for its
-//! name and its limits.
-#![expect(clippy::disallowed_methods, reason = "an IO file: it reads the host name")]
+//! What both command lines share. IO: it prints, reads the environment and the configuration file, and asks the system
+//! for its name and its limits.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an IO file: it reads the host name and the configuration file"
+)]
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ipnetwork::IpNetwork;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::args::{Flags, Program, variable};
+use super::config::{CONFIG, MAX_FILE, Settings};
 use crate::wire::name::Name;
+
+/// How a program ends. The codes are documented in the manual; the service units rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well.
+    Done = 0,
+    /// It could not start, could not go on, or a command was refused.
+    Failed = 1,
+    /// The command line, the environment or the configuration file makes no sense.
+    Usage = 2,
+    /// The hub refuses this spoke for good: starting it again changes nothing.
+    Refused = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Where a program looks for its configuration file.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigFiles {
+    /// The file that is read if it is there and no other is named.
+    pub default: Option<&'static str>,
+    /// The directory of those that are named by a word alone: `--config home` is `home.toml` there.
+    pub directory: &'static str,
+}
+
+/// Puts the command line, the environment and the configuration file together; the second half is what to warn of.
+///
+/// # Errors
+/// A sentence about what makes no sense.
+pub fn load(
+    program: &'static Program,
+    flags: Flags,
+    files: ConfigFiles,
+) -> Result<(Settings, Vec<String>), String> {
+    // A variable that is not UTF-8 is none of ours.
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let named =
+        flags.iter().find(|(setting, _)| setting.name == CONFIG).and_then(|(_, values)| values.first());
+    let in_environment = variables.iter().find(|(name, _)| *name == variable(program.name, CONFIG));
+    let named = named.or(in_environment.map(|(_, value)| value)).filter(|name| !name.is_empty());
+    let path = match (named, files.default) {
+        (Some(name), _) => config_path(name, files.directory),
+        (None, Some(default)) if Path::new(default).exists() => default.into(),
+        (None, _) => return Settings::merge(program, flags, variables, None),
+    };
+    let text = read_text(&path)?;
+    let can_others_read = std::fs::metadata(&path).is_ok_and(|metadata| metadata.mode() & 0o044 != 0);
+    let place = path.display().to_string();
+    let (settings, mut warnings) = Settings::merge(program, flags, variables, Some((&place, &text)))?;
+    if settings.has_secret_of_file() && can_others_read {
+        warnings.push(format!("{place} holds a secret and can be read by others: run `chmod 600 {place}`"));
+    }
+    Ok((settings, warnings))
+}
+
+/// A word alone names a file in the directory.
+fn config_path(name: &str, directory: &str) -> PathBuf {
+    let is_word = !name.contains('/') && !name.ends_with(".toml");
+    if is_word { Path::new(directory).join(format!("{name}.toml")) } else { name.into() }
+}
+
+/// Reads a small text file that a setting names.
+///
+/// # Errors
+/// A sentence with the file and the system's reason.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    let fail = |error: io::Error| format!("cannot read {}: {error}", path.display());
+    let file = std::fs::File::open(path).map_err(fail)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_FILE), &mut text).map_err(fail)?;
+    Ok(text)
+}
 
 /// Prints name and version, for `--version`.
 pub fn print_version(name: &str, version: &str) -> ExitCode {
@@ -18,6 +103,11 @@ pub fn print_version(name: &str, version: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Prints a text, which nothing else depends on.
+pub fn print_all(text: &str) -> Exit {
+    if print(text).is_ok() { Exit::Done } else { Exit::Failed }
 }
 
 /// Prints what a command has to tell. Whoever reads it may have heard enough, as `head` has.
@@ -56,17 +146,6 @@ pub fn on_signals(signals: &[i32]) -> io::Result<UnixStream> {
     Ok(receiver)
 }
 
-/// Refuses prefixes of `option` with bits set behind their length.
-pub fn refuse_host_bits(option: &str, prefixes: &[IpNetwork]) -> Result<(), String> {
-    match prefixes.iter().find(|prefix| prefix.network() != prefix.ip()) {
-        None => Ok(()),
-        Some(bad) => {
-            let (network, length) = (bad.network(), bad.prefix());
-            Err(format!("{option} {bad} has bits set behind its prefix: did you mean {network}/{length}?"))
-        }
-    }
-}
-
 /// Warns where this machine is to forward to these prefixes, but its kernel does not forward.
 pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
     for (is_ipv6, switch) in [(false, "net.ipv4.ip_forward"), (true, "net.ipv6.conf.all.forwarding")] {
@@ -80,12 +159,14 @@ pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
     }
 }
 
-/// A member's name, as an option or argument.
-///
-/// # Errors
-/// One line that says what a name is.
-pub fn typed_name(text: &str) -> Result<Name, String> {
-    Name::typed(text).map_err(|bad| bad.to_string())
+/// Whether this network namespace has an IPv6 address, be it that of the loopback device.
+pub fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
+}
+
+/// Whether an administrator runs this.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// The name nearest to the machine's own.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A duration as people write it: `90s`, `15m`, `24h`, `7d`; a bare number is seconds.
+/// A duration as people write it: `90s`, `15m`, `24h`, `7d`. A bare number could be any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HumanDuration(u64);
 
@@ -37,7 +37,7 @@ impl FromStr for HumanDuration {
     fn from_str(text: &str) -> Result<HumanDuration, BadDuration> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit: u64 = match &text[digits.len()..] {
-            "" | "s" => 1,
+            "s" => 1,
             "m" => 60,
             "h" => 3_600,
             "d" => 86_400,
@@ -131,12 +131,22 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (text, seconds) in [("90s", 90), ("90", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)] {
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)] {
             assert_eq!(text.parse().map(HumanDuration::seconds), Ok(seconds), "{text}");
         }
-        for bad in
-            ["", "h", "0s", "-1h", "1.5h", "1w", "1 h", "1hh", "99999999999999999999", "213503982334602d"]
-        {
+        for bad in [
+            "",
+            "1",
+            "h",
+            "0s",
+            "-1h",
+            "1.5h",
+            "1w",
+            "1 h",
+            "1hh",
+            "99999999999999999999",
+            "213503982334602d",
+        ] {
             assert_eq!(bad.parse::<HumanDuration>(), Err(BadDuration), "{bad}");
         }
     }

@@ -15,14 +15,15 @@ pub enum Outcome {
     Drained,
 }
 
-/// Reads once: `receive` is the core's, and gets what fills its space. An error says why the link closed.
+/// Reads once: `receive` is the core's, and gets what fills its space.
 ///
 /// # Errors
-/// What came before it is received all the same.
+/// Why the link closed: [`io::ErrorKind::UnexpectedEof`] where the other end closed it. What came before it is received
+/// all the same.
 pub fn read(
     link: &mut Link,
     receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
-) -> Result<Outcome, String> {
+) -> io::Result<Outcome> {
     let mut filled = Ok(Filled::Nothing);
     receive(&mut |space| match link.read(space) {
         Ok((len, said)) => {
@@ -37,8 +38,8 @@ pub fn read(
     match filled {
         Ok(Filled::More) => Ok(Outcome::More),
         Ok(Filled::Drained | Filled::Nothing) => Ok(Outcome::Drained),
-        Ok(Filled::Closed) => Err("it closed the connection".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(Filled::Closed) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
+        Err(error) => Err(error),
     }
 }
 

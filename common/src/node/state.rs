@@ -39,6 +39,8 @@ pub enum Error {
         /// The mode it should have.
         mode: u32,
     },
+    /// The key file is empty.
+    EmptyKey(PathBuf),
     /// The file is there, but is not what it should be.
     Damaged {
         /// The file.
@@ -85,6 +87,12 @@ impl fmt::Display for Error {
                 } else {
                     ""
                 }
+            ),
+            Error::EmptyKey(path) => write!(
+                f,
+                "{0}, line 1: the key file is empty: put back a copy, or delete it for a new key, of which the other \
+                 machines then have to be told",
+                path.display()
             ),
             Error::Damaged { path, line, why } => write!(
                 f,
@@ -187,6 +195,9 @@ impl State {
         };
         if mode & 0o077 != 0 {
             return Err(Error::Exposed { path, has: mode, mode: KEY_MODE });
+        }
+        if text.trim().is_empty() {
+            return Err(Error::EmptyKey(path));
         }
         text.trim().parse().map_err(|bad: crate::wire::key::BadKey| Error::Damaged {
             path,
@@ -471,6 +482,9 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(state.key().unwrap_err().to_string().contains("line 1"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+        fs::write(&path, "\n").unwrap();
+        let empty = state.key().unwrap_err().to_string();
+        assert!(empty.contains("the key file is empty: put back a copy"), "{empty}");
     }
 
     #[test]

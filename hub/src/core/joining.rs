@@ -9,7 +9,7 @@ use common::wire::key::PublicKey;
 use super::Core;
 use crate::effect::{End, Notice};
 use crate::ids::{MemberId, SessionId};
-use crate::lan::admission::{DISPUTE_STEP, Ruling, Welcomed};
+use crate::lan::admission::{Applicant, DISPUTE_STEP, Ruling, Welcomed};
 
 impl Core {
     pub(super) fn handle_join(
@@ -22,7 +22,8 @@ impl Core {
         let ruling = match join {
             Ok(join) => self.admission.ask(session, key, join, &self.switch, now),
             Err(BadFrame) => {
-                Ruling::Refused(Refusal::BadRequest, "the join request makes no sense".to_owned())
+                let text = "the join request makes no sense".to_owned();
+                Ruling::Refused(Applicant { key, name: None }, Refusal::BadRequest, text)
             }
         };
         self.carry_out_ruling(session, ruling, now);
@@ -50,9 +51,9 @@ impl Core {
 
     fn carry_out_ruling(&mut self, session: SessionId, ruling: Ruling, now: Instant) {
         match ruling {
-            Ruling::Refused(reason, text) => {
+            Ruling::Refused(who, reason, text) => {
                 if let Some(source) = self.switch.source(session) {
-                    self.note(Notice::Refused(source, reason, text.clone()));
+                    self.note(Notice::Refused { who, source, reason, text: text.clone() });
                 }
                 self.switch.refuse(session, reason, text);
             }

@@ -33,10 +33,19 @@ pub trait Contact {
 pub enum Ruling {
     /// Come in.
     Welcome(Welcomed),
-    /// Stay out.
-    Refused(Refusal, String),
+    /// Stay out: why, for the machine and for the person.
+    Refused(Applicant, Refusal, String),
     /// Wait: ask this member for a sign of life, and look again every [`DISPUTE_STEP`].
     Dispute(MemberId),
+}
+
+/// Who asks to join.
+#[derive(Clone, Debug)]
+pub struct Applicant {
+    /// The key that it proved.
+    pub key: PublicKey,
+    /// The name that it would have, if its request can be read.
+    pub name: Option<Name>,
 }
 
 /// Who came in, and at whose cost.
@@ -54,12 +63,18 @@ pub struct Welcomed {
     pub evicted: Vec<(MemberId, IpAddr)>,
 }
 
-/// Who asks to join.
+/// A request to join.
 struct Request {
     key: PublicKey,
     join: Join,
     /// Holders of addresses that it asks for that did not answer, and since when.
     found_dead: Vec<(MemberId, Instant)>,
+}
+
+impl Request {
+    fn refused(&self, reason: Refusal, text: String) -> Ruling {
+        Ruling::Refused(Applicant { key: self.key, name: Some(self.join.name.clone()) }, reason, text)
+    }
 }
 
 /// A request for an address whose holder was asked for a sign of life.
@@ -144,7 +159,7 @@ impl Admission {
         let Request { key, join, .. } = &mut request;
         let claim = match self.claim(key, join) {
             Ok(claim) => claim,
-            Err(text) => return Ruling::Refused(Refusal::BadInvite, text),
+            Err(text) => return request.refused(Refusal::BadInvite, text),
         };
         let access = match (self.access, claim) {
             (Access::Locked, Some(_)) => Access::Invited,
@@ -154,7 +169,7 @@ impl Admission {
         let decision = self.members.admit(*key, join, access, &dead);
         let has_used_invite = self.settle_claim(claim, &decision);
         match decision {
-            Decision::Refused(reason, text) => Ruling::Refused(reason, text),
+            Decision::Refused(reason, text) => request.refused(reason, text),
             Decision::Dispute(holder) => {
                 self.disputes.insert(session, Dispute { request, holder, asked_at: now });
                 Ruling::Dispute(holder)
@@ -190,7 +205,7 @@ impl Admission {
             let held = addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
             if let Some(&address) = held {
                 let (reason, text) = self.members.held(holder, address);
-                return Some(Ruling::Refused(reason, text));
+                return Some(request.refused(reason, text));
             }
         } else {
             request.found_dead.push((holder, asked_at));
@@ -325,9 +340,10 @@ impl Admission {
         }
         let by_address = who.parse().ok().and_then(|address| self.members.holder(address));
         let by_name = || self.members.by_name(&who.parse::<Name>().ok()?);
-        by_address
-            .or_else(by_name)
-            .ok_or_else(|| format!("no member has the name, address or key {}", Printable(who)))
+        by_address.or_else(by_name).ok_or_else(|| match self.members.is_revoked_as(who) {
+            true => format!("{} is revoked already", Printable(who)),
+            false => format!("no member has the name, address or key {}", Printable(who)),
+        })
     }
 
     /// Strikes a member off the list for good. Its link is for the caller to end.

@@ -14,6 +14,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use log::Level;
 
+use super::advice;
 use super::grant::RejectedConfig;
 use super::routes::{RouteMode, Skip};
 use super::target::Target;
@@ -81,6 +82,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether to start again with the same settings would end the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Error::Refused(Refusal::AddressHeld | Refusal::Full, _) => false,
+            Error::Refused(..) | Error::KeyChanged { .. } => true,
+            Error::RejectedConfig(_) | Error::Device(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,6 +136,13 @@ pub enum Notice {
         /// The hub's outer address.
         hub: SocketAddr,
     },
+    /// The hub gave another name than the wanted one, which is taken.
+    NameTaken {
+        /// The name that was asked for.
+        wanted: Name,
+        /// The name that this spoke has.
+        given: Name,
+    },
     /// The hub does not take a network that this spoke offers.
     OfferRefused(IpNetwork),
     /// The hub tells more prefixes than are taken.
@@ -151,6 +170,7 @@ impl Notice {
         match self {
             Notice::Failed(_)
             | Notice::FailedAgain(..)
+            | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
             | Notice::RouteAroundHub(_)
@@ -172,9 +192,8 @@ impl fmt::Display for Notice {
                 let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 write!(f, "on the LAN as {} ({name}), through {hub}", own.join(" and "))
             }
-            Notice::OfferRefused(route) => {
-                write!(f, "the hub does not take the route {route}: its log says why")
-            }
+            Notice::NameTaken { wanted, given } => f.write_str(&advice::name_taken(wanted, given)),
+            Notice::OfferRefused(route) => f.write_str(&advice::route_rejected(*route, "")),
             Notice::TooManyRoutes(most) => {
                 write!(f, "the hub announces more than {most} routes: the others are ignored")
             }

@@ -9,7 +9,7 @@ use common::wire::name::Name;
 use super::learned::MAX_ANNOUNCED;
 use super::members::{Asked, Told};
 use super::routes::{RouteMode, View};
-use super::{Effect, Error, Notice, Phase, Uplink, grant};
+use super::{Effect, Error, Notice, Phase, Uplink, advice, grant};
 use crate::control::{MemberStatus, NO_ANSWER, NOT_ON_LAN, Page};
 
 impl Uplink {
@@ -36,6 +36,11 @@ impl Uplink {
 
     fn handle_refused(&mut self, reason: Refusal, text: String, now: Instant) {
         self.pin_hub();
+        let text = if reason == Refusal::Locked {
+            advice::locked(&self.config.name, &self.key.public())
+        } else {
+            text
+        };
         let refused = Error::Refused(reason, text);
         if reason == Refusal::Revoked {
             self.effects.push_back(Effect::Exit(refused));
@@ -93,6 +98,10 @@ impl Uplink {
         let refused =
             self.config.route_policy.offered.iter().filter(|&offer| !welcome.routes.contains(offer));
         self.effects.extend(refused.map(|&offer| Effect::Log(Notice::OfferRefused(offer))));
+        if is_taken(&self.config.name, &welcome.name) && welcome.name != self.identity.name {
+            let (wanted, given) = (self.config.name.clone(), welcome.name.clone());
+            self.effects.push_back(Effect::Log(Notice::NameTaken { wanted, given }));
+        }
         self.effects.push_back(Effect::Log(Notice::OnLan {
             addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
             name: welcome.name.clone(),
@@ -197,5 +206,30 @@ impl Uplink {
     pub(super) fn answer_nobody(&mut self) {
         let waiting = self.members.end_link();
         self.effects.extend(waiting.map(|ticket| Effect::Answer(ticket, Err(NOT_ON_LAN.to_owned()))));
+    }
+}
+
+/// Whether the hub gave a name with a number behind it in the place of one that another member has, or none can have.
+fn is_taken(wanted: &Name, given: &Name) -> bool {
+    let number = given.as_str().rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+    number.is_some_and(|number| Name::nearest(wanted.as_str()).numbered(number) == *given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_behind_the_wanted_name_says_that_it_is_taken() {
+        let is_taken =
+            |wanted: &str, given: &str| is_taken(&wanted.parse().unwrap(), &given.parse().unwrap());
+        assert!(is_taken("laptop", "laptop-2") && is_taken("laptop-2", "laptop-2-3"));
+        assert!(is_taken(&"x".repeat(63), &format!("{}-12", "x".repeat(60))));
+        // An invite or the hub's owner gave these.
+        for (wanted, given) in
+            [("laptop", "laptop"), ("laptop-2", "laptop-2"), ("laptop", "phone"), ("a", "b-2"), ("a", "a-x")]
+        {
+            assert!(!is_taken(wanted, given), "{wanted} {given}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Effect, Phase, Uplink};
+use super::{Effect, Phase, Uplink, advice};
 
 /// How long a hub may take to answer over a path that has changed, before the link is given up.
 pub const PROBE_TIME: Duration = Duration::from_millis(800);
@@ -76,9 +76,11 @@ impl Uplink {
 
     /// Ends the link, which the hub cannot hear of, and begins again at once.
     fn redial(&mut self, why: &str, now: Instant) {
+        let Phase::Linked(linked) = &self.phase else { return };
+        let why = advice::ended(&self.config.hub, linked.progress(), &why);
         self.close_link(true, now);
         self.retry.begin_anew();
-        self.lose_link(why, now);
+        self.try_again(why, now);
         self.phase = Phase::Paused(now);
     }
 }
@@ -86,6 +88,7 @@ impl Uplink {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
+    use std::io;
     use std::net::SocketAddr;
     use std::path::PathBuf;
 
@@ -138,11 +141,11 @@ mod tests {
         assert!(effects(&mut uplink).is_empty());
         // The pauses have become long.
         for _ in 0..10 {
-            uplink.handle_resolved(Err("no such name".to_owned()), now);
+            uplink.handle_resolved(Err(io::Error::other("no such name")), now);
             let at = uplink.deadline().unwrap();
             uplink.handle_timeout(at);
         }
-        uplink.handle_resolved(Err("no such name".to_owned()), now);
+        uplink.handle_resolved(Err(io::Error::other("no such name")), now);
         effects(&mut uplink);
         assert!(uplink.deadline().unwrap() > now + Duration::from_secs(4));
         uplink.handle_network_change(now);

@@ -1,7 +1,7 @@
 //! When the hub is tried again, and what the person hears of failed attempts. Pure.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::effect::Notice;
@@ -15,16 +15,20 @@ pub(super) struct Retry {
     count: usize,
     seed: u64,
     attempts: u64,
+    /// Since when this spoke is not on the LAN.
+    off_since: Option<Instant>,
 }
 
 impl Retry {
     /// `seed`: random, so that the spokes of a hub that restarts do not come back as one.
-    pub(super) fn new(seed: u64) -> Retry {
-        Retry { backoff: Backoff::default(), last: String::new(), count: 0, seed, attempts: 0 }
+    pub(super) fn new(seed: u64, now: Instant) -> Retry {
+        let (backoff, last) = (Backoff::default(), String::new());
+        Retry { backoff, last, count: 0, seed, attempts: 0, off_since: Some(now) }
     }
 
     /// An attempt failed: how long to pause, and what to log. The same reason is logged once, and then each tenth time.
-    pub(super) fn failed(&mut self, why: String) -> (Duration, Option<Notice>) {
+    pub(super) fn failed(&mut self, why: String, now: Instant) -> (Duration, Option<Notice>) {
+        self.off_since.get_or_insert(now);
         if why != self.last {
             self.last = why;
             self.count = 0;
@@ -44,6 +48,7 @@ impl Retry {
         self.backoff.reset();
         self.last.clear();
         self.count = 0;
+        self.off_since = None;
     }
 
     /// The circumstances have changed: what failed before says nothing about what comes.
@@ -59,6 +64,11 @@ impl Retry {
     /// Why the last attempt failed, if there was none since that worked.
     pub(super) fn reason(&self) -> Option<&str> {
         (!self.last.is_empty()).then_some(&self.last)
+    }
+
+    /// Since when this spoke is not on the LAN, if it is not.
+    pub(super) fn off_since(&self) -> Option<Instant> {
+        self.off_since
     }
 
     fn random(&mut self) -> u32 {

@@ -42,6 +42,7 @@ impl Uplink {
             hub: self.config.hub.to_string(),
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
+            off_seconds: self.retry.off_since().map(ago),
             trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
             problems: Vec::new(),
             link,

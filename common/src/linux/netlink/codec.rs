@@ -11,6 +11,9 @@ use super::{Family, Interface, NextHop, OUR_PROTOCOL, Route};
 
 pub(super) const ACK: u16 = libc::NLM_F_ACK as u16;
 pub(super) const DUMP: u16 = libc::NLM_F_DUMP as u16;
+/// A gateway of the other family (linux/rtnetlink.h); libc has it for glibc alone.
+const RTA_VIA: u16 = 18;
+
 /// Make it, acknowledge, and say so when it is there.
 pub(super) const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK) as u16;
 
@@ -173,7 +176,7 @@ pub(super) fn read_route(message: &Message<'_>) -> Option<Route> {
             libc::RTA_OIF => interface = number_u32(value, 0),
             libc::RTA_PRIORITY => metric = number_u32(value, 0),
             libc::RTA_GATEWAY => gateway = address(value),
-            libc::RTA_VIA => gateway = via(value),
+            RTA_VIA => gateway = via(value),
             _ => (),
         }
     }
@@ -191,7 +194,7 @@ pub(super) fn read_next_hop(message: &Message<'_>) -> Option<NextHop> {
         match kind {
             libc::RTA_OIF => interface = number_u32(value, 0),
             libc::RTA_GATEWAY => gateway = address(value),
-            libc::RTA_VIA => gateway = via(value),
+            RTA_VIA => gateway = via(value),
             libc::RTA_PREFSRC => source = address(value),
             _ => (),
         }
@@ -253,7 +256,7 @@ fn route_request(kind: u16, flags: u16, scope: u8, route: &Route) -> Request {
             // struct rtvia: IPv4 by way of an IPv6 router (RFC 5549).
             let mut via = u16::from(Family::of(gateway).number()).to_ne_bytes().to_vec();
             via.extend(octets(gateway));
-            request.attribute(libc::RTA_VIA, &via)
+            request.attribute(RTA_VIA, &via)
         }
     }
 }

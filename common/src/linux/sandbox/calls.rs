@@ -201,24 +201,21 @@ mod imp {
         }
         // Whether a descriptor is a terminal (glibc, musl); non-blocking; bytes to read; an interface's number; the
         // TUN device made anew after someone deleted it, by the descriptor that is open: no other can be opened.
-        const REQUESTS: [libc::Ioctl; 10] = [
-            libc::TCGETS,
-            libc::TCGETS2,
-            libc::TIOCGWINSZ,
-            libc::FIONBIO,
-            libc::FIONREAD,
-            libc::SIOCGIFINDEX,
-            libc::TUNSETIFF,
-            libc::TUNSETVNETHDRSZ,
-            libc::TUNSETVNETLE,
-            libc::TUNSETOFFLOAD,
+        // Their type is another one with each C library; the kernel's is u32.
+        const REQUESTS: [u32; 10] = [
+            libc::TCGETS as u32,
+            libc::TCGETS2 as u32,
+            libc::TIOCGWINSZ as u32,
+            libc::FIONBIO as u32,
+            libc::FIONREAD as u32,
+            libc::SIOCGIFINDEX as u32,
+            libc::TUNSETIFF as u32,
+            libc::TUNSETVNETHDRSZ as u32,
+            libc::TUNSETVNETLE as u32,
+            libc::TUNSETOFFLOAD as u32,
         ];
         for request in REQUESTS {
-            rules.entry(libc::SYS_ioctl).or_default().push(argument(
-                1,
-                SeccompCmpOp::Eq,
-                (request as u32).into(),
-            )?);
+            rules.entry(libc::SYS_ioctl).or_default().push(argument(1, SeccompCmpOp::Eq, request.into())?);
         }
         // abort(3) signals this process. Limits can be read: that is the third argument, where to set none.
         rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, process.into())?]);

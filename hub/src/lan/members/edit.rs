@@ -48,6 +48,19 @@ impl Members {
         self.revoked.contains(key)
     }
 
+    /// Whether a member that was revoked had this name or address. Only for what a person types: it reads all lines.
+    pub fn is_revoked_as(&self, who: &str) -> bool {
+        let texts = self.lines.iter().filter_map(|line| match line {
+            Line::Text(text) if !text.trim_start().starts_with('#') => Some(text.as_str()),
+            Line::Text(_) | Line::Member(..) => None,
+        });
+        texts.filter(|text| matches!(parse_revoked(text), Ok(Some(_)))).any(|text| {
+            let mut words = text.split_whitespace().skip(1);
+            words.next() == Some(who)
+                || words.next().is_some_and(|addresses| addresses.split(',').any(|one| one == who))
+        })
+    }
+
     /// How many members were revoked.
     pub fn revoked_count(&self) -> usize {
         self.revoked.len()
@@ -246,6 +259,19 @@ mod tests {
         }
         let twice = format!("{0} a revoked\n{0} a -", key(1));
         assert_eq!(Members::parse(&twice, subnets).map(|_| ()).unwrap_err().line, 2);
+    }
+
+    #[test]
+    fn a_revoked_member_is_known_by_its_name_and_addresses() {
+        let mut members =
+            parse(&format!("# {0} x revoked\n{0} a 10.0.0.2\n{1} b 10.0.0.3\n", key(1), key(2)));
+        assert!(!members.is_revoked_as("b"));
+        members.revoke(members.by_key(&key(2)).unwrap());
+        assert!(members.is_revoked_as("b") && members.is_revoked_as("10.0.0.3"));
+        for who in ["a", "x", "10.0.0.2", "revoked", "10.0.0", ""] {
+            assert!(!members.is_revoked_as(who), "{who}");
+        }
+        assert!(parse(&members.to_text()).is_revoked_as("b"));
     }
 
     #[test]

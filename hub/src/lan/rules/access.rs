@@ -1,0 +1,334 @@
+//! Rules applied to packets: replies pass, fragments share the fate of their packet, each rule counts. Pure.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use common::packet::{Fragment, Header};
+
+use super::flows::{Flows, Key};
+use super::{Decision, End, Rules, Service};
+
+/// Most pairs of parties for which the rules that concern them are kept.
+const MAX_PAIRS: usize = 4_096;
+/// Most packets whose fragments are remembered.
+const MAX_FRAGMENTED: usize = 4_096;
+/// How long fragments of a packet may be under way (RFC 791: 15 s; Linux: 30 s).
+const FRAGMENT_LIFE: Duration = Duration::from_secs(30);
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const FRAGMENT: u8 = 44;
+const ICMPV6: u8 = 58;
+
+/// Where a packet comes from or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The hub's own kernel.
+    Hub,
+    /// A member, by its number.
+    Member(usize),
+}
+
+/// Packets that a rule has decided about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// The line; `None` for what no line matches.
+    pub line: Option<usize>,
+    /// Packets, replies included.
+    pub packets: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FragmentKey {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    id: u32,
+}
+
+/// The rules in force, and what they have let pass.
+#[derive(Debug, Default)]
+pub struct AccessControl {
+    rules: Rules,
+    /// Counts the rules that were in force.
+    generation: u32,
+    flows: Flows,
+    pairs: HashMap<(Party, Party), Box<[usize]>>,
+    fragments: HashMap<FragmentKey, (bool, Instant)>,
+    /// The same in the order in which they came.
+    fragment_order: VecDeque<FragmentKey>,
+    counts: Vec<u64>,
+    unmatched: u64,
+}
+
+impl AccessControl {
+    /// These rules.
+    pub fn new(rules: Rules) -> AccessControl {
+        AccessControl { counts: vec![0; rules.len()], rules, ..AccessControl::default() }
+    }
+
+    /// Puts other rules in force, for the packets of known flows too.
+    pub fn replace(&mut self, rules: Rules) {
+        self.generation = self.generation.wrapping_add(1);
+        self.counts = vec![0; rules.len()];
+        self.unmatched = 0;
+        self.rules = rules;
+        self.parties_changed();
+    }
+
+    /// A member has another name or other tags: what is known of pairs is out of date.
+    pub fn parties_changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.pairs.clear();
+        self.fragments.clear();
+        self.fragment_order.clear();
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// How many flows are known.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// What each rule has decided about, in their order, and last what none matched.
+    pub fn counts(&self) -> impl Iterator<Item = Count> {
+        let lines = self.rules.rules.iter().map(|rule| Some(rule.line)).chain([None]);
+        let packets = self.counts.iter().copied().chain([self.unmatched]);
+        lines.zip(packets).map(|(line, packets)| Count { line, packets })
+    }
+
+    /// Whether a packet may go from one party to another. `ip` is the packet that `header` was read from; `end` tells
+    /// name and tags of a party, with the address given to it.
+    pub fn allows<'a>(
+        &mut self,
+        from: Party,
+        to: Party,
+        header: &Header,
+        ip: &[u8],
+        now: Instant,
+        end: impl Fn(Party, IpAddr) -> End<'a>,
+    ) -> bool {
+        if header.fragment == Fragment::No {
+            return self.allows_whole(from, to, header, ip, now, &end);
+        }
+        let Some(id) = fragment_id(ip, header) else { return false };
+        let Header { source, destination, .. } = *header;
+        // The protocol of later IPv6 fragments may be that of an extension header.
+        let protocol = if header.is_ipv6() { 0 } else { header.protocol };
+        let key = FragmentKey { source, destination, protocol, id };
+        if header.fragment == Fragment::Later {
+            // One that comes before the first is sent again with all others.
+            return self.fragments.get(&key).is_some_and(|&(allowed, until)| allowed && now <= until);
+        }
+        let allowed = self.allows_whole(from, to, header, ip, now, &end);
+        self.remember_fragment(key, allowed, now);
+        allowed
+    }
+
+    fn remember_fragment(&mut self, key: FragmentKey, allowed: bool, now: Instant) {
+        if self.fragments.insert(key, (allowed, now + FRAGMENT_LIFE)).is_none() {
+            self.fragment_order.push_back(key);
+        }
+        if self.fragment_order.len() > MAX_FRAGMENTED
+            && let Some(oldest) = self.fragment_order.pop_front()
+        {
+            self.fragments.remove(&oldest);
+        }
+    }
+
+    fn allows_whole<'a>(
+        &mut self,
+        from: Party,
+        to: Party,
+        header: &Header,
+        ip: &[u8],
+        now: Instant,
+        end: &impl Fn(Party, IpAddr) -> End<'a>,
+    ) -> bool {
+        let l4 = ip.get(header.l4..).unwrap_or_default();
+        if let Some(about) = error_about(header, l4) {
+            // An error goes against the packet that it quotes, which may be of either direction.
+            if self.is_known(&about, to, from, now, end)
+                || self.is_known(&about.reversed(), from, to, now, end)
+            {
+                return true;
+            }
+        }
+        let (key, service) = classify(header, l4);
+        if self.is_known(&key, from, to, now, end) {
+            return true;
+        }
+        // An echo request is never an answer.
+        if !is_echo_request(header, l4) && self.is_known(&key.reversed(), to, from, now, end) {
+            return true;
+        }
+        match self.decide(from, to, &key, service, end) {
+            (Some(rule), Decision { allows, .. }) => {
+                self.count(rule);
+                if allows {
+                    self.flows.insert(key, from, to, rule, self.generation, now);
+                }
+                allows
+            }
+            (None, _) => {
+                self.unmatched += 1;
+                false
+            }
+        }
+    }
+
+    /// Whether this is a flow between these two that may pass, under the rules as they are now.
+    fn is_known<'a>(
+        &mut self,
+        key: &Key,
+        from: Party,
+        to: Party,
+        now: Instant,
+        end: &impl Fn(Party, IpAddr) -> End<'a>,
+    ) -> bool {
+        let Some(flow) = self.flows.touch(key, now) else { return false };
+        if (flow.from, flow.to) != (from, to) {
+            return false;
+        }
+        if flow.generation == self.generation {
+            let rule = flow.rule;
+            self.count(rule);
+            return true;
+        }
+        let service = service_of(key);
+        match self.decide(from, to, key, service, end) {
+            (Some(rule), Decision { allows: true, .. }) => {
+                self.flows.insert(*key, from, to, rule, self.generation, now);
+                self.count(rule);
+                true
+            }
+            _ => {
+                self.flows.remove(key);
+                false
+            }
+        }
+    }
+
+    fn decide<'a>(
+        &mut self,
+        from: Party,
+        to: Party,
+        key: &Key,
+        service: Service,
+        end: &impl Fn(Party, IpAddr) -> End<'a>,
+    ) -> (Option<usize>, Decision) {
+        let (source, destination) = (end(from, key.source), end(to, key.destination));
+        if self.pairs.len() >= MAX_PAIRS && !self.pairs.contains_key(&(from, to)) {
+            self.pairs.clear();
+        }
+        let rules = &self.rules;
+        let between =
+            self.pairs.entry((from, to)).or_insert_with(|| rules.between(source, destination).into());
+        rules.first(between.iter().copied(), source, destination, service)
+    }
+
+    fn count(&mut self, rule: usize) {
+        if let Some(count) = self.counts.get_mut(rule) {
+            *count += 1;
+        }
+    }
+
+    /// Frees the flows that have ended; once a minute is enough.
+    pub fn sweep(&mut self, now: Instant) {
+        self.flows.sweep(now);
+        while let Some(oldest) = self.fragment_order.front()
+            && self.fragments.get(oldest).is_none_or(|&(_, until)| until < now)
+        {
+            self.fragments.remove(oldest);
+            self.fragment_order.pop_front();
+        }
+    }
+}
+
+/// The flow and the service of a packet's first direction.
+fn classify(header: &Header, l4: &[u8]) -> (Key, Service) {
+    let Header { source, destination, protocol, .. } = *header;
+    let ports = match protocol {
+        ICMP | ICMPV6 => echo_id(protocol, l4).map_or((0, 0), |id| (id, id)),
+        _ => header.ports.unwrap_or_default(),
+    };
+    let key = Key { source, destination, protocol, ports };
+    (key, service_of(&key))
+}
+
+fn service_of(key: &Key) -> Service {
+    match key.protocol {
+        TCP => Service::Tcp(key.ports.1),
+        UDP => Service::Udp(key.ports.1),
+        ICMP | ICMPV6 => Service::Icmp,
+        other => Service::Other(other),
+    }
+}
+
+fn is_echo_request(header: &Header, l4: &[u8]) -> bool {
+    matches!((header.protocol, l4.first()), (ICMP, Some(8)) | (ICMPV6, Some(128)))
+}
+
+/// The identifier of an echo request or reply.
+fn echo_id(protocol: u8, l4: &[u8]) -> Option<u16> {
+    let &[kind, _, _, _, a, b] = l4.first_chunk()?;
+    let is_echo = matches!((protocol, kind), (ICMP, 0 | 8) | (ICMPV6, 128 | 129));
+    is_echo.then(|| u16::from_be_bytes([a, b]))
+}
+
+/// The flow that an ICMP error is about: that of the packet whose beginning it quotes.
+fn error_about(header: &Header, l4: &[u8]) -> Option<Key> {
+    let is_error = match header.protocol {
+        // Unreachable, time exceeded, parameter problem.
+        ICMP => matches!(l4.first(), Some(3 | 11 | 12)),
+        ICMPV6 => matches!(l4.first(), Some(1..=4)),
+        _ => false,
+    };
+    let quoted = l4.get(8..).filter(|_| is_error)?;
+    let (source, destination, protocol, l4): (IpAddr, IpAddr, u8, &[u8]) = if header.is_ipv6() {
+        let fixed: &[u8; 40] = quoted.first_chunk()?;
+        let ([source, destination], _) = fixed[8..].as_chunks::<16>() else { return None };
+        // Errors about packets with extension headers go by the rules.
+        ((*source).into(), (*destination).into(), fixed[6], &quoted[40..])
+    } else {
+        let fixed: &[u8; 20] = quoted.first_chunk()?;
+        let length = usize::from(fixed[0] & 0x0f) * 4;
+        let source: [u8; 4] = fixed[12..16].try_into().ok()?;
+        let destination: [u8; 4] = fixed[16..20].try_into().ok()?;
+        (source.into(), destination.into(), fixed[9], quoted.get(length..)?)
+    };
+    let ports = match protocol {
+        TCP | UDP => {
+            let &[a, b, c, d] = l4.first_chunk()?;
+            (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+        }
+        ICMP | ICMPV6 => echo_id(protocol, l4).map(|id| (id, id))?,
+        _ => (0, 0),
+    };
+    // The error goes to the sender of what it quotes, who may not be told about another's packets.
+    (source == header.destination).then_some(Key { source, destination, protocol, ports })
+}
+
+/// The identification of a fragmented packet.
+fn fragment_id(ip: &[u8], header: &Header) -> Option<u32> {
+    if !header.is_ipv6() {
+        return Some(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]).into());
+    }
+    let (mut next, mut at) = (*ip.get(6)?, 40);
+    // The headers that may stand before that of a fragment (RFC 8200, section 4.5).
+    while matches!(next, 0 | 43 | 60) {
+        let &[after, length] = ip.get(at..)?.first_chunk()?;
+        (next, at) = (after, at + 8 + 8 * usize::from(length));
+    }
+    if next != FRAGMENT {
+        return None;
+    }
+    let &[_, _, _, _, a, b, c, d] = ip.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes([a, b, c, d]))
+}

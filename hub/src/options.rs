@@ -1,0 +1,211 @@
+//! What `hub` can be told on its command line, in its environment and in its file. Pure.
+
+use std::path::PathBuf;
+
+use common::node::args::{Command, Program, Setting};
+use common::node::config::Settings;
+use common::node::values::{self, Listen};
+use ipnetwork::IpNetwork;
+
+use crate::lan::subnets::Subnets;
+
+/// Where a hub keeps its state unless `--state` says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/hub";
+/// The configuration file that is read if it is there.
+pub const DEFAULT_CONFIG: &str = "/etc/hub.toml";
+/// The port unless `--listen` says otherwise.
+pub const DEFAULT_PORT: u16 = 5678;
+const DEFAULT_TUN: &str = "hub0";
+const DEFAULT_MTU: u32 = 1_500;
+
+const STATE: Setting =
+    Setting::one("state", "DIR", "directory of the hub's key and members").or(DEFAULT_STATE);
+const CONFIG: Setting =
+    Setting::one("config", "FILE", "configuration file, or a NAME for /etc/hub/NAME.toml").or(DEFAULT_CONFIG);
+const JSON: Setting = Setting::switch("json", "print JSON");
+
+/// The command line of `hub`.
+pub static PROGRAM: Program = Program {
+    name: "hub",
+    about: "The server of a LAN over TCP: spokes connect to it, and all are on one network.",
+    settings: &[
+        Setting::many(
+            "subnet",
+            "PREFIX",
+            "the LAN's prefix, such as 10.0.0.0/24; one for IPv4, one for IPv6",
+        ),
+        Setting::one("listen", "[ADDR:]PORT", "where to listen; a port alone is on all addresses").or("5678"),
+        Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
+        Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
+        Setting::many(
+            "route",
+            "PREFIX",
+            "offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0",
+        ),
+        STATE,
+        Setting::one(
+            "user",
+            "NAME",
+            "user to switch to after start-up; takes ownership of the state directory",
+        ),
+        CONFIG,
+    ],
+    commands: &[
+        Command {
+            name: "status",
+            help: "shows who is on the LAN, and how the links are",
+            operand: "",
+            settings: &[],
+        },
+        Command {
+            name: "invite",
+            help: "lets one more machine in, once: prints the line to run there",
+            operand: "NAME",
+            settings: &[
+                Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)"),
+                Setting::many("route", "PREFIX", "prefix behind it that it may offer"),
+                Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
+                Setting::one(
+                    "host",
+                    "HOST[:PORT]",
+                    "where spokes reach this hub (default: this machine's own address)",
+                ),
+            ],
+        },
+        Command {
+            name: "lock",
+            help: "lets only members join from now on, and those with an invite",
+            operand: "",
+            settings: &[],
+        },
+        Command { name: "unlock", help: "lets anyone join from now on", operand: "", settings: &[] },
+        Command {
+            name: "revoke",
+            help: "ends a membership (name, address or key) at once and for good",
+            operand: "MEMBER",
+            settings: &[],
+        },
+        Command {
+            name: "reload",
+            help: "reads the files members, invites and locked again, as SIGHUP does",
+            operand: "",
+            settings: &[],
+        },
+        Command {
+            name: "config",
+            help: "shows which settings are in force, and where each comes from",
+            operand: "",
+            settings: &[],
+        },
+    ],
+    shared: &[STATE, JSON, CONFIG],
+    bare: "subnet",
+    file: DEFAULT_CONFIG,
+};
+
+/// What a hub is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The LAN's prefixes.
+    pub subnets: Subnets,
+    /// Where to listen, if not on the default port of all addresses.
+    pub listen: Option<Listen>,
+    /// The device's name.
+    pub tun: String,
+    /// The LAN's MTU.
+    pub mtu: u32,
+    /// Prefixes to which this machine forwards.
+    pub routes: Vec<IpNetwork>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The user to become.
+    pub user: Option<String>,
+}
+
+impl Options {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// A sentence that says which one makes no sense, and what to write instead.
+    pub fn read(settings: &Settings) -> Result<Options, String> {
+        let prefixes = settings.many("subnet", values::subnet)?;
+        let routes = settings.many("route", values::prefix)?;
+        values::refuse_host_bits("--route", &routes)?;
+        Ok(Options {
+            subnets: Subnets::new(&prefixes).map_err(|error| error.to_string())?,
+            listen: settings.one("listen", values::listen)?.filter(|&at| at != Listen::Port(DEFAULT_PORT)),
+            tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
+            mtu: settings.one("mtu", values::number)?.unwrap_or(DEFAULT_MTU),
+            routes,
+            state: state(settings)?,
+            user: settings.one("user", values::any)?,
+        })
+    }
+}
+
+/// The state directory, which commands need too.
+///
+/// # Errors
+/// Never yet; for the same call as the others.
+pub fn state(settings: &Settings) -> Result<PathBuf, String> {
+    Ok(settings.one("state", values::any)?.unwrap_or_else(|| DEFAULT_STATE.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use common::node::args::Line;
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Options, String> {
+        let parsed = PROGRAM.parse(line.split_whitespace().map(OsString::from))?;
+        let Line::Run(flags) = parsed else { panic!("{line}") };
+        Options::read(&Settings::of_command(&PROGRAM, flags))
+    }
+
+    #[test]
+    fn reads_the_lines_of_the_readme() {
+        let options = read("--subnet 10.0.0.0/24").unwrap();
+        assert_eq!(options.subnets.to_string(), "10.0.0.0/24");
+        assert_eq!((options.listen, options.mtu, options.tun.as_str()), (None, 1_500, "hub0"));
+        assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
+        let options =
+            read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();
+        assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
+        assert_eq!((options.listen, options.routes.len()), (Some(Listen::Port(443)), 1));
+        assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, None);
+    }
+
+    #[test]
+    fn says_which_setting_is_wrong_and_what_to_write() {
+        for (line, said) in [
+            ("", "give the LAN's subnet, such as --subnet 10.0.0.0/24"),
+            ("--subnet 10.0.0.0/33", "--subnet 10.0.0.0/33: /33 is longer than IPv4's 32 bits"),
+            (
+                "--subnet 10.0.0.0",
+                "--subnet 10.0.0.0: the prefix length is missing: did you mean 10.0.0.0/24?",
+            ),
+            ("--subnet 10.0.0.0/24 --tun all", "--tun all: all is not a device name"),
+            ("--subnet 10.0.0.0/24 --mtu big", "--mtu big: \"big\" is not a number"),
+            ("--subnet 10.0.0.0/24 --listen 0", "--listen 0: the port 0 is not 1 to 65535"),
+            (
+                "--subnet 10.0.0.0/24 --route 10.1.0.1/16",
+                "--route 10.1.0.1/16 has bits set behind its prefix: did you mean 10.1.0.0/16?",
+            ),
+            ("--hubkey x", "hub has no --hubkey: see hub --help"),
+        ] {
+            assert_eq!(read(line).unwrap_err(), said, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_its_help() {
+        let help = PROGRAM.help(None);
+        for command in PROGRAM.commands {
+            assert!(help.contains(&format!("\n  {:<10} {}\n", command.name, command.help)), "{help}");
+            assert!(PROGRAM.help(Some(command)).contains("--state DIR"));
+        }
+    }
+}

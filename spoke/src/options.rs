@@ -1,0 +1,240 @@
+//! What `spoke` can be told on its command line, in its environment and in its file. Pure.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use common::node::args::{Command, Program, Setting};
+use common::node::config::Settings;
+use common::node::values;
+use common::packet::{MAX_MTU, MIN_MTU};
+use common::wire::frame::MAX_ROUTES;
+use common::wire::invite::Secret;
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+
+use crate::uplink::routes::RoutePolicy;
+use crate::uplink::target::{Scheme, Target};
+
+/// Where spokes keep their state unless `--state` says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/spoke";
+const DEFAULT_TUN: &str = "spoke0";
+
+const STATE: Setting =
+    Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
+const CONFIG: Setting =
+    Setting::one("config", "FILE", "configuration file, or a NAME for /etc/spoke/NAME.toml");
+const JSON: Setting = Setting::switch("json", "print JSON, a line for each spoke");
+
+/// The command line of `spoke`.
+pub static PROGRAM: Program = Program {
+    name: "spoke",
+    about: "Joins this machine to the LAN of a hub.",
+    settings: &[
+        Setting::one("hub", "HOST[:PORT]", "where the hub is; port 5678 unless given"),
+        Setting::many(
+            "ip",
+            "ADDRESS",
+            "address on the LAN to ask for, one of each family (default: the hub chooses, always the same)",
+        ),
+        Setting::one("name", "NAME", "name on the LAN (default: the host name)"),
+        Setting::many("route", "PREFIX", "offer a network behind this machine, such as 192.168.5.0/24"),
+        Setting::many(
+            "accept-route",
+            "PREFIX",
+            "take routes within this prefix though they are public, such as 0.0.0.0/0",
+        ),
+        Setting::switch("no-routes", "take no routes but those of --accept-route (default: private ones)"),
+        Setting::one("mtu", "BYTES", "largest packet that the device takes, if less than the LAN's"),
+        Setting::one(
+            "hosts",
+            "FILE",
+            "keep this file, in the format of /etc/hosts, in step with the members",
+        ),
+        Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
+        STATE,
+        Setting::one(
+            "hub-key",
+            "KEY",
+            "the hub's key, as it prints it (default: the first one is remembered)",
+        ),
+        Setting::one("invite", "SECRET", "the invite that `hub invite` made for this machine").secret(),
+        Setting::one("invite-file", "FILE", "the same from a file, so that no list of processes shows it"),
+        Setting::one(
+            "user",
+            "NAME",
+            "user to switch to after start-up; takes ownership of the state directory",
+        ),
+        CONFIG,
+    ],
+    commands: &[
+        Command {
+            name: "status",
+            help: "shows how this machine is on the LAN, and who else is",
+            operand: "",
+            settings: &[],
+        },
+        Command { name: "resolve", help: "prints the addresses of a member", operand: "NAME", settings: &[] },
+        Command {
+            name: "config",
+            help: "shows which settings are in force, and where each comes from",
+            operand: "",
+            settings: &[],
+        },
+    ],
+    shared: &[STATE, JSON, CONFIG],
+    bare: "hub",
+    file: "/etc/spoke/NAME.toml",
+};
+
+/// What a spoke is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the hub is.
+    pub hub: Target,
+    /// The hub's key, if it is known beforehand.
+    pub hub_key: Option<PublicKey>,
+    /// The addresses to ask for: at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The name to ask for, if not the host's.
+    pub name: Option<Name>,
+    /// The device's name.
+    pub tun: String,
+    /// The invite to show.
+    pub invite: Option<Invite>,
+    /// Networks behind this spoke, and which prefixes to take.
+    pub route_policy: RoutePolicy,
+    /// The device's MTU, if less than the LAN's.
+    pub mtu: Option<u32>,
+    /// The file that is kept in step with the members.
+    pub hosts: Option<PathBuf>,
+    /// The state directory, if not the default one.
+    pub state: Option<PathBuf>,
+    /// The user to become.
+    pub user: Option<String>,
+}
+
+/// An invite, or where to read it.
+#[derive(Clone, Debug)]
+pub enum Invite {
+    /// The secret itself.
+    Secret(Secret),
+    /// A file that holds it.
+    File(PathBuf),
+}
+
+impl Options {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// A sentence that says which one makes no sense, and what to write instead.
+    pub fn read(settings: &Settings) -> Result<Options, String> {
+        let hub: Target =
+            settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+        if hub.scheme != Scheme::Tcp {
+            return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()));
+        }
+        let addresses = settings.many("ip", values::member_ip)?;
+        if [IpAddr::is_ipv4, IpAddr::is_ipv6]
+            .iter()
+            .any(|is| addresses.iter().filter(|ip| is(ip)).count() > 1)
+        {
+            return Err("give at most one IPv4 and one IPv6 --ip".to_owned());
+        }
+        let invite = match (settings.one("invite", values::any)?, settings.one("invite-file", values::any)?) {
+            (Some(_), Some(_)) => return Err("give --invite or --invite-file, not both".to_owned()),
+            (Some(secret), None) => Some(Invite::Secret(secret)),
+            (None, file) => file.map(Invite::File),
+        };
+        let mtu = settings.one("mtu", values::number)?;
+        if let Some(mtu) = mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
+            return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
+        }
+        Ok(Options {
+            hub,
+            hub_key: settings.one("hub-key", values::any)?,
+            addresses,
+            name: settings.one("name", values::name)?,
+            tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
+            invite,
+            route_policy: route_policy(settings)?,
+            mtu,
+            hosts: settings.one("hosts", values::any)?,
+            state: state(settings)?,
+            user: settings.one("user", values::any)?,
+        })
+    }
+}
+
+fn route_policy(settings: &Settings) -> Result<RoutePolicy, String> {
+    let offered = settings.many("route", values::prefix)?;
+    let accepted = settings.many("accept-route", values::prefix)?;
+    values::refuse_host_bits("--route", &offered)?;
+    values::refuse_host_bits("--accept-route", &accepted)?;
+    if offered.len() > MAX_ROUTES {
+        return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
+    }
+    Ok(RoutePolicy { offered, accepted, none: settings.switch("no-routes")? })
+}
+
+/// The state directory, if one is given; commands need it, too.
+///
+/// # Errors
+/// Where it makes no sense.
+pub fn state(settings: &Settings) -> Result<Option<PathBuf>, String> {
+    settings.one("state", values::any)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use common::node::args::Line;
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Options, String> {
+        let parsed = PROGRAM.parse(line.split_whitespace().map(OsString::from))?;
+        let Line::Run(flags) = parsed else { panic!("{line}") };
+        Options::read(&Settings::of_command(&PROGRAM, flags))
+    }
+
+    #[test]
+    fn reads_the_lines_of_the_readme() {
+        let options = read("--hub host:5678 --ip 10.0.0.2").unwrap();
+        assert_eq!((options.hub.to_string().as_str(), options.tun.as_str()), ("host:5678", "spoke0"));
+        assert_eq!(options.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        assert!(options.state.is_none() && options.name.is_none() && options.invite.is_none());
+        let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";
+        let secret = "29d10b3762fd5266a92d936735a0c6a0";
+        let options = read(&format!("--hub 192.0.2.1:5678 --hub-key {key} --invite {secret}")).unwrap();
+        assert_eq!(options.hub_key.map(|key| key.to_string()).as_deref(), Some(key));
+        assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
+        let options = read("--hub=h --route=192.168.5.0/24 --accept-route=0.0.0.0/0 --no-routes").unwrap();
+        let RoutePolicy { offered, accepted, none } = options.route_policy;
+        assert_eq!((offered.len(), accepted.len(), none), (1, 1, true));
+    }
+
+    #[test]
+    fn says_which_setting_is_wrong_and_what_to_write() {
+        for (line, said) in [
+            ("", "say where the hub is: spoke --hub HOST[:PORT]"),
+            ("192.0.2.1", "\"192.0.2.1\" belongs to no flag; did you mean --hub 192.0.2.1?"),
+            ("--hubkey x", "spoke has no --hubkey; did you mean --hub-key?"),
+            ("stauts", "spoke has no command \"stauts\"; did you mean spoke status?"),
+            ("--hub h --ip 10.0.0.2/24", "--ip 10.0.0.2/24: give 10.0.0.2 alone; the hub knows the /24"),
+            ("--hub h --ip 10.0.0.2 --ip 10.0.0.3", "give at most one IPv4 and one IPv6 --ip"),
+            ("--hub h --tun all", "--tun all: all is not a device name"),
+            ("--hub h --mtu 67", "--mtu 67 is not 576 to 65535"),
+            (
+                "--hub h --invite 29d10b3762fd5266a92d936735a0c6a0 --invite-file f",
+                "give --invite or --invite-file, not both",
+            ),
+            (
+                "--hub h --invite short",
+                "--invite …: an invite is 32 hexadecimal digits: copy the whole line that `hub invite` printed",
+            ),
+        ] {
+            assert_eq!(read(line).unwrap_err(), said, "{line}");
+        }
+    }
+}
