@@ -31,10 +31,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::packet::drops::Reason;
 use common::wire::hello::hello;
 use common::wire::name::Name;
 use packets::{HUB, HUB_V4, HUB_V6, udp};
-use world::World;
+use world::{QUEUED_BYTES, World};
 
 const SEEDS: u64 = 200;
 const STEPS: u64 = 300;
@@ -53,6 +54,35 @@ fn what_a_person_changes_concerns_those_it_is_about_and_nobody_else() {
     tell_all(kept(), |world| {
         if world.disk.is_sound() && world.rng.one_in(12) { govern::govern(world) } else { act(world) }
     });
+}
+
+#[test]
+fn one_member_fills_the_queues_of_all_others_only_up_to_a_bound() {
+    let mut world = (0..)
+        .map(World::new)
+        .find(|world| world.most_queued.is_some() && !world.is_locked && world.spokes.len() > 5);
+    let world = world.as_mut().unwrap();
+    (0..world.spokes.len()).for_each(|spoke| world.join(spoke, vec![]));
+    world.pass(Duration::from_secs(5));
+    assert!(world.spokes.iter().all(|spoke| spoke.is_on_lan()));
+    // They read nothing any more.
+    world.conns.values_mut().for_each(|conn| conn.down.stall());
+    let own = world.spokes[0].addresses()[0];
+    let others: Vec<IpAddr> = world.spokes[1..].iter().map(|spoke| spoke.addresses()[0]).collect();
+    for _ in 0..20 {
+        for &to in &others {
+            let packet = udp(own, to, world.book.next_id(), 60_000);
+            world.book.enter(&packet, Some(0), to, true);
+            hand_over(world, 0, &packet);
+        }
+        world.pass(Duration::from_millis(100));
+    }
+    let links = world.hub.members().iter().filter_map(|(_, member)| world.hub.link(member.session?));
+    let links: Vec<_> =
+        links.map(|link| (link.tunnel.queue().cost(), link.drops.of(Reason::QueueFull))).collect();
+    let queued: usize = links.iter().map(|&(cost, _)| cost).sum();
+    assert!(queued > QUEUED_BYTES * 3 / 4, "{queued} bytes are queued: the bound is not reached");
+    assert!(links.iter().filter(|&&(_, lost)| lost > 0).count() == others.len(), "all pay: {links:?}");
 }
 
 /// Tells the stories of these seeds, and then of as many more as are wanted; `act` is one step.

@@ -96,6 +96,11 @@ impl Core {
         self.switch.limit_sessions(links);
     }
 
+    /// Sets how much memory the packets in all queues may occupy, in bytes.
+    pub fn limit_queued(&mut self, bytes: usize) {
+        self.switch.limit_queued(bytes);
+    }
+
     /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<SessionId> {
         match self.switch.accept(&self.key, source, ephemeral, now) {

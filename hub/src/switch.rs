@@ -24,9 +24,11 @@ use crate::lan::admission::Contact;
 use crate::lan::members::{Members, Version};
 use crate::lan::route_table::RouteTable;
 use crate::lan::subnets::Subnets;
+use crate::switch::budget::Budget;
 use crate::switch::gate::{Admittance, Gate, TurnedAway};
 use crate::switch::limits::AllLimits;
 
+mod budget;
 mod forward;
 pub mod gate;
 mod limits;
@@ -123,6 +125,8 @@ struct Buffers {
     outbox: Buf,
     /// For packets that are fragmented.
     scratch: Vec<u8>,
+    /// What all queues hold.
+    budget: Budget,
 }
 
 impl Switch {
@@ -139,6 +143,7 @@ impl Switch {
                 inbox: Inbox::default(),
                 outbox: outbox(),
                 scratch: Vec::new(),
+                budget: Budget::default(),
             },
             flow_seed,
             port: Port::default(),
@@ -158,6 +163,11 @@ impl Switch {
     /// Sets how many links there can be.
     pub fn limit_sessions(&mut self, links: usize) {
         self.gate.limit(links);
+    }
+
+    /// Sets how much memory the packets in all queues may occupy, in bytes.
+    pub fn limit_queued(&mut self, bytes: usize) {
+        self.buffers.budget.limit(bytes);
     }
 
     /// Takes in a connection from `source`, or says why it is to be closed. `ephemeral`: 32 random bytes.
@@ -275,6 +285,7 @@ impl Switch {
             None => self.gate.failed(source, session, now),
         }
         entry.tunnel.close(&mut self.buffers.pool);
+        self.buffers.budget.set(session, 0);
         Some(Ended {
             session,
             member: entry.member,
@@ -459,8 +470,10 @@ impl Switch {
         let Some(entry) = self.sessions.get_mut(session.index()).filter(|entry| entry.hold.is_none()) else {
             return;
         };
-        let Buffers { pool, outbox, .. } = &mut self.buffers;
-        match entry.tunnel.flush(outbox, pool, now, write) {
+        let Buffers { pool, outbox, budget, .. } = &mut self.buffers;
+        let flushed = entry.tunnel.flush(outbox, pool, now, write);
+        budget.set(session, entry.tunnel.queue().cost());
+        match flushed {
             Ok(Flushed::Done) => {}
             Ok(Flushed::More) => self.mark_dirty(session),
             Err(error) => self.end(session, End::Tunnel(error)),

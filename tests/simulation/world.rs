@@ -24,6 +24,8 @@ use crate::pipe::{Pipe, Read};
 use crate::rng::Rng;
 use crate::rogue::Rogue;
 
+/// What may be queued towards all spokes together, in half of the stories: little enough to be reached.
+pub(crate) const QUEUED_BYTES: usize = 256 * 1024;
 /// A turn that comes round so often within one step is a loop without end.
 const MAX_TURNS: usize = 20_000;
 
@@ -55,6 +57,8 @@ pub(crate) struct World {
     pub(crate) rogue: Rogue,
     pub(crate) hub_key: PublicKey,
     key: PrivateKey,
+    /// What may be queued towards all spokes together.
+    pub(crate) most_queued: Option<usize>,
     /// A locked hub does not know the last spoke.
     pub(crate) is_locked: bool,
     /// What each spoke offers when it joins.
@@ -84,8 +88,9 @@ impl World {
         let disk = Disk::new(subnets, text, is_locked);
         let key = PrivateKey::from_random(rng.key());
         let hub = Core::new(key.clone(), lan(subnets), disk.files(), rng.next(), 0);
+        let most_queued = seed.is_multiple_of(2).then_some(QUEUED_BYTES);
         let rogue = Rogue::new(PrivateKey::from_random(rng.key()));
-        World {
+        let mut world = World {
             rng,
             now: Instant::now(),
             hub,
@@ -98,6 +103,7 @@ impl World {
             rogue,
             hub_key: key.public(),
             key,
+            most_queued,
             is_locked,
             offers: Vec::new(),
             next_conn: 0,
@@ -105,6 +111,14 @@ impl World {
             outbox: outbox(),
             pool: Pool::new(8 * 1024 * 1024),
             holders: HashMap::new(),
+        };
+        world.set_up_hub();
+        world
+    }
+
+    fn set_up_hub(&mut self) {
+        if let Some(bytes) = self.most_queued {
+            self.hub.limit_queued(bytes);
         }
     }
 
@@ -133,6 +147,7 @@ impl World {
         }
         let lan = lan(self.disk.subnets);
         self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), 0);
+        self.set_up_hub();
         for conn in self.conns.values_mut().filter(|conn| conn.session.is_some()) {
             conn.session = None;
             conn.is_sound = false;
@@ -360,11 +375,12 @@ impl World {
             let Some(session) = member.session else { continue };
             assert!(online.insert(session, member.key).is_none(), "two members with one session");
         }
-        let mut open = 0;
+        let (mut open, mut queued) = (0, 0);
         for (&session, conn) in &self.by_session {
             assert!(self.hub.is_live(session), "session {session:?} has ended, and is still there");
             let tunnel = self.hub.link(session).expect("a live session is there").tunnel;
             assert!(tunnel.queue().cost() <= QUEUE_BYTES, "the queue towards session {session:?}");
+            queued += tunnel.queue().cost();
             assert_eq!(tunnel.is_open(), online.contains_key(&session), "session {session:?}");
             assert!(tunnel.is_half_open() || tunnel.remote().is_some());
             assert_eq!(self.conns[conn].session, Some(session));
@@ -377,6 +393,8 @@ impl World {
                 );
             }
         }
+        let most = self.most_queued.unwrap_or(usize::MAX);
+        assert!(queued <= most, "{queued} bytes are queued, of {most} at most");
         assert_eq!(open, online.len(), "every member online has a session that lives");
         self.check_spokes_agree(&members);
         self.check_nobody_was_robbed(holders);

@@ -248,27 +248,45 @@ impl Queue {
         Some(packet)
     }
 
-    /// Makes the fattest flows pay until the cap is kept (RFC 8290 section 4.1).
-    fn shed(&mut self, pool: &mut Pool) {
-        while self.cost > self.cap {
-            let Some(table) = self.table.as_deref_mut() else { break };
-            let Some((id, cost)) = table.fattest() else { break };
-            let enough = self.cost - (cost / 2).min(BATCH_BYTES);
-            for _ in 0..BATCH_PACKETS {
-                let Some(packet) = table.dequeue(id) else { break };
-                self.cost -= FlowTable::cost(&packet);
-                self.bytes -= packet.len();
-                self.packets -= 1;
-                self.drops_full += 1;
-                pool.give(packet);
-                if self.cost <= enough {
-                    break;
-                }
-            }
+    /// Drops a batch of packets of the fattest flow, the oldest first: for whoever bounds many queues together.
+    /// They count as [`Reason::QueueFull`]. Where anything waits, [`Queue::cost`] is smaller afterwards.
+    pub fn drop_batch(&mut self, pool: &mut Pool) {
+        if let Some(lone) = self.lone.take() {
+            (self.cost, self.bytes, self.packets) = (0, 0, 0);
+            self.drops_full += 1;
+            return pool.give(lone.packet);
         }
+        self.drop_of_fattest(pool);
         if self.packets == 0 {
             self.release(pool);
         }
+    }
+
+    /// Makes the fattest flows pay until the cap is kept (RFC 8290 section 4.1).
+    fn shed(&mut self, pool: &mut Pool) {
+        while self.cost > self.cap && self.drop_of_fattest(pool) {}
+        if self.packets == 0 {
+            self.release(pool);
+        }
+    }
+
+    /// Takes a batch off the fattest flow in the table; `false` where there is none.
+    fn drop_of_fattest(&mut self, pool: &mut Pool) -> bool {
+        let Some(table) = self.table.as_deref_mut() else { return false };
+        let Some((id, cost)) = table.fattest() else { return false };
+        let enough = self.cost - (cost / 2).min(BATCH_BYTES);
+        for _ in 0..BATCH_PACKETS {
+            let Some(packet) = table.dequeue(id) else { break };
+            self.cost -= FlowTable::cost(&packet);
+            self.bytes -= packet.len();
+            self.packets -= 1;
+            self.drops_full += 1;
+            pool.give(packet);
+            if self.cost <= enough {
+                break;
+            }
+        }
+        true
     }
 
     /// Gives the table back, and keeps of its flows what may matter soon.

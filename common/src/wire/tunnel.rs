@@ -491,6 +491,11 @@ impl Tunnel {
         self.queue.push(packet, flow, now, pool);
     }
 
+    /// Drops a batch of the packets that wait, by [`Queue::drop_batch`].
+    pub fn drop_batch(&mut self, pool: &mut Pool) {
+        self.queue.drop_batch(pool);
+    }
+
     /// Whether there is anything to write.
     pub fn wants_write(&self) -> bool {
         self.unsent.is_some()

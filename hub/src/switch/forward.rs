@@ -246,7 +246,17 @@ impl Switch {
 
     fn enqueue(&mut self, session: SessionId, packet: Buf, header: &Header, now: Instant) {
         let flow = header.flow(self.flow_seed);
-        self.sessions[session.index()].tunnel.enqueue(packet, flow, &mut self.buffers.pool, now);
+        let super::Buffers { pool, budget, .. } = &mut self.buffers;
+        let tunnel = &mut self.sessions[session.index()].tunnel;
+        tunnel.enqueue(packet, flow, pool, now);
+        budget.set(session, tunnel.queue().cost());
+        if budget.is_exceeded() {
+            budget.relieve(|session| {
+                let tunnel = &mut self.sessions[session.index()].tunnel;
+                tunnel.drop_batch(pool);
+                tunnel.queue().cost()
+            });
+        }
         self.mark_dirty(session);
     }
 

@@ -191,6 +191,29 @@ fn the_fattest_flow_keeps_half_of_what_it_had() {
 }
 
 #[test]
+fn a_batch_is_taken_from_the_fattest_flow_until_nothing_waits() {
+    let mut b = Bench::new(CAP);
+    (0..4).for_each(|n| b.push(1, 1_500, n));
+    (0..200).for_each(|n| b.push(2, 1_500, n));
+    b.queue.drop_batch(&mut b.pool);
+    let lost = b.queue.drops().of(Reason::QueueFull);
+    assert_eq!(lost, 65_536_u64.div_ceil(2_048 + 40), "a batch by bytes");
+    assert_eq!(b.queue.cost(), (204 - lost as usize) * (2_048 + 40));
+    while !b.queue.is_empty() {
+        let before = b.queue.cost();
+        b.queue.drop_batch(&mut b.pool);
+        assert!(b.queue.cost() < before, "each batch drops something");
+    }
+    assert_eq!((b.queue.cost(), b.queue.drops().of(Reason::QueueFull)), (0, 204));
+    b.push(3, 1_500, 7);
+    b.queue.drop_batch(&mut b.pool);
+    assert_eq!((b.queue.len(), b.queue.cost(), b.queue.drops().of(Reason::QueueFull)), (0, 0, 205));
+    b.queue.drop_batch(&mut b.pool);
+    b.push(3, 1_500, 8);
+    assert_eq!(b.pop(), Some((3, 8, 1_500)), "an emptied queue works on");
+}
+
+#[test]
 fn a_flow_that_lost_everything_starts_its_interval_afresh() {
     let mut b = Bench::new(200_000);
     (0..2).for_each(|n| b.push_super(1, 60, n));
