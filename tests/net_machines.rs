@@ -27,6 +27,65 @@ fn on_lan(process: &Process) -> String {
 }
 
 #[test]
+fn a_second_spoke_on_one_machine_is_asked_for_by_its_own_state_and_leaves_nothing_otherwise() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    let first = laptop.spawn("first", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
+    on_lan(&first);
+
+    let second =
+        laptop.spawn("second", &spoke(laptop, &hub, &["--ip", "10.0.0.9", "--tun", "lan1"])).unwrap();
+    assert_eq!(second.wait_exit(SOON).unwrap().code(), Some(1));
+    let line = second.wait_for_line("/var/lib/spoke is in use by another process", SOON).unwrap();
+    assert!(line.contains("--state /var/lib/spoke-2 --tun lan1"), "{line}");
+    let below = fs::read_dir(state(laptop, "spoke")).unwrap().map(|entry| entry.unwrap());
+    let directories: Vec<_> = below.filter(|entry| entry.path().is_dir()).collect();
+    assert!(directories.is_empty(), "a second identity was left: {directories:?}");
+
+    // The same machine with another address is the same member, not `laptop-2`.
+    first.kill().unwrap();
+    let again = laptop.spawn("again", &spoke(laptop, &hub, &["--ip", "10.0.0.9"])).unwrap();
+    let line = on_lan(&again);
+    assert!(line.contains("10.0.0.9 (laptop)"), "{line}");
+
+    let second = spoke(laptop, &hub, &["--ip", "10.0.0.3", "--tun", "lan1", "--state", "/var/lib/spoke-2"]);
+    let second = laptop.spawn("second", &second).unwrap();
+    let line = on_lan(&second);
+    assert!(line.contains("10.0.0.3 (laptop-2)"), "{line}");
+    second.wait_for_line("the name laptop is taken; this machine is laptop-2", SOON).unwrap();
+}
+
+#[test]
+fn a_second_identity_of_earlier_days_is_used_if_it_was_on_a_lan_and_not_if_its_start_failed() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    let key = |directory: &str| fs::read_to_string(state(laptop, "spoke").join(directory).join("key")).ok();
+    // What a version that made such directories has left: one that was on a LAN, and one whose start failed.
+    for (address, pinned) in [("10.0.0.5", true), ("10.0.0.6", false)] {
+        let directory = format!("/var/lib/spoke/{address}");
+        let made =
+            laptop.spawn("old", &spoke(laptop, &hub, &["--ip", address, "--state", &directory])).unwrap();
+        on_lan(&made);
+        made.kill().unwrap();
+        fs::remove_file(state(laptop, "spoke").join(address).join("control")).ok();
+        if !pinned {
+            fs::remove_file(state(laptop, "spoke").join(address).join("hubs")).unwrap();
+        }
+    }
+    assert_eq!(key(""), None);
+    let old = laptop.spawn("old", &spoke(laptop, &hub, &["--ip", "10.0.0.5"])).unwrap();
+    on_lan(&old);
+    assert_eq!(key(""), None, "the address has a directory of its own");
+    old.kill().unwrap();
+    let failed = laptop.spawn("failed", &spoke(laptop, &hub, &["--ip", "10.0.0.6"])).unwrap();
+    // It joins, or is refused an address that another key holds: by the key of the machine's own directory.
+    failed.wait_for_line("10.0.0.6", SOON).unwrap();
+    assert!(key("").is_some() && !state(laptop, "spoke").join("10.0.0.6/hubs").exists());
+}
+
+#[test]
 fn a_state_volume_that_others_can_write_gets_a_directory_for_the_owner_alone() {
     for mode in [0o777, 0o2770, 0o1777] {
         let net = Net::named(&["laptop"]).unwrap();

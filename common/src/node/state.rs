@@ -68,7 +68,8 @@ impl fmt::Display for Error {
         match self {
             Error::InUse(path) => write!(
                 f,
-                "{} is in use by another process: stop that one, or give this one its own with --state DIR",
+                "{0} is in use by another process, and one state directory is one identity: stop that process, or make \
+                 this one another by adding `--state DIR --tun NAME`, as in --state {0}-2 --tun lan1",
                 path.display()
             ),
             Error::Exposed { path, has, mode } => write!(
