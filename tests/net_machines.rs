@@ -8,9 +8,12 @@ mod house;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use house::{Binaries, Host, Net, Process, SPOKE_ON_LAN, run, start_hub, state};
+use house::{
+    Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, run, start_hub, state, transfer,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -122,4 +125,41 @@ fn a_state_volume_that_others_can_write_gets_a_directory_for_the_owner_alone() {
         }
         drop(hub);
     }
+}
+
+#[test]
+fn a_path_that_drops_long_packets_in_silence_is_used_with_short_ones() {
+    let net = Net::new(3).unwrap();
+    for (i, direction) in [None, Some(Direction::In), Some(Direction::Out)].into_iter().enumerate() {
+        net.lose_longer(i, 1_400, direction).unwrap();
+    }
+    let lan = Lan::with(net, 3).unwrap();
+    thread::scope(|scope| {
+        for i in 0..3 {
+            let lan = &lan;
+            scope.spawn(move || fits(lan, i));
+        }
+    });
+    for i in 0..3 {
+        let mark = lan.spokes[i].mark();
+        let (from, to) = (lan.net.spoke(i), lan.net.hub());
+        transfer(from, to, Lan::hub_address().into(), 1_000_000).unwrap().finish().unwrap();
+        transfer(to, from, Lan::address(i).into(), 1_000_000).unwrap().finish().unwrap();
+        assert_eq!(lan.spokes[i].mark(), mark, "{:?}", lan.spokes[i].lines());
+    }
+}
+
+/// Sends full packets until they arrive, which they do once the link was made with segments that fit.
+fn fits(lan: &Lan, i: usize) {
+    let (from, spoke) = (lan.net.spoke(i), &lan.spokes[i]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(failure) = ping(from, Lan::hub_address().into(), 1_472, Duration::from_secs(1)) {
+        assert!(Instant::now() < end, "{failure}");
+        // An unreachable network comes back at once.
+        thread::sleep(Duration::from_millis(50));
+    }
+    let found = "drops large packets in silence: using segments of 1360 bytes";
+    spoke.wait_for_line(found, Duration::ZERO).unwrap();
+    let status = house::ask_spoke(&lan.net, i, &["status"]).good();
+    assert!(status.contains(&format!("problem: the path to the hub {found}")), "{status}");
 }

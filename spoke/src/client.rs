@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::linux::service_manager::ServiceManager;
 use common::linux::tun;
@@ -26,7 +26,7 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
-use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
 mod machine;
 
@@ -34,6 +34,9 @@ use machine::Machine;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
+
+/// How often the link is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -108,6 +111,8 @@ pub struct Client {
     signals: UnixStream,
     events: EventLoop,
     waker: Arc<Waker>,
+    /// When the link is looked at next.
+    look_at: Instant,
     /// For packets that the device takes in pieces.
     scratch: Vec<u8>,
 }
@@ -143,6 +148,7 @@ impl Client {
             signals: UnixStream::from_std(signals),
             waker: events.waker().map_err(system("make an event queue"))?,
             events,
+            look_at: now,
             scratch: Vec::new(),
         };
         let events = &client.events;
@@ -225,6 +231,7 @@ impl Client {
             }
             self.carry_out(now)?;
         }
+        self.look_at_link(now);
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
         self.service.handle_timeout(now);
@@ -246,6 +253,26 @@ impl Client {
     fn read_announcements(&mut self) {
         if self.machine.read_announcements() {
             self.events.again(Source::Kernel);
+        }
+    }
+
+    /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
+    fn look_at_link(&mut self, now: Instant) {
+        let Way::Link(link, _) = &self.way else { return };
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now + LOOK_EVERY;
+        if let Some(info) = link.info() {
+            let health = Health {
+                segment: info.segment,
+                retransmissions: info.retransmissions,
+                acknowledged: info.acknowledged,
+                received: info.received,
+                out_of_order: info.out_of_order,
+                unheard: info.unheard,
+            };
+            self.uplink.handle_health(health, now);
         }
     }
 
@@ -286,7 +313,7 @@ impl Client {
         let answer = match decode(&request) {
             Ok(Request::Status) => {
                 let mut status = self.uplink.status(&self.about, now);
-                status.problems = self.machine.problems();
+                status.problems.extend(self.machine.problems());
                 encode(Ok(status))
             }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),
@@ -344,9 +371,9 @@ impl Client {
                 Effect::Resolve => {
                     self.way = Way::Lookup(Lookup::start(&self.config.uplink.hub, &self.waker));
                 }
-                Effect::Dial(addresses) => {
+                Effect::Dial { addresses, segment } => {
                     self.machine.set_hub(&addresses);
-                    self.way = Way::Dial(Dial::start(addresses, now));
+                    self.way = Way::Dial(Dial::start(addresses, segment, now));
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
@@ -392,6 +419,7 @@ impl Client {
             | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
+            | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
             | Notice::RouteSkipped(..)
             | Notice::HubRemembered { .. }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::node::event_loop::Source;
+use common::transport::tcp;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Waker};
 
@@ -75,6 +76,7 @@ impl Lookup {
 pub struct Dial {
     left: std::vec::IntoIter<SocketAddr>,
     tried: Vec<Option<(SocketAddr, TcpStream)>>,
+    segment: Option<u16>,
     next_at: Instant,
     give_up_at: Instant,
     failure: Failure,
@@ -107,13 +109,14 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`.
-    pub fn start(addresses: Vec<SocketAddr>, now: Instant) -> Dial {
+    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes.
+    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, now: Instant) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
             left: left.into_iter(),
             tried: Vec::new(),
+            segment,
             next_at: now,
             give_up_at: now + GIVE_UP_AFTER,
             failure: Failure {
@@ -173,7 +176,7 @@ impl Dial {
     }
 
     fn attempt(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
-        let mut stream = TcpStream::connect(address)?;
+        let mut stream = tcp::connect(address, self.segment)?;
         let token = Source::Dial(self.tried.len() as u16).token();
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.tried.push(Some((address, stream)));
