@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -330,6 +331,7 @@ impl Client {
         }
         if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
             self.uplink.handle_networks(self.machine.look_around());
+            self.note_name_servers();
             self.uplink.handle_resolved(lookup.finish(), now);
         }
     }
@@ -369,7 +371,12 @@ impl Client {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve => {
-                    self.way = Way::Lookup(Lookup::start(&self.config.uplink.hub, &self.waker));
+                    let hub = &self.config.uplink.hub;
+                    let translation = match self.machine.is_unrouted(&hub.host) {
+                        Some(address) => Some((address, self.machine.name_servers())),
+                        None => None,
+                    };
+                    self.way = Way::Lookup(Lookup::start(hub, translation, &self.waker));
                 }
                 Effect::Dial { addresses, segment } => {
                     self.machine.set_hub(&addresses);
@@ -435,8 +442,16 @@ impl Client {
         self.uplink.recycle(packet);
     }
 
+    /// Tells the uplink whom the next look-up asks.
+    fn note_name_servers(&mut self) {
+        if self.config.uplink.hub.host.parse::<IpAddr>().is_err() {
+            self.uplink.handle_name_servers(self.machine.name_servers());
+        }
+    }
+
     fn close(&mut self, reset: bool) {
         self.machine.clear_link();
+        self.note_name_servers();
         if let Way::Link(link, _) = std::mem::replace(&mut self.way, Way::None)
             && reset
         {

@@ -150,6 +150,8 @@ pub struct Uplink {
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub, those that are tried included.
     hub_addresses: Vec<IpAddr>,
+    /// Name servers that are asked for them.
+    name_servers: Vec<IpAddr>,
     /// What is known of full packets on the path to it.
     segments: Segments,
     routes: LearnedRoutes,
@@ -176,6 +178,7 @@ impl Uplink {
             retry: Retry::new(seed, now),
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
+            name_servers: Vec::new(),
             segments: Segments::default(),
             routes: LearnedRoutes::default(),
             members: MemberList::default(),
@@ -393,6 +396,14 @@ impl Uplink {
     pub fn handle_networks(&mut self, networks: Vec<IpNetwork>) {
         if self.own_networks != networks {
             self.own_networks = networks;
+            self.set_routes();
+        }
+    }
+
+    /// The name servers that are asked for the hub's addresses; none where it was named by an address.
+    pub fn handle_name_servers(&mut self, name_servers: Vec<IpAddr>) {
+        if self.name_servers != name_servers {
+            self.name_servers = name_servers;
             self.set_routes();
         }
     }
