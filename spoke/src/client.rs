@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::linux::service_manager::ServiceManager;
 use common::linux::tun;
@@ -26,7 +27,7 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
-use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
 mod machine;
 
@@ -34,6 +35,9 @@ use machine::Machine;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
+
+/// How often the link is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -108,6 +112,8 @@ pub struct Client {
     signals: UnixStream,
     events: EventLoop,
     waker: Arc<Waker>,
+    /// When the link is looked at next.
+    look_at: Instant,
     /// For packets that the device takes in pieces.
     scratch: Vec<u8>,
 }
@@ -143,6 +149,7 @@ impl Client {
             signals: UnixStream::from_std(signals),
             waker: events.waker().map_err(system("make an event queue"))?,
             events,
+            look_at: now,
             scratch: Vec::new(),
         };
         let events = &client.events;
@@ -225,6 +232,7 @@ impl Client {
             }
             self.carry_out(now)?;
         }
+        self.look_at_link(now);
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
         self.service.handle_timeout(now);
@@ -246,6 +254,26 @@ impl Client {
     fn read_announcements(&mut self) {
         if self.machine.read_announcements() {
             self.events.again(Source::Kernel);
+        }
+    }
+
+    /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
+    fn look_at_link(&mut self, now: Instant) {
+        let Way::Link(link, _) = &self.way else { return };
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now + LOOK_EVERY;
+        if let Some(info) = link.info() {
+            let health = Health {
+                segment: info.segment,
+                retransmissions: info.retransmissions,
+                acknowledged: info.acknowledged,
+                received: info.received,
+                out_of_order: info.out_of_order,
+                unheard: info.unheard,
+            };
+            self.uplink.handle_health(health, now);
         }
     }
 
@@ -286,7 +314,7 @@ impl Client {
         let answer = match decode(&request) {
             Ok(Request::Status) => {
                 let mut status = self.uplink.status(&self.about, now);
-                status.problems = self.machine.problems();
+                status.problems.extend(self.machine.problems());
                 encode(Ok(status))
             }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),
@@ -303,6 +331,7 @@ impl Client {
         }
         if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
             self.uplink.handle_networks(self.machine.look_around());
+            self.note_name_servers();
             self.uplink.handle_resolved(lookup.finish(), now);
         }
     }
@@ -342,11 +371,16 @@ impl Client {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve => {
-                    self.way = Way::Lookup(Lookup::start(&self.config.uplink.hub, &self.waker));
+                    let hub = &self.config.uplink.hub;
+                    let translation = match self.machine.is_unrouted(&hub.host) {
+                        Some(address) => Some((address, self.machine.name_servers())),
+                        None => None,
+                    };
+                    self.way = Way::Lookup(Lookup::start(hub, translation, &self.waker));
                 }
-                Effect::Dial(addresses) => {
+                Effect::Dial { addresses, segment } => {
                     self.machine.set_hub(&addresses);
-                    self.way = Way::Dial(Dial::start(addresses, now));
+                    self.way = Way::Dial(Dial::start(addresses, segment, now));
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
@@ -392,6 +426,7 @@ impl Client {
             | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
+            | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
             | Notice::RouteSkipped(..)
             | Notice::HubRemembered { .. }
@@ -407,8 +442,16 @@ impl Client {
         self.uplink.recycle(packet);
     }
 
+    /// Tells the uplink whom the next look-up asks.
+    fn note_name_servers(&mut self) {
+        if self.config.uplink.hub.host.parse::<IpAddr>().is_err() {
+            self.uplink.handle_name_servers(self.machine.name_servers());
+        }
+    }
+
     fn close(&mut self, reset: bool) {
         self.machine.clear_link();
+        self.note_name_servers();
         if let Way::Link(link, _) = std::mem::replace(&mut self.way, Way::None)
             && reset
         {

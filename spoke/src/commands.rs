@@ -8,6 +8,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::request::to_json;
+use common::node::state;
 use common::wire::name::Name;
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::options::{self, DEFAULT_STATE, PROGRAM};
@@ -151,9 +152,10 @@ fn running(state: Option<PathBuf>) -> Result<Vec<(PathBuf, Status)>, AskError> {
         return Ok(vec![(state, status)]);
     }
     let shared = PathBuf::from(DEFAULT_STATE);
-    // A second spoke keeps its state in a directory below, named after its address.
+    // A second spoke of earlier versions has its state in a directory below, named after its address.
     let below = std::fs::read_dir(&shared).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut places: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
+    let mut places: Vec<PathBuf> =
+        below.filter(|path| path.is_dir() && *path != state::inner(&shared)).collect();
     places.sort();
     places.insert(0, shared.clone());
     let mut found = Vec::new();

@@ -2,16 +2,19 @@
 #![expect(clippy::disallowed_methods, reason = "an IO file: it resolves names and opens sockets")]
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::node::event_loop::Source;
+use common::node::state;
+use common::transport::tcp;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Waker};
 
 use crate::uplink::target::Target;
+use crate::{dns, nat64};
 
 /// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -19,6 +22,14 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// Most addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
+/// The port of name servers.
+const DNS_PORT: u16 = 53;
+/// How long one may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// How often each is asked.
+const QUESTIONS: usize = 2;
+/// Longest answer by UDP without extensions (RFC 1035, section 4.2.1).
+const MAX_ANSWER: usize = 512;
 
 /// A name that is being looked up.
 ///
@@ -33,10 +44,14 @@ type Work = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
 
 impl Lookup {
     /// Starts looking up; `waker` wakes the event loop at the end, and at once where no thread can be had.
-    pub fn start(hub: &Target, waker: &Arc<Waker>) -> Lookup {
+    ///
+    /// `translation`: the hub's IPv4 address, if it is one to which there is no way, and name servers, by which a
+    /// network that has IPv6 alone may tell how it is reached all the same.
+    pub fn start(hub: &Target, translation: Option<(Ipv4Addr, Vec<IpAddr>)>, waker: &Arc<Waker>) -> Lookup {
         Lookup::start_by(
             |work| std::thread::Builder::new().name("look-up".to_owned()).spawn(work),
             hub,
+            translation,
             waker,
         )
     }
@@ -44,11 +59,15 @@ impl Lookup {
     fn start_by(
         spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
         hub: &Target,
+        translation: Option<(Ipv4Addr, Vec<IpAddr>)>,
         waker: &Arc<Waker>,
     ) -> Lookup {
         let (host, port, wake) = (hub.host.clone(), hub.port, Arc::clone(waker));
         let thread = spawn(Box::new(move || {
-            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            let translated = translation.map_or_else(Vec::new, |(hub, servers)| translate(hub, &servers));
+            let translated = translated.into_iter().map(|address| SocketAddr::from((address, port)));
+            let found =
+                (host.as_str(), port).to_socket_addrs().map(|found| translated.chain(found).collect());
             // A loop that is gone needs no waking.
             let _ = wake.wake();
             found
@@ -71,10 +90,40 @@ impl Lookup {
     }
 }
 
+/// The addresses by which this network's translators reach an IPv4 address.
+fn translate(address: Ipv4Addr, servers: &[IpAddr]) -> Vec<Ipv6Addr> {
+    for _ in 0..QUESTIONS {
+        for &server in servers {
+            match ask(server) {
+                Ok(found) => {
+                    return nat64::prefixes(&found).iter().map(|prefix| prefix.embed(address)).collect();
+                }
+                Err(error) => log::debug!("no answer from the name server {server}: {error}"),
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// Asks a name server for the IPv6 addresses of ipv4only.arpa.
+fn ask(server: IpAddr) -> io::Result<Vec<Ipv6Addr>> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(ANSWER_TIME))?;
+    socket.connect((server, DNS_PORT))?;
+    let id = state::random_u64()? as u16;
+    socket.send(&dns::question(id))?;
+    let mut answer = [0; MAX_ANSWER];
+    let len = socket.recv(&mut answer)?;
+    dns::addresses(id, &answer[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Connections that are being tried.
 pub struct Dial {
     left: std::vec::IntoIter<SocketAddr>,
     tried: Vec<Option<(SocketAddr, TcpStream)>>,
+    segment: Option<u16>,
     next_at: Instant,
     give_up_at: Instant,
     failure: Failure,
@@ -107,13 +156,14 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`.
-    pub fn start(addresses: Vec<SocketAddr>, now: Instant) -> Dial {
+    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes.
+    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, now: Instant) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
             left: left.into_iter(),
             tried: Vec::new(),
+            segment,
             next_at: now,
             give_up_at: now + GIVE_UP_AFTER,
             failure: Failure {
@@ -173,7 +223,7 @@ impl Dial {
     }
 
     fn attempt(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
-        let mut stream = TcpStream::connect(address)?;
+        let mut stream = tcp::connect(address, self.segment)?;
         let token = Source::Dial(self.tried.len() as u16).token();
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.tried.push(Some((address, stream)));
@@ -207,7 +257,7 @@ mod tests {
         const WAKE: mio::Token = mio::Token(3);
         let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
-        let lookup = Lookup::start_by(spawn, &"127.0.0.1:80".parse().unwrap(), &waker);
+        let lookup = Lookup::start_by(spawn, &"127.0.0.1:80".parse().unwrap(), None, &waker);
         poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
         assert!(events.iter().any(|event| event.token() == WAKE), "the loop is not woken");
         lookup.finish()

@@ -1,13 +1,15 @@
 //! The spoke: the tunnel to the hub, kept up for ever.
 //!
-//! `uplink`, `options`, `control` and `report` are pure; `dial`, `kernel_routes` and `client` own the sockets, the routes and the
-//! device.
+//! `uplink`, `options`, `control`, `dns`, `nat64` and `report` are pure; `dial`, `kernel_routes` and `client` own the
+//! sockets, the routes and the device.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
 pub mod client;
 pub mod control;
 pub mod dial;
+pub mod dns;
 pub mod kernel_routes;
+pub mod nat64;
 pub mod options;
 pub mod report;
 pub mod uplink;

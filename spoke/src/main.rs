@@ -93,17 +93,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(client.run()?)
 }
 
-/// The default state directory, or one in it for this address where another spoke uses that: then two spokes
-/// on one machine, in two network namespaces say, are two members without being told so.
+/// The state directory where none was named: that of this machine, which is one member, whatever address it asks for.
+///
+/// Earlier versions gave a second spoke on a machine a directory below, named after its address. Such a second member
+/// is still there if it was on a LAN, which is told by its knowing a hub; a failed start left a key alone.
 fn default_state(address: Option<&IpAddr>) -> Result<State, state::Error> {
     let shared = Path::new(DEFAULT_STATE);
-    let Some(address) = address else { return State::open(shared) };
-    let own = shared.join(address.to_string());
-    if own.exists() {
-        return State::open(&own);
-    }
-    match State::open(shared) {
-        Err(state::Error::InUse(_)) => State::open(&own),
-        opened => opened,
-    }
+    let own = address.map(|address| shared.join(address.to_string()));
+    State::open(own.as_deref().filter(|own| state::inner(own).join(HUBS).exists()).unwrap_or(shared))
 }

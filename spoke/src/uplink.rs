@@ -39,10 +39,12 @@ mod pin;
 pub mod pins;
 mod retry;
 pub mod routes;
+mod segments;
 mod status;
 pub mod target;
 
 pub use effect::{Effect, Error, Notice};
+pub use segments::Health;
 
 use advice::Progress;
 use learned::LearnedRoutes;
@@ -51,6 +53,7 @@ use path::Probe;
 use pin::Pin;
 use retry::Retry;
 use routes::RoutePolicy;
+use segments::Segments;
 use target::Target;
 
 /// Unused buffers that the spoke keeps.
@@ -147,6 +150,10 @@ pub struct Uplink {
     own_networks: Vec<IpNetwork>,
     /// Outer addresses of the hub, those that are tried included.
     hub_addresses: Vec<IpAddr>,
+    /// Name servers that are asked for them.
+    name_servers: Vec<IpAddr>,
+    /// What is known of full packets on the path to it.
+    segments: Segments,
     routes: LearnedRoutes,
     members: MemberList,
     buffers: Buffers,
@@ -171,6 +178,8 @@ impl Uplink {
             retry: Retry::new(seed, now),
             own_networks: Vec::new(),
             hub_addresses: Vec::new(),
+            name_servers: Vec::new(),
+            segments: Segments::default(),
             routes: LearnedRoutes::default(),
             members: MemberList::default(),
             buffers: Buffers {
@@ -242,7 +251,7 @@ impl Uplink {
                 // No route may lead the dialling itself into the LAN.
                 self.set_routes();
                 self.phase = Phase::Dialling;
-                self.effects.push_back(Effect::Dial(addresses));
+                self.effects.push_back(Effect::Dial { addresses, segment: self.segments.limit() });
             }
             Err(error) => self.try_again(advice::lookup(&self.config.hub.host, &error), now),
         }
@@ -271,6 +280,7 @@ impl Uplink {
         let pool = &mut self.buffers.pool;
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
         self.routes.begin_link();
+        self.segments.begin_link();
         self.phase = Phase::Linked(Box::new(Linked {
             tunnel,
             hub,
@@ -285,7 +295,15 @@ impl Uplink {
     pub fn handle_closed(&mut self, error: &io::Error, now: Instant) {
         if let Phase::Linked(linked) = &self.phase {
             let why = advice::broken(&self.config.hub, linked.progress(), error);
+            self.judge_segments(now);
             self.try_again(why, now);
+        }
+    }
+
+    /// A look at the connection of the link.
+    pub fn handle_health(&mut self, health: Health, now: Instant) {
+        if self.is_on_lan() {
+            self.segments.note(health, now);
         }
     }
 
@@ -303,10 +321,20 @@ impl Uplink {
         }
         let Phase::Linked(linked) = &self.phase else { return };
         let why = advice::failed(&self.config.hub, linked.progress(), &error);
+        self.judge_segments(now);
         if error == tunnel::Error::Silent {
             self.close_link(true, now);
         }
         self.try_again(why, now);
+    }
+
+    /// Whether the link that has just died did so of full packets.
+    fn judge_segments(&mut self, now: Instant) {
+        let Phase::Linked(linked) = &self.phase else { return };
+        let silent = now.saturating_duration_since(linked.tunnel.heard_at());
+        if let Some(segment) = self.segments.judge(silent) {
+            self.effects.push_back(Effect::Log(Notice::SmallSegments(segment)));
+        }
     }
 
     /// Ends the process if it was never on the LAN, as a person waits for it; else goes on trying.
@@ -368,6 +396,14 @@ impl Uplink {
     pub fn handle_networks(&mut self, networks: Vec<IpNetwork>) {
         if self.own_networks != networks {
             self.own_networks = networks;
+            self.set_routes();
+        }
+    }
+
+    /// The name servers that are asked for the hub's addresses; none where it was named by an address.
+    pub fn handle_name_servers(&mut self, name_servers: Vec<IpAddr>) {
+        if self.name_servers != name_servers {
+            self.name_servers = name_servers;
             self.set_routes();
         }
     }

@@ -155,6 +155,26 @@ impl Net {
         self.switch.nft(&table)
     }
 
+    /// From now on packets to or from spoke `i` of more than `bytes` are lost in silence: either way, or one.
+    ///
+    /// Hosts hand over packets of the cable's size, as in [`Net::lose`].
+    pub(crate) fn lose_longer(&self, i: usize, bytes: u32, direction: Option<Direction>) -> Result<()> {
+        let port = 1 + i;
+        for (port, host) in self.hosts.iter().enumerate() {
+            host.ip("link set eth0 gso_max_segs 1")?;
+            self.switch.ip(&format!("link set p{port} gso_max_segs 1"))?;
+        }
+        let rule = |way: &str| format!("{way} p{port} meta length > {bytes} drop\n");
+        let rules = match direction {
+            Some(Direction::In) => rule("oifname"),
+            Some(Direction::Out) => rule("iifname"),
+            None => rule("oifname") + &rule("iifname"),
+        };
+        self.switch.nft(&format!(
+            "table bridge hole{port} {{\nchain forward {{\ntype filter hook forward priority 0\n{rules}}}\n}}\n"
+        ))
+    }
+
     /// Lays the cables.
     fn wire(&self) -> Result<()> {
         // Without snooping the bridge floods multicast, as neighbour discovery needs.

@@ -288,7 +288,8 @@ impl World {
         let Some(process) = &mut self.spokes[at].process else { return };
         match effect {
             Effect::Resolve => process.way = Way::Lookup(soon),
-            Effect::Dial(addresses) => {
+            Effect::Dial { addresses, segment } => {
+                assert_eq!(segment, None, "streams in memory have no packets");
                 assert_eq!(addresses, [HUB_OUTSIDE.parse::<SocketAddr>().unwrap()]);
                 process.way = Way::Dial(soon);
             }

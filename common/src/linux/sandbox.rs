@@ -188,6 +188,12 @@ fn confine_files(
 /// What is read outside of the state directory; what is not there is passed over.
 fn readable(reach: Profile) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
+    if reach == Profile::Connects {
+        // Name servers, to be asked about NAT64: the file alone, where others are beside it.
+        let settings = link_target(Path::new("/etc/resolv.conf"));
+        let directory = nearest_directory(&settings);
+        paths.push(if directory == Path::new("/etc") { settings } else { directory });
+    }
     if reach == Profile::Resolves {
         // Whole directories: a file that is replaced, as editors and DHCP clients do it, is a new one.
         const SETTINGS: [&str; 6] = [

@@ -74,8 +74,62 @@ pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter
 /// wait at either end (`tcpi_min_rtt`); `None` where it has seen none.
 pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {
     /// Where `struct tcp_info` has it (linux/tcp.h), in microseconds.
-    const MIN_RTT: usize = 148 / size_of::<u32>();
-    let mut info = [0_u32; MIN_RTT + 1];
+    const MIN_RTT: usize = 148;
+    let shortest = word(&read_tcp_info(socket, MIN_RTT)?, MIN_RTT);
+    (!matches!(shortest, 0 | u32::MAX)).then(|| Duration::from_micros(shortest.into()))
+}
+
+/// What the kernel knows of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Largest segment that is sent, in bytes without options.
+    pub segment: u32,
+    /// How often in a row the oldest segment was sent again in vain.
+    pub retransmissions: u8,
+    /// Bytes that were acknowledged.
+    pub acknowledged: u64,
+    /// Bytes that arrived in order.
+    pub received: u64,
+    /// Packets that arrived out of order.
+    pub out_of_order: u32,
+    /// Since when no packet has arrived.
+    pub unheard: Duration,
+}
+
+/// What the kernel knows of a TCP connection; `None` before Linux 5.4.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
+    // Where `struct tcp_info` has them (linux/tcp.h).
+    const RETRANSMITS: usize = 2;
+    const SND_MSS: usize = 16;
+    const LAST_ACK_RECV: usize = 56;
+    const BYTES_ACKED: usize = 120;
+    const BYTES_RECEIVED: usize = 128;
+    const RCV_OOOPACK: usize = 224;
+    let info = read_tcp_info(socket, RCV_OOOPACK)?;
+    let long = |offset| {
+        let (one, two) = (word(&info, offset).to_ne_bytes(), word(&info, offset + 4).to_ne_bytes());
+        u64::from_ne_bytes([one[0], one[1], one[2], one[3], two[0], two[1], two[2], two[3]])
+    };
+    Some(TcpInfo {
+        segment: word(&info, SND_MSS),
+        retransmissions: word(&info, 0).to_ne_bytes()[RETRANSMITS],
+        acknowledged: long(BYTES_ACKED),
+        received: long(BYTES_RECEIVED),
+        out_of_order: word(&info, RCV_OOOPACK),
+        unheard: Duration::from_millis(word(&info, LAST_ACK_RECV).into()),
+    })
+}
+
+/// Words of `struct tcp_info` that are read.
+const INFO_WORDS: usize = 57;
+
+fn word(info: &[u32; INFO_WORDS], offset: usize) -> u32 {
+    info[offset / size_of::<u32>()]
+}
+
+/// TCP_INFO, with at least the word at `last`; `None` where the kernel's is shorter.
+fn read_tcp_info(socket: BorrowedFd<'_>, last: usize) -> Option<[u32; INFO_WORDS]> {
+    let mut info = [0_u32; INFO_WORDS];
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the descriptor is open for the call; the kernel writes no more than `len` bytes to `info` and one
     // `socklen_t` to `len`, which both outlive the call.
@@ -89,8 +143,7 @@ pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {
         )
     })
     .ok()?;
-    let is_known = len as usize == size_of_val(&info) && !matches!(info[MIN_RTT], 0 | u32::MAX);
-    is_known.then(|| Duration::from_micros(info[MIN_RTT].into()))
+    (len as usize >= last + size_of::<u32>()).then_some(info)
 }
 
 /// TUNSETIFF: binds the descriptor to a new interface.

@@ -27,6 +27,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::node::event_loop::Source;
 use crate::node::request::{Answer, MAX_CONNECTIONS, MAX_REQUEST, Ticket, encode};
+use crate::node::state;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control";
@@ -297,7 +298,7 @@ impl std::error::Error for AskError {}
 
 /// The command's end: asks the program that runs with this state directory.
 pub fn ask<T: DeserializeOwned>(state: &Path, request: &impl Serialize) -> Result<T, AskError> {
-    let path = state.join(SOCKET);
+    let path = state::inner(state).join(SOCKET);
     let bytes = match exchange(&path, request) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -68,7 +68,8 @@ impl fmt::Display for Error {
         match self {
             Error::InUse(path) => write!(
                 f,
-                "{} is in use by another process: stop that one, or give this one its own with --state DIR",
+                "{0} is in use by another process, and one state directory is one identity: stop that process, or make \
+                 this one another by adding `--state DIR --tun NAME`, as in --state {0}-2 --tun lan1",
                 path.display()
             ),
             Error::Exposed { path, has, mode } => write!(
@@ -134,6 +135,35 @@ pub struct Stamp {
     changed: (i64, i64),
 }
 
+/// The directory in a state directory that others can write to, as a volume of a container, which holds the state then.
+const PRIVATE: &str = "private";
+
+/// The file with this end's key.
+const KEY: &str = "key";
+
+/// Where the state is, of whom this state directory was named to.
+pub fn inner(path: &Path) -> PathBuf {
+    let inner = path.join(PRIVATE);
+    if inner.is_dir() { inner } else { path.to_owned() }
+}
+
+/// Makes a directory (mode 0700) where it is missing.
+fn make_directory(path: &Path) -> Result<Metadata, Error> {
+    let fail = |tried, error| Error::Io { tried, path: path.to_owned(), error };
+    if !path.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| fail("make the state directory", error))?;
+    }
+    let metadata = fs::metadata(path).map_err(|error| fail("open the state directory", error))?;
+    if !metadata.is_dir() {
+        return Err(fail("use as the state directory", io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(metadata)
+}
+
 /// A state directory, locked for this process.
 #[derive(Debug)]
 pub struct State {
@@ -143,20 +173,33 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the directory, making it (mode 0700) where it is missing, and locks it.
+    /// Opens the directory, making it (mode 0700) where it is missing, and locks it. Where others can write to it and it
+    /// holds no state yet, as a volume of a container may come, the state is kept in [`PRIVATE`] below, which is not
+    /// theirs.
+    ///
+    /// # Errors
+    /// [`Error::Exposed`] where others can write to what is there already, or made the directory below.
     pub fn open(path: &Path) -> Result<State, Error> {
+        let metadata = make_directory(path)?;
+        let inner = path.join(PRIVATE);
+        let is_exposed = metadata.mode() & 0o022 != 0;
+        let is_inner = inner.is_dir() || is_exposed && !path.join(KEY).exists();
+        if !is_inner {
+            return State::lock(path, &metadata);
+        }
+        let own = make_directory(&inner)?;
+        let is_ours = own.uid() == Uid::effective().as_raw() || own.uid() == metadata.uid();
+        if is_exposed && (!is_ours || inner.is_symlink()) {
+            return Err(Error::Exposed { path: path.to_owned(), has: metadata.mode() & 0o022, mode: 0o700 });
+        }
+        if is_exposed {
+            log::info!("others can write to {}: the state is kept in {}", path.display(), inner.display());
+        }
+        State::lock(&inner, &own)
+    }
+
+    fn lock(path: &Path, metadata: &Metadata) -> Result<State, Error> {
         let fail = |tried, error| Error::Io { tried, path: path.to_owned(), error };
-        if !path.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|error| fail("make the state directory", error))?;
-        }
-        let metadata = fs::metadata(path).map_err(|error| fail("open the state directory", error))?;
-        if !metadata.is_dir() {
-            return Err(fail("use as the state directory", io::ErrorKind::NotADirectory.into()));
-        }
         let has = metadata.mode();
         if has & 0o022 != 0 {
             // That others can look into it is no harm: each file in it has a mode of its own.
@@ -183,14 +226,14 @@ impl State {
 
     /// This end's key, made at first use.
     pub fn key(&self) -> Result<PrivateKey, Error> {
-        let path = self.path.join("key");
-        let Some((text, mode)) = self.read_with_mode("key")? else {
+        let path = self.path.join(KEY);
+        let Some((text, mode)) = self.read_with_mode(KEY)? else {
             let key = PrivateKey::from_random(random().map_err(|error| Error::Io {
                 tried: "get random bytes for",
                 path: path.clone(),
                 error,
             })?);
-            self.write("key", &format!("{}\n", key.to_base64()))?;
+            self.write(KEY, &format!("{}\n", key.to_base64()))?;
             return Ok(key);
         };
         if mode & 0o077 != 0 {
@@ -512,9 +555,38 @@ mod tests {
     fn refuses_a_directory_that_others_can_write() {
         let scratch = Scratch::new();
         fs::create_dir(&scratch.0).unwrap();
+        fs::write(scratch.0.join(KEY), "").unwrap();
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
         let error = State::open(&scratch.0).unwrap_err().to_string();
         assert!(error.contains("can be written by others: run `chmod 700 "), "{error}");
+    }
+
+    #[test]
+    fn takes_a_directory_of_its_own_in_one_that_others_can_write_and_that_holds_no_key() {
+        let scratch = Scratch::new();
+        fs::create_dir(&scratch.0).unwrap();
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o2770)).unwrap();
+        let own = scratch.0.join(PRIVATE);
+        let key = State::open(&scratch.0).unwrap().key().unwrap().public();
+        assert_eq!((mode(&own), mode(&own.join(KEY)), inner(&scratch.0)), (0o700, 0o600, own.clone()));
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(State::open(&scratch.0).unwrap().key().unwrap().public(), key, "it was mended");
+        // What someone else has made there is not taken.
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(matches!(State::open(&scratch.0), Err(Error::Exposed { .. })));
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+        let elsewhere = Scratch::new();
+        fs::rename(&own, &elsewhere.0).unwrap();
+        symlink(&elsewhere.0, &own).unwrap();
+        assert!(matches!(State::open(&scratch.0), Err(Error::Exposed { .. })), "a link");
+        fs::remove_file(&own).unwrap();
+        if Uid::effective().is_root() {
+            fs::rename(&elsewhere.0, &own).unwrap();
+            let stranger = Some(Uid::from_raw(65_534));
+            nix::unistd::chown(&own, stranger, None).unwrap();
+            assert!(matches!(State::open(&scratch.0), Err(Error::Exposed { .. })), "another's");
+        }
     }
 
     const MARKER: &str = "# kept in step by a test\n";

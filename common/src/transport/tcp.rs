@@ -3,6 +3,7 @@
 //! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
 
 use std::io::{self, Read as _};
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,14 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::linux::sys::{set_socket_option, shortest_round_trip};
+use crate::linux::sys::{set_socket_option, shortest_round_trip, tcp_info};
 use crate::queue::{Buf, Pool};
 use crate::wire::inbox::Inbox;
 use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
 
+pub use crate::linux::sys::TcpInfo;
 pub use crate::wire::tunnel::Flushed;
 
 /// What a read said about the socket.
@@ -63,6 +65,18 @@ impl From<Error> for Broken {
     }
 }
 
+/// Begins to connect. `segment`: the largest TCP segment, with options, that either end is to send, in bytes.
+pub fn connect(address: SocketAddr, segment: Option<u16>) -> io::Result<TcpStream> {
+    let Some(segment) = segment else { return TcpStream::connect(address) };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    // Before the connection is made: it goes to the other end with the first packet.
+    socket.set_tcp_mss(segment.into())?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
 /// The socket of one tunnel.
 #[derive(Debug)]
 pub struct Link {
@@ -94,6 +108,11 @@ impl Link {
     pub fn set_ready(&mut self, is_writable: bool, is_closed: bool) {
         self.writable |= is_writable;
         self.ends |= is_closed;
+    }
+
+    /// How the kernel sees the connection; `None` where it is too old to tell (before Linux 5.4).
+    pub fn info(&self) -> Option<TcpInfo> {
+        tcp_info(self.stream.as_fd())
     }
 
     /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.

@@ -5,7 +5,7 @@
 //! someone else changed is set right again, and what follows for the link is the uplink's.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use common::linux::device::{Device, DeviceConfig, Step};
@@ -19,6 +19,7 @@ use common::packet::link_local;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
 
+use crate::dns;
 use crate::kernel_routes::{KernelRoutes, name_some};
 use crate::uplink::path::PathChange;
 use crate::uplink::routes::RouteMode;
@@ -221,6 +222,28 @@ impl Machine {
     /// There is no connection any more.
     pub(super) fn clear_link(&mut self) {
         self.outer.link = None;
+    }
+
+    /// The IPv4 address that this is, if the machine has no way there.
+    pub(super) fn is_unrouted(&self, host: &str) -> Option<Ipv4Addr> {
+        let address: Ipv4Addr = host.parse().ok()?;
+        // Where the kernel cannot be asked, the connection tells.
+        surroundings::new_way(&self.tun, address.into()).is_ok_and(|way| way.is_none()).then_some(address)
+    }
+
+    /// The name servers that are asked now: behind the resolver on this machine, if that tells its own.
+    pub(super) fn name_servers(&mut self) -> Vec<IpAddr> {
+        let mut found = Vec::new();
+        for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+            // One that is not there, or must not be read, names none.
+            if let Ok(text) = std::fs::read_to_string(file) {
+                found.extend(dns::name_servers(&text));
+            }
+            if !found.iter().any(IpAddr::is_loopback) {
+                break;
+            }
+        }
+        found
     }
 
     fn look(&mut self) -> Seen {

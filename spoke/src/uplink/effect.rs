@@ -26,7 +26,12 @@ pub enum Effect {
     /// Look the hub's name up; answer by `handle_resolved`.
     Resolve,
     /// Connect to the first of these that answers; answer by `handle_connected` or `handle_unreachable`.
-    Dial(Vec<SocketAddr>),
+    Dial {
+        /// The hub's.
+        addresses: Vec<SocketAddr>,
+        /// Largest segment to send and to ask for, in bytes with TCP's options; the kernel's choice without one.
+        segment: Option<u16>,
+    },
     /// Close the connection, by a reset where the other end could not hear a goodbye.
     Close {
         /// Whether to reset it.
@@ -151,6 +156,8 @@ pub enum Notice {
     RouteAroundHub(IpNetwork),
     /// A prefix is not taken.
     RouteSkipped(IpNetwork, Skip),
+    /// Full packets get lost on the way to the hub: segments of so many bytes are used from now on.
+    SmallSegments(u16),
     /// The hub's key is written down.
     HubRemembered {
         /// The hub.
@@ -173,6 +180,7 @@ impl Notice {
             | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
+            | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
             | Notice::HubNotRemembered(_) => Level::Warn,
             Notice::OnLan { .. }
@@ -201,6 +209,7 @@ impl fmt::Display for Notice {
                 write!(f, "route {prefix} holds the hub itself: the tunnel goes around it")
             }
             Notice::RouteSkipped(prefix, skip) => write!(f, "route {prefix} is not taken: {skip}"),
+            Notice::SmallSegments(segment) => f.write_str(&small_segments(*segment)),
             Notice::HubRemembered { hub, key } => {
                 write!(f, "the hub at {hub} has key {key}; it is remembered")
             }
@@ -210,4 +219,9 @@ impl fmt::Display for Notice {
             Notice::Stopping => f.write_str("stopping"),
         }
     }
+}
+
+/// What a person is told about a path that loses full packets.
+pub(super) fn small_segments(segment: u16) -> String {
+    format!("the path to the hub drops large packets in silence: using segments of {segment} bytes")
 }

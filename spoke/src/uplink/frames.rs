@@ -124,6 +124,7 @@ impl Uplink {
             route_policy: &self.config.route_policy,
             own: &self.own_networks,
             hub: &self.hub_addresses,
+            name_servers: &self.name_servers,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         if let Some(routes) = self.routes.plan(&view) {
@@ -137,6 +138,7 @@ impl Uplink {
             route_policy: &self.config.route_policy,
             own: &self.own_networks,
             hub: &self.hub_addresses,
+            name_servers: &self.name_servers,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {

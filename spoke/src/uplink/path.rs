@@ -48,6 +48,7 @@ impl Uplink {
     /// The machine's network is not what it was: what failed before may work now. The link, if there is one, is
     /// [`Uplink::handle_path`]'s.
     pub fn handle_network_change(&mut self, now: Instant) {
+        self.segments.forget();
         match &mut self.phase {
             Phase::Paused(until) => {
                 *until = now;
@@ -126,7 +127,7 @@ mod tests {
         let mut uplink = uplink(now);
         uplink.handle_timeout(now);
         uplink.handle_resolved(Ok(vec![hub()]), now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial(_)]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial { .. }]));
         uplink
     }
 

@@ -38,7 +38,7 @@ pub enum Skip {
     OwnNetwork(IpNetwork),
     /// It overlaps what this spoke offers itself.
     Offered(IpNetwork),
-    /// It holds the hub itself, or everything, and there is no link now.
+    /// It holds the hub itself, a name server, or everything, and there is no link now.
     HubLost,
 }
 
@@ -62,6 +62,8 @@ pub struct View<'a> {
     pub own: &'a [IpNetwork],
     /// Outer addresses of the hub, those that are tried included.
     pub hub: &'a [IpAddr],
+    /// Name servers that are asked for the hub's addresses.
+    pub name_servers: &'a [IpAddr],
     /// Whether there is a link to it.
     pub is_linked: bool,
 }
@@ -87,7 +89,17 @@ impl View<'_> {
         if prefix.prefix() == 0 || self.hub.iter().any(|&hub| prefix.contains(hub)) {
             return if self.is_linked { Ok(RouteMode::Around) } else { Err(Skip::HubLost) };
         }
+        // Nobody carries a question through the device now, whose answer is needed for a link.
+        if !self.is_linked && self.name_servers.iter().any(|&server| self.takes_away(prefix, server)) {
+            return Err(Skip::HubLost);
+        }
         Ok(RouteMode::Main)
+    }
+
+    /// Whether a route to this prefix takes an address: no network of the machine's own is nearer to it.
+    fn takes_away(&self, prefix: IpNetwork, address: IpAddr) -> bool {
+        let is_nearer = |own: &IpNetwork| own.contains(address) && own.prefix() >= prefix.prefix();
+        prefix.contains(address) && !self.own.iter().any(is_nearer)
     }
 
     /// What has to be installed for these prefixes.
@@ -130,7 +142,13 @@ mod tests {
         for (prefix, accepted, none, expected) in table {
             let accepted = accepted.parse().into_iter().collect();
             let route_policy = RoutePolicy { offered: vec![net("172.20.0.0/16")], accepted, none };
-            let view = View { route_policy: &route_policy, own: &own, hub: &hub, is_linked: true };
+            let view = View {
+                route_policy: &route_policy,
+                own: &own,
+                hub: &hub,
+                name_servers: &[],
+                is_linked: true,
+            };
             assert_eq!(view.decide(net(prefix)), expected, "{prefix}");
         }
     }
@@ -140,8 +158,36 @@ mod tests {
         let route_policy = RoutePolicy { accepted: vec![net("0.0.0.0/0")], ..RoutePolicy::default() };
         let hub = ["203.0.113.5".parse().unwrap()];
         let told = BTreeSet::from([net("0.0.0.0/0"), net("192.168.5.0/24")]);
-        let view = |is_linked| View { route_policy: &route_policy, own: &[], hub: &hub, is_linked };
+        let view = |is_linked| View {
+            route_policy: &route_policy,
+            own: &[],
+            hub: &hub,
+            name_servers: &[],
+            is_linked,
+        };
         assert_eq!(view(true).plan(&told).len(), 2);
         assert_eq!(view(false).plan(&told), BTreeMap::from([(net("192.168.5.0/24"), RouteMode::Main)]));
+    }
+
+    #[test]
+    fn what_holds_a_name_server_is_withdrawn_while_there_is_no_link() {
+        let route_policy = RoutePolicy::default();
+        let own = [net("192.168.1.20/24"), net("10.9.0.0/16")];
+        let name_servers = ["172.20.5.53", "192.168.1.1", "fd12::53"].map(|text| text.parse().unwrap());
+        let told: BTreeSet<IpNetwork> =
+            ["172.20.5.0/24", "172.16.0.0/12", "172.20.6.0/24", "192.168.0.0/16", "fd12::/48", "fd13::/48"]
+                .map(net)
+                .into();
+        let view = |is_linked| View {
+            route_policy: &route_policy,
+            own: &own,
+            hub: &[],
+            name_servers: &name_servers,
+            is_linked,
+        };
+        assert_eq!(view(true).plan(&told).len(), told.len());
+        let kept: Vec<IpNetwork> = view(false).plan(&told).into_keys().collect();
+        // The second name server is in a network of the machine's own.
+        assert_eq!(kept, ["172.20.6.0/24", "192.168.0.0/16", "fd13::/48"].map(net));
     }
 }

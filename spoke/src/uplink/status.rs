@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::effect::small_segments;
 use super::{Phase, Uplink};
 use crate::control::{About, LinkStatus, Status, drops};
 
@@ -44,7 +45,7 @@ impl Uplink {
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
             trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
-            problems: Vec::new(),
+            problems: self.segments.limit().map(small_segments).into_iter().collect(),
             link,
             drops: drops(&dropped),
             members: Vec::new(),

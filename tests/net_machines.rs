@@ -1,0 +1,292 @@
+//! Machines as they are: state directories, name servers and outer networks that are not what a program hopes for.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+
+#[path = "house/mod.rs"]
+mod house;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use house::{
+    Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, run, spawn_spoke, start_hub, state,
+    transfer,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// The command line of a spoke with its default state, in whichever directory that is.
+fn spoke(host: &Host, hub: &str, options: &[&str]) -> Command {
+    assert_eq!(host.private().to_str(), Some("/var/lib"), "this test needs /var/lib for a host of its own");
+    let mut command = Command::new(Binaries::find().unwrap().spoke);
+    command.args(["--hub", hub]).args(options);
+    command
+}
+
+fn on_lan(process: &Process) -> String {
+    process.wait_for_line(SPOKE_ON_LAN, SOON).unwrap()
+}
+
+#[test]
+fn a_second_spoke_on_one_machine_is_asked_for_by_its_own_state_and_leaves_nothing_otherwise() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    let first = laptop.spawn("first", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
+    on_lan(&first);
+
+    let second =
+        laptop.spawn("second", &spoke(laptop, &hub, &["--ip", "10.0.0.9", "--tun", "lan1"])).unwrap();
+    assert_eq!(second.wait_exit(SOON).unwrap().code(), Some(1));
+    let line = second.wait_for_line("/var/lib/spoke is in use by another process", SOON).unwrap();
+    assert!(line.contains("--state /var/lib/spoke-2 --tun lan1"), "{line}");
+    let below = fs::read_dir(state(laptop, "spoke")).unwrap().map(|entry| entry.unwrap());
+    let directories: Vec<_> = below.filter(|entry| entry.path().is_dir()).collect();
+    assert!(directories.is_empty(), "a second identity was left: {directories:?}");
+
+    // The same machine with another address is the same member, not `laptop-2`.
+    first.kill().unwrap();
+    let again = laptop.spawn("again", &spoke(laptop, &hub, &["--ip", "10.0.0.9"])).unwrap();
+    let line = on_lan(&again);
+    assert!(line.contains("10.0.0.9 (laptop)"), "{line}");
+
+    let second = spoke(laptop, &hub, &["--ip", "10.0.0.3", "--tun", "lan1", "--state", "/var/lib/spoke-2"]);
+    let second = laptop.spawn("second", &second).unwrap();
+    let line = on_lan(&second);
+    assert!(line.contains("10.0.0.3 (laptop-2)"), "{line}");
+    second.wait_for_line("the name laptop is taken; this machine is laptop-2", SOON).unwrap();
+}
+
+#[test]
+fn a_second_identity_of_earlier_days_is_used_if_it_was_on_a_lan_and_not_if_its_start_failed() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    let key = |directory: &str| fs::read_to_string(state(laptop, "spoke").join(directory).join("key")).ok();
+    // What a version that made such directories has left: one that was on a LAN, and one whose start failed.
+    for (address, pinned) in [("10.0.0.5", true), ("10.0.0.6", false)] {
+        let directory = format!("/var/lib/spoke/{address}");
+        let made =
+            laptop.spawn("old", &spoke(laptop, &hub, &["--ip", address, "--state", &directory])).unwrap();
+        on_lan(&made);
+        made.kill().unwrap();
+        fs::remove_file(state(laptop, "spoke").join(address).join("control")).ok();
+        if !pinned {
+            fs::remove_file(state(laptop, "spoke").join(address).join("hubs")).unwrap();
+        }
+    }
+    assert_eq!(key(""), None);
+    let old = laptop.spawn("old", &spoke(laptop, &hub, &["--ip", "10.0.0.5"])).unwrap();
+    on_lan(&old);
+    assert_eq!(key(""), None, "the address has a directory of its own");
+    old.kill().unwrap();
+    let failed = laptop.spawn("failed", &spoke(laptop, &hub, &["--ip", "10.0.0.6"])).unwrap();
+    // It joins, or is refused an address that another key holds: by the key of the machine's own directory.
+    failed.wait_for_line("10.0.0.6", SOON).unwrap();
+    assert!(key("").is_some() && !state(laptop, "spoke").join("10.0.0.6/hubs").exists());
+}
+
+#[test]
+fn a_state_volume_that_others_can_write_gets_a_directory_for_the_owner_alone() {
+    for mode in [0o777, 0o2770, 0o1777] {
+        let net = Net::named(&["laptop"]).unwrap();
+        let binaries = Binaries::find().unwrap();
+        for (host, program) in [(net.hub(), "hub"), (net.spoke(0), "spoke")] {
+            let volume = state(host, program);
+            fs::create_dir(&volume).unwrap();
+            // As a volume of its own has it.
+            fs::create_dir(volume.join("lost+found")).unwrap();
+            fs::set_permissions(&volume, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let hub = start_hub(&net, &binaries, &[]).unwrap();
+        let (laptop, address) = (net.spoke(0), Net::hub_v4().to_string());
+        let options = ["--state", "/var/lib/spoke"];
+        let first = laptop.spawn("spoke", &spoke(laptop, &address, &options)).unwrap();
+        on_lan(&first);
+        for (host, program) in [(net.hub(), "hub"), (laptop, "spoke")] {
+            let inner = state(host, program).join("private");
+            assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
+            assert!(inner.join("key").exists() && !state(host, program).join("key").exists());
+        }
+        // Those who ask find it, and the next start is the same member, also of a volume that was mended.
+        assert!(house::ask_hub(&net, &["status"]).good().contains("laptop"));
+        assert!(house::ask_spoke(&net, 0, &["status"]).good().contains("laptop"));
+        let mut ask = Command::new(&binaries.spoke);
+        ask.arg("status");
+        assert!(run(laptop, ask).good().contains("laptop"));
+        first.kill().unwrap();
+        for mended in [mode, 0o700] {
+            fs::set_permissions(state(laptop, "spoke"), fs::Permissions::from_mode(mended)).unwrap();
+            let again = laptop.spawn("spoke", &spoke(laptop, &address, &options)).unwrap();
+            assert!(on_lan(&again).contains("(laptop)"));
+            again.kill().unwrap();
+        }
+        drop(hub);
+    }
+}
+
+/// A name server on `host` that knows one name, in lower case, by its addresses; it ends with the process.
+fn serve_names(host: &Host, at: impl Into<SocketAddr>, name: &'static str, addresses: Vec<IpAddr>) {
+    let socket = host.udp_bind(at).unwrap();
+    thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut question) {
+            if let Some(answer) = answer(&question[..len], name, &addresses) {
+                // Who asked may have gone.
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+}
+
+/// RFC 1035, section 4.1: the question, and the addresses of its type behind it, if it is for this name.
+fn answer(question: &[u8], name: &str, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+    let mut labels: Vec<u8> =
+        name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    labels.push(0);
+    let asked = question.get(12..)?;
+    let kind = asked.get(labels.len()..labels.len() + 4)?;
+    let is_known = asked.to_ascii_lowercase().starts_with(&labels);
+    let data = |address: &IpAddr| match (address, kind[1]) {
+        (IpAddr::V4(v4), 1) => Some(v4.octets().to_vec()),
+        (IpAddr::V6(v6), 28) => Some(v6.octets().to_vec()),
+        _ => None,
+    };
+    let data: Vec<_> = addresses.iter().filter(|_| is_known).filter_map(data).collect();
+    let mut answer = question[..12 + labels.len() + 4].to_vec();
+    answer[2..12].copy_from_slice(&[
+        0x81,
+        if is_known { 0x80 } else { 0x83 },
+        0,
+        1,
+        0,
+        data.len() as u8,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    for data in data {
+        answer.extend([0xc0, 12, 0, kind[1], 0, 1, 0, 0, 0, 1, 0, data.len() as u8]);
+        answer.extend(data);
+    }
+    Some(answer)
+}
+
+#[test]
+fn a_spoke_whose_name_server_is_in_a_network_of_the_lan_finds_its_hub_again() {
+    let net = Net::named(&["laptop", "office", "resolver"]).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let (laptop, office, resolver) = (net.spoke(0), net.spoke(1), net.spoke(2));
+    resolver.ip("addr add 172.20.5.53/32 dev lo").unwrap();
+    resolver.forward();
+    laptop.ip(&format!("route add default via {}", Net::spoke_v4(2))).unwrap();
+    office.ip(&format!("route add 172.20.5.0/24 via {}", Net::spoke_v4(2))).unwrap();
+    office.forward();
+    serve_names(resolver, ([172, 20, 5, 53], 53), "hub.example", vec![Net::hub_v4().into()]);
+    laptop.set_file("/etc/resolv.conf", "nameserver 172.20.5.53\noptions timeout:1 attempts:1\n").unwrap();
+    laptop.set_file("/etc/nsswitch.conf", "hosts: files dns\n").unwrap();
+
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let offers =
+        spawn_spoke(&net, &binaries, 1, &["--route", "172.20.5.0/24", "--route", "172.20.6.0/24"]).unwrap();
+    on_lan(&offers);
+    let spoke = laptop.spawn("laptop", &spoke(laptop, "hub.example", &["--ip", "10.0.0.2"])).unwrap();
+    wait_for_routes(laptop, &["172.20.5.0/24 dev spoke0", "172.20.6.0/24 dev spoke0"]);
+
+    let mark = spoke.mark();
+    hub.kill().unwrap();
+    spoke.wait_for_line_after(mark, "route 172.20.5.0/24 withdrawn", SOON).unwrap();
+    // A name server is not there for the other network, which stays as it is for connections that last.
+    let routes = routes(laptop);
+    assert!(!routes.contains("172.20.5.0/24") && routes.contains("172.20.6.0/24 dev spoke0"), "{routes}");
+    let mark = spoke.mark();
+    let _hub = start_hub(&net, &binaries, &[]).unwrap();
+    spoke.wait_for_line_after(mark, SPOKE_ON_LAN, Duration::from_secs(30)).unwrap();
+    wait_for_routes(laptop, &["172.20.5.0/24 dev spoke0", "172.20.6.0/24 dev spoke0"]);
+}
+
+/// Waits until the host's table has routes that begin so.
+fn wait_for_routes(host: &Host, expected: &[&str]) {
+    let end = Instant::now() + Duration::from_secs(15);
+    while !expected.iter().all(|&route| routes(host).contains(route)) {
+        assert!(Instant::now() < end, "{expected:?} are not all in {}", routes(host));
+        // The kernel tells those who listen to it; this test does not.
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn routes(host: &Host) -> String {
+    let mut command = Command::new("ip");
+    command.args(["route", "show"]);
+    String::from_utf8(host.output(command).unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_hub_named_by_an_ipv4_address_is_reached_through_nat64() {
+    let net = Net::named(&["laptop"]).unwrap();
+    assert!(net.ipv6(), "this machine has no IPv6 (/proc/sys/net/ipv6 is missing): it can't be tested here");
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let laptop = net.spoke(0);
+    // The translator's prefix is 2001:db8:64::/96; it does without translating, as the hub has the address itself.
+    net.hub().ip("addr add 2001:db8:64::c000:201/128 dev lo").unwrap();
+    let known = ["2001:db8:64::c000:aa", "2001:db8:64::c000:ab"].map(|text| text.parse().unwrap());
+    serve_names(net.hub(), (Net::hub_v6(), 53), "ipv4only.arpa", known.to_vec());
+    laptop.ip(&format!("route add 2001:db8:64::/96 via {}", Net::hub_v6())).unwrap();
+    laptop.set_file("/etc/resolv.conf", &format!("nameserver {}\n", Net::hub_v6())).unwrap();
+    let translated = "through [2001:db8:64::c000:201]:5678";
+
+    let hub = Net::hub_v4().to_string();
+    let first = laptop.spawn("laptop", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
+    assert!(on_lan(&first).contains("through 192.0.2.1:5678"), "{:?}", first.lines());
+    // The machine goes to a network without IPv4.
+    let mark = first.mark();
+    laptop.ip(&format!("addr del {}/24 dev eth0", Net::spoke_v4(0))).unwrap();
+    first.wait_for_line_after(mark, translated, SOON).unwrap();
+    first.kill().unwrap();
+    // And starts there.
+    let second = laptop.spawn("laptop", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
+    assert!(on_lan(&second).contains(translated), "{:?}", second.lines());
+    ping(laptop, Lan::hub_address().into(), 56, SOON).unwrap();
+}
+
+#[test]
+fn a_path_that_drops_long_packets_in_silence_is_used_with_short_ones() {
+    let net = Net::new(3).unwrap();
+    for (i, direction) in [None, Some(Direction::In), Some(Direction::Out)].into_iter().enumerate() {
+        net.lose_longer(i, 1_400, direction).unwrap();
+    }
+    let lan = Lan::with(net, 3).unwrap();
+    thread::scope(|scope| {
+        for i in 0..3 {
+            let lan = &lan;
+            scope.spawn(move || fits(lan, i));
+        }
+    });
+    for i in 0..3 {
+        let mark = lan.spokes[i].mark();
+        let (from, to) = (lan.net.spoke(i), lan.net.hub());
+        transfer(from, to, Lan::hub_address().into(), 1_000_000).unwrap().finish().unwrap();
+        transfer(to, from, Lan::address(i).into(), 1_000_000).unwrap().finish().unwrap();
+        assert_eq!(lan.spokes[i].mark(), mark, "{:?}", lan.spokes[i].lines());
+    }
+}
+
+/// Sends full packets until they arrive, which they do once the link was made with segments that fit.
+fn fits(lan: &Lan, i: usize) {
+    let (from, spoke) = (lan.net.spoke(i), &lan.spokes[i]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(failure) = ping(from, Lan::hub_address().into(), 1_472, Duration::from_secs(1)) {
+        assert!(Instant::now() < end, "{failure}");
+        // An unreachable network comes back at once.
+        thread::sleep(Duration::from_millis(50));
+    }
+    let found = "drops large packets in silence: using segments of 1360 bytes";
+    spoke.wait_for_line(found, Duration::ZERO).unwrap();
+    let status = house::ask_spoke(&lan.net, i, &["status"]).good();
+    assert!(status.contains(&format!("problem: the path to the hub {found}")), "{status}");
+}
