@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
-use common::queue::{Buf, Pool};
+use common::queue::Buf;
 use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
@@ -98,10 +98,16 @@ impl Core {
 
     /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<SessionId> {
-        self.switch
-            .accept(&self.key, source, ephemeral, now)
-            .inspect_err(|&why| self.effects.push_back(note(Notice::TurnedAway(source, why))))
-            .ok()
+        match self.switch.accept(&self.key, source, ephemeral, now) {
+            Ok(session) => {
+                self.routes.enter(source.ip());
+                Some(session)
+            }
+            Err(why) => {
+                self.note(Notice::TurnedAway(source, why));
+                None
+            }
+        }
     }
 
     /// Closes a half-open link, as there are no descriptors for new ones; `false` where there is none.
@@ -137,7 +143,7 @@ impl Core {
 
     /// Sends a packet from the hub's own kernel on its way, which `read` takes from the device, with a buffer of the
     /// pool. Returns the packet's length; `None` where there is none.
-    pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut Pool) -> Option<Buf>) -> Option<usize> {
+    pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<usize> {
         let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
         self.switch.send(fabric, &mut self.effects, now, read)
     }
@@ -212,12 +218,14 @@ impl Core {
     /// When there is something to do next; at once, where it is a time that has passed.
     pub fn deadline(&self) -> Option<Instant> {
         let at_once = self.now.filter(|_| self.switch.has_dirty());
-        let deadlines = [self.switch.deadline(), self.notify.at, self.saving.deadline(), at_once];
+        let deadlines =
+            [self.switch.deadline(), self.notify.at, self.saving.deadline(), self.routes_deadline(), at_once];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Pings who is due, ends who is dead, settles disputes.
+    /// Tells what changed, pings who is due, ends who is dead, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
+        self.handle_routes(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {
             self.notify.last = Some(now);
             self.switch.tell_watchers(&ControlFrame::MembersChanged);
@@ -240,6 +248,7 @@ impl Core {
     fn forget(&mut self, ended: Ended, now: Instant) {
         let Ended { session, member, source, is_proved, end } = ended;
         self.admission.forget_session(session);
+        self.routes.leave(source.ip());
         let is_silent = matches!(end, End::Silent);
         self.effects.push_back(Effect::Close { session, is_silent });
         let is_its_own = |&id: &MemberId| {

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod invites;
 pub mod members;
+pub mod prefix_map;
 pub mod route_table;
 pub mod routes;
 pub mod rules;

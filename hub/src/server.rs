@@ -11,11 +11,11 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
 
 use common::linux::service_manager::ServiceManager;
-use common::linux::tun::{TURN_BYTES, TURN_PACKETS};
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
+use common::node::link;
 use common::node::state::{self, State};
-use common::transport::tcp::{Filled, Link};
+use common::transport::tcp::Link;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
@@ -327,27 +327,18 @@ impl Server {
     }
 
     fn read_device(&mut self, now: Instant) {
-        let mut bytes = 0;
-        for _ in 0..TURN_PACKETS {
-            if bytes >= TURN_BYTES {
-                break;
-            }
-            let tun = &mut self.machine.tun;
-            let Some(len) = self.core.send(now, |pool| tun.receive(pool)) else { return };
-            bytes += len;
-            self.do_effects(now);
+        let Server { machine, core, .. } = self;
+        if machine.tun.read_turn(|read| core.send(now, read)) {
+            self.events.again(Source::Device);
         }
-        self.events.again(Source::Device);
+        self.do_effects(now);
     }
 
     fn serve_link(&mut self, session: SessionId, ready: &Ready, now: Instant) {
         let Some(link) = self.links.get(session) else { return };
+        link.set_ready(ready.is_writable, ready.is_closed);
         if ready.is_writable {
-            link.set_writable();
             self.core.mark_dirty(session);
-        }
-        if ready.is_closed {
-            link.set_ends();
         }
         if ready.is_readable {
             self.read_link(session, now);
@@ -356,23 +347,12 @@ impl Server {
 
     fn read_link(&mut self, session: SessionId, now: Instant) {
         let Some(link) = self.links.get(session) else { return };
-        let mut read = Ok(Filled::Nothing);
-        self.core.receive(session, now, |space| match link.read(space) {
-            Ok((len, filled)) => {
-                read = Ok(filled);
-                len
-            }
-            Err(error) => {
-                read = Err(error);
-                0
-            }
-        });
+        let outcome = link::read(link, |read| self.core.receive(session, now, read));
         self.do_effects(now);
-        match read {
-            Ok(Filled::More) => self.events.again(source_of(session)),
-            Ok(Filled::Drained | Filled::Nothing) => {}
-            Ok(Filled::Closed) => self.core.end(session, "it closed the connection".to_owned()),
-            Err(error) => self.core.end(session, error.to_string()),
+        match outcome {
+            Ok(link::Outcome::More) => self.events.again(source_of(session)),
+            Ok(link::Outcome::Drained) => {}
+            Err(why) => self.core.end(session, why.to_string()),
         }
     }
 
@@ -380,15 +360,8 @@ impl Server {
         let mut dirty = std::mem::take(&mut self.links.dirty);
         self.core.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
-            let Some(link) = self.links.get(session).filter(|link| link.is_writable()) else { continue };
-            let mut failed = None;
-            self.core.flush(session, now, |bytes| {
-                link.write(bytes).unwrap_or_else(|error| {
-                    failed = Some(error);
-                    0
-                })
-            });
-            if let Some(error) = failed {
+            let Some(link) = self.links.get(session) else { continue };
+            if let Err(error) = link::flush(link, |write| self.core.flush(session, now, write)) {
                 self.core.end(session, error.to_string());
             }
         }

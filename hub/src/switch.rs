@@ -5,7 +5,7 @@
 //! valid within a turn.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::node::timer::Timers;
@@ -291,9 +291,14 @@ impl Switch {
         Some(self.session(session)?.source)
     }
 
-    /// Whether a link comes from an address within this.
-    pub fn any_source(&self, is_within: impl Fn(IpAddr) -> bool) -> bool {
-        self.sessions.iter().any(|(_, session)| is_within(session.source.ip().to_canonical()))
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     /// The facts of a session.
@@ -329,9 +334,9 @@ impl Switch {
         }
     }
 
-    /// Tells all who are on the LAN, but not this member.
-    pub fn tell_all_but(&mut self, id: MemberId, control: &ControlFrame) {
-        self.tell_those(control, |session| session.member != Some(id));
+    /// Tells these of the members that are on the LAN.
+    pub fn tell_members(&mut self, control: &ControlFrame, are: impl Fn(MemberId) -> bool) {
+        self.tell_those(control, |session| session.member.is_some_and(&are));
     }
 
     /// Tells those who watch the list of members.
@@ -340,9 +345,17 @@ impl Switch {
     }
 
     fn tell_those(&mut self, control: &ControlFrame, are: impl Fn(&Session) -> bool) {
+        let mut frame = Vec::new();
+        control.encode(&mut frame);
         for index in 0..self.sessions.capacity() {
-            if self.sessions.get(index).is_some_and(|session| session.tunnel.is_open() && are(session)) {
-                self.tell(SessionId::new(index), control);
+            let Some(entry) = self.sessions.get_mut(index) else { continue };
+            if !entry.tunnel.is_open() || !are(entry) {
+                continue;
+            }
+            let session = SessionId::new(index);
+            match entry.tunnel.control_encoded(&frame) {
+                Ok(()) => self.mark_dirty(session),
+                Err(error) => self.end(session, End::Tunnel(error)),
             }
         }
     }

@@ -19,6 +19,7 @@ use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
 use common::transport::tcp::Link;
 use common::wire::key::PublicKey;
+use common::wire::tunnel::Flushed;
 use log::{log, warn};
 use mio::Waker;
 use mio::net::UnixStream;
@@ -271,7 +272,7 @@ impl Client {
     fn flush(&mut self, now: Instant) -> bool {
         let Way::Link(link, _) = &mut self.way else { return false };
         match link::flush(link, |write| self.uplink.flush(now, write)) {
-            Ok(more) => more,
+            Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
                 self.uplink.handle_closed(&error, now);
                 false

@@ -127,7 +127,10 @@ impl World {
 
     /// The hub's process is killed and started again: all connections end, and what is on the disk is read.
     pub(crate) fn restart_hub(&mut self) {
-        self.job = None;
+        // The job that was being done may have got to its end, or not.
+        if let Some((_, job)) = self.job.take().filter(|_| self.rng.one_in(2)) {
+            self.disk.run(*job);
+        }
         let lan = lan(self.disk.subnets);
         self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), 0);
         for conn in self.conns.values_mut().filter(|conn| conn.session.is_some()) {
@@ -254,7 +257,10 @@ impl World {
     /// The hub's own kernel sends a packet; what comes back is an error for it, which no one else is told.
     pub(crate) fn send_from_hub(&mut self, packet: &[u8]) {
         self.do_effects();
-        self.hub.send(self.now, |pool| Some(pool.copy(packet)));
+        self.hub.send(self.now, |space| {
+            space[..packet.len()].copy_from_slice(packet);
+            Some(packet.len())
+        });
         if let Some(effect) = self.hub.poll_effect() {
             let Effect::Deliver(answer) = effect else { panic!("a packet led to {effect:?}") };
             self.hub.delivered(answer, true);

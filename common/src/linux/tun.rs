@@ -27,8 +27,7 @@ use mio::{Interest, Registry, Token};
 use crate::linux::netlink::{self, MAIN_TABLE, Netlink, Route};
 use crate::linux::sys::{InterfaceRequest, set_interface, set_number, set_offload};
 use crate::packet::offload::{self, Features};
-use crate::packet::{MAX_MTU, MAX_PACKET, MIN_MTU, MIN_MTU_V6, VNET_LEN};
-use crate::queue::{Buf, Pool};
+use crate::packet::{MAX_MTU, MIN_MTU, MIN_MTU_V6, VNET_LEN};
 
 /// Bytes that a program should read from its device in one turn of its loop: more than it sends in one, so that
 /// packets wait in its own queue and not in the device's, where nothing overtakes.
@@ -162,25 +161,6 @@ impl Tun {
     /// `WouldBlock` when there is none; `EBADFD` once someone has deleted the device.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         retry(|| (&self.file).read(buffer))
-    }
-
-    /// As [`Tun::read`], into a buffer of the pool; `None` when there is nothing for now, or an error, which is
-    /// told.
-    pub fn receive(&self, pool: &mut Pool) -> Option<Buf> {
-        let mut packet = pool.take(MAX_PACKET);
-        match self.read(packet.whole()) {
-            Ok(len) => {
-                packet.set_len(len);
-                Some(pool.fit(packet))
-            }
-            Err(error) => {
-                pool.give(packet);
-                if error.kind() != ErrorKind::WouldBlock {
-                    error!("cannot read from {}: {error}", self.name());
-                }
-                None
-            }
-        }
     }
 
     /// Reads what one turn of the loop may: up to [`TURN_PACKETS`] packets and [`TURN_BYTES`] bytes. `take` gets what

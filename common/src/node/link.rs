@@ -5,7 +5,6 @@
 use std::io;
 
 use crate::transport::tcp::{Filled, Link};
-use crate::wire::tunnel::Flushed;
 
 /// What a read left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +43,17 @@ pub fn read(
     }
 }
 
-/// Writes until the socket is full or a burst is out: `flush` is the core's, and gets what takes its bytes. Whether there
-/// is more, and the socket may take it.
+/// Writes until the socket is full or a burst is out: `flush` is the core's, and gets what takes its bytes. Returns what
+/// the core says; `None` where the socket is full, and nothing was to be sealed.
 ///
 /// # Errors
 /// Where the socket failed.
-pub fn flush(
+pub fn flush<T>(
     link: &mut Link,
-    flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> Flushed,
-) -> io::Result<bool> {
+    flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
+) -> io::Result<Option<T>> {
     if !link.is_writable() {
-        return Ok(false);
+        return Ok(None);
     }
     let mut failed = None;
     let flushed = flush(&mut |bytes| match link.write(bytes) {
@@ -66,6 +65,6 @@ pub fn flush(
     });
     match failed {
         Some(error) => Err(error),
-        None => Ok(flushed == Flushed::More),
+        None => Ok(Some(flushed)),
     }
 }

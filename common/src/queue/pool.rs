@@ -79,6 +79,17 @@ impl Pool {
         buf
     }
 
+    /// A packet of up to `most` bytes that `read` writes into the space that it is given; `None` where it has none.
+    pub fn fill(&mut self, most: usize, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<Buf> {
+        let mut packet = self.take(most);
+        let Some(len) = read(packet.whole()) else {
+            self.give(packet);
+            return None;
+        };
+        packet.set_len(len);
+        Some(self.fit(packet))
+    }
+
     /// The same bytes in a buffer of the shortest size that holds them: where a buffer has to be as long as
     /// the longest packet before it is known how long the packet is.
     pub fn fit(&mut self, buf: Buf) -> Buf {

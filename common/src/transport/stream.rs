@@ -86,14 +86,9 @@ impl Stream {
         self.link.register(registry, token)
     }
 
-    /// Tells that the socket was reported writable.
-    pub fn set_writable(&mut self) {
-        self.link.set_writable();
-    }
-
-    /// Tells that the socket was reported closed by the other end, or failed, behind what there is to read.
-    pub fn set_ends(&mut self) {
-        self.link.set_ends();
+    /// Takes in what an event said about the socket.
+    pub fn set_ready(&mut self, is_writable: bool, is_closed: bool) {
+        self.link.set_ready(is_writable, is_closed);
     }
 
     /// Has the close reset the connection.

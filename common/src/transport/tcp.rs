@@ -96,16 +96,6 @@ impl Link {
         self.ends |= is_closed;
     }
 
-    /// Tells that the socket was reported writable.
-    pub fn set_writable(&mut self) {
-        self.writable = true;
-    }
-
-    /// Tells that the socket was reported closed by the other end, or failed, behind what there is to read.
-    pub fn set_ends(&mut self) {
-        self.ends = true;
-    }
-
     /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.
     pub fn abort(&self) {
         // Where it fails, the other end finds out by itself, later.
@@ -304,7 +294,7 @@ mod tests {
         while !events.iter().any(mio::event::Event::is_read_closed) {
             poll.poll(&mut events, None).unwrap();
         }
-        link.set_ends();
+        link.set_ready(false, true);
         let mut reader = Reader::new();
         assert_eq!(reader.fill(&mut link), Filled::More);
         assert_eq!(reader.inbox.sealed(), b"last words");

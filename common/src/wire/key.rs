@@ -10,7 +10,11 @@ use snow::resolvers::{CryptoResolver as _, DefaultResolver};
 
 /// A private X25519 key, in the base64 form that `wg genkey` uses too.
 #[derive(Clone)]
-pub struct PrivateKey(pub(super) [u8; 32]);
+pub struct PrivateKey {
+    secret: [u8; 32],
+    /// Derived from the secret once, as that costs a scalar multiplication.
+    public: PublicKey,
+}
 
 /// A public X25519 key. Its base64 form is the fingerprint that people compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,22 +78,27 @@ fn decode_key(text: &str) -> Result<[u8; 32], BadKey> {
 
 impl PrivateKey {
     /// The key of 32 random bytes.
-    pub fn from_random(bytes: [u8; 32]) -> PrivateKey {
-        PrivateKey(bytes)
+    pub fn from_random(secret: [u8; 32]) -> PrivateKey {
+        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow is built with X25519");
+        dh.set(&secret);
+        let mut public = [0; 32];
+        public.copy_from_slice(dh.pubkey());
+        PrivateKey { secret, public: PublicKey(public) }
     }
 
     /// The public half.
     pub fn public(&self) -> PublicKey {
-        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow is built with X25519");
-        dh.set(&self.0);
-        let mut public = [0; 32];
-        public.copy_from_slice(dh.pubkey());
-        PublicKey(public)
+        self.public
+    }
+
+    /// The 32 secret bytes.
+    pub(super) fn secret(&self) -> &[u8; 32] {
+        &self.secret
     }
 
     /// The text for a key file. Not a `Display`, so that no log line prints it by accident.
     pub fn to_base64(&self) -> String {
-        BASE64.encode(self.0)
+        BASE64.encode(self.secret)
     }
 }
 
@@ -97,7 +106,7 @@ impl FromStr for PrivateKey {
     type Err = BadKey;
 
     fn from_str(text: &str) -> Result<PrivateKey, BadKey> {
-        decode_key(text).map(PrivateKey)
+        decode_key(text).map(PrivateKey::from_random)
     }
 }
 

@@ -62,7 +62,7 @@ impl Handshake {
             PATTERN.parse().expect("the pattern is well-formed"),
             resolver(ephemeral),
         )
-        .local_private_key(&key.0)
+        .local_private_key(key.secret())
         .and_then(|builder| builder.prologue(&prologue));
         let state = builder
             .and_then(|builder| match role {

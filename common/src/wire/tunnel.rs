@@ -463,6 +463,15 @@ impl Tunnel {
         Ok(())
     }
 
+    /// The same with a frame that was encoded before, as many tunnels get it.
+    pub fn control_encoded(&mut self, frame: &[u8]) -> Result<(), Error> {
+        if self.control.len() > MAX_CONTROL {
+            return Err(Error::SendBufferFull);
+        }
+        self.control.extend_from_slice(frame);
+        Ok(())
+    }
+
     /// Pings now, whenever the last one was.
     pub fn ping(&mut self, now: Instant) -> Result<(), Error> {
         self.pings += 1;

@@ -144,7 +144,7 @@ impl Crowd {
         for event in &events {
             let Token(i) = event.token();
             if event.is_writable() {
-                self.spokes[i].link.set_writable();
+                self.spokes[i].link.set_ready(true, false);
             }
             if event.is_readable() {
                 while self.read(i, now)? == Filled::More {}

@@ -86,16 +86,15 @@ impl Core {
         if let Some(old) = self.admission.members().member(id).session {
             self.switch.dismiss(old, Farewell::Replaced, End::Farewell("the same key joined again"));
         }
-        let routes = self.accept_routes(id, &join.routes);
+        let routes = self.offer_routes(id, &join.routes);
         self.admission.members_mut().set_online(id, session);
         let who = self.who(id);
         self.note(Notice::Joined { session, who, source, is_new });
         let version = self.admission.members().version_of(id);
         let hold = Some(version).filter(|&version| !self.is_settled(version));
-        let welcome = self.welcome_frame(id, routes.clone());
+        let welcome = self.welcome_frame(id, routes);
         self.switch.join(session, id, join.mtu, welcome, hold, now);
         self.keep_clear_of(source.ip().to_canonical());
-        self.set_routes(id, &routes);
         self.tell_all_routes(session, id);
         self.notify_watchers(now);
     }

@@ -1,9 +1,11 @@
 //! What lies behind members: what routes say, told to the members and to the hub's own kernel. Pure.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use common::packet::prefix::is_private;
-use common::wire::frame::{ControlFrame, MAX_PREFIXES};
+use common::wire::frame::{ControlFrame, MAX_PREFIXES, MAX_ROUTES};
 use ipnetwork::IpNetwork;
 
 use super::Core;
@@ -11,77 +13,114 @@ use crate::effect::{Effect, Notice};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::members::Access;
 use crate::lan::route_table::Owner;
+use crate::lan::routes::{RouteChange, is_told_of};
+
+/// Most bytes of route changes that are queued at once, over all sessions.
+const TELL_BYTES: usize = 32 * 1024 * 1024;
+/// What a prefix takes in a frame.
+const PREFIX_BYTES: usize = 20;
 
 impl Core {
     /// Takes what a member offers, as far as it may; returns what is accepted.
-    pub(super) fn accept_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
-        self.routes.set_offers(id, offered);
-        self.check_routes(id, offered)
-    }
-
-    /// Those of these prefixes that a member may offer.
-    fn check_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+    pub(super) fn offer_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
         let is_open = self.admission.access() == Access::Open;
-        let member = self.admission.members().member(id);
-        let granted = if is_open { None } else { Some(member.routes.as_slice()) };
-        let (accepted, rejected) = self.routes.check(id, offered, granted);
-        for (prefix, why) in rejected {
+        let granted = if is_open { None } else { Some(self.admission.members().member(id).routes.clone()) };
+        for (prefix, why) in self.routes.offer(id, offered, granted.as_deref()) {
             let name = self.name(id);
             self.note(Notice::RouteRejected(prefix, name, why));
         }
-        if is_open {
-            self.admission.members_mut().set_routes(id, &accepted);
-        }
-        accepted
+        self.record_routes(id);
+        self.routes.of(id).collect()
     }
 
-    /// Makes these the prefixes behind a member, and tells everyone else and the hub's own kernel.
-    pub(super) fn set_routes(&mut self, id: MemberId, prefixes: &[IpNetwork]) {
-        let (added, removed) = self.routes.set(id, prefixes);
-        if added.is_empty() && removed.is_empty() {
-            return;
-        }
-        for &prefix in &removed {
-            if self.routes.leave_kernel(prefix) {
-                self.effects.push_back(Effect::RemoveRoute(prefix));
-            }
-        }
-        for &prefix in &added {
-            if let Err(why) = self.check_for_kernel(prefix) {
-                let name = self.name(id);
-                self.note(Notice::KernelRouteRefused(prefix, name, why));
-            } else if self.routes.enter_kernel(prefix) {
-                self.effects.push_back(Effect::AddRoute(prefix));
-            }
-        }
-        self.switch.tell_all_but(id, &ControlFrame::Routes { added, removed, all: true });
-    }
-
-    /// Takes all prefixes away from a member that left, and gives them to who else offers them.
+    /// Takes all prefixes away from a member that left; who else offers them steps in.
     pub(super) fn withdraw_routes(&mut self, id: MemberId) {
-        let left: Vec<IpNetwork> = self.routes.of(id).collect();
-        self.routes.set_offers(id, &[]);
-        self.set_routes(id, &[]);
-        if left.is_empty() {
+        self.routes.withdraw(id);
+    }
+
+    /// Says which networks the hub itself is in: no member is the way there from now on.
+    pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) {
+        for (id, prefix, why) in self.routes.set_hub_networks(&networks) {
+            let name = self.name(id);
+            self.note(Notice::RouteRejected(prefix, name, why));
+            self.record_routes(id);
+        }
+        self.lan.hub_networks = networks;
+    }
+
+    /// On an open hub the list of members says what each has: a locked one grants what it says.
+    fn record_routes(&mut self, id: MemberId) {
+        if self.admission.access() != Access::Open {
             return;
         }
-        for (id, wanted) in self.routes.candidates(&left) {
-            let accepted = self.check_routes(id, &wanted);
-            self.set_routes(id, &accepted);
+        let has: BTreeSet<IpNetwork> = self.routes.of(id).collect();
+        let written = &self.admission.members().member(id).routes;
+        // In the order in which a person wrote them.
+        if !(has.len() == written.len() && written.iter().all(|prefix| has.contains(prefix))) {
+            let has: Vec<IpNetwork> = has.into_iter().collect();
+            self.admission.members_mut().set_routes(id, &has);
         }
     }
 
-    /// The networks that the hub itself is in now: what lies in one that is new is not reached through a member any
-    /// more, and what lay in one that is gone may be.
-    pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) {
-        if !self.routes.set_hub_networks(networks) {
-            return;
+    /// When there is something to do with routes; at once, where it is a time that has passed.
+    pub(super) fn routes_deadline(&self) -> Option<Instant> {
+        let now = self.now?;
+        if self.routes.has_free() { Some(now) } else { self.routes.tell_at(now) }
+    }
+
+    /// Gives what came free to others, and tells what changed.
+    pub(super) fn handle_routes(&mut self, now: Instant) {
+        for id in self.routes.give_free() {
+            self.record_routes(id);
         }
-        let offers: Vec<(MemberId, Vec<IpNetwork>)> =
-            self.routes.offers().map(|(id, offered)| (id, offered.to_vec())).collect();
-        for (id, offered) in offers {
-            let accepted = self.check_routes(id, &offered);
-            self.set_routes(id, &accepted);
+        if self.routes.tell_at(now).is_some_and(|at| at <= now) {
+            self.tell_changes(now);
+        }
+    }
+
+    fn tell_changes(&mut self, now: Instant) {
+        let most = TELL_BYTES / (PREFIX_BYTES * self.switch.len().max(1));
+        let changes = self.routes.take_changes(most.clamp(MAX_ROUTES, MAX_PREFIXES), now);
+        self.set_kernel_routes(&changes);
+        // Who has or had one of these is told something else than all others.
+        let owners = changes.iter().flat_map(|change| [change.before, change.now]);
+        let concerned: BTreeSet<MemberId> = owners
+            .filter_map(|owner| match owner {
+                Some(Owner::Member(id)) => Some(id),
+                Some(Owner::Hub) | None => None,
+            })
+            .collect();
+        if let Some(frame) = frame(&changes, None) {
+            self.switch.tell_members(&frame, |id| !concerned.contains(&id));
+        }
+        for id in concerned {
+            let session = self.admission.members().get(id).and_then(|member| member.session);
+            if let Some((session, frame)) = session.zip(frame(&changes, Some(id))) {
+                self.switch.tell(session, &frame);
+            }
+        }
+    }
+
+    fn set_kernel_routes(&mut self, changes: &[RouteChange]) {
+        for &RouteChange { prefix, now, .. } in changes {
+            let reaches = self.routes.is_in_kernel(prefix);
+            match now {
+                Some(Owner::Member(id)) if !reaches => match self.check_for_kernel(prefix) {
+                    Ok(()) => {
+                        self.routes.set_in_kernel(prefix, true);
+                        self.effects.push_back(Effect::AddRoute(prefix));
+                    }
+                    Err(why) => {
+                        let name = self.name(id);
+                        self.note(Notice::KernelRouteRefused(prefix, name, why));
+                    }
+                },
+                None if reaches => {
+                    self.routes.set_in_kernel(prefix, false);
+                    self.effects.push_back(Effect::RemoveRoute(prefix));
+                }
+                Some(_) | None => {}
+            }
         }
     }
 
@@ -91,7 +130,7 @@ impl Core {
         if self.admission.access() == Access::Open && !is_private(prefix) {
             return Err("it is not private, and the hub is open");
         }
-        if self.switch.any_source(|source| prefix.contains(source)) {
+        if self.routes.has_outer_address(prefix) {
             return Err("a spoke's own connection comes from there");
         }
         Ok(())
@@ -100,7 +139,7 @@ impl Core {
     /// Withdraws kernel routes that cover a spoke's outer address.
     pub(super) fn keep_clear_of(&mut self, outer: IpAddr) {
         for prefix in self.routes.kernel_routes_to(outer) {
-            self.routes.leave_kernel(prefix);
+            self.routes.set_in_kernel(prefix, false);
             self.note(Notice::KernelRouteCovers(prefix, outer));
             self.effects.push_back(Effect::RemoveRoute(prefix));
         }
@@ -108,18 +147,14 @@ impl Core {
 
     /// The prefixes that all but one member are told: they are behind others, or are the hub's way out.
     pub fn prefixes_behind_others(&self, own: Option<MemberId>) -> Vec<IpNetwork> {
-        let own = own.map(Owner::Member);
-        self.routes
-            .table()
-            .iter()
-            .filter(|&(_, owner)| Some(owner) != own)
-            .map(|(prefix, _)| prefix)
-            .collect()
+        let others = self.routes.table().iter().filter(|&(_, owner)| is_told_of(Some(owner), own));
+        others.map(|(prefix, _)| prefix).collect()
     }
 
     /// Tells a new session all prefixes but its own.
     pub(super) fn tell_all_routes(&mut self, session: SessionId, id: MemberId) {
-        let prefixes = self.prefixes_behind_others(Some(id));
+        let others = self.routes.told().filter(|&(_, owner)| is_told_of(Some(owner), Some(id)));
+        let prefixes: Vec<IpNetwork> = others.map(|(prefix, _)| prefix).collect();
         let mut parts = prefixes.chunks(MAX_PREFIXES).peekable();
         if parts.peek().is_none() {
             self.switch.tell(session, &ControlFrame::Routes { added: vec![], removed: vec![], all: true });
@@ -129,4 +164,18 @@ impl Core {
             self.switch.tell(session, &ControlFrame::Routes { added: part.to_vec(), removed: vec![], all });
         }
     }
+}
+
+/// What a member is told of these changes; nothing, where none of them concerns it.
+fn frame(changes: &[RouteChange], member: Option<MemberId>) -> Option<ControlFrame> {
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    for &RouteChange { prefix, before, now } in changes {
+        match (is_told_of(before, member), is_told_of(now, member)) {
+            (false, true) => added.push(prefix),
+            (true, false) => removed.push(prefix),
+            (true, true) | (false, false) => {}
+        }
+    }
+    let is_empty = added.is_empty() && removed.is_empty();
+    (!is_empty).then_some(ControlFrame::Routes { added, removed, all: true })
 }

@@ -1,6 +1,7 @@
 //! Prefixes that are reached through a member or through the hub's own kernel, and which one holds an address. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -8,6 +9,7 @@ use common::packet::prefix::overlap;
 use ipnetwork::IpNetwork;
 
 use crate::ids::MemberId;
+use crate::lan::prefix_map::PrefixMap;
 use crate::lan::subnets::Subnets;
 
 /// Most prefixes on one LAN: each spoke is told them all.
@@ -64,7 +66,8 @@ impl fmt::Display for RejectedRoute {
 /// The prefixes that are reachable now.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    owners: BTreeMap<IpNetwork, Owner>,
+    owners: PrefixMap<Owner>,
+    by_member: HashMap<MemberId, BTreeSet<IpNetwork>>,
     v4: Flat<u32>,
     v6: Flat<u128>,
 }
@@ -72,12 +75,12 @@ pub struct RouteTable {
 impl RouteTable {
     /// The routes that the hub's own kernel offers.
     pub fn new(hub: &[IpNetwork]) -> RouteTable {
-        let mut routes = RouteTable {
-            owners: hub.iter().map(|&prefix| (prefix, Owner::Hub)).collect(),
-            ..RouteTable::default()
-        };
-        routes.flatten();
-        routes
+        let mut table = RouteTable::default();
+        for &prefix in hub {
+            table.owners.insert(prefix, Owner::Hub);
+            table.refresh(prefix);
+        }
+        table
     }
 
     /// Who forwards to an address: the owner of the longest prefix that holds it.
@@ -89,14 +92,27 @@ impl RouteTable {
         }
     }
 
-    /// The prefixes of one member.
-    pub fn of(&self, member: MemberId) -> impl Iterator<Item = IpNetwork> {
-        self.iter().filter(move |&(_, owner)| owner == Owner::Member(member)).map(|(prefix, _)| prefix)
+    /// Who offers just this prefix.
+    pub fn get(&self, prefix: IpNetwork) -> Option<Owner> {
+        self.owners.get(prefix).copied()
     }
 
-    /// All prefixes with their owners.
+    /// The prefixes of one member, in the order of their addresses.
+    pub fn of(&self, member: MemberId) -> impl Iterator<Item = IpNetwork> {
+        self.by_member.get(&member).into_iter().flatten().copied()
+    }
+
+    /// All prefixes with their owners, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpNetwork, Owner)> {
-        self.owners.iter().map(|(&prefix, &owner)| (prefix, owner))
+        self.owners.iter().map(|(prefix, &owner)| (prefix, owner))
+    }
+
+    /// The prefixes of members that share an address with this one.
+    pub fn overlapping(&self, prefix: IpNetwork) -> impl Iterator<Item = (IpNetwork, MemberId)> {
+        self.owners.overlapping(prefix).filter_map(|(prefix, owner)| match owner {
+            Owner::Hub => None,
+            Owner::Member(id) => Some((prefix, *id)),
+        })
     }
 
     /// Whether a member may offer this prefix now. `hub_networks`: those that the hub itself is in.
@@ -121,14 +137,10 @@ impl RouteTable {
             return Err(RejectedRoute::HubNetwork(own));
         }
         // What the hub offers is a way out, around which a member may know better: the longer prefix wins.
-        let other =
-            |(_, owner): &(&IpNetwork, &Owner)| !matches!(owner, Owner::Hub) && **owner != Owner::Member(by);
-        if let Some((&taken, _)) =
-            self.owners.iter().filter(other).find(|(taken, _)| overlap(**taken, prefix))
-        {
+        if let Some((taken, _)) = self.overlapping(prefix).find(|&(_, id)| id != by) {
             return Err(RejectedRoute::Taken(taken));
         }
-        if self.owners.contains_key(&prefix) && self.owners.get(&prefix) == Some(&Owner::Hub) {
+        if self.get(prefix) == Some(Owner::Hub) {
             return Err(RejectedRoute::Taken(prefix));
         }
         if self.owners.len() >= MAX_LAN_ROUTES {
@@ -139,26 +151,42 @@ impl RouteTable {
 
     /// Makes exactly these the prefixes of a member, which were checked; returns what that adds and removes.
     pub fn set(&mut self, member: MemberId, prefixes: &[IpNetwork]) -> (Vec<IpNetwork>, Vec<IpNetwork>) {
-        let owner = Owner::Member(member);
-        let had = self.owners.iter().filter(|(_, of)| **of == owner).map(|(&prefix, _)| prefix);
-        let removed: Vec<IpNetwork> = had.filter(|prefix| !prefixes.contains(prefix)).collect();
+        let removed: Vec<IpNetwork> = self.of(member).filter(|prefix| !prefixes.contains(prefix)).collect();
         let added: Vec<IpNetwork> =
-            prefixes.iter().copied().filter(|prefix| !self.owners.contains_key(prefix)).collect();
-        for prefix in &removed {
-            self.owners.remove(prefix);
-        }
-        for &prefix in &added {
-            self.owners.insert(prefix, owner);
-        }
-        if !(added.is_empty() && removed.is_empty()) {
-            self.flatten();
-        }
+            prefixes.iter().copied().filter(|&prefix| self.get(prefix).is_none()).collect();
+        removed.iter().for_each(|&prefix| self.remove(prefix));
+        added.iter().for_each(|&prefix| self.add(prefix, member));
         (added, removed)
     }
 
-    fn flatten(&mut self) {
-        self.v4 = Flat::build(self.owners.iter().filter(|(prefix, _)| prefix.is_ipv4()));
-        self.v6 = Flat::build(self.owners.iter().filter(|(prefix, _)| prefix.is_ipv6()));
+    /// Adds a prefix, which was checked, to those of a member.
+    pub fn add(&mut self, prefix: IpNetwork, member: MemberId) {
+        self.owners.insert(prefix, Owner::Member(member));
+        self.by_member.entry(member).or_default().insert(prefix);
+        self.refresh(prefix);
+    }
+
+    /// Takes a prefix away from the member that has it.
+    pub fn remove(&mut self, prefix: IpNetwork) {
+        let Some(Owner::Member(member)) = self.get(prefix) else { return };
+        self.owners.remove(prefix);
+        if let Entry::Occupied(mut own) = self.by_member.entry(member) {
+            own.get_mut().remove(&prefix);
+            if own.get().is_empty() {
+                own.remove();
+            }
+        }
+        self.refresh(prefix);
+    }
+
+    /// Brings the flat form up to date between the first and the last address of a prefix that came or went.
+    fn refresh(&mut self, prefix: IpNetwork) {
+        let around = self.owners.around(prefix).last().map(|(_, &owner)| owner);
+        let within = self.owners.within(prefix).map(|(prefix, &owner)| (prefix, owner));
+        match prefix {
+            IpNetwork::V4(_) => self.v4.refresh(prefix, around, within),
+            IpNetwork::V6(_) => self.v6.refresh(prefix, around, within),
+        }
     }
 }
 
@@ -170,62 +198,84 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// One family's prefixes, cut into ranges that do not overlap: the owner of an address is that of the last
-/// range which begins at or before it. Changes are rare and look-ups are many. `T`: an address's bits.
+/// range which begins at or before it. No two ranges side by side have one owner, and the first one has some.
 #[derive(Debug, Default)]
 struct Flat<T> {
     starts: Vec<T>,
     owners: Vec<Option<Owner>>,
 }
 
-impl<T: Copy + Default + Ord + TryFrom<u128>> Flat<T> {
-    /// From prefixes in their order: by network address, the shorter first.
-    fn build<'a>(prefixes: impl Iterator<Item = (&'a IpNetwork, &'a Owner)>) -> Flat<T> {
-        let mut flat = Flat::default();
-        // The prefixes around the current one, with the last address of each.
-        let mut around: Vec<(u128, Owner)> = Vec::new();
-        let mut sorted: Vec<(u128, u128, u8, Owner)> = prefixes
-            .map(|(prefix, &owner)| {
-                (bits(prefix.network()), bits(prefix.broadcast()), prefix.prefix(), owner)
-            })
-            .collect();
-        sorted.sort_unstable_by_key(|&(first, _, length, _)| (first, length));
-        for (first, last, _, owner) in sorted {
-            flat.leave(&mut around, Some(first));
-            flat.begin(first, Some(owner));
-            around.push((last, owner));
-        }
-        flat.leave(&mut around, None);
-        flat
-    }
-
-    /// Ends the prefixes that end before `next`: behind each, the one around it goes on.
-    fn leave(&mut self, around: &mut Vec<(u128, Owner)>, next: Option<u128>) {
-        while let Some(&(last, _)) = around.last() {
-            if next.is_some_and(|next| last >= next) {
-                break;
-            }
-            around.pop();
-            if let Some(behind) = last.checked_add(1) {
-                self.begin(behind, around.last().map(|&(_, owner)| owner));
-            }
-        }
-    }
-
-    fn begin(&mut self, start: u128, owner: Option<Owner>) {
-        // Behind the last address nothing begins.
-        let Ok(start) = T::try_from(start) else { return };
-        if self.starts.last() == Some(&start) {
-            self.starts.pop();
-            self.owners.pop();
-        }
-        self.starts.push(start);
-        self.owners.push(owner);
-    }
-
+impl<T: Copy + Ord + TryFrom<u128>> Flat<T> {
     #[inline]
     fn owner(&self, address: T) -> Option<Owner> {
         let behind = self.starts.partition_point(|&start| start <= address);
         self.owners[..behind].last().copied().flatten()
+    }
+
+    /// Cuts what lies in `window` anew. `around`: the owner of what the window lies in; `within`: the prefixes in it, in
+    /// the order of their addresses, the shorter first.
+    fn refresh(
+        &mut self,
+        window: IpNetwork,
+        around: Option<Owner>,
+        within: impl Iterator<Item = (IpNetwork, Owner)>,
+    ) {
+        let (first, last) = (bits(window.network()), bits(window.broadcast()));
+        let Ok(start) = T::try_from(first) else { return };
+        let from = self.starts.partition_point(|&other| other < start);
+        let mut ranges = Ranges { before: self.owners[..from].last().copied().flatten(), ranges: Vec::new() };
+        ranges.begin(first, around);
+        ranges.cut(around, within);
+        // What comes behind the window stays as it was.
+        let behind = last.checked_add(1).and_then(|behind| T::try_from(behind).ok().map(|at| (behind, at)));
+        let mut to = self.starts.len();
+        if let Some((behind, at)) = behind {
+            ranges.begin(behind, self.owner(at));
+            to = self.starts.partition_point(|&other| other <= at);
+        }
+        let (starts, owners): (Vec<T>, Vec<_>) =
+            ranges.ranges.iter().filter_map(|&(at, owner)| Some((T::try_from(at).ok()?, owner))).unzip();
+        self.starts.splice(from..to, starts);
+        self.owners.splice(from..to, owners);
+    }
+}
+
+/// Ranges in the making, by where they begin.
+struct Ranges {
+    /// The owner of what comes before all of them.
+    before: Option<Owner>,
+    ranges: Vec<(u128, Option<Owner>)>,
+}
+
+impl Ranges {
+    /// Has a range begin: the end of the one before.
+    fn begin(&mut self, start: u128, owner: Option<Owner>) {
+        self.ranges.pop_if(|(at, _)| *at == start);
+        if self.ranges.last().map_or(self.before, |&(_, last)| last) != owner {
+            self.ranges.push((start, owner));
+        }
+    }
+
+    /// Cuts nested prefixes into ranges.
+    fn cut(&mut self, around: Option<Owner>, prefixes: impl Iterator<Item = (IpNetwork, Owner)>) {
+        // The prefixes around the current one, with the last address of each.
+        let mut open: Vec<(u128, Owner)> = Vec::new();
+        for (prefix, owner) in prefixes {
+            let first = bits(prefix.network());
+            self.leave(&mut open, around, Some(first));
+            self.begin(first, Some(owner));
+            open.push((bits(prefix.broadcast()), owner));
+        }
+        self.leave(&mut open, around, None);
+    }
+
+    /// Ends the prefixes that end before `next`: behind each, the one around it goes on.
+    fn leave(&mut self, open: &mut Vec<(u128, Owner)>, around: Option<Owner>, next: Option<u128>) {
+        while let Some((last, _)) = open.pop_if(|(last, _)| next.is_none_or(|next| *last < next)) {
+            if let Some(behind) = last.checked_add(1) {
+                self.begin(behind, open.last().map(|&(_, owner)| owner).or(around));
+            }
+        }
     }
 }
 
@@ -269,11 +319,19 @@ mod tests {
             prefixes in prefixes(),
             v4 in proptest::collection::vec(any::<u32>(), 50),
             v6 in proptest::collection::vec(any::<u128>(), 50),
+            gone in proptest::collection::vec(any::<prop::sample::Index>(), 0..60),
         ) {
             let mut routes = RouteTable::default();
             for (index, &prefix) in prefixes.iter().enumerate() {
                 routes.set(MemberId::new(index), &[prefix]);
             }
+            for index in gone.iter().filter(|_| !prefixes.is_empty()) {
+                routes.set(MemberId::new(index.index(prefixes.len())), &[]);
+            }
+            let is_tight = |owners: &[Option<Owner>]| {
+                owners.first() != Some(&None) && owners.windows(2).all(|pair| pair[0] != pair[1])
+            };
+            prop_assert!(is_tight(&routes.v4.owners) && is_tight(&routes.v6.owners));
             let near_v4 = v4.iter().map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits & 0xc000_00c3)));
             let near_v6 = v6.iter().map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits & (0xc3 << 120 | 0xc3))));
             let edges = prefixes.iter().flat_map(|prefix| [prefix.network(), prefix.broadcast()]);

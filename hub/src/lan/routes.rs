@@ -1,15 +1,27 @@
-//! Which prefixes lie behind whom: what members offer, what they are granted, and what the hub's own kernel has. Pure.
+//! Which prefixes lie behind whom: what members offer, what they are granted, what was told, and what the hub's own
+//! kernel has. Pure.
+//!
+//! A change costs no more than what it concerns: prefixes are found by the ones that they overlap. It takes effect for
+//! packets at once, and is told together with others: the first one at once, and then once every [`TELL_EVERY`], so
+//! that routes which come and go all the time cost the others little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use common::packet::prefix::overlap;
 use ipnetwork::IpNetwork;
 
 use crate::ids::MemberId;
 use crate::lan::Lan;
-use crate::lan::route_table::{RejectedRoute, RouteTable};
+use crate::lan::prefix_map::{PrefixMap, truncated};
+use crate::lan::route_table::{Owner, RejectedRoute, RouteTable};
 use crate::lan::subnets::Subnets;
+
+/// Changes are told at most so often.
+pub const TELL_EVERY: Duration = Duration::from_millis(500);
+/// Offers that are looked at in one go, now that something is free.
+const MAX_LOOKS: usize = 1_000;
 
 /// The prefixes behind members, and behind the hub.
 pub struct Routes {
@@ -17,38 +29,64 @@ pub struct Routes {
     subnets: Subnets,
     /// Networks that the hub itself is in.
     hub_networks: Vec<IpNetwork>,
-    /// What members on the LAN offer, that included which is not accepted for now.
-    offers: BTreeMap<MemberId, Vec<IpNetwork>>,
+    offers: Offers,
     /// The prefixes behind members that the hub's own kernel reaches.
-    kernel: BTreeSet<IpNetwork>,
+    kernel: PrefixMap<()>,
+    /// Where links come from, and how many of them: the kernel has to reach that outside of the LAN.
+    outer: BTreeMap<IpAddr, usize>,
+    changes: Changes,
+}
+
+/// What members on the LAN offer that is not accepted, as it is another's for now.
+#[derive(Default)]
+struct Offers {
+    /// Those who offer a prefix, in the order in which they came.
+    by_prefix: PrefixMap<BTreeMap<u64, MemberId>>,
+    by_member: HashMap<MemberId, (u64, Vec<IpNetwork>)>,
+    last: u64,
+    /// What came free, and has not been given to who offers it.
+    free: VecDeque<IpNetwork>,
+}
+
+/// What is not told yet.
+#[derive(Default)]
+struct Changes {
+    /// The prefixes that changed, the first one first, with what was told of them last.
+    order: VecDeque<IpNetwork>,
+    told: HashMap<IpNetwork, Option<Owner>>,
+    told_at: Option<Instant>,
+}
+
+/// A prefix that is another one's now than was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteChange {
+    /// The prefix.
+    pub prefix: IpNetwork,
+    /// Whose it was.
+    pub before: Option<Owner>,
+    /// Whose it is.
+    pub now: Option<Owner>,
+}
+
+/// Whether someone is told of a prefix whose owner is this: nobody is told of its own.
+pub fn is_told_of(owner: Option<Owner>, member: Option<MemberId>) -> bool {
+    owner.is_some() && owner != member.map(Owner::Member)
 }
 
 impl Routes {
     /// The routes of a LAN that nobody is on.
     pub fn new(lan: &Lan) -> Routes {
-        Routes {
+        let mut routes = Routes {
             table: RouteTable::new(&lan.routes),
             subnets: lan.subnets,
-            hub_networks: lan.hub_networks.clone(),
-            offers: BTreeMap::new(),
-            kernel: BTreeSet::new(),
-        }
-    }
-
-    /// The networks that the hub itself is in now; whether they are others than before.
-    pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) -> bool {
-        // Another address in the same network changes nothing.
-        let set = |networks: &[IpNetwork]| -> BTreeSet<(IpAddr, u8)> {
-            networks.iter().map(|network| (network.network(), network.prefix())).collect()
+            hub_networks: Vec::new(),
+            offers: Offers::default(),
+            kernel: PrefixMap::default(),
+            outer: BTreeMap::new(),
+            changes: Changes::default(),
         };
-        let is_new = set(&self.hub_networks) != set(&networks);
-        self.hub_networks = networks;
-        is_new
-    }
-
-    /// What members on the LAN offer, that included which is not accepted for now.
-    pub fn offers(&self) -> impl Iterator<Item = (MemberId, &[IpNetwork])> {
-        self.offers.iter().map(|(&id, offered)| (id, offered.as_slice()))
+        routes.set_hub_networks(&lan.hub_networks);
+        routes
     }
 
     /// Who forwards to what.
@@ -61,73 +99,257 @@ impl Routes {
         self.table.of(id)
     }
 
-    /// Notes what a member offers.
-    pub fn set_offers(&mut self, id: MemberId, offered: &[IpNetwork]) {
-        if offered.is_empty() {
-            self.offers.remove(&id);
-        } else {
-            self.offers.insert(id, offered.to_vec());
-        }
-    }
+    // ---- what members offer
 
-    /// Those of these prefixes that a member may offer, and why it may not offer the others. `granted`: what the list
-    /// of members grants it, where that counts.
-    pub fn check(
-        &self,
+    /// Makes what a member offers its prefixes, as far as it may have them, and notes the others that it may have once
+    /// they are free; tells which are rejected. `granted`: what the list of members grants it, where that counts.
+    pub fn offer(
+        &mut self,
         id: MemberId,
         offered: &[IpNetwork],
         granted: Option<&[IpNetwork]>,
-    ) -> (Vec<IpNetwork>, Vec<(IpNetwork, RejectedRoute)>) {
-        let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+    ) -> Vec<(IpNetwork, RejectedRoute)> {
+        self.offers.forget(id);
+        let (mut accepted, mut waiting, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
         for &prefix in offered {
             let checked = match granted {
                 Some(granted) if !granted.contains(&prefix) => Err(RejectedRoute::NotGranted),
-                Some(_) | None => self.table.check(prefix, id, &self.subnets, &self.hub_networks),
+                Some(_) | None => self.check(prefix, id),
             };
             match checked {
                 Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
                 Ok(()) => {}
-                Err(why) => rejected.push((prefix, why)),
-            }
-        }
-        (accepted, rejected)
-    }
-
-    /// Makes exactly these the prefixes of a member, which were checked; returns what that adds and removes.
-    pub fn set(&mut self, id: MemberId, prefixes: &[IpNetwork]) -> (Vec<IpNetwork>, Vec<IpNetwork>) {
-        self.table.set(id, prefixes)
-    }
-
-    /// Members that offer something of what is free now, with what they have and what they could have.
-    pub fn candidates(&self, free: &[IpNetwork]) -> Vec<(MemberId, Vec<IpNetwork>)> {
-        let candidates = self.offers.iter().filter_map(|(&id, offered)| {
-            let mut wanted: Vec<IpNetwork> = self.of(id).collect();
-            let has = wanted.len();
-            let is_free = |prefix: IpNetwork| free.iter().any(|&free| overlap(free, prefix));
-            for &prefix in offered {
-                if !wanted[..has].contains(&prefix) && is_free(prefix) {
-                    wanted.push(prefix);
+                Err(why) => {
+                    if matches!(why, RejectedRoute::Taken(_) | RejectedRoute::HubNetwork(_)) {
+                        waiting.push(prefix);
+                    }
+                    rejected.push((prefix, why));
                 }
             }
-            (wanted.len() > has).then_some((id, wanted))
-        });
-        candidates.collect()
+        }
+        let had: Vec<IpNetwork> = self.of(id).filter(|prefix| !accepted.contains(prefix)).collect();
+        had.iter().for_each(|&prefix| self.remove(prefix));
+        for prefix in accepted {
+            if self.table.get(prefix).is_none() {
+                self.add(prefix, id);
+            }
+        }
+        self.offers.note(id, waiting);
+        rejected
+    }
+
+    /// Takes everything away from a member that left.
+    pub fn withdraw(&mut self, id: MemberId) {
+        self.offers.forget(id);
+        let left: Vec<IpNetwork> = self.of(id).collect();
+        left.iter().for_each(|&prefix| self.remove(prefix));
+    }
+
+    /// Says which networks the hub itself is in: what overlaps one is no member's from now on, and what lay in one that
+    /// is gone may be. Returns what members lose to that, and to which network.
+    pub fn set_hub_networks(&mut self, networks: &[IpNetwork]) -> Vec<(MemberId, IpNetwork, RejectedRoute)> {
+        // Another address in the same network changes nothing.
+        let mut networks: Vec<IpNetwork> =
+            networks.iter().filter_map(|network| truncated(network.ip(), network.prefix())).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        let before = std::mem::replace(&mut self.hub_networks, networks);
+        let mut lost = Vec::new();
+        for network in self.hub_networks.clone() {
+            let over: Vec<_> = self.table.overlapping(network).collect();
+            for (prefix, id) in over {
+                self.remove(prefix);
+                self.offers.note(id, vec![prefix]);
+                lost.push((id, prefix, RejectedRoute::HubNetwork(network)));
+            }
+        }
+        let gone = before.into_iter().filter(|network| !self.hub_networks.contains(network));
+        self.offers.free.extend(gone);
+        lost
+    }
+
+    /// Gives what came free to those who offer it, the first ones first, as far as that is not too much at once;
+    /// returns the members that got something.
+    pub fn give_free(&mut self) -> Vec<MemberId> {
+        let (mut looks, mut winners) = (0, Vec::new());
+        while looks < MAX_LOOKS
+            && let Some(free) = self.offers.free.pop_front()
+        {
+            let mut candidates: Vec<(u64, MemberId, IpNetwork)> = Vec::new();
+            for (prefix, by) in self.offers.by_prefix.overlapping(free) {
+                // Of those who offer the same, one more than the first cannot have it.
+                candidates.extend(by.iter().next().map(|(&since, &id)| (since, id, prefix)));
+                looks += 1;
+                if candidates.len() >= MAX_LOOKS {
+                    break;
+                }
+            }
+            candidates.sort_unstable();
+            for (_, id, prefix) in candidates {
+                if self.check(prefix, id).is_ok() {
+                    self.offers.take(id, prefix);
+                    self.add(prefix, id);
+                    winners.push(id);
+                }
+            }
+        }
+        winners.sort_unstable();
+        winners.dedup();
+        winners
+    }
+
+    /// Whether there is something for `give_free` to do.
+    pub fn has_free(&self) -> bool {
+        !self.offers.free.is_empty()
+    }
+
+    fn check(&self, prefix: IpNetwork, id: MemberId) -> Result<(), RejectedRoute> {
+        self.table.check(prefix, id, &self.subnets, &self.hub_networks)
+    }
+
+    fn add(&mut self, prefix: IpNetwork, id: MemberId) {
+        self.changes.note(prefix, None);
+        self.table.add(prefix, id);
+    }
+
+    fn remove(&mut self, prefix: IpNetwork) {
+        self.changes.note(prefix, self.table.get(prefix));
+        self.table.remove(prefix);
+        self.offers.free.push_back(prefix);
+    }
+
+    // ---- what is told
+
+    /// When changes are to be told; at once, where that is a time that has passed.
+    pub fn tell_at(&self, now: Instant) -> Option<Instant> {
+        let earliest = self.changes.told_at.map_or(now, |at| at + TELL_EVERY);
+        (!self.changes.order.is_empty()).then_some(earliest)
+    }
+
+    /// The next changes to tell, at most `most` of them: the others are told the next time.
+    pub fn take_changes(&mut self, most: usize, now: Instant) -> Vec<RouteChange> {
+        self.changes.told_at = Some(now);
+        let mut changes = Vec::new();
+        while changes.len() < most
+            && let Some(prefix) = self.changes.order.pop_front()
+        {
+            let before = self.changes.told.remove(&prefix).flatten();
+            let now = self.table.get(prefix);
+            if before != now {
+                changes.push(RouteChange { prefix, before, now });
+            }
+        }
+        changes
+    }
+
+    /// All prefixes as they were last told, with their owners: what is told to who comes now, so that later changes
+    /// are changes to it too.
+    pub fn told(&self) -> impl Iterator<Item = (IpNetwork, Owner)> {
+        let unchanged = self.table.iter().filter(|(prefix, _)| !self.changes.told.contains_key(prefix));
+        let changed = self.changes.told.iter().filter_map(|(&prefix, &owner)| Some((prefix, owner?)));
+        unchanged.chain(changed)
     }
 
     // ---- the hub's own kernel
 
-    /// Notes that the kernel is to reach a prefix; `false` where it does.
-    pub fn enter_kernel(&mut self, prefix: IpNetwork) -> bool {
-        self.kernel.insert(prefix)
+    /// Whether the kernel reaches a prefix.
+    pub fn is_in_kernel(&self, prefix: IpNetwork) -> bool {
+        self.kernel.get(prefix).is_some()
     }
 
-    /// Notes that the kernel is to reach a prefix no more; `false` where it does not.
-    pub fn leave_kernel(&mut self, prefix: IpNetwork) -> bool {
-        self.kernel.remove(&prefix)
+    /// Notes that the kernel is to reach a prefix from now on, or no longer.
+    pub fn set_in_kernel(&mut self, prefix: IpNetwork, reaches: bool) {
+        if reaches {
+            self.kernel.insert(prefix, ());
+        } else {
+            self.kernel.remove(prefix);
+        }
+    }
+
+    /// Notes that a link comes from this address.
+    pub fn enter(&mut self, outer: IpAddr) {
+        *self.outer.entry(outer.to_canonical()).or_default() += 1;
+    }
+
+    /// Notes that a link from this address is gone.
+    pub fn leave(&mut self, outer: IpAddr) {
+        if let Entry::Occupied(mut links) = self.outer.entry(outer.to_canonical()) {
+            *links.get_mut() -= 1;
+            if *links.get() == 0 {
+                links.remove();
+            }
+        }
+    }
+
+    /// Whether a link comes from within this prefix.
+    pub fn has_outer_address(&self, prefix: IpNetwork) -> bool {
+        self.outer.range(prefix.network()..=prefix.broadcast()).next().is_some()
     }
 
     /// The prefixes by which the kernel would reach an address.
     pub fn kernel_routes_to(&self, address: IpAddr) -> Vec<IpNetwork> {
-        self.kernel.iter().copied().filter(|prefix| prefix.contains(address)).collect()
+        let host = truncated(address, if address.is_ipv4() { 32 } else { 128 });
+        let holding = host.into_iter().flat_map(|host| self.kernel.overlapping(host));
+        holding.map(|(prefix, ())| prefix).collect()
     }
 }
+
+impl Offers {
+    /// Adds prefixes to what a member offers.
+    fn note(&mut self, id: MemberId, prefixes: Vec<IpNetwork>) {
+        if prefixes.is_empty() {
+            return;
+        }
+        let (since, own) = self.by_member.entry(id).or_insert_with(|| {
+            self.last += 1;
+            (self.last, Vec::new())
+        });
+        for prefix in prefixes {
+            match self.by_prefix.get_mut(prefix) {
+                Some(by) => drop(by.insert(*since, id)),
+                None => drop(self.by_prefix.insert(prefix, BTreeMap::from([(*since, id)]))),
+            }
+            if !own.contains(&prefix) {
+                own.push(prefix);
+            }
+        }
+    }
+
+    /// Forgets one offer of a member, as it is accepted.
+    fn take(&mut self, id: MemberId, prefix: IpNetwork) {
+        let Some((since, own)) = self.by_member.get_mut(&id) else { return };
+        own.retain(|&other| other != prefix);
+        let since = *since;
+        if own.is_empty() {
+            self.by_member.remove(&id);
+        }
+        self.forget_one(since, prefix);
+    }
+
+    /// Forgets all offers of a member.
+    fn forget(&mut self, id: MemberId) {
+        let Some((since, own)) = self.by_member.remove(&id) else { return };
+        own.iter().for_each(|&prefix| self.forget_one(since, prefix));
+    }
+
+    fn forget_one(&mut self, since: u64, prefix: IpNetwork) {
+        let Some(by) = self.by_prefix.get_mut(prefix) else { return };
+        by.remove(&since);
+        if by.is_empty() {
+            self.by_prefix.remove(prefix);
+        }
+    }
+}
+
+impl Changes {
+    /// Notes that a prefix changes whose owner is `owner` until now.
+    fn note(&mut self, prefix: IpNetwork, owner: Option<Owner>) {
+        if let hash_map::Entry::Vacant(entry) = self.told.entry(prefix) {
+            entry.insert(owner);
+            self.order.push_back(prefix);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use common::packet::drops::Reason;
 use common::packet::icmp::{self, Answer};
 use common::packet::offload;
-use common::packet::{self, Header, VNET_LEN};
-use common::queue::{Buf, Pool};
+use common::packet::{self, Header, MAX_PACKET, VNET_LEN};
+use common::queue::Buf;
 use common::wire::frame::{BadFrame, ControlFrame, Join};
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Event;
@@ -82,9 +82,9 @@ impl Switch {
         fabric: Fabric<'_>,
         effects: &mut Effects,
         now: Instant,
-        read: impl FnOnce(&mut Pool) -> Option<Buf>,
+        read: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Option<usize> {
-        let packet = read(&mut self.buffers.pool)?;
+        let packet = self.buffers.pool.fill(MAX_PACKET, read)?;
         let len = packet.len();
         self.forward(None, packet, fabric, effects, now);
         Some(len)

@@ -13,14 +13,8 @@ impl Uplink {
     /// Queues one packet from the device for the hub: `read` fills the space that it is given and returns how much it
     /// filled, `None` where there is no packet. Returns the packet's length.
     pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<usize> {
-        let pool = &mut self.buffers.pool;
-        let mut packet = pool.take(MAX_PACKET);
-        let Some(len) = read(packet.whole()) else {
-            pool.give(packet);
-            return None;
-        };
-        packet.set_len(len);
-        let mut packet = pool.fit(packet);
+        let mut packet = self.buffers.pool.fill(MAX_PACKET, read)?;
+        let len = packet.len();
         let enqueued = match offload::check_own(&mut packet) {
             Ok(header) => self.enqueue(packet, &header, now),
             Err(reason) => {

@@ -47,10 +47,10 @@ impl Waiting {
         for event in &events {
             let stream = &mut self.streams[event.token().0];
             if event.is_writable() {
-                stream.set_writable();
+                stream.set_ready(true, false);
             }
             if event.is_read_closed() || event.is_error() {
-                stream.set_ends();
+                stream.set_ready(false, true);
             }
         }
     }
