@@ -207,15 +207,3 @@ fn put(host: &Host, path: &str, text: &str) {
     fs::create_dir_all(host.path(path).parent().unwrap()).unwrap();
     fs::write(host.path(path), text).unwrap();
 }
-
-trait Fails {
-    fn fails_with(self, code: i32, why: &str);
-}
-
-impl Fails for Said {
-    #[track_caller]
-    fn fails_with(self, code: i32, why: &str) {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        assert!(self.err.contains(why), "{why}: {}{}", self.out, self.err);
-    }
-}

@@ -139,7 +139,13 @@ fn a_locked_hub_lets_in_members_and_nobody_else() {
     assert!(hub_status(&lan.net).locked);
     let stranger = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
     assert_ne!(stranger.wait_exit(SOON).unwrap().code(), Some(0));
-    stranger.wait_for_line("locked", SOON).unwrap();
+    // Each end says who it is that the owner may want to let in.
+    let line =
+        stranger.wait_for_line("it is locked and does not know this machine (spoke1, key ", SOON).unwrap();
+    let key = line.split_once("key ").unwrap().1.split_once(')').unwrap().0;
+    lan.hub
+        .wait_for_line(&format!("refused spoke1, key {key}, from 192.0.2.11: the hub is locked"), SOON)
+        .unwrap();
     ping(lan.net.hub(), Lan::address(0).into(), 56, SOON).unwrap();
 
     // It stays locked, and says so at start.

@@ -125,8 +125,12 @@ fn a_hub_that_does_not_answer_is_told_and_tried_again() {
 #[test]
 fn strangers_are_told_apart() {
     let net = Net::new(1).unwrap();
-    let greetings: [(&[u8], &str); 6] = [
-        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "HTTP"),
+    let greetings: [(&[u8], &str); 7] = [
+        (b"", "something on the way cut the connection at our first bytes"),
+        (
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+            "speaks HTTP, not hub & spoke; a captive portal?",
+        ),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "TLS"),
         (b"hub&spk\x02", "version 2"),

@@ -143,7 +143,8 @@ fn a_held_address_is_refused_and_its_holder_named() {
     command.args(["--hub", "192.0.2.1", "--ip", "10.0.0.2"]);
     let thief = lan.net.spoke(1).spawn("thief", &command).unwrap();
     let status = thief.wait_exit(SOON).unwrap();
-    assert_ne!(status.code(), Some(0));
+    // It may be free another time: no refusal for good.
+    assert_eq!(status.code(), Some(1));
     let line = thief.wait_for_line("10.0.0.2", SOON).unwrap();
     assert!(line.contains("held by spoke0"), "{line}");
     ping(lan.net.hub(), Lan::address(0).into(), 56, SOON).unwrap();

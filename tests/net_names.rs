@@ -147,7 +147,10 @@ fn nobody_is_called_localhost() {
     // Machines that are called so already get another name, and say it.
     let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[], &[]]).unwrap();
     lan.spokes[1].wait_for_line("on the LAN as 10.0.0.3 (localhost-2)", SOON).unwrap();
+    let line = lan.spokes[1].wait_for_line("no machine can be called localhost", SOON).unwrap();
+    assert!(line.contains("WARN"), "{line}");
     lan.spokes[2].wait_for_line("on the LAN as 10.0.0.4 (laptop-2)", SOON).unwrap();
+    lan.spokes[2].wait_for_line("the name laptop is taken; this machine is laptop-2", SOON).unwrap();
     wait_for(&seen, &["10.0.0.2 laptop", "10.0.0.4 laptop-2", "10.0.0.3 localhost-2"]);
     // A person is told at once.
     for (name, why) in [
@@ -159,6 +162,6 @@ fn nobody_is_called_localhost() {
         let refused = spawn_spoke(&lan.net, &lan.binaries, 3, &["--name", name]).unwrap();
         refused.wait_for_line(why, SOON).unwrap();
         assert!(!refused.wait_exit(SOON).unwrap().success());
-        house::ask_hub(&lan.net, &["invite", name]).fails(why);
+        house::ask_hub(&lan.net, &["invite", name]).fails_with(2, why);
     }
 }

@@ -23,7 +23,13 @@ impl Said {
     /// Checks that it failed and why.
     #[track_caller]
     pub(crate) fn fails(self, why: &str) {
-        assert_eq!(self.code, Some(1), "{}{}", self.out, self.err);
+        self.fails_with(1, why);
+    }
+
+    /// Checks that it failed with this code, and why.
+    #[track_caller]
+    pub(crate) fn fails_with(self, code: i32, why: &str) {
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         assert!(self.err.contains(why), "{why}: {}{}", self.out, self.err);
     }
 }
