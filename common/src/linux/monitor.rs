@@ -9,6 +9,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "IO: opens the netlink socket")]
 
+mod changes;
 mod pacer;
 
 use std::io::{self, ErrorKind, Read};
@@ -23,6 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::linux::netlink::Netlink;
 use crate::linux::sys;
 
+pub use changes::{Changes, DeviceChange};
 pub use pacer::{PAUSE, Pacer};
 
 /// Announcements that are read in one turn of the event loop.
@@ -34,32 +36,6 @@ pub struct Monitor {
     socket: Socket,
 }
 
-/// What has changed, as far as it matters here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// The own device, by what was last told of it.
-    pub device: Option<DeviceChange>,
-    /// Another interface: it came, went, or changed its flags.
-    pub links: bool,
-    /// Addresses, of any interface.
-    pub addresses: bool,
-    /// Routes, of any table.
-    pub routes: bool,
-    /// Policy rules.
-    pub rules: bool,
-}
-
-/// What has become of the own device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChange {
-    /// Someone deleted it, or moved it to another namespace.
-    Gone,
-    /// Someone set it down.
-    Down,
-    /// Something else about it.
-    Other,
-}
-
 /// Whether there are more announcements to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
@@ -67,31 +43,6 @@ pub enum Drained {
     All,
     /// The turn's share was read: read on in the next turn, no event will come.
     More,
-}
-
-impl Changes {
-    /// Everything may have changed.
-    pub const ALL: Changes = Changes {
-        device: Some(DeviceChange::Other),
-        links: true,
-        addresses: true,
-        routes: true,
-        rules: true,
-    };
-
-    /// Whether nothing has changed.
-    pub fn is_empty(&self) -> bool {
-        *self == Changes::default()
-    }
-
-    /// Adds what changed later.
-    pub fn merge(&mut self, later: Changes) {
-        self.device = later.device.or(self.device);
-        self.links |= later.links;
-        self.addresses |= later.addresses;
-        self.routes |= later.routes;
-        self.rules |= later.rules;
-    }
 }
 
 impl Monitor {

@@ -1,7 +1,20 @@
 //! IPv6 extension headers: followed to the upper layer. Pure.
 
 use crate::packet::drops::Reason;
-use crate::packet::{Fragment, IPV6_LEN, protocol};
+use crate::packet::protocol;
+use crate::packet::sizes::IPV6_LEN;
+
+/// Whether an IP packet is a piece of a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole packet.
+    No,
+    /// The piece at offset 0, which holds the L4 header. An IPv6 packet whose fragment header says
+    /// "offset 0, no more" (RFC 6946) counts as one too.
+    First,
+    /// A piece further in: there is no L4 header in it.
+    Later,
+}
 
 /// Follows the chain from the fixed header (RFC 8200, section 4; AH: RFC 4302) to its end, however long: the
 /// number of the first header that is no extension we can step over, where it starts, and what a fragment header

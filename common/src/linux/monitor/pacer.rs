@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Changes;
+use super::changes::Changes;
 
 /// The least time between two looks.
 pub const PAUSE: Duration = Duration::from_millis(200);

@@ -1,6 +1,6 @@
 //! IPv4 packets cut to an MTU (RFC 791, section 3.2), for senders that allow it. Pure.
 
-use super::{Features, segment};
+use super::split::{Features, segment};
 use crate::packet::checksum;
 use crate::packet::{Header, IPV4_LEN, VNET_LEN};
 

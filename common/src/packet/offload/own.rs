@@ -11,7 +11,9 @@
 //! (`ip_do_fragment`). What was merged by a network card that verified it (LRO) comes as a super-packet with
 //! [`DATA_VALID`] and no partial checksum (`netif_needs_gso`).
 
-use super::{DATA_VALID, NEEDS_CSUM, Vnet, check, complete, headers};
+use super::check::check;
+use super::split::complete;
+use super::vnet::{DATA_VALID, NEEDS_CSUM, Vnet, headers};
 use crate::packet::checksum;
 use crate::packet::drops::Reason;
 use crate::packet::{self, Fragment, Header, VNET_LEN, protocol};

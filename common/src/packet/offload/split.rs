@@ -7,7 +7,9 @@
 //! packet: |  (consumed)       | headers | segment | seg |        the rest: headers moved over the consumed
 //! ```
 
-use super::{GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, TCP_CHECKSUM, UDP_CHECKSUM, UDP_LEN, Vnet, tcp_len};
+use super::vnet::{
+    GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, TCP_CHECKSUM, UDP_CHECKSUM, UDP_LEN, Vnet, tcp_len,
+};
 use crate::packet::checksum;
 use crate::packet::{IPV4_LEN, IPV6_LEN, VNET_LEN};
 

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Cause, Credentials, Destination, Progress};
+use super::error::{Cause, Destination, Progress};
+use super::url::Credentials;
 
 const VERSION: u8 = 5;
 const NO_LOGIN: u8 = 0;
