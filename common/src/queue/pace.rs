@@ -5,8 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::wire::noise::MAX_RECORD_PLAIN;
-
 /// Most bytes sealed for one write. Larger ones are no faster, and what waits behind them waits longer.
 pub const MAX_BURST: usize = 128 * 1024;
 /// Fewest: smaller records cost more work than they save time.
@@ -36,14 +34,16 @@ impl Pace {
         self.burst
     }
 
-    /// Most plaintext bytes in one record: nothing in it can be opened before its last byte has arrived.
-    pub fn record(&self) -> usize {
-        self.burst.min(MAX_RECORD_PLAIN)
+    /// Most plaintext bytes in one record, of which `longest` is the limit: nothing in a record can be opened before
+    /// its last byte has arrived.
+    pub fn record(&self, longest: usize) -> usize {
+        self.burst.min(longest)
     }
 
-    /// Longest packet to begin: a longer super-packet is cut, as nothing can overtake it once it is begun.
-    pub fn packet(&self) -> usize {
-        if self.burst < MAX_RECORD_PLAIN { self.burst } else { usize::MAX }
+    /// Longest packet to begin; `usize::MAX` where a whole record of the `longest` fits into a burst. A longer
+    /// super-packet is split, as nothing can overtake it once it is begun.
+    pub fn packet(&self, longest: usize) -> usize {
+        if self.burst < longest { self.burst } else { usize::MAX }
     }
 
     /// The socket took `len` bytes and there was room for more.
@@ -108,6 +108,6 @@ mod tests {
         for _ in 0..6 {
             pace.took_all(pace.burst());
         }
-        assert_eq!((pace.burst(), pace.packet()), (MAX_BURST, usize::MAX));
+        assert_eq!((pace.burst(), pace.packet(MAX_BURST / 2)), (MAX_BURST, usize::MAX));
     }
 }

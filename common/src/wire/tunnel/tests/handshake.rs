@@ -1,8 +1,9 @@
 //! The handshake, whole, cut, forged and late.
 
 use super::*;
-use crate::wire::hello::HELLO_LEN;
-use crate::wire::noise::MAX_HANDSHAKE;
+use crate::wire::hello::{HELLO_LEN, UnknownProtocol};
+use crate::wire::noise::{Handshake, MAX_HANDSHAKE};
+use crate::wire::tunnel::handshake;
 
 /// What a hub's tunnel holds of bytes that it has read.
 fn parked(end: &End) -> usize {
@@ -43,8 +44,10 @@ fn a_refusal_arrives_and_ends_the_tunnel() {
 #[test]
 fn an_unreadable_join_is_told_as_such() {
     let mut pair = Pair::strangers(None);
-    if let State::Hello(_, expect) = &mut pair.spoke.tunnel.state {
-        expect.join = vec![1, 0];
+    if let State::Handshake(greeting) = &mut pair.spoke.tunnel.state
+        && let handshake::Stage::Second { join, .. } = &mut greeting.stage
+    {
+        *join = vec![1, 0];
     }
     pair.exchange();
     assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Err(BadFrame))]);
