@@ -2,6 +2,8 @@
 //!
 //! Its socket is connected at start: a program in its sandbox may not find the way there any more.
 
+#![expect(clippy::disallowed_methods, reason = "an IO file: it reads the environment and opens a socket")]
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;

@@ -399,11 +399,7 @@ impl Tunnel {
 
     /// The same with a frame that was encoded before, as many tunnels get it.
     pub fn control_encoded(&mut self, frame: &[u8]) -> Result<(), Error> {
-        if self.control.len() > MAX_CONTROL {
-            return Err(Error::SendBufferFull);
-        }
-        self.control.extend_from_slice(frame);
-        Ok(())
+        self.outbound.control_encoded(frame)
     }
 
     /// Pings now, whenever the last one was.

@@ -1,10 +1,10 @@
-//! The system calls that a confined program may make, as a seccomp filter.
+//! The system calls that a confined program may make, as a seccomp filter. IO: it installs the filter.
 //!
 //! Three answers: allowed; ENOSYS for what is not on a list; death of the process for what only an intruder
 //! asks for. Most are allowed whatever their arguments, and the kernel answers those from a bitmap without
 //! running the filter (Linux 5.11 and later), so the way of a packet does not get longer.
 
-use super::Profile;
+use super::profile::Profile;
 
 pub(super) use imp::confine;
 

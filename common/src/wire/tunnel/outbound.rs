@@ -54,6 +54,15 @@ impl Outbound {
         Ok(())
     }
 
+    /// The same with a frame that is encoded already.
+    pub(super) fn control_encoded(&mut self, frame: &[u8]) -> Result<(), Error> {
+        if self.control.len() > MAX_CONTROL {
+            return Err(Error::SendBufferFull);
+        }
+        self.control.extend_from_slice(frame);
+        Ok(())
+    }
+
     /// Whether anything waits to be sealed.
     pub(super) fn is_waiting(&self) -> bool {
         !(self.control.is_empty() && self.begun.is_none() && self.queue.is_empty())
