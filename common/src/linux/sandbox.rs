@@ -161,14 +161,14 @@ pub fn enter<S: StateDirectory>(
 }
 
 fn keep_net_admin_only() -> Result<(), CapsError> {
-    let mut kept = CapsHashSet::new();
+    let mut held = CapsHashSet::new();
     if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)? {
-        kept.insert(Capability::CAP_NET_ADMIN);
+        held.insert(Capability::CAP_NET_ADMIN);
     }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
-    caps::set(None, CapSet::Effective, &kept)?;
-    caps::set(None, CapSet::Permitted, &kept)
+    caps::set(None, CapSet::Effective, &held)?;
+    caps::set(None, CapSet::Permitted, &held)
 }
 
 /// Lets files be read and written in `state`, written in `synced`, and read where `profile` needs it. Also keeps TCP

@@ -38,15 +38,15 @@ pub(super) fn walk(ip: &[u8], mut next: u8) -> Result<(u8, usize, Fragment), Rea
             | protocol::FRAGMENT
             | protocol::AUTHENTICATION
     ) {
-        let cut = if fragment == Fragment::No { Reason::Malformed } else { Reason::HiddenUpperLayer };
-        let head: &[u8; 4] = ip.get(at..).and_then(|rest| rest.first_chunk()).ok_or(cut)?;
+        let reason = if fragment == Fragment::No { Reason::Malformed } else { Reason::HiddenUpperLayer };
+        let head: &[u8; 4] = ip.get(at..).and_then(|rest| rest.first_chunk()).ok_or(reason)?;
         let len = match next {
             protocol::FRAGMENT => 8,
             protocol::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
             _ => (usize::from(head[1]) + 1) * 8,
         };
         if at + len > ip.len() {
-            return Err(cut);
+            return Err(reason);
         }
         let is_fragment = next == protocol::FRAGMENT;
         next = head[0];

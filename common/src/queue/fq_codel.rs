@@ -231,9 +231,9 @@ impl Queue {
         let (packet, _) = table.head(id)?;
         let len = packet.len();
         if len > max
-            && let Some(rest) = offload::split_front(packet, max, &mut pool.scratch)
+            && let Some(second) = offload::split_front(packet, max, &mut pool.scratch)
         {
-            packet.advance(rest);
+            packet.advance(second);
             let gone = len - packet.len();
             table.flow(id).bytes -= gone;
             self.bytes -= gone;
@@ -300,8 +300,8 @@ impl fmt::Debug for Queue {
 /// Takes the first segment off a super-packet; false if the packet is none.
 fn lose_segment(packet: &mut Buf, pool: &mut Pool) -> bool {
     match offload::split_front(packet, 0, &mut pool.scratch) {
-        Some(rest) => {
-            packet.advance(rest);
+        Some(second) => {
+            packet.advance(second);
             true
         }
         None => false,

@@ -139,7 +139,7 @@ fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
     Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(DefaultResolver)))
 }
 
-/// X25519 that fails for keys that are not [fit](PublicKey::is_fit), ephemeral ones too: with those, the outcome
+/// X25519 that fails for keys that are not [usable](PublicKey::is_usable), ephemeral ones too: with those, the outcome
 /// is known to all, which snow's own does not look at (Noise specification, section 12.1, leaves it open).
 struct Contributory(Box<dyn Dh>);
 
@@ -174,7 +174,7 @@ impl Dh for Contributory {
 
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let key = public.first_chunk().copied().map(PublicKey);
-        if !key.is_some_and(|key| key.is_fit()) {
+        if !key.is_some_and(|key| key.is_usable()) {
             return Err(snow::Error::Dh);
         }
         self.0.dh(public, out)
@@ -375,7 +375,7 @@ mod tests {
                     let (from, to) =
                         if number == 1 { (&mut hub, &mut spoke) } else { (&mut spoke, &mut hub) };
                     let mut message = Vec::new();
-                    // A key that was made unfit shows when the answer to it is written.
+                    // A key that was changed to an unusable one shows when the answer to it is written.
                     if from.write(if number == 2 { b"join" } else { b"" }, &mut message).is_err() {
                         failed = true;
                         break;

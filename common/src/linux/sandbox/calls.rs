@@ -178,9 +178,9 @@ mod imp {
     ];
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(reach: Profile) -> Result<bool, Error> {
+    pub(in super::super) fn confine(profile: Profile) -> Result<bool, Error> {
         // Of two filters the harsher answer holds; the second still has to let itself be installed.
-        let filters = [deadly()?, allowed(reach, std::process::id())?];
+        let filters = [deadly()?, allowed(profile, std::process::id())?];
         for filter in &filters {
             seccompiler::apply_filter_all_threads(filter)?;
         }
@@ -192,7 +192,7 @@ mod imp {
         compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
     }
 
-    fn allowed(reach: Profile, process: u32) -> Result<BpfProgram, BackendError> {
+    fn allowed(profile: Profile, process: u32) -> Result<BpfProgram, BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
 
@@ -222,7 +222,7 @@ mod imp {
         rules.insert(libc::SYS_prlimit64, vec![pointer_is_null(2)?]);
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             let executable = libc::PROT_EXEC as u64;
-            let when = match reach {
+            let when = match profile {
                 // libc loads modules for name services.
                 Profile::Resolves => Vec::new(),
                 Profile::Accepts | Profile::Connects => {

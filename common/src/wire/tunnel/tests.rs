@@ -150,7 +150,7 @@ struct Pair {
 
 impl Pair {
     /// Two ends that have not exchanged a byte yet.
-    fn strangers(hub_key: Option<PublicKey>) -> Pair {
+    fn unjoined(hub_key: Option<PublicKey>) -> Pair {
         let now = Instant::now();
         let spoke = End::new(|pool| Tunnel::spoke(&key(1), [3; 32], hub_key, &join(), pool, now));
         Pair { spoke, hub: End::new(|_| Tunnel::hub(&key(2), [4; 32], now)), now }
@@ -158,7 +158,7 @@ impl Pair {
 
     /// The handshake is done, and the hub has not decided yet.
     fn joining() -> Pair {
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         pair.exchange();
         pair.hub.got.clear();
         pair
@@ -374,7 +374,7 @@ proptest! {
         greeted in any::<bool>(),
     ) {
         let bytes = if greeted { [&hello()[..], &bytes].concat() } else { bytes };
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         let _ = pair.hub.read(&bytes, chunk, pair.now);
         prop_assert!(pair.hub.got.is_empty());
         let _ = pair.spoke.read(&bytes, chunk, pair.now);
