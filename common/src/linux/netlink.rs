@@ -42,7 +42,7 @@ impl Netlink {
     /// Opens a socket in the calling thread's network namespace.
     ///
     /// # Errors
-    /// Where descriptors are used up, or netlink is not to be had (a sandbox).
+    /// If descriptors are used up, or netlink is unavailable, as in a sandbox.
     pub fn open() -> Result<Netlink, Error> {
         let netlink = Domain::from(libc::AF_NETLINK);
         let (socket, id) =

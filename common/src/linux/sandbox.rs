@@ -1,8 +1,8 @@
-//! Least privilege: once all is open, a program gives up what it does not need any more. IO.
+//! Least privilege: after start-up a program gives up the rights that it no longer needs. IO.
 //!
-//! Four layers, each on its own: another user where one is named, no capability but CAP_NET_ADMIN, files by
-//! Landlock, system calls by seccomp. What cannot be had is told and done without, as a container or an old
-//! kernel has its reasons; only a user that was asked for must come true.
+//! Four independent layers: another user where one is named, no capability but CAP_NET_ADMIN, files by Landlock,
+//! system calls by seccomp. A layer that the kernel or a container lacks is logged and skipped; only a failure to
+//! switch to the named user is an error.
 //!
 //! A system call that is on neither list of `sandbox/calls.rs` fails with ENOSYS, as on a kernel that does not have it:
 //! a libc newer than the list then takes an older way. `strace -f -Z -p PID` shows such calls.
@@ -197,7 +197,7 @@ fn confine_files(
     Ok(confined.ruleset)
 }
 
-/// What is read outside of the state directory; what is not there is passed over.
+/// Paths that are read outside of the state directory; missing ones are skipped.
 fn readable(profile: Profile) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
     if profile == Profile::Resolves {
@@ -217,7 +217,7 @@ fn readable(profile: Profile) -> Vec<PathBuf> {
     paths
 }
 
-/// Where a chain of symbolic links leads, even if nothing is there yet.
+/// The target of a chain of symbolic links, which need not exist.
 fn link_target(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     // As many links as the kernel follows (path_resolution(7)).
@@ -228,8 +228,8 @@ fn link_target(path: &Path) -> PathBuf {
     path
 }
 
-/// The directory of a file, or the nearest one above that is there: the one of a service that has not been
-/// started yet is not. Never the root.
+/// The directory of a file, or its nearest existing ancestor: that of a service that was not started yet is missing.
+/// Never the root.
 fn nearest_directory(file: &Path) -> PathBuf {
     let there = file.ancestors().skip(1).find(|path| path.is_dir());
     there.filter(|path| path.parent().is_some()).unwrap_or(Path::new("/etc")).to_owned()

@@ -1,4 +1,4 @@
-//! What the service manager is told: ready, how things stand, still alive (sd_notify(3)). IO.
+//! Notifications to the service manager (sd_notify(3)): ready, status, watchdog. IO.
 //!
 //! Its socket is connected at start: a program in its sandbox may not find the way there any more.
 

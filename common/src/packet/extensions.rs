@@ -20,7 +20,7 @@ pub enum Fragment {
 /// number of the first header that is no extension we can step over, where it starts, and what a fragment header
 /// said. `next` is what the fixed header says.
 ///
-/// The kernel of a receiver follows as many, so any that were not followed could carry what is to be dropped.
+/// A receiver's kernel follows any number of headers, so an unfollowed one could hide a packet that must be dropped.
 /// Each takes 8 bytes at least, so the walk costs less than the packet's bytes do elsewhere.
 ///
 /// # Errors

@@ -126,7 +126,7 @@ impl Header {
 
     /// The packet's flow, as RFC 8290 (section 4.1.2) wants it: a hash, keyed with `seed`, of addresses,
     /// protocol and ports. Fragments and protocols without ports go by addresses and protocol, so that
-    /// all fragments of a packet share a flow. Who does not know the seed can't aim at a flow.
+    /// all fragments of a packet share a flow. Without the seed, an attacker cannot choose a packet's flow.
     #[inline]
     pub fn flow(&self, seed: u64) -> u32 {
         let ports = match (self.fragment, self.ports) {

@@ -1,13 +1,13 @@
 //! How much to seal at once for a socket. Pure.
 //!
-//! What is sealed can no longer be dropped or overtaken, so for a slow socket it must be little; a fast one
-//! wants large writes. The measure is what the socket takes in 2 ms.
+//! Sealed bytes can no longer be dropped or overtaken, so a slow socket gets few at a time; a fast socket gets large
+//! writes. A burst is what the socket drains in 2 ms.
 
 use std::time::{Duration, Instant};
 
-/// Most bytes sealed for one write. Larger ones are no faster, and what waits behind them waits longer.
+/// Most bytes sealed for one write. Larger writes are no faster, and delay the packets behind them.
 pub const MAX_BURST: usize = 128 * 1024;
-/// Fewest: smaller records cost more work than they save time.
+/// Fewest bytes: below this, the cost of each record outweighs the shorter delay.
 pub const MIN_BURST: usize = 4 * 1024;
 /// How long a burst may take to drain.
 const TARGET: Duration = Duration::from_millis(2);
@@ -70,7 +70,7 @@ impl Pace {
         self.taken = 0;
     }
 
-    /// There is nothing to send: the time until there is again says nothing about the socket.
+    /// There is nothing to send: the time until the next packet must not count as the socket's.
     pub fn idle(&mut self) {
         self.full_at = None;
         self.taken = 0;

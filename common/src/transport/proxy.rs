@@ -1,4 +1,4 @@
-//! The way through a proxy: what is said to it before it passes bytes on. Pure.
+//! The negotiation with a proxy, before it relays bytes. Pure.
 //!
 //! ```text
 //! unsent ─▶ socket ─▶ proxy ─▶ socket ─▶ receive: more, or open and how many of the bytes were the proxy's
@@ -22,7 +22,7 @@ pub use url::{Credentials, Protocol, ProxyUrl};
 pub struct Negotiation {
     proxy: String,
     destination: Destination,
-    /// What is still to be sent.
+    /// Bytes that are not sent yet.
     unsent: Vec<u8>,
     state: State,
 }
@@ -53,7 +53,7 @@ impl Negotiation {
         }
     }
 
-    /// What is to be sent.
+    /// Bytes to send.
     pub fn unsent(&self) -> &[u8] {
         &self.unsent
     }
@@ -72,7 +72,7 @@ impl Negotiation {
         progress.map_err(|cause| self.error(cause))
     }
 
-    /// What it means that the proxy closed the connection now.
+    /// The error of a connection that the proxy closes now.
     pub fn closed(&self) -> ProxyError {
         self.error(Cause::Closed)
     }

@@ -31,7 +31,7 @@ use handshake::{Greeting, Step, Transport};
 use liveness::Liveness;
 use outbound::Outbound;
 
-/// What came out of a tunnel.
+/// Output of a tunnel.
 #[derive(Debug)]
 pub enum Event {
     /// To the hub: the spoke with this key asks to join; answer with `welcome` or `refuse`.
@@ -47,12 +47,12 @@ pub enum Event {
     Control(ControlFrame),
 }
 
-/// What a flush left.
+/// The state after a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
     /// There is more, and the socket may take it: flush again in the next turn.
     More,
-    /// Nothing to do before the socket or the tunnel says so.
+    /// Nothing to do until the socket is writable or something is queued.
     Done,
 }
 
@@ -63,13 +63,13 @@ enum State {
     Joining,
     /// On the LAN.
     Open,
-    /// Has said its last word.
+    /// The last frame was queued or received; the link closes.
     Closing,
 }
 
-/// What one step of the handshake led to.
+/// The outcome of one step of the handshake.
 enum Shaken {
-    /// Nothing yet: more bytes, please.
+    /// More bytes are needed.
     Wait,
     /// The handshake went on.
     On,
@@ -205,7 +205,7 @@ impl Tunnel {
         }
     }
 
-    /// Tells that a read brought bytes.
+    /// Notes that a read brought bytes.
     pub fn heard(&mut self, now: Instant) {
         self.liveness.heard(now);
     }
@@ -259,7 +259,7 @@ impl Tunnel {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(Shaken::Wait),
             Err(error) => {
-                // A spoke of another version learns ours from it; to others it is eight odd bytes.
+                // The hello tells a spoke of another version which one this hub has.
                 if self.role == Role::Hub && matches!(error, Error::UnknownProtocol(_)) {
                     self.outbound.unsent = Some(pool.copy(&hello()));
                 }
@@ -298,7 +298,7 @@ impl Tunnel {
         self.state = State::Joining;
     }
 
-    /// Acts on what concerns the tunnel itself, and passes on what the other end may say at this time.
+    /// Handles pings and changes of state, and returns the other frames that are valid in this state.
     fn handle_control(&mut self, control: ControlFrame, now: Instant) -> Result<Option<ControlFrame>, Error> {
         match (self.role, &control) {
             (_, ControlFrame::Ping(token)) => {
@@ -376,14 +376,14 @@ impl Tunnel {
         self.liveness.opened(now);
     }
 
-    /// Hub: turns the spoke away. The link closes once this is flushed.
+    /// Hub: refuses the spoke. The link closes once this is flushed.
     pub fn refuse(&mut self, reason: Refusal, text: String) -> Result<(), Error> {
         self.control(&ControlFrame::Refused { reason, text })?;
         self.state = State::Closing;
         Ok(())
     }
 
-    /// Says goodbye, if there is anybody to say it to. The link closes once this is flushed.
+    /// Queues a goodbye, if the handshake is finished. The link closes once it is flushed.
     pub fn bye(&mut self, farewell: Farewell) -> Result<(), Error> {
         if self.transport.is_some() {
             self.control(&ControlFrame::Bye(farewell))?;
@@ -405,7 +405,7 @@ impl Tunnel {
     /// Pings now, whenever the last one was.
     pub fn ping(&mut self, now: Instant) -> Result<(), Error> {
         let token = self.liveness.ping(now);
-        // Made anew in a moment, if they are needed: an idle tunnel goes without.
+        // An idle tunnel does not keep expanded keys; the next large record expands them again.
         if let Some(transport) = &mut self.transport {
             transport.sealer.drop_cached_key();
             transport.opener.drop_cached_key();
@@ -429,7 +429,7 @@ impl Tunnel {
         self.outbound.unsent.as_deref().unwrap_or_default()
     }
 
-    /// Tells that a write took `len` of `unsent`.
+    /// Notes that a write took `len` of `unsent`.
     pub fn sent(&mut self, len: usize, pool: &mut Pool, now: Instant) {
         self.outbound.sent(len, pool, now);
     }
@@ -440,7 +440,7 @@ impl Tunnel {
         self.outbound.seal(&mut transport.sealer, outbox, pool, now)
     }
 
-    /// Tells that a write took `len` of the outbox, and keeps the remainder.
+    /// Notes that a write took `len` of the outbox, and keeps the remainder.
     pub fn wrote(&mut self, outbox: &[u8], len: usize, pool: &mut Pool, now: Instant) {
         self.outbound.wrote(outbox, len, pool, now);
     }

@@ -2,10 +2,10 @@
 
 #![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
 
-/// What has changed, as far as it matters here.
+/// The changes that matter here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The own device, by what was last told of it.
+    /// The own device: its last change.
     pub device: Option<DeviceChange>,
     /// Another interface: it came, went, or changed its flags.
     pub links: bool,
@@ -17,7 +17,7 @@ pub struct Changes {
     pub rules: bool,
 }
 
-/// What has become of the own device.
+/// A change of the own device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChange {
     /// Someone deleted it, or moved it to another namespace.

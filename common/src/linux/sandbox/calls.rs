@@ -1,8 +1,8 @@
 //! The system calls that a confined program may make, as a seccomp filter. IO: it installs the filter.
 //!
-//! Three answers: allowed; ENOSYS for what is not on a list; death of the process for what only an intruder
-//! asks for. Most are allowed whatever their arguments, and the kernel answers those from a bitmap without
-//! running the filter (Linux 5.11 and later), so the way of a packet does not get longer.
+//! A call is allowed, fails with ENOSYS if it is on no list, or kills the process if only an intruder would make it.
+//! Most are allowed whatever their arguments; the kernel decides those by a bitmap without running the filter (Linux
+//! 5.11 and later), so the packet path costs no more.
 
 use super::profile::Profile;
 

@@ -1,8 +1,8 @@
-//! What a program has to do once it is confined. Pure.
+//! Sandbox profiles: what a program still does once it is confined. Pure.
 
 #![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
 
-/// How far a program goes out by itself.
+/// The outgoing connections that a program makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Profile {
     /// It accepts connections and makes none.

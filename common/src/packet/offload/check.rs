@@ -53,7 +53,7 @@ pub fn check(packet: &mut [u8]) -> Result<Header, Reason> {
     Ok(header)
 }
 
-/// What the virtio-net header should have said about the packet behind it, or why it can't be.
+/// The canonical virtio-net header of a packet, or why the given one is invalid.
 #[inline]
 fn checked(claimed: Vnet, header: &Header, ip: &[u8]) -> Result<Vnet, Reason> {
     match (claimed.flags, claimed.gso_type) {

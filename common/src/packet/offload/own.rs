@@ -1,4 +1,4 @@
-//! Packets of this machine's own kernel: what they leave open and the wire does not carry is finished here. Pure.
+//! Packets of this machine's own kernel: completes offloads that the wire does not carry. Pure.
 //!
 //! A TUN device offers the kernel to sum any packet from any place on (`NETIF_F_HW_CSUM`), and since Linux 6.17
 //! also within tunnels (`hw_enc_features` in drivers/net/tun.c). So of a packet in VXLAN, GENEVE, GRE, IPIP, SIT,

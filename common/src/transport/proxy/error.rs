@@ -14,7 +14,7 @@ pub enum Progress {
     Open(usize),
 }
 
-/// Where the proxy is to connect to.
+/// The target of the proxy's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// A name, which the proxy resolves, or an address without brackets.
@@ -40,7 +40,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Why the proxy does not pass us on.
+/// Why the proxy does not relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// It answered CONNECT with a status that says no.
@@ -71,7 +71,7 @@ pub enum Cause {
     TooLongToSay,
 }
 
-/// What the proxy did not do, and for whom. Its text is one sentence that says what to do.
+/// The failure of a proxy. Its text is one sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyError {
     /// The proxy, without its password.

@@ -37,7 +37,7 @@ pub(super) struct Transport {
     pub(super) remote: PublicKey,
 }
 
-/// What a handshake message led to.
+/// The outcome of a handshake message.
 pub(super) enum Step {
     /// Hub: the handshake goes on, and this is sent.
     Second(Greeting, Vec<u8>),

@@ -14,8 +14,8 @@ pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
 /// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
 pub(super) const MAX_CONTROL: usize = 256 * 1024;
 
-/// From this length on, in bytes, what is left of a packet is sealed straight from its buffer, as a record of its
-/// own: gathered with others it would be copied once more, by either end.
+/// From this length on, in bytes, the remainder of a packet is sealed straight from its buffer, as a record of its
+/// own: gathering it with others would cost one more copy at either end.
 pub(super) const STRAIGHT: usize = 8 * 1024;
 
 /// The sending half of a tunnel.
@@ -68,7 +68,7 @@ impl Outbound {
         !(self.control.is_empty() && self.begun.is_none() && self.queue.is_empty())
     }
 
-    /// Tells that a write took `len` of `unsent`.
+    /// Notes that a write took `len` of `unsent`.
     pub(super) fn sent(&mut self, len: usize, pool: &mut Pool, now: Instant) {
         let Some(mut remainder) = self.unsent.take() else { return };
         remainder.advance(len);
@@ -138,7 +138,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Tells that a write took `len` of the outbox, and keeps the rest.
+    /// Notes that a write took `len` of the outbox, and keeps the remainder.
     pub(super) fn wrote(&mut self, outbox: &[u8], len: usize, pool: &mut Pool, now: Instant) {
         if len == outbox.len() {
             self.pace.took_all(len);
@@ -164,7 +164,7 @@ pub fn outbox() -> Buf {
     Buf::with_capacity(MAX_BURST + LENGTH_LEN + MAX_RECORD)
 }
 
-/// What is left of a packet behind its first `len` bytes.
+/// The remainder of a packet behind its first `len` bytes.
 fn remainder(mut packet: Buf, len: usize, pool: &mut Pool) -> Option<Buf> {
     packet.advance(len);
     if packet.is_empty() {
