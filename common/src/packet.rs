@@ -8,5 +8,9 @@ pub mod icmp;
 pub mod link_local;
 pub mod offload;
 pub mod prefix;
+pub mod protocol;
+mod sizes;
 
+pub use extensions::Fragment;
 pub use header::*;
+pub use sizes::*;

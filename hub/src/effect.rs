@@ -11,10 +11,12 @@ use ipnetwork::IpNetwork;
 
 use crate::ids::{MemberId, RequestId, SessionId};
 use crate::lan::admission::Applicant;
-use crate::lan::members::{Access, Change, Outcome};
+use crate::lan::members::{Access, Outcome};
 use crate::lan::route_table::RejectedRoute;
 use crate::lan::saving::Job;
 use crate::switch::gate::TurnedAway;
+
+pub use crate::lan::saving::Answer;
 
 /// One thing to be done by whoever has the sockets, the files and the device.
 #[derive(Debug)]
@@ -40,19 +42,6 @@ pub enum Effect {
     Answer(RequestId, Box<Result<Answer, String>>),
     /// Something happened that may be worth a line.
     Log(Box<Notice>),
-}
-
-/// What a request led to.
-#[derive(Debug)]
-pub enum Answer {
-    /// The invite can be used.
-    Invited,
-    /// Who may join from now on.
-    Access(Access),
-    /// A membership has ended: what it was.
-    Revoked(Change),
-    /// The files were read: what that changed.
-    Reloaded(Vec<Change>),
 }
 
 /// Something that happened. Which of these are logged, and how, is the logbook's.

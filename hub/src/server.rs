@@ -33,12 +33,13 @@ mod config;
 mod files;
 mod listener;
 mod machine;
+mod requester;
 mod store;
 
-use admin::Asked;
 pub use config::{Config, Error};
 use listener::{Accepted, Listener};
 use machine::Machine;
+use requester::Requester;
 use store::Store;
 
 /// The only listener.
@@ -86,7 +87,7 @@ struct Signals {
 #[derive(Default)]
 struct Requests {
     last: u64,
-    asked: HashMap<RequestId, Asked>,
+    asked: HashMap<RequestId, Requester>,
 }
 
 struct Clock {

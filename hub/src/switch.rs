@@ -28,13 +28,14 @@ use crate::switch::budget::Budget;
 use crate::switch::gate::{Admittance, Gate, TurnedAway};
 use crate::switch::limits::AllLimits;
 
+mod asked;
 mod budget;
 mod forward;
 pub mod gate;
 mod limits;
 pub mod router;
 
-pub use forward::Asked;
+pub use asked::Asked;
 
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;

@@ -89,7 +89,7 @@ impl From<tun::Error> for Error {
 }
 
 /// What leads to a link, and the link.
-enum Way {
+enum Connection {
     /// Nothing, for now.
     None,
     Lookup(Lookup),
@@ -101,7 +101,7 @@ enum Way {
 /// A running spoke.
 pub struct Client {
     uplink: Uplink,
-    way: Way,
+    connection: Connection,
     machine: Machine,
     hosts: Option<SyncedFile>,
     state: State,
@@ -134,7 +134,7 @@ impl Client {
         let now = Instant::now();
         let mut client = Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
-            way: Way::None,
+            connection: Connection::None,
             hosts,
             config,
             control: ControlSocket::open(
@@ -211,9 +211,9 @@ impl Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let dial = match &self.way {
-            Way::Dial(dial) => Some(dial.deadline()),
-            Way::None | Way::Lookup(_) | Way::Link(..) => None,
+        let dial = match &self.connection {
+            Connection::Dial(dial) => Some(dial.deadline()),
+            Connection::None | Connection::Lookup(_) | Connection::Link(..) => None,
         };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
@@ -259,7 +259,7 @@ impl Client {
 
     /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
     fn look_at_link(&mut self, now: Instant) {
-        let Way::Link(link, _) = &self.way else { return };
+        let Connection::Link(link, _) = &self.connection else { return };
         if now < self.look_at {
             return;
         }
@@ -278,8 +278,8 @@ impl Client {
     }
 
     fn serve_link(&mut self, number: u16, ready: &Ready, now: Instant) {
-        match &mut self.way {
-            Way::Link(link, own) if *own == number => {
+        match &mut self.connection {
+            Connection::Link(link, own) if *own == number => {
                 link.set_ready(ready.is_writable, ready.is_closed);
                 let outcome = if ready.is_readable {
                     link::read(link, |read| self.uplink.receive(now, read))
@@ -292,13 +292,13 @@ impl Client {
                     Err(error) => self.uplink.handle_closed(&error, now),
                 }
             }
-            Way::None | Way::Lookup(_) | Way::Dial(_) | Way::Link(..) => {}
+            Connection::None | Connection::Lookup(_) | Connection::Dial(_) | Connection::Link(..) => {}
         }
     }
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
-        let Way::Link(link, _) = &mut self.way else { return false };
+        let Connection::Link(link, _) = &mut self.connection else { return false };
         match link::flush(link, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
@@ -326,10 +326,10 @@ impl Client {
     // ---- the way to the hub
 
     fn finish_lookup(&mut self, now: Instant) {
-        if !matches!(self.way, Way::Lookup(_)) {
+        if !matches!(self.connection, Connection::Lookup(_)) {
             return;
         }
-        if let Way::Lookup(lookup) = std::mem::replace(&mut self.way, Way::None) {
+        if let Connection::Lookup(lookup) = std::mem::replace(&mut self.connection, Connection::None) {
             self.uplink.handle_networks(self.machine.look_around());
             self.note_name_servers();
             self.uplink.handle_resolved(lookup.finish(), now);
@@ -337,7 +337,7 @@ impl Client {
     }
 
     fn poll_dial(&mut self, now: Instant) {
-        let Way::Dial(dial) = &mut self.way else { return };
+        let Connection::Dial(dial) = &mut self.connection else { return };
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
             Dialed::Connected(hub, stream, number) => {
@@ -346,19 +346,19 @@ impl Client {
                 }
                 match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
                     Ok((link, ephemeral)) => {
-                        self.way = Way::Link(link, number);
+                        self.connection = Connection::Link(link, number);
                         self.uplink.handle_connected(hub, ephemeral, now);
                         // The hub may have been quicker than this turn.
                         self.events.again(Source::Dial(number));
                     }
                     Err(error) => {
-                        self.way = Way::None;
+                        self.connection = Connection::None;
                         self.uplink.handle_unreachable(Some(hub), &error, now);
                     }
                 }
             }
             Dialed::Failed(tried, error) => {
-                self.way = Way::None;
+                self.connection = Connection::None;
                 self.uplink.handle_unreachable(tried, &error, now);
             }
         }
@@ -376,11 +376,11 @@ impl Client {
                         Some(address) => Some((address, self.machine.name_servers())),
                         None => None,
                     };
-                    self.way = Way::Lookup(Lookup::start(hub, translation, &self.waker));
+                    self.connection = Connection::Lookup(Lookup::start(hub, translation, &self.waker));
                 }
                 Effect::Dial { addresses, segment } => {
                     self.machine.set_hub(&addresses);
-                    self.way = Way::Dial(Dial::start(addresses, segment, now));
+                    self.connection = Connection::Dial(Dial::start(addresses, segment, now));
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
@@ -452,7 +452,7 @@ impl Client {
     fn close(&mut self, reset: bool) {
         self.machine.clear_link();
         self.note_name_servers();
-        if let Way::Link(link, _) = std::mem::replace(&mut self.way, Way::None)
+        if let Connection::Link(link, _) = std::mem::replace(&mut self.connection, Connection::None)
             && reset
         {
             link.abort();

@@ -1,4 +1,5 @@
 //! The commands that ask a running spoke. IO: they speak to its control socket and print.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it looks for state directories")]
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

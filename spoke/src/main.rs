@@ -1,4 +1,5 @@
 //! The command line of `spoke`.
+#![expect(clippy::disallowed_methods, reason = "a program's entry is IO")]
 
 mod commands;
 

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::packet::drops::{Drops, Reason};
 use common::queue::{Buf, Pool};
@@ -37,6 +37,7 @@ mod packets;
 pub mod path;
 mod pin;
 pub mod pins;
+mod probe;
 mod retry;
 pub mod routes;
 mod segments;
@@ -49,8 +50,8 @@ pub use segments::Health;
 use advice::Progress;
 use learned::LearnedRoutes;
 use members::MemberList;
-use path::Probe;
 use pin::Pin;
+use probe::Probe;
 use retry::Retry;
 use routes::RoutePolicy;
 use segments::Segments;
@@ -478,6 +479,3 @@ impl Uplink {
         self.buffers.pool.give(packet);
     }
 }
-
-/// How long to wait before the hub's key is written again after that failed.
-const PIN_PAUSE: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
-//! What the device is to be, and what is done where it is something else. IO, through the device's netlink socket.
+//! The device's configuration, compared with the kernel's state and restored. IO, through the device's netlink socket.
 //!
-//! The kernel's state is looked at, never remembered: others can delete the device, set it down or take its addresses
-//! away, and the kernel itself takes IPv6 addresses away with the device's being up.
+//! The kernel's state is observed, never assumed: other programs can delete the device, set it down or remove its
+//! addresses, and the kernel removes IPv6 addresses when the device goes down.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use crate::linux::netlink::{Family, LOCAL_TABLE, MAIN_TABLE};
 use crate::linux::tun::{self, Tun};
 
-/// What a device is to be, beside up.
+/// The wanted configuration of a device that is up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
     /// Its addresses with their prefixes, a link-local one included.
@@ -20,35 +20,35 @@ pub struct DeviceConfig {
     pub mtu: u32,
 }
 
-/// Keeps a device as it is wanted. Addresses that someone else gave it are left alone.
+/// Keeps a device in its configuration. Addresses that other programs added are left alone.
 #[derive(Debug, Default)]
 pub struct Device {
     /// Nothing before the first configuration.
     wanted: Option<DeviceConfig>,
     /// The addresses that were put on it from here.
     added: BTreeSet<IpNetwork>,
-    /// What could not be done at the last try.
+    /// The steps that failed in the last attempt.
     failed: Vec<(Step, tun::Error)>,
 }
 
-/// One thing that makes a device what it is to be.
+/// One step towards the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Makes it anew: someone deleted it. It has another index from here on.
+    /// Makes it again after someone deleted it. Its index changes.
     Reattach,
-    /// Takes an address away that is not wanted any more.
+    /// Removes an address that is no longer wanted.
     RemoveAddress(IpNetwork),
     /// Sets its MTU.
     SetMtu(u32),
     /// Gives it an address.
     AddAddress(IpNetwork),
-    /// Gives it an address anew that it has, but whose routes are gone.
+    /// Adds an address again whose routes are gone.
     RenewAddress(IpNetwork),
     /// Sets it up.
     Up,
 }
 
-/// What the kernel says of a device.
+/// The observed state of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Observed {
     is_up: bool,
@@ -72,19 +72,18 @@ impl fmt::Display for Step {
 }
 
 impl Device {
-    /// Sets the device to `config`; the steps that were done. Whatever goes through the device is to be looked at
-    /// afterwards: with an address the kernel takes routes away.
+    /// Configures the device; returns the steps that were done. Routes through the device must be checked afterwards, as
+    /// the kernel removes some with an address.
     ///
     /// # Errors
-    /// Where the kernel does not answer, and where the device is gone and cannot be made anew.
+    /// If the kernel does not answer, or the device is gone and cannot be made again.
     pub fn configure(&mut self, tun: &mut Tun, config: DeviceConfig) -> Result<Vec<Step>, tun::Error> {
         self.wanted = Some(config);
         self.reconcile(tun)
     }
 
-    /// Looks at the device and sets right what is not as it was configured; the steps that were done, each of which
-    /// undoes what someone else did. What cannot be done is in [`Device::failures`], and tried again at the next
-    /// call.
+    /// Observes the device and restores its configuration; returns the steps that were done, each of which undoes a change
+    /// by another program. Steps that failed are in [`Device::failures`], and the next call tries them again.
     ///
     /// # Errors
     /// As for [`Device::configure`].
@@ -118,7 +117,7 @@ impl Device {
         Ok(done)
     }
 
-    /// What could not be done at the last try, and why.
+    /// The steps that failed in the last attempt, and why.
     pub fn failures(&self) -> &[(Step, tun::Error)] {
         &self.failed
     }
@@ -164,7 +163,7 @@ impl Device {
     }
 }
 
-/// What `observed` lacks to be as `wanted`.
+/// The steps from `observed` to `wanted`.
 fn steps(observed: &Observed, wanted: &DeviceConfig) -> Vec<Step> {
     let mut steps = Vec::new();
     // IPv6 addresses need the MTU, and go when the device goes down: in this order none is added in vain.

@@ -1,14 +1,15 @@
-//! What the kernel tells when its network configuration changes, by rtnetlink(7)'s multicast groups.
+//! The kernel's announcements of changes in its network configuration, by rtnetlink(7)'s multicast groups.
 //!
-//! IO: owns one netlink socket that only listens. An announcement is a hint to look, never the state itself: the
-//! kernel drops announcements when they come too fast, and says nothing about the IPv4 routes that it flushes with
-//! an address or a device.
+//! IO: owns one netlink socket that only listens. An announcement triggers an observation and is never taken for the
+//! state itself: the kernel drops announcements when they come too fast, and does not announce the IPv4 routes that it
+//! flushes with an address or a device.
 //!
-//! Two things keep a router with a full routing table from keeping us busy: a filter in the kernel drops what routing
-//! daemons do with specific routes, and [`Pacer`] spaces out what a change leads to.
+//! Two measures bound the work on a router with a full routing table: a filter in the kernel drops the announcements of
+//! specific routes by routing daemons, and [`Pacer`] spaces out observations.
 
 #![expect(clippy::disallowed_methods, reason = "IO: opens the netlink socket")]
 
+mod changes;
 mod pacer;
 
 use std::io::{self, ErrorKind, Read};
@@ -23,6 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::linux::netlink::Netlink;
 use crate::linux::sys;
 
+pub use changes::{Changes, DeviceChange};
 pub use pacer::{PAUSE, Pacer};
 
 /// Announcements that are read in one turn of the event loop.
@@ -34,32 +36,6 @@ pub struct Monitor {
     socket: Socket,
 }
 
-/// What has changed, as far as it matters here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// The own device, by what was last told of it.
-    pub device: Option<DeviceChange>,
-    /// Another interface: it came, went, or changed its flags.
-    pub links: bool,
-    /// Addresses, of any interface.
-    pub addresses: bool,
-    /// Routes, of any table.
-    pub routes: bool,
-    /// Policy rules.
-    pub rules: bool,
-}
-
-/// What has become of the own device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChange {
-    /// Someone deleted it, or moved it to another namespace.
-    Gone,
-    /// Someone set it down.
-    Down,
-    /// Something else about it.
-    Other,
-}
-
 /// Whether there are more announcements to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
@@ -69,41 +45,16 @@ pub enum Drained {
     More,
 }
 
-impl Changes {
-    /// Everything may have changed.
-    pub const ALL: Changes = Changes {
-        device: Some(DeviceChange::Other),
-        links: true,
-        addresses: true,
-        routes: true,
-        rules: true,
-    };
-
-    /// Whether nothing has changed.
-    pub fn is_empty(&self) -> bool {
-        *self == Changes::default()
-    }
-
-    /// Adds what changed later.
-    pub fn merge(&mut self, later: Changes) {
-        self.device = later.device.or(self.device);
-        self.links |= later.links;
-        self.addresses |= later.addresses;
-        self.routes |= later.routes;
-        self.rules |= later.rules;
-    }
-}
-
 impl Monitor {
     /// Listens in the calling thread's network namespace, but not to what is changed through `own`.
     ///
     /// # Errors
-    /// Where descriptors are used up, or netlink is not to be had (a sandbox).
+    /// If descriptors are used up, or netlink is unavailable, as in a sandbox.
     pub fn open(own: &Netlink) -> io::Result<Monitor> {
         let netlink = Domain::from(libc::AF_NETLINK);
         let kind = Type::RAW.cloexec().nonblocking();
         let socket = Socket::new(netlink, kind, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
-        // The filter first, so that nothing gets by.
+        // Attach the filter before joining groups, so that it sees every message.
         sys::attach_filter(socket.as_fd(), &filter(own.id()))?;
         const RULE_V6: u32 = 1 << (libc::RTNLGRP_IPV6_RULE - 1);
         const RULE_V4: u32 = 1 << (libc::RTNLGRP_IPV4_RULE - 1);
@@ -117,8 +68,8 @@ impl Monitor {
         Ok(Monitor { socket })
     }
 
-    /// Reads what the kernel has told since the last call, a bounded number of announcements; `device` is the index
-    /// of the own device. After lost announcements, or an error, everything may have changed.
+    /// Reads a bounded number of the announcements since the last call; `device` is the index of the own device. After lost
+    /// announcements, or an error, everything may have changed.
     pub fn drain(&mut self, device: u32) -> (Changes, Drained) {
         let mut changes = Changes::default();
         for _ in 0..TURN_MESSAGES {
@@ -153,7 +104,7 @@ impl Source for Monitor {
     }
 }
 
-/// What one announcement says: `nlmsghdr`, then for links `ifinfomsg`, whose index and flags are at its bytes 4 and 8.
+/// Decodes one announcement: `nlmsghdr`, then for links `ifinfomsg`, whose index and flags are at its bytes 4 and 8.
 fn read(message: &[u8], device: u32) -> Changes {
     let number = |at: usize| message.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     let kind =

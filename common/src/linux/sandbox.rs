@@ -1,15 +1,19 @@
-//! Least privilege: once all is open, a program gives up what it does not need any more. IO.
+//! Least privilege: after start-up a program gives up the rights that it no longer needs. IO.
 //!
-//! Four layers, each on its own: another user where one is named, no capability but CAP_NET_ADMIN, files by
-//! Landlock, system calls by seccomp. What cannot be had is told and done without, as a container or an old
-//! kernel has its reasons; only a user that was asked for must come true.
+//! Four independent layers: another user where one is named, no capability but CAP_NET_ADMIN, files by Landlock,
+//! system calls by seccomp. A layer that the kernel or a container lacks is logged and skipped; only a failure to
+//! switch to the named user is an error.
 //!
 //! A system call that is on neither list of `sandbox/calls.rs` fails with ENOSYS, as on a kernel that does not have it:
 //! a libc newer than the list then takes an older way. `strace -f -Z -p PID` shows such calls.
 
+#![expect(clippy::disallowed_methods, reason = "IO: asks for users, and looks at directories")]
+
 mod calls;
+mod profile;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use caps::errors::CapsError;
@@ -23,17 +27,24 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Uid};
 
-use crate::node::state::{State, SyncedFile};
+pub use profile::Profile;
 
-/// How far a program goes out by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Profile {
-    /// It accepts connections and makes none.
-    Accepts,
-    /// It connects to addresses.
-    Connects,
-    /// It also looks names up: libc reads the system's settings for that and may load modules.
-    Resolves,
+/// The state directory, as far as a sandbox is concerned.
+pub trait StateDirectory {
+    /// A file outside of it that the program keeps in step.
+    type SyncedFile;
+
+    /// Its descriptor.
+    fn directory(&self) -> BorrowedFd<'_>;
+
+    /// The descriptor of the directory of `file`.
+    fn directory_of(file: &Self::SyncedFile) -> BorrowedFd<'_>;
+
+    /// Gives the directory and its files to a user and a group.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    fn change_owner(&self, user: Uid, group: Gid) -> Result<(), String>;
 }
 
 /// A user to run as.
@@ -102,19 +113,20 @@ impl User {
 /// Confines this process for good. To be called once, when the device, the sockets, the keys and `state` are
 /// open, and before any thread is started: later ones inherit everything.
 ///
-/// From here on files can be written in `state` and in the directory of `kept` alone; `state` belongs to the user that the process runs as; it
-/// can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and routes.
+/// From here on files can be written only in `state` and in the directory of `synced`; `state` belongs to the user that
+/// the process runs as. The process can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and
+/// routes.
 ///
 /// # Errors
 /// Only where `user` cannot be assumed; the process is as it was, or about to end.
-pub fn enter(
-    state: &State,
-    kept: Option<&SyncedFile>,
+pub fn enter<S: StateDirectory>(
+    state: &S,
+    synced: Option<&S::SyncedFile>,
     user: Option<&User>,
-    reach: Profile,
+    profile: Profile,
 ) -> Result<(), Error> {
     let (uid, gid) = user.map_or((Uid::effective(), Gid::effective()), |user| (user.uid, user.gid));
-    if let Err(error) = state.give_to(uid, gid) {
+    if let Err(error) = state.change_owner(uid, gid) {
         warn!("{error}; it may not be possible to write there");
     }
     // The last act that needs CAP_SETPCAP, which a change of user takes away.
@@ -130,7 +142,7 @@ pub fn enter(
     if let Err(error) = prctl::set_no_new_privs() {
         warn!("cannot give up new privileges: {}", error.desc());
     }
-    match confine_files(state, kept, reach) {
+    match confine_files(state.directory(), synced.map(S::directory_of), profile) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
             debug!("this kernel's Landlock is an older one: partly confined")
@@ -138,7 +150,7 @@ pub fn enter(
         Ok(RulesetStatus::NotEnforced) => debug!("this kernel has no Landlock: files are not confined"),
         Err(error) => warn!("cannot confine the use of files: {error}"),
     }
-    match calls::confine(reach) {
+    match calls::confine(profile) {
         Ok(true) => {
             debug!("confined; to see a system call that is refused: strace -f -Z -p {}", std::process::id())
         }
@@ -149,52 +161,52 @@ pub fn enter(
 }
 
 fn keep_net_admin_only() -> Result<(), CapsError> {
-    let mut kept = CapsHashSet::new();
+    let mut held = CapsHashSet::new();
     if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)? {
-        kept.insert(Capability::CAP_NET_ADMIN);
+        held.insert(Capability::CAP_NET_ADMIN);
     }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
-    caps::set(None, CapSet::Effective, &kept)?;
-    caps::set(None, CapSet::Permitted, &kept)
+    caps::set(None, CapSet::Effective, &held)?;
+    caps::set(None, CapSet::Permitted, &held)
 }
 
-/// Lets files be read and written in `state`, and read where `reach` needs it; also keeps TCP ports from being
-/// bound, connections from being made by who makes none, and signals within this process.
+/// Lets files be read and written in `state`, written in `synced`, and read where `profile` needs it. Also keeps TCP
+/// ports from being bound, connections from being made by a program that makes none, and signals within this process.
 fn confine_files(
-    state: &State,
-    kept: Option<&SyncedFile>,
-    reach: Profile,
+    state: BorrowedFd<'_>,
+    synced: Option<BorrowedFd<'_>>,
+    profile: Profile,
 ) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
     let all = AccessFs::from_all(ABI::V5);
     let written = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let in_state = written | AccessFs::ReadFile | AccessFs::ReadDir;
     let mut tcp: BitFlags<AccessNet> = AccessNet::BindTcp.into();
-    if reach == Profile::Accepts {
+    if profile == Profile::Accepts {
         tcp |= AccessNet::ConnectTcp;
     }
     let ruleset = Ruleset::default().handle_access(all)?.handle_access(tcp)?.scope(Scope::Signal)?;
-    let kept = kept.map(|kept| Ok::<_, RulesetError>(PathBeneath::new(kept.directory(), written)));
+    let synced = synced.map(|directory| Ok::<_, RulesetError>(PathBeneath::new(directory, written)));
     let confined = ruleset
         .create()?
-        .add_rule(PathBeneath::new(state.directory(), in_state))?
-        .add_rules(kept)?
-        .add_rules(path_beneath_rules(readable(reach), AccessFs::ReadFile))?
+        .add_rule(PathBeneath::new(state, in_state))?
+        .add_rules(synced)?
+        .add_rules(path_beneath_rules(readable(profile), AccessFs::ReadFile))?
         .restrict_self()?;
     Ok(confined.ruleset)
 }
 
-/// What is read outside of the state directory; what is not there is passed over.
-fn readable(reach: Profile) -> Vec<PathBuf> {
+/// Paths that are read outside of the state directory; missing ones are skipped.
+fn readable(profile: Profile) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
-    if reach == Profile::Connects {
+    if profile == Profile::Connects {
         // Name servers, to be asked about NAT64: the file alone, where others are beside it.
         let settings = link_target(Path::new("/etc/resolv.conf"));
         let directory = nearest_directory(&settings);
         paths.push(if directory == Path::new("/etc") { settings } else { directory });
     }
-    if reach == Profile::Resolves {
+    if profile == Profile::Resolves {
         // Whole directories: a file that is replaced, as editors and DHCP clients do it, is a new one.
         const SETTINGS: [&str; 6] = [
             "/etc",
@@ -211,7 +223,7 @@ fn readable(reach: Profile) -> Vec<PathBuf> {
     paths
 }
 
-/// Where a chain of symbolic links leads, even if nothing is there yet.
+/// The target of a chain of symbolic links, which need not exist.
 fn link_target(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     // As many links as the kernel follows (path_resolution(7)).
@@ -222,8 +234,8 @@ fn link_target(path: &Path) -> PathBuf {
     path
 }
 
-/// The directory of a file, or the nearest one above that is there: the one of a service that has not been
-/// started yet is not. Never the root.
+/// The directory of a file, or its nearest existing ancestor: that of a service that was not started yet is missing.
+/// Never the root.
 fn nearest_directory(file: &Path) -> PathBuf {
     let there = file.ancestors().skip(1).find(|path| path.is_dir());
     there.filter(|path| path.parent().is_some()).unwrap_or(Path::new("/etc")).to_owned()

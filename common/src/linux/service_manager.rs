@@ -1,6 +1,8 @@
-//! What the service manager is told: ready, how things stand, still alive (sd_notify(3)). IO.
+//! Notifications to the service manager (sd_notify(3)): ready, status, watchdog. IO.
 //!
 //! Its socket is connected at start: a program in its sandbox may not find the way there any more.
+
+#![expect(clippy::disallowed_methods, reason = "an IO file: it reads the environment and opens a socket")]
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -139,24 +141,24 @@ mod tests {
         };
         let now = Instant::now();
         let every = Duration::from_secs(5);
-        let mut told = ServiceManager {
+        let mut notified = ServiceManager {
             socket: Some(connect(OsStr::new(&format!("@{name}"))).unwrap()),
             alive_every: Some(every),
             alive_at: Some(now),
             ..ServiceManager::default()
         };
-        told.status("connecting");
-        told.status("connecting");
-        told.ready("on the LAN\nas 10.0.0.2");
-        told.ready("on the LAN\nas 10.0.0.2");
-        told.stopping();
+        notified.status("connecting");
+        notified.status("connecting");
+        notified.ready("on the LAN\nas 10.0.0.2");
+        notified.ready("on the LAN\nas 10.0.0.2");
+        notified.stopping();
         assert_eq!(heard(), ["STATUS=connecting", "READY=1", "STATUS=on the LAN as 10.0.0.2", "STOPPING=1"]);
-        assert_eq!(told.deadline(), Some(now));
-        told.handle_timeout(now);
-        told.handle_timeout(now + every / 2);
-        assert_eq!((heard(), told.deadline()), (vec!["WATCHDOG=1".to_owned()], Some(now + every)));
+        assert_eq!(notified.deadline(), Some(now));
+        notified.handle_timeout(now);
+        notified.handle_timeout(now + every / 2);
+        assert_eq!((heard(), notified.deadline()), (vec!["WATCHDOG=1".to_owned()], Some(now + every)));
         drop(manager);
-        told.ready("nobody listens");
+        notified.ready("nobody listens");
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! The machine around the device: the networks that it is in beside the LAN, and its way to the hub. IO, through the
-//! device's netlink socket.
+//! The machine's other networks, and its path to the hub. IO, through the device's netlink socket.
 //!
-//! Both are values that are compared with those of the last look: machines move, and networks appear later than we.
+//! Both are values to be compared with the last observation: machines move, and networks can appear at any time.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +11,7 @@ use crate::linux::netlink::{Error, NextHop};
 use crate::linux::tun::Tun;
 use crate::packet::prefix;
 
-/// The networks that a machine is in, but for the device's own and the machine itself.
+/// The networks that a machine is in, without the device's own and loopback addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
     networks: Vec<Network>,
@@ -27,19 +26,19 @@ pub struct Network {
     pub device: String,
 }
 
-/// What has become of the way that a connection's packets take.
+/// A change of a connection's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// The machine does not have its own address any more, or no route: nothing can arrive.
     Lost,
     /// They leave by another interface or router than before: it may work or not.
     Changed,
-    /// All is as it was.
+    /// Unchanged.
     Same,
 }
 
 impl Surroundings {
-    /// Looks around.
+    /// Observes the networks.
     ///
     /// # Errors
     /// As the kernel has it.
@@ -116,7 +115,7 @@ fn is_running(tun: &Tun, interface: u32) -> Result<bool, Error> {
     Ok(tun.netlink().link_by_index(interface)?.is_some_and(|link| link.flags & running == running))
 }
 
-/// What has become of a way.
+/// How a path has changed.
 pub fn compare(before: Option<&NextHop>, now: Option<&NextHop>) -> Path {
     let door = |hop: &NextHop| (hop.interface, hop.gateway);
     match (before, now) {

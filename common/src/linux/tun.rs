@@ -29,15 +29,15 @@ use crate::linux::sys::{InterfaceRequest, set_interface, set_number, set_offload
 use crate::packet::offload::{self, Features};
 use crate::packet::{MAX_MTU, MIN_MTU, MIN_MTU_V6, VNET_LEN};
 
-/// Bytes that a program should read from its device in one turn of its loop: more than it sends in one, so that
-/// packets wait in its own queue and not in the device's, where nothing overtakes.
+/// Most bytes to read from the device in one turn of the loop. It exceeds what a turn sends, so that packets wait in
+/// our own queue and not in the device's FIFO.
 pub const TURN_BYTES: usize = 1024 * 1024;
-/// Packets, likewise: small ones cost more than their bytes.
+/// Most packets to read in one turn: small packets cost more than their bytes.
 pub const TURN_PACKETS: usize = 256;
 
 const PATH: &str = "/dev/net/tun";
 
-/// A TUN device. It goes when this is dropped, with its addresses and routes.
+/// A TUN device. Dropping it deletes the device with its addresses and routes.
 ///
 /// It lives in the network namespace of the thread that opened it. When someone deletes it, as
 /// `ip link del` can, mio reports an event with `is_error`, not readable, and reads and writes fail with
@@ -51,7 +51,7 @@ pub struct Tun {
     netlink: Netlink,
 }
 
-/// Why there is no device, or not as it was wanted. Each prints as one line that says what to do.
+/// Why the device cannot be made or configured. Each error prints as one line that says what to do.
 #[derive(Debug)]
 pub enum Error {
     /// Not an interface's name.

@@ -110,7 +110,7 @@ pub fn print_all(text: &str) -> Exit {
     if print(text).is_ok() { Exit::Done } else { Exit::Failed }
 }
 
-/// Prints what a command has to tell. Whoever reads it may have heard enough, as `head` has.
+/// Prints the output of a command. A reader that closes the pipe early, such as `head`, is not an error.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

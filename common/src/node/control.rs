@@ -65,8 +65,8 @@ struct Connection {
 impl ControlSocket {
     /// Opens the socket in a state directory; events of [`Source::ControlListener`] and [`Source::Control`] are for
     /// `serve`.
-    /// A program can do without, as where nothing can be written: that is logged, and that `commands` will not
-    /// work.
+    /// If it cannot be opened, as on a read-only file system, a warning says that `commands` will not work, and the program
+    /// runs without it.
     pub fn open(state: &Path, registry: &Registry, commands: &str) -> Option<ControlSocket> {
         let opened = ControlSocket::bind(state).and_then(|mut control| {
             registry.register(&mut control.listener, Source::ControlListener.token(), Interest::READABLE)?;
@@ -131,7 +131,7 @@ impl ControlSocket {
         }
     }
 
-    /// Answers a request, if whoever asked is still there.
+    /// Answers a request, if its connection is still open.
     pub fn answer(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
         let connection = self.connections.get_mut(ticket.slot);
         let Some(connection) = connection.filter(|connection| connection.serial == ticket.serial) else {

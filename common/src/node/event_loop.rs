@@ -1,7 +1,7 @@
-//! The event loop that both programs run on: who is ready, and until when to wait. IO; it decides nothing.
+//! The event loop of both programs: ready sources and deadlines. IO; it makes no decisions.
 //!
-//! mio is edge-triggered: what a program leaves unread is not reported again. A program that stops early, because a
-//! source has had its share of the turn, asks for that source [`again`](EventLoop::again).
+//! mio is edge-triggered: unread data is not reported again. A program that stops reading a source early, at the end of
+//! its share of the turn, requests it [`again`](EventLoop::again).
 #![expect(clippy::disallowed_methods, reason = "an IO file: it reads the clock once a turn")]
 
 use std::io;

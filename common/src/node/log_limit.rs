@@ -1,4 +1,4 @@
-//! Log lines that anyone outside can provoke: the first few are written, the others are counted. Pure.
+//! Log rate limiter for lines that remote peers can cause: the first few are written, the others counted. Pure.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -58,7 +58,7 @@ impl Period {
     /// The count, if it is to be logged now.
     fn poll(&mut self, now: Instant) -> Option<u64> {
         self.deadline().filter(|&at| at <= now)?;
-        // Whoever goes on gets no new burst at once: the next period has its count only.
+        // A peer that continues gets no new burst at once: the next period logs only its count.
         self.ends_at = Some(now + PERIOD);
         Some(std::mem::take(&mut self.kept_back))
     }

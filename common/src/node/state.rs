@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
+use crate::linux::sandbox::StateDirectory;
 use crate::wire::key::PrivateKey;
 
 /// Longest state file that is read: room for more members than a hub can have.
@@ -362,6 +363,22 @@ pub struct SyncedFile {
     directory: File,
     /// The first line, with its end.
     marker: &'static str,
+}
+
+impl StateDirectory for State {
+    type SyncedFile = SyncedFile;
+
+    fn directory(&self) -> BorrowedFd<'_> {
+        self.directory()
+    }
+
+    fn directory_of(file: &SyncedFile) -> BorrowedFd<'_> {
+        file.directory()
+    }
+
+    fn change_owner(&self, user: Uid, group: Gid) -> Result<(), String> {
+        self.give_to(user, group).map_err(|error| error.to_string())
+    }
 }
 
 impl SyncedFile {

@@ -1,13 +1,26 @@
 //! IPv6 extension headers: followed to the upper layer. Pure.
 
 use crate::packet::drops::Reason;
-use crate::packet::{Fragment, IPV6_LEN, protocol};
+use crate::packet::protocol;
+use crate::packet::sizes::IPV6_LEN;
+
+/// Whether an IP packet is a piece of a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole packet.
+    No,
+    /// The piece at offset 0, which holds the L4 header. An IPv6 packet whose fragment header says
+    /// "offset 0, no more" (RFC 6946) counts as one too.
+    First,
+    /// A piece further in: there is no L4 header in it.
+    Later,
+}
 
 /// Follows the chain from the fixed header (RFC 8200, section 4; AH: RFC 4302) to its end, however long: the
 /// number of the first header that is no extension we can step over, where it starts, and what a fragment header
 /// said. `next` is what the fixed header says.
 ///
-/// The kernel of a receiver follows as many, so any that were not followed could carry what is to be dropped.
+/// A receiver's kernel follows any number of headers, so an unfollowed one could hide a packet that must be dropped.
 /// Each takes 8 bytes at least, so the walk costs less than the packet's bytes do elsewhere.
 ///
 /// # Errors
@@ -25,15 +38,15 @@ pub(super) fn walk(ip: &[u8], mut next: u8) -> Result<(u8, usize, Fragment), Rea
             | protocol::FRAGMENT
             | protocol::AUTHENTICATION
     ) {
-        let cut = if fragment == Fragment::No { Reason::Malformed } else { Reason::HiddenUpperLayer };
-        let head: &[u8; 4] = ip.get(at..).and_then(|rest| rest.first_chunk()).ok_or(cut)?;
+        let reason = if fragment == Fragment::No { Reason::Malformed } else { Reason::HiddenUpperLayer };
+        let head: &[u8; 4] = ip.get(at..).and_then(|rest| rest.first_chunk()).ok_or(reason)?;
         let len = match next {
             protocol::FRAGMENT => 8,
             protocol::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
             _ => (usize::from(head[1]) + 1) * 8,
         };
         if at + len > ip.len() {
-            return Err(cut);
+            return Err(reason);
         }
         let is_fragment = next == protocol::FRAGMENT;
         next = head[0];

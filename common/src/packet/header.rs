@@ -14,58 +14,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::packet::drops::Reason;
-use crate::packet::{checksum, extensions};
-
-/// Least MTU, that of IPv4 (RFC 791: every host takes 576 bytes).
-pub const MIN_MTU: u32 = 576;
-/// Least MTU of a device with IPv6 (RFC 8200).
-pub const MIN_MTU_V6: u32 = 1280;
-/// Largest MTU of a TUN device (`MAX_MTU` of drivers/net/tun.c).
-pub const MAX_MTU: u32 = 65_535;
-/// Bytes of `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h) ahead of each IP packet.
-pub const VNET_LEN: usize = 10;
-
-/// The longest packet: an IPv6 payload length of 65,535, its fixed header, and the virtio-net header.
-pub const MAX_PACKET: usize = VNET_LEN + IPV6_LEN + 65_535;
-
-/// Bytes of an IPv4 header without options.
-pub const IPV4_LEN: usize = 20;
-
-/// Bytes of the fixed IPv6 header.
-pub const IPV6_LEN: usize = 40;
-
-/// Protocol and next-header numbers that this program looks at (IANA "Assigned Internet Protocol Numbers").
-pub mod protocol {
-    #![expect(missing_docs, reason = "the names are the registry's")]
-    pub const HOP_BY_HOP: u8 = 0;
-    pub const ICMP: u8 = 1;
-    pub const IGMP: u8 = 2;
-    pub const TCP: u8 = 6;
-    pub const UDP: u8 = 17;
-    pub const DCCP: u8 = 33;
-    pub const ROUTING: u8 = 43;
-    pub const FRAGMENT: u8 = 44;
-    pub const GRE: u8 = 47;
-    pub const ESP: u8 = 50;
-    pub const AUTHENTICATION: u8 = 51;
-    pub const ICMPV6: u8 = 58;
-    pub const NO_NEXT_HEADER: u8 = 59;
-    pub const DESTINATION: u8 = 60;
-    pub const SCTP: u8 = 132;
-    pub const UDP_LITE: u8 = 136;
-}
-
-/// Whether an IP packet is a piece of a larger one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fragment {
-    /// A whole packet.
-    No,
-    /// The piece at offset 0, which holds the L4 header. An IPv6 packet whose fragment header says
-    /// "offset 0, no more" (RFC 6946) counts as one too.
-    First,
-    /// A piece further in: there is no L4 header in it.
-    Later,
-}
+use crate::packet::extensions::{self, Fragment};
+use crate::packet::sizes::{IPV4_LEN, IPV6_LEN, VNET_LEN};
+use crate::packet::{checksum, protocol};
 
 /// A parsed inner IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +126,7 @@ impl Header {
 
     /// The packet's flow, as RFC 8290 (section 4.1.2) wants it: a hash, keyed with `seed`, of addresses,
     /// protocol and ports. Fragments and protocols without ports go by addresses and protocol, so that
-    /// all fragments of a packet share a flow. Who does not know the seed can't aim at a flow.
+    /// all fragments of a packet share a flow. Without the seed, an attacker cannot choose a packet's flow.
     #[inline]
     pub fn flow(&self, seed: u64) -> u32 {
         let ports = match (self.fragment, self.ports) {

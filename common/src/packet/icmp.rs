@@ -1,4 +1,4 @@
-//! What the hub answers about a packet that it can't deliver: nobody is there, or it is too big. Pure.
+//! ICMP errors for packets that the hub cannot deliver: unreachable, or too big. Pure.
 //!
 //! An answer has all its checksums and an empty virtio-net header. It quotes the original as the hub saw it,
 //! as the kernel does too: a partial checksum stays partial, and a super-packet keeps its own lengths.

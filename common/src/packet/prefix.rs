@@ -1,4 +1,4 @@
-//! What one prefix is to another. Pure.
+//! Relations between prefixes. Pure.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

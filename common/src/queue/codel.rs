@@ -1,16 +1,16 @@
-//! CoDel (RFC 8289): when a queue's delay stands, which packets have to tell their sender. Pure.
+//! CoDel (RFC 8289): detects a standing queue, and chooses the packets that signal congestion. Pure.
 //!
 //! Owns the state machine of one flow. Times are nanoseconds since the queue's own epoch.
 
 use crate::packet::VNET_LEN;
 
-/// A delay that is fine to stay, RFC 8289 section 4.4: 5 ms.
+/// Acceptable standing delay, RFC 8289 section 4.4: 5 ms.
 pub(crate) const TARGET: u64 = 5_000_000;
 
-/// The time in which a sender can be expected to react, RFC 8289 section 4.3: 100 ms.
+/// Time for a sender to react, RFC 8289 section 4.3: 100 ms.
 pub(crate) const INTERVAL: u64 = 100_000_000;
 
-/// A backlog of no more than this is never too much: RFC 8289's `MAXPACKET`, one packet of the usual
+/// A backlog up to this never signals: RFC 8289's `MAXPACKET`, one packet of the usual
 /// MTU. It is not the largest packet seen: that is a super-packet of 64 KiB
 /// here, and 64 KiB are a standing delay of 26 ms at 20 Mbit/s.
 pub(crate) const SMALL_BACKLOG: usize = VNET_LEN + 1_500;
@@ -30,8 +30,8 @@ pub(crate) struct Codel {
 }
 
 impl Codel {
-    /// Asked for each packet at the head, in order: must it tell its sender that the queue stands?
-    /// If so it is marked, or dropped, and then the next one is asked about at the same `now`.
+    /// Whether the packet at the head signals congestion; called for each one, in order. The caller marks or drops a
+    /// packet that does, and calls again for the next one with the same `now`.
     ///
     /// `sojourn`: how long it was queued; `backlog`: the flow's bytes behind it.
     pub(crate) fn must_signal(&mut self, now: u64, sojourn: u64, backlog: usize) -> bool {

@@ -22,7 +22,7 @@ pub(crate) type FlowId = u16;
 pub(crate) struct FlowTable {
     buckets: [FlowId; BUCKETS],
     flows: Vec<Flow>,
-    /// What each flow's packets cost; apart from the flows, as the fattest is searched here.
+    /// The cost of each flow's packets; apart from the flows, as the search for the fattest reads it.
     costs: Vec<u32>,
     nodes: Vec<Node>,
     free: u32,
@@ -162,7 +162,7 @@ impl FlowTable {
         flow.tail = at;
     }
 
-    /// The first packet of a flow, and the time since when it waits.
+    /// The first packet of a flow, and when it was queued.
     pub(crate) fn head(&mut self, id: FlowId) -> Option<(&mut Buf, u64)> {
         let node = self.nodes.get_mut(self.flows[usize::from(id)].head as usize)?;
         Some((node.packet.as_mut()?, node.since))

@@ -1,6 +1,6 @@
 //! FQ-CoDel (RFC 8290, RFC 8289): the one queue of a link, towards a spoke or towards the hub. Pure.
 //!
-//! Owns the policy: who is served next, who pays when the queue is full, who is last_dropping that it stands.
+//! Owns the policy: which flow is served next, which one drops when the queue is full, which ones signal congestion.
 //! The state machine of one flow is in `codel`, the structure that holds packets in `flows`.
 
 use std::fmt;
@@ -15,25 +15,25 @@ use crate::queue::{Buf, Pool};
 
 /// Bytes that a flow may send per round: exactly one packet of the usual MTU, RFC 8290 section 5.2.4.
 ///
-/// It stays that small although a super-packet is 43 times as long. A flow whose deficit is positive
-/// sends its packet whole and goes deep into the red; the others then have as many rounds to
-/// themselves, so shares are even in bytes whatever the packets' sizes. A quantum of 64 KiB would
-/// instead let every flow that starts put 64 KiB before all others.
+/// It stays this small although a super-packet is 43 times as long. A flow with a positive deficit sends a whole
+/// packet, and its deficit becomes negative; it then skips rounds until the deficit is positive again. Shares are
+/// therefore even in bytes, whatever the packets' sizes. A quantum of 64 KiB would let each new flow send 64 KiB
+/// ahead of all others.
 const QUANTUM: isize = (VNET_LEN + 1_500) as isize;
 
-/// When the queue is full, the fattest flow loses half of what it has but at most this much, in
-/// packets (RFC 8290 section 4.1) and in bytes, as 64 super-packets would be 4 MiB. Searching for it
-/// is thereby paid for by many packets, or by large ones.
+/// When the queue is full, the fattest flow drops half of its backlog but at most this much, in packets (RFC 8290
+/// section 4.1) and in bytes, as 64 super-packets would be 4 MiB. One search for the flow thereby covers many
+/// packets, or large ones.
 const BATCH_PACKETS: usize = 64;
 const BATCH_BYTES: usize = 65_536;
 
 /// The packets that wait for one link.
 ///
-/// As long as no two packets wait, it is no more than this struct: what more of them need comes from the
-/// [`Pool`] and goes back with the last. [`Queue::clear`] before it is dropped, or that memory is freed
-/// instead of recycled.
+/// With one packet or none, the queue is only this struct. More packets need a table, which comes from the [`Pool`]
+/// and returns to it with the last packet. Call [`Queue::clear`] before dropping a queue, so that the memory is
+/// recycled instead of freed.
 pub struct Queue {
-    /// The one packet that waits, where there is no table: nothing to schedule, and no delay that stands.
+    /// The only queued packet, where there is no table: there is nothing to schedule, and no standing delay.
     lone: Option<Queued>,
     table: Option<Box<FlowTable>>,
     cap: usize,
@@ -42,14 +42,14 @@ pub struct Queue {
     packets: usize,
     /// Times in the table count from here: the first packet ever.
     epoch: Option<Instant>,
-    /// The control state of the flow that last had to be last_dropping, while there is no table to hold it.
+    /// The control state of the flow that was last in dropping state, while there is no table to hold it.
     last_dropping: Option<(u16, Codel)>,
     marks: u64,
     drops_full: u64,
     drops_delay: u64,
 }
 
-/// A packet, its flow's bucket, and the time since when it waits.
+/// A packet, its flow's bucket, and when it was queued.
 struct Queued {
     packet: Buf,
     bucket: u16,
@@ -113,9 +113,8 @@ impl Queue {
 
     /// The next packet to send.
     ///
-    /// `max` is the length from which a super-packet is too long to be sent at once, as on a slow
-    /// link nothing overtakes what is on its way: then only its front is returned, in whole
-    /// segments, and the rest waits on.
+    /// A super-packet longer than `max` is split: its front is returned, in whole segments, and the remainder stays
+    /// queued. On a slow link a long packet would delay all others, as nothing overtakes a packet in transmission.
     pub fn pop(&mut self, now: Instant, max: usize, pool: &mut Pool) -> Option<Buf> {
         if let Some(lone) = self.lone.take() {
             if lone.packet.len() <= max {
@@ -139,7 +138,7 @@ impl Queue {
                 break packet;
             }
             let table = self.table.as_deref_mut()?;
-            // A new flow that is empty waits for a round, lest it be new again with its next packet.
+            // RFC 8290 section 4.2: an empty new flow becomes an old one, or its next packet would make it new again.
             if is_new { table.rotate() } else { table.deactivate() }
         };
         if self.packets == 0 {
@@ -169,7 +168,7 @@ impl Queue {
         self.packets
     }
 
-    /// Does nothing wait?
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.packets == 0
     }
@@ -212,7 +211,7 @@ impl Queue {
                 return self.sent(id, packet);
             }
             self.drops_delay += 1;
-            // One segment lost says all that there is to say: a super-packet goes without its first.
+            // Dropping one segment signals congestion; keep the remainder of the super-packet.
             if lose_segment(&mut packet, pool) {
                 return self.sent(id, packet);
             }
@@ -231,9 +230,9 @@ impl Queue {
         let (packet, _) = table.head(id)?;
         let len = packet.len();
         if len > max
-            && let Some(rest) = offload::split_front(packet, max, &mut pool.scratch)
+            && let Some(second) = offload::split_front(packet, max, &mut pool.scratch)
         {
-            packet.advance(rest);
+            packet.advance(second);
             let gone = len - packet.len();
             table.flow(id).bytes -= gone;
             self.bytes -= gone;
@@ -318,8 +317,8 @@ impl fmt::Debug for Queue {
 /// Takes the first segment off a super-packet; false if the packet is none.
 fn lose_segment(packet: &mut Buf, pool: &mut Pool) -> bool {
     match offload::split_front(packet, 0, &mut pool.scratch) {
-        Some(rest) => {
-            packet.advance(rest);
+        Some(second) => {
+            packet.advance(second);
             true
         }
         None => false,

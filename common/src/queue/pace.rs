@@ -1,15 +1,13 @@
 //! How much to seal at once for a socket. Pure.
 //!
-//! What is sealed can no longer be dropped or overtaken, so for a slow socket it must be little; a fast one
-//! wants large writes. The measure is what the socket takes in 2 ms.
+//! Sealed bytes can no longer be dropped or overtaken, so a slow socket gets few at a time; a fast socket gets large
+//! writes. A burst is what the socket drains in 2 ms.
 
 use std::time::{Duration, Instant};
 
-use crate::wire::noise::MAX_RECORD_PLAIN;
-
-/// Most bytes sealed for one write. Larger ones are no faster, and what waits behind them waits longer.
+/// Most bytes sealed for one write. Larger writes are no faster, and delay the packets behind them.
 pub const MAX_BURST: usize = 128 * 1024;
-/// Fewest: smaller records cost more work than they save time.
+/// Fewest bytes: below this, the cost of each record outweighs the shorter delay.
 pub const MIN_BURST: usize = 4 * 1024;
 /// How long a burst may take to drain.
 const TARGET: Duration = Duration::from_millis(2);
@@ -36,14 +34,16 @@ impl Pace {
         self.burst
     }
 
-    /// Most plaintext bytes in one record: nothing in it can be opened before its last byte has arrived.
-    pub fn record(&self) -> usize {
-        self.burst.min(MAX_RECORD_PLAIN)
+    /// Most plaintext bytes in one record, of which `longest` is the limit: nothing in a record can be opened before
+    /// its last byte has arrived.
+    pub fn record(&self, longest: usize) -> usize {
+        self.burst.min(longest)
     }
 
-    /// Longest packet to begin: a longer super-packet is cut, as nothing can overtake it once it is begun.
-    pub fn packet(&self) -> usize {
-        if self.burst < MAX_RECORD_PLAIN { self.burst } else { usize::MAX }
+    /// Longest packet to begin; `usize::MAX` where a whole record of the `longest` fits into a burst. A longer
+    /// super-packet is split, as nothing can overtake it once it is begun.
+    pub fn packet(&self, longest: usize) -> usize {
+        if self.burst < longest { self.burst } else { usize::MAX }
     }
 
     /// The socket took `len` bytes and there was room for more.
@@ -70,7 +70,7 @@ impl Pace {
         self.taken = 0;
     }
 
-    /// There is nothing to send: the time until there is again says nothing about the socket.
+    /// There is nothing to send: the time until the next packet must not count as the socket's.
     pub fn idle(&mut self) {
         self.full_at = None;
         self.taken = 0;
@@ -108,6 +108,6 @@ mod tests {
         for _ in 0..6 {
             pace.took_all(pace.burst());
         }
-        assert_eq!((pace.burst(), pace.packet()), (MAX_BURST, usize::MAX));
+        assert_eq!((pace.burst(), pace.packet(MAX_BURST / 2)), (MAX_BURST, usize::MAX));
     }
 }

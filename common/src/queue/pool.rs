@@ -1,4 +1,4 @@
-//! Recycled byte buffers: the steady state allocates nothing, and what is idle is given back. Pure.
+//! Recycled byte buffers: the steady state allocates nothing, and idle memory is freed. Pure.
 //!
 //! Owns [`Pool`]; keeps the spare flow tables of [`crate::queue::fq_codel`] too, since a link
 //! that plays ping-pong takes and gives back one for every packet.
@@ -20,10 +20,10 @@ const LARGE_PACKET: usize = MAX_PACKET + 64;
 const KINDS: usize = SIZES.len() + 1;
 const TABLES: usize = SIZES.len();
 
-/// Keeps buffers for reuse, the last one given first, as its bytes are still in the cache.
+/// Keeps buffers for reuse, last in, first out, as the last one's bytes are still in the cache.
 ///
-/// Spare memory has a bound. Where it is reached, the kind that holds most of it gives way, so that
-/// the spare buffers follow what the traffic is made of.
+/// Spare memory has a bound. At the bound, the kind with the most spare memory is freed, so that the spare buffers
+/// follow the traffic's packet sizes.
 pub struct Pool {
     buffers: [Vec<Box<[u8]>>; SIZES.len()],
     #[expect(clippy::vec_box, reason = "a table goes from queue to queue; as a pointer it is not copied")]

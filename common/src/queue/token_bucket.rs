@@ -37,7 +37,7 @@ impl TokenBucket {
         self.full_after(count, now) <= now + self.interval * self.burst
     }
 
-    /// Whether nothing is missing, so that a new bucket would do as well.
+    /// Whether the bucket is full, so that it need not be kept: a new one is the same.
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at.is_none_or(|at| at <= now)
     }

@@ -10,7 +10,7 @@
 //! same requests with their own data; a bit in the header tells its answers from ours.
 //!
 //! A session begins with a cookie, which proves that the client hears replies: who makes up source addresses costs the
-//! server a hash. Whom it speaks to is proved by Noise inside.
+//! server a hash. Noise authenticates both ends inside.
 //!
 //! Pure.
 

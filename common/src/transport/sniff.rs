@@ -1,4 +1,4 @@
-//! What a connection that the hub accepted carries, by its first bytes. Pure.
+//! Detects the protocol of an accepted connection by its first bytes. Pure.
 
 use crate::wire::hello::{UnknownProtocol, check_hello};
 

@@ -207,7 +207,7 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.around {
             Around::Nothing => self.link.write(bytes),
-            // A stranger hears nothing of us.
+            // An unauthenticated peer gets no answer.
             Around::Unknown(_) => Ok(0),
             Around::Layers(layered) => layered.write(&mut self.link, bytes),
         }

@@ -22,14 +22,14 @@ use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
 pub use crate::linux::sys::TcpInfo;
 pub use crate::wire::tunnel::Flushed;
 
-/// What a read said about the socket.
+/// The socket's state after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
     /// There may be more.
     More,
     /// Nothing more for now.
     Drained,
-    /// There was nothing: the socket was not heard.
+    /// Nothing was read.
     Nothing,
     /// The other end closed.
     Closed,
@@ -82,7 +82,7 @@ pub fn connect(address: SocketAddr, segment: Option<u16>) -> io::Result<TcpStrea
 pub struct Link {
     stream: TcpStream,
     writable: bool,
-    /// The other end has closed, or the socket has failed: reads lead to that, and no further event does.
+    /// EOF or an error is pending: keep reading, no further event will come.
     ends: bool,
     /// The receive buffer is bounded.
     is_bounded: bool,
@@ -115,7 +115,7 @@ impl Link {
         tcp_info(self.stream.as_fd())
     }
 
-    /// Has the close reset the connection: a goodbye that waits behind what nobody acknowledges is never heard.
+    /// Makes the close reset the connection: a goodbye behind unacknowledged bytes would not arrive.
     pub fn abort(&self) {
         // Where it fails, the other end finds out by itself, later.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
@@ -240,7 +240,7 @@ const NOTSENT_LOWAT: u32 = 4 * 1024;
 
 /// Least that the kernel may hold of what was received, in bytes with its overhead: 0.5 ms at 10 Gb/s.
 const MIN_RECEIVE_BUFFER: usize = 625_000;
-/// What a path may need, in bytes a second: 10 Gb/s, and the kernel's overhead of as much again.
+/// Receive buffer for a path, in bytes for each second of round trip: 10 Gb/s, doubled for the kernel's overhead.
 const RECEIVE_RATE: f64 = 2.5e9;
 
 fn most_received(round_trip: Duration) -> usize {

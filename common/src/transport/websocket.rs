@@ -28,7 +28,7 @@ const VERSION: &str = "13";
 /// Most characters of an address that are shown.
 const MAX_SHOWN: usize = 200;
 
-/// What the client asks for.
+/// The client's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     /// The server, as the field Host names it.

@@ -19,7 +19,7 @@ pub const fn hello() -> [u8; HELLO_LEN] {
     hello
 }
 
-/// What the other end turned out to be when its first bytes were not our hello.
+/// The protocol of a peer whose first bytes are not our hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownProtocol {
     /// Speaks our protocol in another version.
@@ -66,7 +66,7 @@ pub fn check_hello(bytes: &[u8]) -> Option<Result<(), UnknownProtocol>> {
     }
 }
 
-/// Names a stranger by its first bytes; `None` while it may still be one of several.
+/// Identifies an unknown protocol by its first bytes; `None` while several are possible.
 fn unknown_protocol(seen: &[u8]) -> Option<UnknownProtocol> {
     const HTTP: [&[u8]; 9] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PRI * ", b"HTTP/"];

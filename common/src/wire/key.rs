@@ -25,15 +25,15 @@ pub struct PublicKey(pub(super) [u8; 32]);
 pub enum BadKey {
     /// Not 32 bytes in base64.
     Text,
-    /// A public key that is not [fit](PublicKey::is_fit).
-    Unfit,
+    /// A public key that is not [usable](PublicKey::is_usable).
+    Unusable,
 }
 
 impl fmt::Display for BadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             BadKey::Text => "a key is 44 characters of base64",
-            BadKey::Unfit => "this is nobody's key: anyone could use it",
+            BadKey::Unusable => "this is nobody's key: anyone could use it",
         })
     }
 }
@@ -127,7 +127,7 @@ impl PublicKey {
     /// With a point of low order every exchange comes to 0, whatever the private key (RFC 7748, section 6.1), so
     /// anyone can pass for its holder. A coordinate of 2²⁵⁵ − 19 or more, or with the highest bit set, means
     /// the same point as another one: no private key leads to it, and it would be a second identity.
-    pub fn is_fit(&self) -> bool {
+    pub fn is_usable(&self) -> bool {
         is_canonical(&self.0) && !LOW_ORDER.contains(&self.0)
     }
 }
@@ -137,7 +137,7 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<PublicKey, BadKey> {
         let key = PublicKey(decode_key(text)?);
-        if key.is_fit() { Ok(key) } else { Err(BadKey::Unfit) }
+        if key.is_usable() { Ok(key) } else { Err(BadKey::Unusable) }
     }
 }
 
@@ -168,7 +168,7 @@ impl fmt::Debug for PublicKey {
 
 /// Every encoding of a point of low order: with and without the prime added where that fits, and the high bit.
 #[cfg(test)]
-pub(crate) fn every_unfit_encoding() -> Vec<[u8; 32]> {
+pub(crate) fn every_unusable_encoding() -> Vec<[u8; 32]> {
     let mut all = LOW_ORDER.to_vec();
     // 0 and 1 fit below 2²⁵⁵ with the prime added to them.
     let mut prime_and_one = PRIME;
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn low_order_is_what_comes_to_nothing_with_every_private_key() {
-        let encodings = every_unfit_encoding();
+        let encodings = every_unusable_encoding();
         assert_eq!(encodings.len(), 14);
         for point in encodings {
             for seed in [1, 2, 77] {
@@ -222,8 +222,8 @@ mod tests {
                 dh.dh(&point, &mut shared).unwrap();
                 assert_eq!(shared, [0; 32], "{point:x?}");
             }
-            assert!(!PublicKey(point).is_fit());
-            assert_eq!(BASE64.encode(point).parse::<PublicKey>(), Err(BadKey::Unfit));
+            assert!(!PublicKey(point).is_usable());
+            assert_eq!(BASE64.encode(point).parse::<PublicKey>(), Err(BadKey::Unusable));
         }
     }
 
@@ -231,14 +231,14 @@ mod tests {
     fn a_key_has_one_encoding() {
         for seed in 0..100 {
             let PublicKey(mut bytes) = key(seed).public();
-            assert!(PublicKey(bytes).is_fit());
+            assert!(PublicKey(bytes).is_usable());
             bytes[31] |= 0x80;
-            assert!(!PublicKey(bytes).is_fit());
+            assert!(!PublicKey(bytes).is_usable());
         }
         for low in 0..19 {
             let mut bytes = PRIME;
             bytes[0] += low;
-            assert!(!PublicKey(bytes).is_fit(), "{low} and the prime");
+            assert!(!PublicKey(bytes).is_usable(), "{low} and the prime");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A member's name. Pure.
 //!
-//! Names become host names: `spoke --hosts` writes them where resolvers look. So a name is to be one DNS label
-//! (RFC 1123, section 2.1), compared without case (RFC 4343), and none that a machine takes for something else.
-//! What a person types has to be one; what a machine is called already is changed into one by the hub. Files
-//! and spokes of earlier versions may have others, which are read and shown, but written into no hosts file.
+//! `spoke --hosts` writes names where resolvers look. A name is therefore one DNS label (RFC 1123, section 2.1),
+//! compared without case (RFC 4343), and not one with a special meaning. A name that a person types must satisfy
+//! this; the hub derives one from a machine's host name. Files and spokes of earlier versions may have other names,
+//! which are read and shown, but not written to hosts files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String")]
 pub struct Name(String);
 
-/// Why a text is no name.
+/// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadName {
     /// Too short or too long, or other characters.
@@ -25,7 +25,7 @@ pub enum BadName {
     Label,
     /// A machine would take it for an address.
     Number,
-    /// It means something else to machines.
+    /// It is reserved.
     Reserved,
 }
 
@@ -102,7 +102,7 @@ impl Name {
         Name(if label.is_empty() { "spoke" } else { label }.to_owned())
     }
 
-    /// This name with `-number` behind it, cut to fit: for a name that cannot be had. That of a label is a
+    /// This name with `-number` behind it, shortened to fit: for a name that is taken. That of a label is a
     /// [host's](Name::check_host).
     pub fn numbered(&self, number: usize) -> Name {
         let suffix = format!("-{number}");
@@ -144,7 +144,7 @@ fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// What earlier versions took for a name, too: see [`Name::typed`] for what a person types.
+/// Accepts the names of earlier versions too; [`Name::typed`] is for names that a person types.
 impl FromStr for Name {
     type Err = BadName;
 

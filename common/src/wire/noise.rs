@@ -3,9 +3,9 @@
 //! `Noise_XX_25519_AESGCM_SHA256` runs in `snow`. The two transport keys then go to AES-GCM directly; on the
 //! wire, records are Noise transport messages (Noise specification, revision 34, sections 5.2 and 12.2).
 //!
-//! Two libraries do that. `aws-lc-rs` is by far the faster one, and works from one buffer into another, so that
-//! the bytes of a packet need not be copied as well. But a small record costs mostly what its code and tables
-//! take to come into the caches, when it is the first for a while, and of those `aes-gcm` has less.
+//! Two libraries implement AES-GCM. `aws-lc-rs` is by far the faster one, and works from one buffer into another,
+//! which saves a copy of each packet. The first small record after a pause, however, costs mostly the cache misses
+//! of code and tables, and `aes-gcm` has less of both.
 
 use aes_gcm::{AeadInPlace, Aes256Gcm, KeyInit};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -110,7 +110,7 @@ impl Handshake {
     }
 }
 
-/// snow's own primitives, one ephemeral key that was handed in, and no exchange with a key that is not fit.
+/// snow's own primitives, one ephemeral key that was handed in, and no exchange with an unusable key.
 fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
     struct Once([u8; 32]);
     struct OnceRandom(Option<[u8; 32]>);
@@ -139,7 +139,7 @@ fn resolver(ephemeral: [u8; 32]) -> BoxedCryptoResolver {
     Box::new(FallbackResolver::new(Box::new(Once(ephemeral)), Box::new(DefaultResolver)))
 }
 
-/// X25519 that fails for keys that are not [fit](PublicKey::is_fit), ephemeral ones too: with those, the outcome
+/// X25519 that fails for keys that are not [usable](PublicKey::is_usable), ephemeral ones too: with those, the outcome
 /// is known to all, which snow's own does not look at (Noise specification, section 12.1, leaves it open).
 struct Contributory(Box<dyn Dh>);
 
@@ -174,7 +174,7 @@ impl Dh for Contributory {
 
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let key = public.first_chunk().copied().map(PublicKey);
-        if !key.is_some_and(|key| key.is_fit()) {
+        if !key.is_some_and(|key| key.is_usable()) {
             return Err(snow::Error::Dh);
         }
         self.0.dh(public, out)
@@ -260,8 +260,8 @@ impl Sealer {
 pub struct Opener(Direction);
 
 impl Opener {
-    /// Opens a record's body into `plain`, which is shorter by the tag. Where that fails, nothing that is in
-    /// `plain` may be used.
+    /// Opens a record's body into `plain`, which is shorter by the tag. After a failure the contents of `plain` must
+    /// not be used.
     pub fn open(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), Failed> {
         let nonce = self.0.nonce()?;
         let (sealed, tag) = body.split_last_chunk::<TAG_LEN>().ok_or(Failed)?;
@@ -375,7 +375,7 @@ mod tests {
                     let (from, to) =
                         if number == 1 { (&mut hub, &mut spoke) } else { (&mut spoke, &mut hub) };
                     let mut message = Vec::new();
-                    // A key that was made unfit shows when the answer to it is written.
+                    // A key that was changed to an unusable one shows when the answer to it is written.
                     if from.write(if number == 2 { b"join" } else { b"" }, &mut message).is_err() {
                         failed = true;
                         break;

@@ -9,91 +9,29 @@
 
 use std::time::{Duration, Instant};
 
-use crate::queue::Queue;
-use crate::queue::pace::{MAX_BURST, Pace};
-use crate::queue::{Buf, Pool};
+use crate::queue::{Buf, Pool, Queue};
 use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, Welcome};
-use crate::wire::hello::{UnknownProtocol, hello};
+use crate::wire::hello::hello;
 use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
-use crate::wire::noise::{Failed, Handshake, LENGTH_LEN, MAX_RECORD, Opener, Role, Sealer};
+use crate::wire::noise::Role;
 
+mod error;
 mod handshake;
+mod liveness;
+mod outbound;
+mod traffic;
 
-use handshake::{Expect, Step};
+pub use error::Error;
+pub use liveness::{DEAD_AFTER, HANDSHAKE_TIME, PING_EVERY};
+pub use outbound::{QUEUE_BYTES, outbox};
+pub use traffic::Traffic;
 
-/// From the connection to the welcome; nothing extends it.
-pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
-/// How often each end pings.
-pub const PING_EVERY: Duration = Duration::from_secs(4);
-/// When it first does, after the welcome: both ends mostly are busy till then, with files and with the device, and
-/// would count that to the round trip.
-const FIRST_PING: Duration = Duration::from_millis(250);
-/// An end that was not heard for so long is dead.
-pub const DEAD_AFTER: Duration = Duration::from_secs(10);
-/// Most bytes that the packets in one tunnel's queue may hold.
-pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
-/// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
-const MAX_CONTROL: usize = 256 * 1024;
+use handshake::{Greeting, Step, Transport};
+use liveness::Liveness;
+use outbound::Outbound;
 
-/// From this length on, in bytes, what is left of a packet is sealed straight from its buffer, as a record of its
-/// own: gathered with others it would be copied once more, by either end.
-const STRAIGHT: usize = 8 * 1024;
-
-/// What went wrong with a tunnel: its link closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The other end is not one of ours, or of another version.
-    UnknownProtocol(UnknownProtocol),
-    /// A handshake message was forged, damaged or too long.
-    Handshake,
-    /// The hub proved another key than the expected one.
-    HubKey {
-        /// The key it proved.
-        seen: PublicKey,
-    },
-    /// A record was forged, damaged, replayed or out of order.
-    Record,
-    /// A frame is none of this protocol, or came at the wrong time.
-    Frame,
-    /// The handshake took longer than [`HANDSHAKE_TIME`].
-    TooSlow,
-    /// Nothing was heard for [`DEAD_AFTER`].
-    Silent,
-    /// The other end does not read what it asked for.
-    SendBufferFull,
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::UnknownProtocol(stranger) => write!(f, "it {stranger}"),
-            Error::Handshake => f.write_str("the handshake failed"),
-            Error::HubKey { seen } => write!(f, "it has another key: {seen}"),
-            Error::Record => f.write_str("a record was forged or damaged"),
-            Error::Frame => f.write_str("a frame made no sense"),
-            Error::TooSlow => write!(f, "no handshake within {} s", HANDSHAKE_TIME.as_secs()),
-            Error::Silent => write!(f, "nothing heard for {} s", DEAD_AFTER.as_secs()),
-            Error::SendBufferFull => f.write_str("it does not read"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<Failed> for Error {
-    fn from(_: Failed) -> Error {
-        Error::Record
-    }
-}
-
-impl From<BadFrame> for Error {
-    fn from(_: BadFrame) -> Error {
-        Error::Frame
-    }
-}
-
-/// What came out of a tunnel.
+/// Output of a tunnel.
 #[derive(Debug)]
 pub enum Event {
     /// To the hub: the spoke with this key asks to join; answer with `welcome` or `refuse`.
@@ -109,87 +47,56 @@ pub enum Event {
     Control(ControlFrame),
 }
 
-/// What a flush left.
+/// The state after a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
     /// There is more, and the socket may take it: flush again in the next turn.
     More,
-    /// Nothing to do before the socket or the tunnel says so.
+    /// Nothing to do until the socket is writable or something is queued.
     Done,
 }
 
-/// Packets and their IP bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Packets; a super-packet counts once.
-    pub packets: u64,
-    /// Bytes of packet, with the virtio-net header.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    fn add(&mut self, len: usize) {
-        self.packets += 1;
-        self.bytes += len as u64;
-    }
-}
-
 enum State {
-    /// Hub: waits for hello and first message. Spoke: for hello and second message.
-    Hello(Handshake, Expect),
-    /// Hub: waits for the third message.
-    Third(Handshake),
+    /// The other end's key is not proved yet.
+    Handshake(Greeting),
     /// Hub: has to decide. Spoke: waits for the decision.
     Joining,
     /// On the LAN.
     Open,
-    /// Has said its last word.
+    /// The last frame was queued or received; the link closes.
     Closing,
 }
 
-struct Transport {
-    sealer: Sealer,
-    opener: Opener,
-    /// The other end's key.
-    remote: PublicKey,
+/// The outcome of one step of the handshake.
+enum Shaken {
+    /// More bytes are needed.
+    Wait,
+    /// The handshake went on.
+    On,
+    /// Hub: the spoke asks to join.
+    Join { key: PublicKey, join: Result<Join, BadFrame> },
 }
 
 /// One tunnel, at either end.
 pub struct Tunnel {
     role: Role,
     state: State,
-    /// Boxed, as most of its memory is that of keys, which a stranger's tunnel does not have.
+    /// Boxed, as most of its memory is that of keys, which a tunnel without authentication does not have.
     transport: Option<Box<Transport>>,
     /// Received, but not a whole record or frame yet.
     parked: Option<Parked>,
     /// The frame of which the header is received, but not the whole body.
     frame: Option<frame::Header>,
-    /// Packets that wait.
-    queue: Queue,
-    /// Control frames that wait; they go ahead of packets.
-    control: Vec<u8>,
-    /// A packet of which a record already holds the beginning.
-    begun: Option<Buf>,
-    /// Sealed bytes that the socket did not take yet.
-    unsent: Option<Buf>,
-    pace: Pace,
-    born_at: Instant,
-    heard_at: Instant,
-    /// When to ping next.
-    ping_at: Instant,
-    /// The ping that is not answered yet.
-    ping: Option<(u64, Instant)>,
-    pings: u64,
-    round_trip: Option<Duration>,
+    outbound: Outbound,
+    liveness: Liveness,
+    /// Packets that came out.
     received: Traffic,
-    sent: Traffic,
 }
 
 impl Tunnel {
     /// The hub's end of a connection that was just accepted. `ephemeral`: 32 fresh random bytes.
     pub fn hub(key: &PrivateKey, ephemeral: [u8; 32], now: Instant) -> Tunnel {
-        let handshake = Handshake::new(Role::Hub, key, ephemeral);
-        Tunnel::new(Role::Hub, State::Hello(handshake, Expect { hub_key: None, join: Vec::new() }), now)
+        Tunnel::new(Role::Hub, Greeting::hub(key, ephemeral), now)
     }
 
     /// A spoke's end; hello and first message are ready to be sent. Without `hub_key`, any hub will do.
@@ -201,35 +108,22 @@ impl Tunnel {
         pool: &mut Pool,
         now: Instant,
     ) -> Tunnel {
-        let mut handshake = Handshake::new(Role::Spoke, key, ephemeral);
-        let mut first = hello().to_vec();
-        handshake.write(&[], &mut first).expect("an initiator's first message cannot fail");
-        let expect = Expect { hub_key, join: join.encode() };
-        let mut tunnel = Tunnel::new(Role::Spoke, State::Hello(handshake, expect), now);
-        tunnel.unsent = Some(pool.copy(&first));
+        let (greeting, first) = Greeting::spoke(key, ephemeral, hub_key, join);
+        let mut tunnel = Tunnel::new(Role::Spoke, greeting, now);
+        tunnel.outbound.unsent = Some(pool.copy(&first));
         tunnel
     }
 
-    fn new(role: Role, state: State, now: Instant) -> Tunnel {
+    fn new(role: Role, greeting: Greeting, now: Instant) -> Tunnel {
         Tunnel {
             role,
-            state,
+            state: State::Handshake(greeting),
             transport: None,
             parked: None,
             frame: None,
-            queue: Queue::new(QUEUE_BYTES),
-            control: Vec::new(),
-            begun: None,
-            unsent: None,
-            pace: Pace::default(),
-            born_at: now,
-            heard_at: now,
-            ping_at: now,
-            ping: None,
-            pings: 0,
-            round_trip: None,
+            outbound: Outbound::new(),
+            liveness: Liveness::new(now),
             received: Traffic::default(),
-            sent: Traffic::default(),
         }
     }
 
@@ -240,12 +134,12 @@ impl Tunnel {
 
     /// Whether the other end's key is not proved yet.
     pub fn is_half_open(&self) -> bool {
-        matches!(self.state, State::Hello(..) | State::Third(_))
+        matches!(self.state, State::Handshake(_))
     }
 
     /// Hub: whether the handshake has begun, and waits for its third message.
     pub fn has_greeted(&self) -> bool {
-        matches!(self.state, State::Third(_))
+        matches!(&self.state, State::Handshake(greeting) if greeting.has_greeted())
     }
 
     /// The other end's key, once it is proved.
@@ -255,22 +149,22 @@ impl Tunnel {
 
     /// The last round trip of a ping.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+        self.liveness.round_trip()
     }
 
     /// When anything was last heard.
     pub fn heard_at(&self) -> Instant {
-        self.heard_at
+        self.liveness.heard_at()
     }
 
     /// Packets that came out, and packets that went in.
     pub fn traffic(&self) -> (Traffic, Traffic) {
-        (self.received, self.sent)
+        (self.received, self.outbound.traffic)
     }
 
     /// The packets that wait.
     pub fn queue(&self) -> &Queue {
-        &self.queue
+        &self.outbound.queue
     }
 
     // ---- receiving
@@ -303,7 +197,7 @@ impl Tunnel {
     /// Keeps what is left in the inbox after the last `open`.
     pub fn park(&mut self, inbox: &mut Inbox, pool: &mut Pool) {
         self.parked = inbox.park(pool);
-        // Strangers can have many tunnels: they get no more memory than they have sent bytes.
+        // Unauthenticated peers can have many tunnels: each gets no more memory than it has sent bytes.
         if self.is_half_open()
             && let Some(parked) = &mut self.parked
         {
@@ -311,9 +205,9 @@ impl Tunnel {
         }
     }
 
-    /// Tells that a read brought bytes.
+    /// Notes that a read brought bytes.
     pub fn heard(&mut self, now: Instant) {
-        self.heard_at = now;
+        self.liveness.heard(now);
     }
 
     /// Takes the next event out of the inbox; `None` asks for more bytes.
@@ -321,9 +215,9 @@ impl Tunnel {
         loop {
             if self.is_half_open() {
                 match self.shake_hands(inbox, pool)? {
-                    Step::Wait => return Ok(None),
-                    Step::On => continue,
-                    Step::Join { key, join } => return Ok(Some(Event::Join { key, join })),
+                    Shaken::Wait => return Ok(None),
+                    Shaken::On => continue,
+                    Shaken::Join { key, join } => return Ok(Some(Event::Join { key, join })),
                 }
             }
             let opener = &mut self.transport.as_mut().ok_or(Error::Record)?.opener;
@@ -358,7 +252,53 @@ impl Tunnel {
         }
     }
 
-    /// Acts on what concerns the tunnel itself, and passes on what the other end may say at this time.
+    /// Takes one step of the handshake.
+    fn shake_hands(&mut self, inbox: &mut Inbox, pool: &mut Pool) -> Result<Shaken, Error> {
+        let State::Handshake(greeting) = &self.state else { return Err(Error::Handshake) };
+        let message = match greeting.next_message(inbox.sealed()) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(Shaken::Wait),
+            Err(error) => {
+                // The hello tells a spoke of another version which one this hub has.
+                if self.role == Role::Hub && matches!(error, Error::UnknownProtocol(_)) {
+                    self.outbound.unsent = Some(pool.copy(&hello()));
+                }
+                return Err(error);
+            }
+        };
+        // An error leaves it closing.
+        let state = std::mem::replace(&mut self.state, State::Closing);
+        let State::Handshake(greeting) = state else { return Err(Error::Handshake) };
+        let (shaken, answer) = match greeting.read(&inbox.sealed()[message.clone()])? {
+            Step::Second(greeting, answer) => {
+                self.state = State::Handshake(greeting);
+                (Shaken::On, answer)
+            }
+            Step::Third(transport, answer) => {
+                self.join_with(transport);
+                (Shaken::On, answer)
+            }
+            Step::Join(transport, join) => {
+                let key = transport.remote;
+                self.join_with(transport);
+                (Shaken::Join { key, join }, Vec::new())
+            }
+        };
+        if !answer.is_empty() {
+            // The other end sent this message after it got our last one, so all of that is sent.
+            debug_assert!(self.outbound.unsent.is_none());
+            self.outbound.unsent = Some(pool.copy(&answer));
+        }
+        inbox.consume_sealed(message.end);
+        Ok(shaken)
+    }
+
+    fn join_with(&mut self, transport: Transport) {
+        self.transport = Some(Box::new(transport));
+        self.state = State::Joining;
+    }
+
+    /// Handles pings and changes of state, and returns the other frames that are valid in this state.
     fn handle_control(&mut self, control: ControlFrame, now: Instant) -> Result<Option<ControlFrame>, Error> {
         match (self.role, &control) {
             (_, ControlFrame::Ping(token)) => {
@@ -366,9 +306,7 @@ impl Tunnel {
                 Ok(None)
             }
             (_, ControlFrame::Pong(token)) => {
-                if let Some((_, sent_at)) = self.ping.take_if(|(expected, _)| expected == token) {
-                    self.round_trip = Some(now.saturating_duration_since(sent_at));
-                }
+                self.liveness.pong(*token, now);
                 Ok(None)
             }
             (Role::Spoke, ControlFrame::Welcome(_)) if matches!(self.state, State::Joining) => {
@@ -412,7 +350,7 @@ impl Tunnel {
         if !self.unsent().is_empty() {
             let len = write(self.unsent());
             self.sent(len, pool, now);
-            if self.unsent.is_some() {
+            if self.outbound.unsent.is_some() {
                 return Ok(Flushed::Done);
             }
         }
@@ -423,7 +361,7 @@ impl Tunnel {
         }
         let len = write(outbox);
         self.wrote(outbox, len, pool, now);
-        Ok(if self.unsent.is_none() && self.wants_write() { Flushed::More } else { Flushed::Done })
+        Ok(if self.outbound.unsent.is_none() && self.wants_write() { Flushed::More } else { Flushed::Done })
     }
 
     /// Hub: lets the spoke in.
@@ -435,17 +373,17 @@ impl Tunnel {
 
     fn open_up(&mut self, now: Instant) {
         self.state = State::Open;
-        self.ping_at = now + FIRST_PING;
+        self.liveness.opened(now);
     }
 
-    /// Hub: turns the spoke away. The link closes once this is flushed.
+    /// Hub: refuses the spoke. The link closes once this is flushed.
     pub fn refuse(&mut self, reason: Refusal, text: String) -> Result<(), Error> {
         self.control(&ControlFrame::Refused { reason, text })?;
         self.state = State::Closing;
         Ok(())
     }
 
-    /// Says goodbye, if there is anybody to say it to. The link closes once this is flushed.
+    /// Queues a goodbye, if the handshake is finished. The link closes once it is flushed.
     pub fn bye(&mut self, farewell: Farewell) -> Result<(), Error> {
         if self.transport.is_some() {
             self.control(&ControlFrame::Bye(farewell))?;
@@ -456,156 +394,79 @@ impl Tunnel {
 
     /// Queues a control frame ahead of all packets.
     pub fn control(&mut self, control: &ControlFrame) -> Result<(), Error> {
-        if self.control.len() > MAX_CONTROL {
-            return Err(Error::SendBufferFull);
-        }
-        control.encode(&mut self.control);
-        Ok(())
+        self.outbound.control(control)
     }
 
     /// The same with a frame that was encoded before, as many tunnels get it.
     pub fn control_encoded(&mut self, frame: &[u8]) -> Result<(), Error> {
-        if self.control.len() > MAX_CONTROL {
-            return Err(Error::SendBufferFull);
-        }
-        self.control.extend_from_slice(frame);
-        Ok(())
+        self.outbound.control_encoded(frame)
     }
 
     /// Pings now, whenever the last one was.
     pub fn ping(&mut self, now: Instant) -> Result<(), Error> {
-        self.pings += 1;
-        self.ping_at = now + PING_EVERY;
-        self.ping = Some((self.pings, now));
-        // Made anew in a moment, if they are needed: an idle tunnel goes without.
+        let token = self.liveness.ping(now);
+        // An idle tunnel does not keep expanded keys; the next large record expands them again.
         if let Some(transport) = &mut self.transport {
             transport.sealer.drop_cached_key();
             transport.opener.drop_cached_key();
         }
-        self.control(&ControlFrame::Ping(self.pings))
+        self.control(&ControlFrame::Ping(token))
     }
 
     /// Queues a validated packet of the given flow.
     pub fn enqueue(&mut self, packet: Buf, flow: u32, pool: &mut Pool, now: Instant) {
         debug_assert!(self.is_open());
-        self.queue.push(packet, flow, now, pool);
+        self.outbound.queue.push(packet, flow, now, pool);
     }
 
     /// Drops a batch of the packets that wait, by [`Queue::drop_batch`].
     pub fn drop_batch(&mut self, pool: &mut Pool) {
-        self.queue.drop_batch(pool);
+        self.outbound.queue.drop_batch(pool);
     }
 
     /// Whether there is anything to write.
     pub fn wants_write(&self) -> bool {
-        self.unsent.is_some()
-            || self.transport.is_some()
-                && !(self.control.is_empty() && self.begun.is_none() && self.queue.is_empty())
+        self.outbound.unsent.is_some() || self.transport.is_some() && self.outbound.is_waiting()
     }
 
     /// Sealed bytes that a write left over: they go first.
     pub fn unsent(&self) -> &[u8] {
-        self.unsent.as_deref().unwrap_or_default()
+        self.outbound.unsent.as_deref().unwrap_or_default()
     }
 
-    /// Tells that a write took `len` of `unsent`.
+    /// Notes that a write took `len` of `unsent`.
     pub fn sent(&mut self, len: usize, pool: &mut Pool, now: Instant) {
-        let Some(mut rest) = self.unsent.take() else { return };
-        rest.advance(len);
-        if rest.is_empty() {
-            pool.give(rest);
-            self.pace.took_all(0);
-        } else {
-            self.unsent = Some(rest);
-            self.pace.took_some(len, now);
-        }
+        self.outbound.sent(len, pool, now);
     }
 
     /// Seals what may go out in one write, appending records to `outbox`.
     pub fn seal(&mut self, outbox: &mut Buf, pool: &mut Pool, now: Instant) -> Result<(), Error> {
         let Some(transport) = &mut self.transport else { return Ok(()) };
-        let sealer = &mut transport.sealer;
-        let (burst, record) = (self.pace.burst(), self.pace.record());
-        let mut small = pool.take(record);
-        while outbox.len() < burst {
-            if let Some(packet) = self.begun.take_if(|packet| packet.len() >= STRAIGHT) {
-                let len = packet.len().min(record);
-                sealer.seal(&packet[..len], outbox)?;
-                self.begun = rest(packet, len, pool);
-                continue;
-            }
-            small.clear();
-            while small.len() < record {
-                let room = record - small.len();
-                if let Some(packet) = self.begun.take() {
-                    let len = packet.len().min(room);
-                    small.append(&packet[..len]);
-                    self.begun = rest(packet, len, pool);
-                } else if !self.control.is_empty() {
-                    let len = self.control.len().min(room);
-                    small.append(&self.control[..len]);
-                    self.control.drain(..len);
-                } else if room < frame::HEADER_LEN {
-                    break;
-                } else if let Some(packet) = self.queue.pop(now, self.pace.packet(), pool) {
-                    self.sent.add(packet.len());
-                    small.append(&frame::Header::packet(packet.len()));
-                    let is_large = packet.len() >= STRAIGHT;
-                    self.begun = Some(packet);
-                    if is_large {
-                        break;
-                    }
-                } else {
-                    break;
-                }
-            }
-            if small.is_empty() {
-                break;
-            }
-            sealer.seal(&small, outbox)?;
-        }
-        pool.give(small);
-        if self.control.is_empty() {
-            self.control = Vec::new();
-        }
-        if outbox.is_empty() {
-            self.pace.idle();
-        }
-        Ok(())
+        self.outbound.seal(&mut transport.sealer, outbox, pool, now)
     }
 
-    /// Tells that a write took `len` of the outbox, and keeps the rest.
+    /// Notes that a write took `len` of the outbox, and keeps the remainder.
     pub fn wrote(&mut self, outbox: &[u8], len: usize, pool: &mut Pool, now: Instant) {
-        if len == outbox.len() {
-            self.pace.took_all(len);
-        } else {
-            debug_assert!(self.unsent.is_none());
-            self.unsent = Some(pool.copy(&outbox[len..]));
-            self.pace.took_some(len, now);
-        }
+        self.outbound.wrote(outbox, len, pool, now);
     }
 
     // ---- time
 
     /// When `handle_timeout` has something to do next.
     pub fn deadline(&self) -> Instant {
-        match self.state {
-            State::Open => self.ping_at.min(self.heard_at + DEAD_AFTER),
-            State::Hello(..) | State::Third(_) | State::Joining | State::Closing => {
-                self.born_at + HANDSHAKE_TIME
-            }
-        }
+        if self.is_open() { self.liveness.deadline() } else { self.liveness.handshake_deadline() }
     }
 
     /// Pings when that is due; an error says that the link is dead.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
         if !self.is_open() {
-            return if now >= self.born_at + HANDSHAKE_TIME { Err(Error::TooSlow) } else { Ok(()) };
+            let is_late = now >= self.liveness.handshake_deadline();
+            return if is_late { Err(Error::TooSlow) } else { Ok(()) };
         }
-        if now >= self.heard_at + DEAD_AFTER {
+        if self.liveness.is_dead(now) {
             return Err(Error::Silent);
         }
-        if now >= self.ping_at {
+        if self.liveness.is_ping_due(now) {
             self.ping(now)?;
         }
         Ok(())
@@ -613,29 +474,12 @@ impl Tunnel {
 
     /// Gives all buffers back.
     pub fn close(&mut self, pool: &mut Pool) {
-        self.queue.clear(pool);
-        let parked = self.parked.take().map(Parked::into_bytes);
-        for buf in [self.begun.take(), self.unsent.take(), parked].into_iter().flatten() {
-            pool.give(buf);
+        self.outbound.clear(pool);
+        if let Some(parked) = self.parked.take() {
+            pool.give(parked.into_bytes());
         }
         self.state = State::Closing;
     }
-}
-
-/// A buffer for [`Tunnel::seal`], empty.
-pub fn outbox() -> Buf {
-    // The last record may begin one byte short of a whole burst.
-    Buf::with_capacity(MAX_BURST + LENGTH_LEN + MAX_RECORD)
-}
-
-/// What is left of a packet behind its first `len` bytes.
-fn rest(mut packet: Buf, len: usize, pool: &mut Pool) -> Option<Buf> {
-    packet.advance(len);
-    if packet.is_empty() {
-        pool.give(packet);
-        return None;
-    }
-    Some(packet)
 }
 
 #[cfg(test)]

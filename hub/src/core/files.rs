@@ -5,11 +5,11 @@ use std::time::Instant;
 use common::wire::frame::Farewell;
 
 use super::Core;
-use crate::effect::{Answer, Effect, Notice, Who};
+use crate::effect::{Effect, Notice, Who};
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Outcome, Version};
-use crate::lan::saving::{Command, Done, Files, Job, ReadMembers, Revocation, Running, Written};
+use crate::lan::saving::{Answer, Command, Done, Files, Job, ReadMembers, Revocation, Running, Written};
 
 impl Core {
     /// Begins to do what a person asks; [`Effect::Answer`] says how it went.

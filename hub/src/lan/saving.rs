@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::effect::Answer;
 use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::members::{Access, Change, Members, Patch, Version};
@@ -119,6 +118,19 @@ pub enum Command {
     Revoke(String),
     /// Read the files again.
     Reload,
+}
+
+/// What a request led to.
+#[derive(Debug)]
+pub enum Answer {
+    /// The invite can be used.
+    Invited,
+    /// Who may join from now on.
+    Access(Access),
+    /// A membership has ended: what it was.
+    Revoked(Change),
+    /// The files were read: what that changed.
+    Reloaded(Vec<Change>),
 }
 
 /// A job that is being done, and what it is for.

@@ -9,25 +9,16 @@ use common::node::state;
 use common::wire::invite::Secret;
 
 use super::Server;
+use super::requester::Requester;
 use crate::control::{self, Invited, Request, Revoked};
-use crate::effect::{Answer, Notice};
+use crate::effect::Notice;
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::members::Access;
-use crate::lan::saving::Command;
+use crate::lan::saving::{Answer, Command};
 
 /// The longest life of an invite.
 const MAX_INVITE_SECONDS: u64 = 366 * 24 * 60 * 60;
-
-/// Who asked for something, and what the answer needs beside what the core says.
-pub(super) enum Asked {
-    /// A signal.
-    Signal,
-    /// A command.
-    Command(Ticket),
-    /// An invite, with its secret, which lives for so many seconds.
-    Invite(Ticket, Secret, u64),
-}
 
 impl Server {
     /// Serves the control socket.
@@ -49,18 +40,18 @@ impl Server {
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
                 let until = self.clock.unix_time + seconds;
                 let invite = Invite { hash: secret.hash(), name, until, addresses, routes };
-                self.request(Asked::Invite(ticket, secret, seconds), Command::Invite(invite), now);
+                self.request(Requester::Invite(ticket, secret, seconds), Command::Invite(invite), now);
             }
             Ok(Request::Lock) => {
-                self.request(Asked::Command(ticket), Command::SetAccess(Access::Locked), now);
+                self.request(Requester::Command(ticket), Command::SetAccess(Access::Locked), now);
             }
             Ok(Request::Unlock) => {
-                self.request(Asked::Command(ticket), Command::SetAccess(Access::Open), now);
+                self.request(Requester::Command(ticket), Command::SetAccess(Access::Open), now);
             }
             Ok(Request::Revoke { member }) => {
-                self.request(Asked::Command(ticket), Command::Revoke(member), now);
+                self.request(Requester::Command(ticket), Command::Revoke(member), now);
             }
-            Ok(Request::Reload) => self.request(Asked::Command(ticket), Command::Reload, now),
+            Ok(Request::Reload) => self.request(Requester::Command(ticket), Command::Reload, now),
             Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),
         }
     }
@@ -69,13 +60,13 @@ impl Server {
     pub(super) fn handle_hangup(&mut self, now: Instant) {
         // Several signals may have left a byte each; one reload is for all of them.
         while matches!(self.signals.reload.read(&mut [0; 64]), Ok(1..)) {}
-        self.request(Asked::Signal, Command::Reload, now);
+        self.request(Requester::Signal, Command::Reload, now);
     }
 
-    fn request(&mut self, asked: Asked, command: Command, now: Instant) {
+    fn request(&mut self, requester: Requester, command: Command, now: Instant) {
         self.requests.last += 1;
         let request = RequestId(self.requests.last);
-        self.requests.asked.insert(request, asked);
+        self.requests.asked.insert(request, requester);
         self.core.request(request, command, now);
     }
 
@@ -89,12 +80,12 @@ impl Server {
     pub(super) fn answer(&mut self, request: RequestId, answer: Result<Answer, String>, now: Instant) {
         let Some(asked) = self.requests.asked.remove(&request) else { return };
         match asked {
-            Asked::Signal => {
+            Requester::Signal => {
                 if let Err(text) = answer {
                     self.logbook.note(Notice::ReloadFailed(text), now);
                 }
             }
-            Asked::Invite(ticket, secret, seconds) => {
+            Requester::Invite(ticket, secret, seconds) => {
                 let invited = answer.map(|_| Invited {
                     invite: secret.to_hex(),
                     hub_key: self.core.key(),
@@ -103,7 +94,7 @@ impl Server {
                 });
                 self.reply(ticket, encode(invited), now);
             }
-            Asked::Command(ticket) => {
+            Requester::Command(ticket) => {
                 let answer = self.encode_answer(answer);
                 self.reply(ticket, answer, now);
             }

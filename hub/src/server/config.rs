@@ -1,4 +1,5 @@
-//! What the server is started with, and why it cannot be. Pure.
+//! The settings of the server, and the errors that keep it from starting. IO: the errors are those of files, sockets and
+//! the device.
 
 use std::fmt;
 use std::io;

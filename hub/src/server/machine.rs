@@ -129,9 +129,9 @@ impl Machine {
         let steps = self.device.reconcile(&mut self.tun)?;
         let mut seen = Seen::default();
         if !steps.is_empty() {
-            let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
-            let (name, told) = (self.tun.name(), told.join(", "));
-            seen.restored.push(format!("{name} was changed by someone else ({told}); restored"));
+            let repairs: Vec<String> = steps.iter().map(ToString::to_string).collect();
+            let (name, repairs) = (self.tun.name(), repairs.join(", "));
+            seen.restored.push(format!("{name} was changed by someone else ({repairs}); restored"));
         }
         let routes = self.restore_routes();
         // Routes go with what was done to the device.

@@ -8,24 +8,14 @@ use common::packet::icmp::{self, Answer};
 use common::packet::offload;
 use common::packet::{self, Header, MAX_PACKET, VNET_LEN};
 use common::queue::Buf;
-use common::wire::frame::{BadFrame, ControlFrame, Join};
-use common::wire::key::PublicKey;
 use common::wire::tunnel::Event;
 use log::{log_enabled, trace};
 
 use super::{Effects, Fabric, Port, Switch};
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
+use crate::switch::asked::Asked;
 use crate::switch::router::{self, Verdict};
-
-/// What a session asks of the hub; packets it does not have to ask for.
-#[derive(Debug)]
-pub enum Asked {
-    /// To join, with the key that it proved.
-    Join(PublicKey, Result<Join, BadFrame>),
-    /// Whatever a control frame says.
-    Control(ControlFrame),
-}
 
 impl Switch {
     /// Reads for a session, by [`Tunnel::fill`](common::wire::tunnel::Tunnel::fill); `false` where it is not alive.

@@ -164,9 +164,9 @@ impl Machine {
     }
 
     fn tell_of_steps(&mut self, steps: &[Step], now: Instant) {
-        let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
-        if !told.is_empty() && self.log_limiter.allow("device", now) {
-            warn!("{} was changed by someone else ({}); restored", self.tun.name(), told.join(", "));
+        let repairs: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        if !repairs.is_empty() && self.log_limiter.allow("device", now) {
+            warn!("{} was changed by someone else ({}); restored", self.tun.name(), repairs.join(", "));
         }
     }
 

@@ -7,7 +7,7 @@ use common::wire::frame::{ControlFrame, Farewell, Peer, Refusal, Welcome};
 use common::wire::name::Name;
 
 use super::learned::MAX_ANNOUNCED;
-use super::members::{Asked, Told};
+use super::members::{Asked, PageOutcome};
 use super::routes::{RouteMode, View};
 use super::{Effect, Error, Notice, Phase, Uplink, advice, grant};
 use crate::control::{MemberStatus, NO_ANSWER, NOT_ON_LAN, Page};
@@ -182,18 +182,18 @@ impl Uplink {
 
     fn handle_members(&mut self, peers: Vec<Peer>, last: bool, now: Instant) {
         match self.members.handle_page(peers, last) {
-            Told::Person(ticket, peers) => {
+            PageOutcome::Person(ticket, peers) => {
                 let page = Page { members: peers.into_iter().map(MemberStatus::from).collect(), last };
                 self.effects.push_back(Effect::Answer(ticket, Ok(page)));
             }
-            Told::GoOn(question) => self.ask(question, now),
-            Told::Whole(peers, again) => {
+            PageOutcome::GoOn(question) => self.ask(question, now),
+            PageOutcome::Whole(peers, again) => {
                 self.effects.push_back(Effect::Members(peers));
                 if let Some(question) = again {
                     self.ask(question, now);
                 }
             }
-            Told::Nobody => {}
+            PageOutcome::Nobody => {}
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Asked {
 
 /// Whom a page is for, and what follows from it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum PageOutcome {
     /// A person asked for it.
     Person(Ticket, Vec<Peer>),
     /// It is a part of the list, and this is the next question.
@@ -100,17 +100,17 @@ impl MemberList {
     }
 
     /// The hub has told a page.
-    pub fn handle_page(&mut self, page: Vec<Peer>, last: bool) -> Told {
+    pub fn handle_page(&mut self, page: Vec<Peer>, last: bool) -> PageOutcome {
         match self.questions.pop_front() {
-            Some(Question::Person(ticket, _)) => Told::Person(ticket, page),
-            Some(Question::Abandoned) | None => Told::Nobody,
+            Some(Question::Person(ticket, _)) => PageOutcome::Person(ticket, page),
+            Some(Question::Abandoned) | None => PageOutcome::Nobody,
             Some(Question::Own) => self.handle_own_page(page, last),
         }
     }
 
-    fn handle_own_page(&mut self, mut page: Vec<Peer>, last: bool) -> Told {
+    fn handle_own_page(&mut self, mut page: Vec<Peer>, last: bool) -> PageOutcome {
         let (mut peers, is_outdated) = match std::mem::take(&mut self.reading) {
-            Reading::Idle => return Told::Nobody,
+            Reading::Idle => return PageOutcome::Nobody,
             Reading::Pages(peers) => (peers, false),
             Reading::Outdated(peers) => (peers, true),
         };
@@ -119,12 +119,12 @@ impl MemberList {
         peers.append(&mut page);
         if is_last {
             let again = is_outdated.then(|| self.begin());
-            return Told::Whole(peers, again);
+            return PageOutcome::Whole(peers, again);
         }
         let after = peers.last().map(|peer| peer.name.clone());
         self.questions.push_back(Question::Own);
         self.reading = if is_outdated { Reading::Outdated(peers) } else { Reading::Pages(peers) };
-        Told::GoOn(Asked { after, watch: true })
+        PageOutcome::GoOn(Asked { after, watch: true })
     }
 
     /// Someone who has waited for too long.
@@ -174,7 +174,7 @@ mod tests {
         let start = Instant::now();
         let [a, b, c] = [1, 2, 3].map(Ticket::for_test);
         let mut list = MemberList::default();
-        assert_eq!(list.handle_page(page(0..1), true), Told::Nobody, "unasked");
+        assert_eq!(list.handle_page(page(0..1), true), PageOutcome::Nobody, "unasked");
         list.ask_for(a, None, start).unwrap();
         list.refresh().unwrap();
         list.ask_for(b, None, start + Duration::from_millis(1)).unwrap();
@@ -183,13 +183,17 @@ mod tests {
         assert_eq!(list.poll_late(start + PATIENCE), Some(a));
         assert_eq!(list.poll_late(start + PATIENCE), None);
         assert_eq!(list.deadline(), Some(start + PATIENCE + Duration::from_millis(1)));
-        assert_eq!(list.handle_page(page(0..1), true), Told::Nobody, "that was for the one who gave up");
-        assert_eq!(list.handle_page(page(0..2), true), Told::Whole(page(0..2), None));
-        assert_eq!(list.handle_page(page(0..3), true), Told::Person(b, page(0..3)));
+        assert_eq!(
+            list.handle_page(page(0..1), true),
+            PageOutcome::Nobody,
+            "that was for the one who gave up"
+        );
+        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Whole(page(0..2), None));
+        assert_eq!(list.handle_page(page(0..3), true), PageOutcome::Person(b, page(0..3)));
         list.refresh();
         assert_eq!(list.end_link().collect::<Vec<_>>(), [c]);
         assert_eq!(list.deadline(), None);
-        assert_eq!(list.handle_page(page(0..1), true), Told::Nobody);
+        assert_eq!(list.handle_page(page(0..1), true), PageOutcome::Nobody);
     }
 
     #[test]
@@ -207,14 +211,14 @@ mod tests {
         let after = page(3..4)[0].name.clone();
         assert_eq!(
             list.handle_page(page(0..4), false),
-            Told::GoOn(Asked { after: Some(after), watch: true })
+            PageOutcome::GoOn(Asked { after: Some(after), watch: true })
         );
         assert_eq!(list.refresh(), None, "one question at a time");
         assert_eq!(list.refresh(), None);
         let again = Some(Asked { after: None, watch: true });
-        assert_eq!(list.handle_page(page(4..6), true), Told::Whole(page(0..6), again));
-        assert_eq!(list.handle_page(page(0..2), true), Told::Whole(page(0..2), None));
-        assert_eq!(list.handle_page(page(0..2), true), Told::Nobody);
+        assert_eq!(list.handle_page(page(4..6), true), PageOutcome::Whole(page(0..6), again));
+        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Whole(page(0..2), None));
+        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Nobody);
     }
 
     #[test]
@@ -228,9 +232,14 @@ mod tests {
     fn a_list_without_end_is_cut_off() {
         let mut list = MemberList::default();
         list.refresh();
-        assert_eq!(list.handle_page(vec![], false), Told::Whole(vec![], None), "an empty page is the last");
+        assert_eq!(
+            list.handle_page(vec![], false),
+            PageOutcome::Whole(vec![], None),
+            "an empty page is the last"
+        );
         list.refresh();
-        let pages = (0..).take_while(|_| matches!(list.handle_page(page(0..400), false), Told::GoOn(_)));
+        let pages =
+            (0..).take_while(|_| matches!(list.handle_page(page(0..400), false), PageOutcome::GoOn(_)));
         assert_eq!(pages.count(), MAX_MEMBERS / 400 - 1);
     }
 }

@@ -1,11 +1,9 @@
 //! The outer path: what follows when the machine moves, or its routes change. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::probe::Probe;
 use super::{Effect, Phase, Uplink, advice};
-
-/// How long a hub may take to answer over a path that has changed, before the link is given up.
-pub const PROBE_TIME: Duration = Duration::from_millis(800);
 
 /// What has become of the path of the connection to the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +12,6 @@ pub enum PathChange {
     Lost,
     /// Its packets leave by another interface or router: it may work or not.
     Moved,
-}
-
-/// A question to the hub over a path that has changed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Probe {
-    asked_at: Instant,
-}
-
-impl Probe {
-    pub(super) fn deadline(self) -> Instant {
-        self.asked_at + PROBE_TIME
-    }
 }
 
 impl Uplink {
@@ -92,6 +78,7 @@ mod tests {
     use std::io;
     use std::net::SocketAddr;
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use common::wire::key::PrivateKey;
 

@@ -1,10 +1,11 @@
 //! The hub's key, as far as it is known and written down. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::wire::key::PublicKey;
 
-use super::PIN_PAUSE;
+/// How long to wait before the key is written again after that failed.
+const PIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// The key that the hub must prove.
 pub(super) struct Pin {

@@ -1,15 +1,15 @@
-//! When to look at what has changed: at once, and then not too often. Pure.
+//! Spaces out observations after changes: the first at once, later ones at intervals. Pure.
 
 #![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
 
 use std::time::{Duration, Instant};
 
-use super::Changes;
+use super::changes::Changes;
 
-/// The least time between two looks.
+/// The least time between two observations.
 pub const PAUSE: Duration = Duration::from_millis(200);
 
-/// Collects changes until it is time to act on them: on the first at once, on later ones together, once in [`PAUSE`].
+/// Collects changes: the first is due at once, later ones together, once in [`PAUSE`].
 #[derive(Debug, Default)]
 pub struct Pacer {
     pending: Changes,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::message::{Message, Request, attribute, attributes, number_u16, number_u32};
-use super::{Family, Interface, NextHop, OUR_PROTOCOL, Route};
+use super::objects::{Family, Interface, NextHop, OUR_PROTOCOL, Route};
 
 pub(super) const ACK: u16 = libc::NLM_F_ACK as u16;
 pub(super) const DUMP: u16 = libc::NLM_F_DUMP as u16;

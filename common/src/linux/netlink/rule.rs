@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use super::codec::{ACK, CREATE, DUMP, address, octets};
 use super::message::{Message, Request, attributes, number_u16, number_u32};
-use super::{Family, OUR_PROTOCOL};
+use super::objects::{Family, OUR_PROTOCOL};
 
 /// linux/fib_rules.h.
 const FRA_DST: u16 = 1;

@@ -1,10 +1,10 @@
-//! The system calls that a confined program may make, as a seccomp filter.
+//! The system calls that a confined program may make, as a seccomp filter. IO: it installs the filter.
 //!
-//! Three answers: allowed; ENOSYS for what is not on a list; death of the process for what only an intruder
-//! asks for. Most are allowed whatever their arguments, and the kernel answers those from a bitmap without
-//! running the filter (Linux 5.11 and later), so the way of a packet does not get longer.
+//! A call is allowed, fails with ENOSYS if it is on no list, or kills the process if only an intruder would make it.
+//! Most are allowed whatever their arguments; the kernel decides those by a bitmap without running the filter (Linux
+//! 5.11 and later), so the packet path costs no more.
 
-use super::Profile;
+use super::profile::Profile;
 
 pub(super) use imp::confine;
 
@@ -178,9 +178,9 @@ mod imp {
     ];
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(reach: Profile) -> Result<bool, Error> {
+    pub(in super::super) fn confine(profile: Profile) -> Result<bool, Error> {
         // Of two filters the harsher answer holds; the second still has to let itself be installed.
-        let filters = [deadly()?, allowed(reach, std::process::id())?];
+        let filters = [deadly()?, allowed(profile, std::process::id())?];
         for filter in &filters {
             seccompiler::apply_filter_all_threads(filter)?;
         }
@@ -192,7 +192,7 @@ mod imp {
         compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
     }
 
-    fn allowed(reach: Profile, process: u32) -> Result<BpfProgram, BackendError> {
+    fn allowed(profile: Profile, process: u32) -> Result<BpfProgram, BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
 
@@ -222,7 +222,7 @@ mod imp {
         rules.insert(libc::SYS_prlimit64, vec![pointer_is_null(2)?]);
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             let executable = libc::PROT_EXEC as u64;
-            let when = match reach {
+            let when = match profile {
                 // libc loads modules for name services.
                 Profile::Resolves => Vec::new(),
                 Profile::Accepts | Profile::Connects => {

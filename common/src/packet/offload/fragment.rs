@@ -1,6 +1,6 @@
 //! IPv4 packets cut to an MTU (RFC 791, section 3.2), for senders that allow it. Pure.
 
-use super::{Features, segment};
+use super::split::{Features, segment};
 use crate::packet::checksum;
 use crate::packet::{Header, IPV4_LEN, VNET_LEN};
 
@@ -13,7 +13,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment offset in the same word, in units of 8 bytes.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// What a router does with an IPv4 packet that exceeds `mtu` and may be fragmented (RFC 791): hands `out`
+/// Fragments an IPv4 packet that exceeds `mtu` and may be fragmented, as a router does (RFC 791): hands `out`
 /// its fragments, each a packet with all its checksums. A super-packet is segmented first.
 ///
 /// False, and nothing handed out, for IPv6, for "don't fragment", and for what can't be fragmented: an `mtu`

@@ -1,4 +1,4 @@
-//! Packets of this machine's own kernel: what they leave open and the wire does not carry is finished here. Pure.
+//! Packets of this machine's own kernel: completes offloads that the wire does not carry. Pure.
 //!
 //! A TUN device offers the kernel to sum any packet from any place on (`NETIF_F_HW_CSUM`), and since Linux 6.17
 //! also within tunnels (`hw_enc_features` in drivers/net/tun.c). So of a packet in VXLAN, GENEVE, GRE, IPIP, SIT,
@@ -11,7 +11,9 @@
 //! (`ip_do_fragment`). What was merged by a network card that verified it (LRO) comes as a super-packet with
 //! [`DATA_VALID`] and no partial checksum (`netif_needs_gso`).
 
-use super::{DATA_VALID, NEEDS_CSUM, Vnet, check, complete, headers};
+use super::check::check;
+use super::split::complete;
+use super::vnet::{DATA_VALID, NEEDS_CSUM, Vnet, headers};
 use crate::packet::checksum;
 use crate::packet::drops::Reason;
 use crate::packet::{self, Fragment, Header, VNET_LEN, protocol};

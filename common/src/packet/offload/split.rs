@@ -1,5 +1,5 @@
-//! What the kernel does to super-packets and partial checksums, done here: cut into smaller
-//! super-packets for a slow link, or down to plain packets for a kernel that takes no others. Pure.
+//! Segmentation of super-packets and completion of partial checksums, as the kernel does it: into smaller super-packets
+//! for a slow link, or into plain packets for a kernel without offload. Pure.
 //!
 //! ```text
 //!         | headers | segment | segment | segment | seg |        a super-packet
@@ -7,7 +7,9 @@
 //! packet: |  (consumed)       | headers | segment | seg |        the rest: headers moved over the consumed
 //! ```
 
-use super::{GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, TCP_CHECKSUM, UDP_CHECKSUM, UDP_LEN, Vnet, tcp_len};
+use super::vnet::{
+    GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, TCP_CHECKSUM, UDP_CHECKSUM, UDP_LEN, Vnet, tcp_len,
+};
 use crate::packet::checksum;
 use crate::packet::{IPV4_LEN, IPV6_LEN, VNET_LEN};
 
@@ -19,7 +21,7 @@ const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
-/// What the kernel behind a TUN device takes of the virtio-net header.
+/// The offloads that the kernel behind a TUN device supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Partial checksums (`TUN_F_CSUM`). Without it there are no super-packets either.
@@ -117,7 +119,7 @@ pub fn segment(packet: &mut [u8], features: Features, scratch: &mut Vec<u8>, mut
     deliver(&mut packet[start..]);
 }
 
-/// What of a super-packet stays the same while it is cut. Offsets count the virtio-net header.
+/// The parts of a super-packet that all its segments share. Offsets count the virtio-net header.
 struct Super {
     vnet: Vnet,
     ipv6: bool,

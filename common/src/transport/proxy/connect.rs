@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Cause, Credentials, Destination, Progress};
+use super::error::{Cause, Destination, Progress};
+use super::url::Credentials;
 use crate::transport::http::{BadHead, HeadReader, Response};
 
 /// Awaits the answer to CONNECT.

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Cause, Credentials, Destination, Progress};
+use super::error::{Cause, Destination, Progress};
+use super::url::Credentials;
 
 const VERSION: u8 = 5;
 const NO_LOGIN: u8 = 0;
@@ -18,7 +19,7 @@ const MAX_ANSWER: usize = 4 + 1 + 255 + 2;
 /// Awaits one answer after the other.
 #[derive(Debug)]
 pub(super) struct Socks {
-    awaits: Answer,
+    awaits: Reply,
     /// What came of it so far, at most [`MAX_ANSWER`] bytes.
     answer: Vec<u8>,
     /// The log-in, as it is sent.
@@ -28,7 +29,7 @@ pub(super) struct Socks {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum Reply {
     Greeting,
     Login,
     Command,
@@ -74,7 +75,7 @@ impl Socks {
             }
         }
         command.extend(destination.port.to_be_bytes());
-        Some(Socks { awaits: Answer::Greeting, answer: Vec::new(), login, command })
+        Some(Socks { awaits: Reply::Greeting, answer: Vec::new(), login, command })
     }
 
     pub(super) fn receive(&mut self, bytes: &[u8], unsent: &mut Vec<u8>) -> Result<Progress, Cause> {
@@ -82,10 +83,10 @@ impl Socks {
             debug_assert!(self.answer.len() < MAX_ANSWER);
             self.answer.push(byte);
             let is_whole = match self.awaits {
-                Answer::Greeting => self.handle_greeting(unsent)?,
-                Answer::Login => self.handle_login(unsent)?,
-                Answer::Command if self.is_done()? => return Ok(Progress::Open(index + 1)),
-                Answer::Command => false,
+                Reply::Greeting => self.handle_greeting(unsent)?,
+                Reply::Login => self.handle_login(unsent)?,
+                Reply::Command if self.is_done()? => return Ok(Progress::Open(index + 1)),
+                Reply::Command => false,
             };
             if is_whole {
                 self.answer.clear();
@@ -100,11 +101,11 @@ impl Socks {
         self.awaits = match (method, &self.login) {
             (NO_LOGIN, _) => {
                 unsent.extend(&self.command);
-                Answer::Command
+                Reply::Command
             }
             (PASSWORD, Some(login)) => {
                 unsent.extend(login);
-                Answer::Login
+                Reply::Login
             }
             (NO_ACCEPTABLE_LOGIN, None) => return Err(Cause::WantsPassword),
             (NO_ACCEPTABLE_LOGIN, Some(_)) => return Err(Cause::UnknownLogin(String::new())),
@@ -120,7 +121,7 @@ impl Socks {
             [1 | VERSION] => Ok(false),
             [_, 0] => {
                 unsent.extend(&self.command);
-                self.awaits = Answer::Command;
+                self.awaits = Reply::Command;
                 Ok(true)
             }
             [_, _] => Err(Cause::RejectedPassword),

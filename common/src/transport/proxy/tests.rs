@@ -1,6 +1,7 @@
 //! Conversations with proxies, split at every byte and ended at every length.
 
 use super::*;
+use crate::transport::http;
 
 fn destination(host: &str) -> Destination {
     Destination { host: host.to_owned(), port: 5678 }

@@ -1,104 +1,129 @@
-//! The tunnel's part in the handshake: from the hello to the keys. Pure.
+//! The tunnel's handshake: from the hello to the keys. Pure.
 
-use super::{Error, State, Transport, Tunnel};
-use crate::queue::Pool;
+use std::ops::Range;
+
+use super::error::Error;
 use crate::wire::frame::{BadFrame, Join};
 use crate::wire::hello::{HELLO_LEN, check_hello, hello};
-use crate::wire::inbox::Inbox;
-use crate::wire::key::PublicKey;
-use crate::wire::noise::{FIRST_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Role, SECOND_LEN};
+use crate::wire::key::{PrivateKey, PublicKey};
+use crate::wire::noise::{FIRST_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, Role, SECOND_LEN, Sealer};
 
-/// What a spoke brings into the handshake.
-pub(super) struct Expect {
-    pub(super) hub_key: Option<PublicKey>,
-    pub(super) join: Vec<u8>,
+/// A handshake that is not finished.
+pub(super) struct Greeting {
+    handshake: Handshake,
+    pub(super) stage: Stage,
 }
 
-/// What a handshake message led to.
+/// Which message comes next.
+pub(super) enum Stage {
+    /// Hub: hello and first message.
+    First,
+    /// Spoke: hello and second message.
+    Second {
+        /// The key that the hub has to prove; any, without one.
+        hub_key: Option<PublicKey>,
+        /// The join request, encoded: it goes into the third message.
+        join: Vec<u8>,
+    },
+    /// Hub: the third message.
+    Third,
+}
+
+/// What both ends have once the handshake is finished.
+pub(super) struct Transport {
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    /// The other end's key.
+    pub(super) remote: PublicKey,
+}
+
+/// The outcome of a handshake message.
 pub(super) enum Step {
-    /// Nothing yet: more bytes, please.
-    Wait,
-    /// The handshake went on.
-    On,
-    /// Hub: the spoke asks to join.
-    Join { key: PublicKey, join: Result<Join, BadFrame> },
+    /// Hub: the handshake goes on, and this is sent.
+    Second(Greeting, Vec<u8>),
+    /// Spoke: it is finished, and this is sent.
+    Third(Transport, Vec<u8>),
+    /// Hub: it is finished, and the spoke asks to join.
+    Join(Transport, Result<Join, BadFrame>),
 }
 
-impl Tunnel {
-    /// Takes one step of the handshake.
-    pub(super) fn shake_hands(&mut self, inbox: &mut Inbox, pool: &mut Pool) -> Result<Step, Error> {
-        let greeted = matches!(self.state, State::Third(_));
-        let mut skip = 0;
-        if !greeted {
-            match check_hello(inbox.sealed()) {
-                None => return Ok(Step::Wait),
-                Some(Ok(())) => skip = HELLO_LEN,
-                Some(Err(stranger)) => {
-                    // A spoke of another version learns ours from it; to others it is eight odd bytes.
-                    if self.role == Role::Hub {
-                        self.unsent = Some(pool.copy(&hello()));
-                    }
-                    return Err(Error::UnknownProtocol(stranger));
-                }
+impl Greeting {
+    /// The hub's end. `ephemeral`: 32 fresh random bytes.
+    pub(super) fn hub(key: &PrivateKey, ephemeral: [u8; 32]) -> Greeting {
+        Greeting { handshake: Handshake::new(Role::Hub, key, ephemeral), stage: Stage::First }
+    }
+
+    /// A spoke's end, and what it sends first.
+    pub(super) fn spoke(
+        key: &PrivateKey,
+        ephemeral: [u8; 32],
+        hub_key: Option<PublicKey>,
+        join: &Join,
+    ) -> (Greeting, Vec<u8>) {
+        let mut handshake = Handshake::new(Role::Spoke, key, ephemeral);
+        let mut first = hello().to_vec();
+        handshake.write(&[], &mut first).expect("an initiator's first message cannot fail");
+        (Greeting { handshake, stage: Stage::Second { hub_key, join: join.encode() } }, first)
+    }
+
+    /// Hub: whether the first message was read.
+    pub(super) fn has_greeted(&self) -> bool {
+        matches!(self.stage, Stage::Third)
+    }
+
+    /// Where the next message is in what was received; `None` asks for more bytes.
+    pub(super) fn next_message(&self, received: &[u8]) -> Result<Option<Range<usize>>, Error> {
+        let (longest, skip) = match self.stage {
+            Stage::First => (FIRST_LEN, HELLO_LEN),
+            Stage::Second { .. } => (SECOND_LEN, HELLO_LEN),
+            Stage::Third => (MAX_HANDSHAKE, 0),
+        };
+        if skip > 0 {
+            match check_hello(received) {
+                None => return Ok(None),
+                Some(Ok(())) => {}
+                Some(Err(unknown)) => return Err(Error::UnknownProtocol(unknown)),
             }
         }
-        let behind = &inbox.sealed()[skip..];
-        let Some(&prefix) = behind.first_chunk::<LENGTH_LEN>() else { return Ok(Step::Wait) };
+        let Some(&prefix) = received[skip..].first_chunk::<LENGTH_LEN>() else { return Ok(None) };
         let len = usize::from(u16::from_be_bytes(prefix));
-        let longest = match (&self.state, self.role) {
-            (State::Hello(..), Role::Hub) => FIRST_LEN,
-            (State::Hello(..), Role::Spoke) => SECOND_LEN,
-            _ => MAX_HANDSHAKE,
-        };
         if len > longest {
             return Err(Error::Handshake);
         }
-        let Some(message) = behind[LENGTH_LEN..].get(..len) else { return Ok(Step::Wait) };
-
-        // `Closing` stands in while the handshake is taken apart; an error leaves it there.
-        let step = match std::mem::replace(&mut self.state, State::Closing) {
-            State::Hello(mut handshake, expect) => {
-                let payload = handshake.read(message).map_err(|_| Error::Handshake)?;
-                if !payload.is_empty() {
-                    return Err(Error::Handshake);
-                }
-                let mut answer = Vec::new();
-                match self.role {
-                    Role::Hub => {
-                        answer.extend_from_slice(&hello());
-                        handshake.write(&[], &mut answer).map_err(|_| Error::Handshake)?;
-                        self.state = State::Third(handshake);
-                    }
-                    Role::Spoke => {
-                        let seen = handshake.remote().ok_or(Error::Handshake)?;
-                        if expect.hub_key.is_some_and(|expected| expected != seen) {
-                            return Err(Error::HubKey { seen });
-                        }
-                        handshake.write(&expect.join, &mut answer).map_err(|_| Error::Handshake)?;
-                        self.finish(handshake, seen)?;
-                    }
-                }
-                // The other end has not sent this message before it got our last one, so all of that is sent.
-                debug_assert!(self.unsent.is_none());
-                self.unsent = Some(pool.copy(&answer));
-                Step::On
-            }
-            State::Third(mut handshake) => {
-                let payload = handshake.read(message).map_err(|_| Error::Handshake)?;
-                let key = handshake.remote().ok_or(Error::Handshake)?;
-                self.finish(handshake, key)?;
-                Step::Join { key, join: Join::decode(&payload) }
-            }
-            State::Joining | State::Open | State::Closing => return Err(Error::Handshake),
-        };
-        inbox.consume_sealed(skip + LENGTH_LEN + len);
-        Ok(step)
+        let start = skip + LENGTH_LEN;
+        Ok((received.len() >= start + len).then_some(start..start + len))
     }
 
-    fn finish(&mut self, handshake: Handshake, remote: PublicKey) -> Result<(), Error> {
-        let (sealer, opener) = handshake.finish().map_err(|_| Error::Handshake)?;
-        self.transport = Some(Box::new(Transport { sealer, opener, remote }));
-        self.state = State::Joining;
-        Ok(())
+    /// Takes the next message.
+    pub(super) fn read(mut self, message: &[u8]) -> Result<Step, Error> {
+        let payload = self.handshake.read(message).map_err(|_| Error::Handshake)?;
+        if !matches!(self.stage, Stage::Third) && !payload.is_empty() {
+            return Err(Error::Handshake);
+        }
+        let mut answer = Vec::new();
+        match self.stage {
+            Stage::First => {
+                answer.extend_from_slice(&hello());
+                self.handshake.write(&[], &mut answer).map_err(|_| Error::Handshake)?;
+                Ok(Step::Second(Greeting { stage: Stage::Third, ..self }, answer))
+            }
+            Stage::Second { hub_key, join } => {
+                let seen = self.handshake.remote().ok_or(Error::Handshake)?;
+                if hub_key.is_some_and(|expected| expected != seen) {
+                    return Err(Error::HubKey { seen });
+                }
+                self.handshake.write(&join, &mut answer).map_err(|_| Error::Handshake)?;
+                Ok(Step::Third(finish(self.handshake, seen)?, answer))
+            }
+            Stage::Third => {
+                let key = self.handshake.remote().ok_or(Error::Handshake)?;
+                Ok(Step::Join(finish(self.handshake, key)?, Join::decode(&payload)))
+            }
+        }
     }
+}
+
+fn finish(handshake: Handshake, remote: PublicKey) -> Result<Transport, Error> {
+    let (sealer, opener) = handshake.finish().map_err(|_| Error::Handshake)?;
+    Ok(Transport { sealer, opener, remote })
 }

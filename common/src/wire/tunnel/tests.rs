@@ -10,7 +10,9 @@ use crate::packet::offload::testing::Shape;
 use crate::wire::frame::{HEADER_LEN, MAX_BODY};
 use crate::wire::inbox::READ_BYTES;
 use crate::wire::name::Name;
-use crate::wire::noise::{MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
+use crate::wire::noise::{LENGTH_LEN, MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
+use crate::wire::tunnel::liveness::FIRST_PING;
+use crate::wire::tunnel::outbound::{MAX_CONTROL, STRAIGHT};
 
 mod handshake;
 mod hostile;
@@ -148,7 +150,7 @@ struct Pair {
 
 impl Pair {
     /// Two ends that have not exchanged a byte yet.
-    fn strangers(hub_key: Option<PublicKey>) -> Pair {
+    fn unjoined(hub_key: Option<PublicKey>) -> Pair {
         let now = Instant::now();
         let spoke = End::new(|pool| Tunnel::spoke(&key(1), [3; 32], hub_key, &join(), pool, now));
         Pair { spoke, hub: End::new(|_| Tunnel::hub(&key(2), [4; 32], now)), now }
@@ -156,7 +158,7 @@ impl Pair {
 
     /// The handshake is done, and the hub has not decided yet.
     fn joining() -> Pair {
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         pair.exchange();
         pair.hub.got.clear();
         pair
@@ -372,7 +374,7 @@ proptest! {
         greeted in any::<bool>(),
     ) {
         let bytes = if greeted { [&hello()[..], &bytes].concat() } else { bytes };
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         let _ = pair.hub.read(&bytes, chunk, pair.now);
         prop_assert!(pair.hub.got.is_empty());
         let _ = pair.spoke.read(&bytes, chunk, pair.now);
@@ -461,7 +463,7 @@ fn an_end_that_asks_and_does_not_read_is_cut_off() {
         }
     }
     assert_eq!(error, Some(Error::SendBufferFull));
-    assert!(pair.hub.tunnel.control.len() <= MAX_CONTROL + ping.len());
+    assert!(pair.hub.tunnel.outbound.control.len() <= MAX_CONTROL + ping.len());
 }
 
 #[test]
@@ -488,7 +490,7 @@ fn buffers_go_back_to_the_pool() {
         // Odd chunks, so that both ends park and keep remainders.
         pair.exchange_in(1_001, 999);
         assert!(pair.hub.packets() == [huge.clone(), small.clone(), huge.clone()], "round {round}");
-        assert!(pair.hub.tunnel.parked.is_none() && pair.spoke.tunnel.unsent.is_none());
+        assert!(pair.hub.tunnel.parked.is_none() && pair.spoke.tunnel.outbound.unsent.is_none());
         spare.push((pair.spoke.pool.spare_bytes(), pair.hub.pool.spare_bytes()));
     }
     assert!(spare[2..].iter().all(|&now| now == spare[1]), "{spare:?}");
@@ -505,7 +507,11 @@ fn closing_gives_back_what_waits_at_every_stage() {
     spoke.tunnel.seal(&mut outbox, &mut spoke.pool, now).unwrap();
     spoke.tunnel.wrote(&outbox, 1_000, &mut spoke.pool, now);
     hub.read(&outbox[..1_000], usize::MAX, now).unwrap();
-    assert!(spoke.tunnel.begun.is_some() && spoke.tunnel.unsent.is_some() && hub.tunnel.parked.is_some());
+    assert!(
+        spoke.tunnel.outbound.begun.is_some()
+            && spoke.tunnel.outbound.unsent.is_some()
+            && hub.tunnel.parked.is_some()
+    );
     for (end, least) in [(&mut spoke, 5 * huge.len() + outbox.len() - 1_000), (&mut hub, 1_000)] {
         let before = end.pool.spare_bytes();
         end.tunnel.close(&mut end.pool);
@@ -534,9 +540,11 @@ fn an_idle_tunnel_is_small() {
         assert!(matches!(tunnel.state, State::Open));
         let transport = tunnel.transport.as_ref().unwrap();
         assert!(!transport.sealer.has_cached_key() && !transport.opener.has_cached_key());
-        assert_eq!(tunnel.control.capacity(), 0);
-        assert!(tunnel.parked.is_none() && tunnel.begun.is_none() && tunnel.unsent.is_none());
-        assert_eq!(tunnel.queue.cost(), 0);
+        assert_eq!(tunnel.outbound.control.capacity(), 0);
+        assert!(
+            tunnel.parked.is_none() && tunnel.outbound.begun.is_none() && tunnel.outbound.unsent.is_none()
+        );
+        assert_eq!(tunnel.outbound.queue.cost(), 0);
     }
     let (tunnel, transport) = (size_of::<Tunnel>(), size_of::<Transport>());
     assert!(tunnel + transport <= 3_072, "{tunnel} + {transport}");

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use common::wire::key::PublicKey;
 use slab::Slab;
 
-use super::{Line, Member, Members, format_member};
+use super::member::{Member, format_member, parse_revoked};
+use super::{Line, Members};
 use crate::ids::MemberId;
 
 /// What became of a member when the list was changed by a person.
@@ -29,17 +30,6 @@ pub struct Change {
     pub member: Member,
     /// What became of it.
     pub outcome: Outcome,
-}
-
-/// The key, if the line is that of a revoked member.
-pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
-    let mut words = line.split_whitespace();
-    let key = words.next().unwrap_or_default();
-    // The second word is a name, which may be anything.
-    if !words.skip(1).any(|word| word == "revoked") {
-        return Ok(None);
-    }
-    key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
 }
 
 impl Members {

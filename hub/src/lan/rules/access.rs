@@ -9,6 +9,8 @@ use common::packet::{Fragment, Header};
 use super::flows::{Flows, Key};
 use super::{Decision, End, Rules, Service};
 
+pub use super::flows::Party;
+
 /// Most pairs of parties for which the rules that concern them are kept.
 const MAX_PAIRS: usize = 4_096;
 /// Most packets whose fragments are remembered.
@@ -21,15 +23,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
-
-/// Where a packet comes from or goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Party {
-    /// The hub's own kernel.
-    Hub,
-    /// A member, by its number.
-    Member(usize),
-}
 
 /// Packets that a rule has decided about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

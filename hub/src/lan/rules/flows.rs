@@ -7,7 +7,14 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::access::Party;
+/// Where a packet comes from or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The hub's own kernel.
+    Hub,
+    /// A member, by its number.
+    Member(usize),
+}
 
 /// Most flows of one party.
 pub(super) const MAX_OF_ONE: usize = 4_096;

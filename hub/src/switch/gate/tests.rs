@@ -1,3 +1,5 @@
+//! Floods, silent peers and honest ones at the gate, in virtual time.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,8 +1,9 @@
 //! The handshake, whole, cut, forged and late.
 
 use super::*;
-use crate::wire::hello::HELLO_LEN;
-use crate::wire::noise::MAX_HANDSHAKE;
+use crate::wire::hello::{HELLO_LEN, UnknownProtocol};
+use crate::wire::noise::{Handshake, MAX_HANDSHAKE};
+use crate::wire::tunnel::handshake;
 
 /// What a hub's tunnel holds of bytes that it has read.
 fn parked(end: &End) -> usize {
@@ -11,7 +12,7 @@ fn parked(end: &End) -> usize {
 
 #[test]
 fn a_join_takes_two_round_trips() {
-    let mut pair = Pair::strangers(Some(key(2).public()));
+    let mut pair = Pair::unjoined(Some(key(2).public()));
     let now = pair.now;
     let first = pair.spoke.write(usize::MAX, now);
     pair.hub.read(&first, usize::MAX, now).unwrap();
@@ -42,9 +43,11 @@ fn a_refusal_arrives_and_ends_the_tunnel() {
 
 #[test]
 fn an_unreadable_join_is_told_as_such() {
-    let mut pair = Pair::strangers(None);
-    if let State::Hello(_, expect) = &mut pair.spoke.tunnel.state {
-        expect.join = vec![1, 0];
+    let mut pair = Pair::unjoined(None);
+    if let State::Handshake(greeting) = &mut pair.spoke.tunnel.state
+        && let handshake::Stage::Second { join, .. } = &mut greeting.stage
+    {
+        *join = vec![1, 0];
     }
     pair.exchange();
     assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Err(BadFrame))]);
@@ -53,7 +56,7 @@ fn an_unreadable_join_is_told_as_such() {
 #[test]
 fn the_handshake_survives_a_cut_at_every_byte_and_waits_at_every_length() {
     for cut in 0.. {
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         let now = pair.now;
         let mut longest = 0;
         for turn in 0..3 {
@@ -82,7 +85,7 @@ fn the_handshake_survives_a_cut_at_every_byte_and_waits_at_every_length() {
 fn every_flipped_bit_of_the_handshake_keeps_the_spoke_out() {
     for turn in 0..3 {
         for bit in 0.. {
-            let mut pair = Pair::strangers(None);
+            let mut pair = Pair::unjoined(None);
             let now = pair.now;
             let mut flipped = false;
             for at in 0..3 {
@@ -109,7 +112,7 @@ fn every_flipped_bit_of_the_handshake_keeps_the_spoke_out() {
 
 #[test]
 fn another_hub_key_is_refused_before_the_spoke_sends_its_own() {
-    let mut pair = Pair::strangers(Some(key(9).public()));
+    let mut pair = Pair::unjoined(Some(key(9).public()));
     let first = pair.spoke.write(usize::MAX, pair.now);
     pair.hub.read(&first, usize::MAX, pair.now).unwrap();
     let second = pair.hub.write(usize::MAX, pair.now);
@@ -133,7 +136,7 @@ fn strangers_are_named_at_both_ends_and_whatever_the_chunks() {
         (&other_version, UnknownProtocol::Version(2)),
     ] {
         for chunk in [1, 3, 100] {
-            let mut pair = Pair::strangers(None);
+            let mut pair = Pair::unjoined(None);
             pair.spoke.write(usize::MAX, pair.now);
             let at_hub = pair.hub.read(bytes, chunk, pair.now);
             assert_eq!(at_hub, Err(Error::UnknownProtocol(who)), "{bytes:?}");
@@ -152,7 +155,7 @@ fn strangers_are_named_at_both_ends_and_whatever_the_chunks() {
 fn a_handshake_message_that_is_too_long_or_of_the_wrong_length_is_refused() {
     let too_long = (MAX_HANDSHAKE as u16 + 1).to_be_bytes();
     for (len, body) in [(too_long, &[][..]), ([0xff, 0xff], &[]), ([0, 0], &[]), ([0, 31], &[7; 31])] {
-        let mut pair = Pair::strangers(None);
+        let mut pair = Pair::unjoined(None);
         let bytes = [&hello()[..], &len, body].concat();
         assert_eq!(pair.hub.read(&bytes, 1, pair.now), Err(Error::Handshake), "{len:?}");
     }
@@ -160,7 +163,7 @@ fn a_handshake_message_that_is_too_long_or_of_the_wrong_length_is_refused() {
 
 #[test]
 fn a_first_message_with_a_payload_is_refused() {
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     let mut bytes = hello().to_vec();
     Handshake::new(Role::Spoke, &key(1), [3; 32]).write(b"early", &mut bytes).unwrap();
     assert_eq!(pair.hub.read(&bytes, usize::MAX, pair.now), Err(Error::Handshake));
@@ -168,7 +171,7 @@ fn a_first_message_with_a_payload_is_refused() {
 
 #[test]
 fn the_deadline_of_the_handshake_stands_though_bytes_trickle() {
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     let message = pair.spoke.write(usize::MAX, pair.now);
     let end = pair.now + HANDSHAKE_TIME;
     for byte in &message[..message.len() - 1] {
@@ -197,7 +200,7 @@ fn an_undecided_join_has_the_same_deadline() {
 
 #[test]
 fn a_stranger_gets_no_more_memory_than_it_has_sent_bytes() {
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     let first = pair.spoke.write(usize::MAX, pair.now);
     let (most, rest) = first.split_at(first.len() - 1);
     pair.hub.read(most, 1, pair.now).unwrap();
@@ -210,10 +213,10 @@ fn a_stranger_gets_no_more_memory_than_it_has_sent_bytes() {
 
     // What is announced as too long is not waited for.
     let too_long = (MAX_HANDSHAKE as u16 + 1).to_be_bytes();
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     pair.hub.read(&first, usize::MAX, pair.now).unwrap();
     assert_eq!(pair.hub.read(&too_long, usize::MAX, pair.now), Err(Error::Handshake));
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     let greedy = [&hello()[..], &33_u16.to_be_bytes()].concat();
     assert_eq!(pair.hub.read(&greedy, usize::MAX, pair.now), Err(Error::Handshake));
 }

@@ -178,7 +178,7 @@ fn goodbye_goes_ahead_of_packets_and_needs_someone_to_hear_it() {
     pair.hub.tunnel.bye(Farewell::Replaced).unwrap();
     pair.exchange();
     assert_eq!(pair.spoke.got, [Got::Control(ControlFrame::Bye(Farewell::Replaced))]);
-    let mut pair = Pair::strangers(None);
+    let mut pair = Pair::unjoined(None);
     pair.hub.tunnel.bye(Farewell::Stopping).unwrap();
     assert!(!pair.hub.tunnel.wants_write());
 }

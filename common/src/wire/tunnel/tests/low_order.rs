@@ -6,7 +6,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 
 use super::*;
 use crate::wire::hello::{HELLO_LEN, hello};
-use crate::wire::key::every_unfit_encoding;
+use crate::wire::key::every_unusable_encoding;
 
 /// Which of its keys an end forges, and how it looks then.
 #[derive(Clone, Copy)]
@@ -146,7 +146,7 @@ fn an_honest_handshake_of_the_same_making_is_taken() {
 
 #[test]
 fn no_encoding_of_a_point_of_low_order_joins_or_passes_for_a_hub() {
-    for point in every_unfit_encoding() {
+    for point in every_unusable_encoding() {
         for is_static in [true, false] {
             let forgery = Some(Forgery { is_static, point, is_low: true });
             assert_eq!(knock(forgery), Err(Error::Handshake), "{point:x?}, static {is_static}");

@@ -1,0 +1,83 @@
+//! Whether the other end is alive: when it was heard, pings, the round trip. Pure.
+
+use std::time::{Duration, Instant};
+
+/// From the connection to the welcome; nothing extends it.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How often each end pings.
+pub const PING_EVERY: Duration = Duration::from_secs(4);
+/// The first ping's delay after the welcome: until then both ends are busy with files and the device, which would
+/// count as round trip.
+pub(super) const FIRST_PING: Duration = Duration::from_millis(250);
+/// An end that was not heard for this long is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+/// The timers of one tunnel.
+pub(super) struct Liveness {
+    born_at: Instant,
+    heard_at: Instant,
+    /// When to ping next.
+    ping_at: Instant,
+    /// The ping that is not answered yet: its token, and when it was sent.
+    ping: Option<(u64, Instant)>,
+    /// Pings so far; the last one's token.
+    pings: u64,
+    round_trip: Option<Duration>,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Instant) -> Liveness {
+        Liveness { born_at: now, heard_at: now, ping_at: now, ping: None, pings: 0, round_trip: None }
+    }
+
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+    }
+
+    pub(super) fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
+    /// The last round trip of a ping.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// Schedules the first ping, as packets may flow from now on.
+    pub(super) fn opened(&mut self, now: Instant) {
+        self.ping_at = now + FIRST_PING;
+    }
+
+    /// Begins a ping; returns its token.
+    pub(super) fn ping(&mut self, now: Instant) -> u64 {
+        self.pings += 1;
+        self.ping_at = now + PING_EVERY;
+        self.ping = Some((self.pings, now));
+        self.pings
+    }
+
+    /// Takes the answer to a ping; any other token is ignored.
+    pub(super) fn pong(&mut self, token: u64, now: Instant) {
+        if let Some((_, sent_at)) = self.ping.take_if(|(expected, _)| *expected == token) {
+            self.round_trip = Some(now.saturating_duration_since(sent_at));
+        }
+    }
+
+    /// When the handshake is over time.
+    pub(super) fn handshake_deadline(&self) -> Instant {
+        self.born_at + HANDSHAKE_TIME
+    }
+
+    /// When an open tunnel pings or dies next.
+    pub(super) fn deadline(&self) -> Instant {
+        self.ping_at.min(self.heard_at + DEAD_AFTER)
+    }
+
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        now >= self.heard_at + DEAD_AFTER
+    }
+
+    pub(super) fn is_ping_due(&self, now: Instant) -> bool {
+        now >= self.ping_at
+    }
+}

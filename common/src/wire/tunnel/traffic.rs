@@ -1,0 +1,17 @@
+//! How much went through a tunnel. Pure.
+
+/// Packets and their IP bytes, one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets; a super-packet counts once.
+    pub packets: u64,
+    /// Bytes of packet, with the virtio-net header.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(super) fn add(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len as u64;
+    }
+}

@@ -1,0 +1,127 @@
+//! One member, and its line in `members`. Pure.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use common::wire::frame::MAX_ROUTES;
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+use ipnetwork::IpNetwork;
+
+use crate::ids::SessionId;
+use crate::lan::subnets::Subnets;
+
+/// Counts the changes of a list: its state after so many of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The state after one more change.
+    pub(crate) fn next(self) -> Version {
+        Version(self.0 + 1)
+    }
+}
+
+/// A spoke that the hub knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub key: PublicKey,
+    /// What it is called.
+    pub name: Name,
+    /// What it holds, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes behind it that it may offer.
+    pub routes: Vec<IpNetwork>,
+    /// Its session, while it is on the LAN.
+    pub session: Option<SessionId>,
+    /// When it was last on the LAN, if that was since the hub started.
+    pub seen_at: Option<Instant>,
+    /// The first state of the list that has it: of what was read, none counts.
+    pub(super) added: Version,
+    /// The state of the list in which its line was last changed.
+    pub(super) changed: Version,
+}
+
+impl Member {
+    /// Its addresses, for a log line.
+    pub fn addresses_text(&self) -> String {
+        comma_separated(&self.addresses)
+    }
+}
+
+pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
+    let mut words = line.split_whitespace();
+    let key = words.next().unwrap_or_default();
+    let key = key.parse().map_err(|bad| format!("{key:?} is no key: {bad}"))?;
+    let name = words.next().ok_or("the name is missing")?;
+    let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
+    let (addresses, routes) = parse_rights(words, subnets)?;
+    let (added, changed) = Default::default();
+    Ok(Member { key, name, addresses, routes, session: None, seen_at: None, added, changed })
+}
+
+/// Reads what a line grants: addresses or `-`, and `route=` with prefixes.
+pub(crate) fn parse_rights<'a>(
+    words: impl Iterator<Item = &'a str>,
+    subnets: Subnets,
+) -> Result<(Vec<IpAddr>, Vec<IpNetwork>), String> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut routes = Vec::new();
+    for (index, word) in words.enumerate() {
+        if let Some(list) = word.strip_prefix("route=") {
+            for route in list.split(',') {
+                let parsed: IpNetwork = route.parse().map_err(|_| format!("{route:?} is no prefix"))?;
+                if parsed.network() != parsed.ip() {
+                    return Err(format!("route {route} has bits set behind its prefix"));
+                }
+                routes.push(parsed);
+            }
+        } else if index == 0 && word != "-" {
+            for address in word.split(',') {
+                let parsed: IpAddr = address.parse().map_err(|_| format!("{address:?} is no address"))?;
+                subnets.check(parsed).map_err(|unfit| format!("{parsed} {unfit}"))?;
+                if addresses.iter().any(|other| other.is_ipv4() == parsed.is_ipv4()) {
+                    return Err("two addresses of one family".to_owned());
+                }
+                addresses.push(parsed);
+            }
+        } else if word != "-" {
+            return Err(format!("{word:?} makes no sense here"));
+        }
+    }
+    if routes.len() > MAX_ROUTES {
+        return Err(format!("more than {MAX_ROUTES} routes"));
+    }
+    Ok((addresses, routes))
+}
+
+pub(super) fn format_member(member: &Member) -> String {
+    format!("{} {} {}", member.key, member.name, rights_text(&member.addresses, &member.routes))
+}
+
+/// What `parse_rights` reads.
+pub(crate) fn rights_text(addresses: &[IpAddr], routes: &[IpNetwork]) -> String {
+    let mut text = if addresses.is_empty() { "-".to_owned() } else { comma_separated(addresses) };
+    if !routes.is_empty() {
+        text.push_str(" route=");
+        text.push_str(&comma_separated(routes));
+    }
+    text
+}
+
+pub(super) fn comma_separated(items: &[impl fmt::Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The key, if the line is that of a revoked member.
+pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
+    let mut words = line.split_whitespace();
+    let key = words.next().unwrap_or_default();
+    // The second word is a name, which may be anything.
+    if !words.skip(1).any(|word| word == "revoked") {
+        return Ok(None);
+    }
+    key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
+}

@@ -1,0 +1,13 @@
+//! What a session asks of the hub. Pure.
+
+use common::wire::frame::{BadFrame, ControlFrame, Join};
+use common::wire::key::PublicKey;
+
+/// What a session asks of the hub; packets it does not have to ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To join, with the key that it proved.
+    Join(PublicKey, Result<Join, BadFrame>),
+    /// Whatever a control frame says.
+    Control(ControlFrame),
+}
