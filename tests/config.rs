@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, Said, ask_hub, run, start_hub, state};
+use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, run, start_hub, state};
 
 const SOON: Duration = Duration::from_secs(5);
 
