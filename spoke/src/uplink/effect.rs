@@ -92,8 +92,9 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Error::Refused(Refusal::AddressHeld | Refusal::Full, _) => false,
-            Error::Refused(..) | Error::KeyChanged { .. } => true,
-            Error::RejectedConfig(_) | Error::Device(_) => false,
+            Error::Refused(..) => true,
+            // Who is in between may be gone in another network.
+            Error::KeyChanged { .. } | Error::RejectedConfig(_) | Error::Device(_) => false,
         }
     }
 }
