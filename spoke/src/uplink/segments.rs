@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_hub_that_acknowledges_and_says_nothing_may_stand_still_once() {
         let (start, mut segments) = (Instant::now(), Segments::default());
-        let mut silent_link = |segments: &mut Segments| {
+        let silent_link = |segments: &mut Segments| {
             segments.begin_link();
             segments.note(Health { unheard: SECOND, ..healthy() }, start);
             segments.judge(SILENT)
