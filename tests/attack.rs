@@ -1,6 +1,7 @@
-//! Strangers at the hub's port: what they send before anyone is authenticated harms nobody.
+//! Strangers at the hub's port: what they send before anyone is authenticated harms nobody, and neither does a flood of
+//! strangers that an open hub lets in.
 //!
-//! `ATTACK_SECONDS=60` makes the floods as long as the promise says; the figures are printed
+//! `ATTACK_SECONDS=60` makes the floods as long as the promise says, and joins as many a second; the figures are printed
 //! (`cargo test -p hub --test attack -- --nocapture`).
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
@@ -8,15 +9,19 @@
 #[path = "house/mod.rs"]
 mod house;
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use common::wire::frame::Join;
+use common::wire::key::PublicKey;
+use house::wire::{Wire, join_request, random_key};
 use house::{
     HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
     spawn_spoke,
@@ -155,6 +160,148 @@ fn a_hub_that_is_out_of_descriptors_neither_spins_nor_gives_up() {
     spoke.wait_for_line(SPOKE_ON_LAN, JOIN).unwrap();
     let told = lan.hub.lines().iter().filter(|line| line.contains("cannot accept")).count();
     assert_eq!(told, 1, "it is told once a minute");
+}
+
+#[test]
+fn a_flood_of_new_members_delays_nobody_and_none_is_forgotten() {
+    require_tun().unwrap();
+    let (seconds, rate) =
+        std::env::var("ATTACK_SECONDS").map_or((6, 200), |text| (text.parse().expect("ATTACK_SECONDS"), 500));
+    let half = Duration::from_secs(seconds) / 2;
+    let (net, binaries) = (Net::new(3).unwrap(), house::Binaries::find().unwrap());
+    let hub = start_large_hub(&net, &binaries);
+    let spokes = [0, 1].map(|i| spawn_spoke(&net, &binaries, i, &[]).unwrap());
+    for spoke in &spokes {
+        spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    }
+    ping_until(net.spoke(0), Lan::address(1).into(), SOON).unwrap();
+    let mut quiet = pings(&net, Duration::from_secs(1));
+
+    let marks = spokes.each_ref().map(Process::mark);
+    let (cpu, flood) = (cpu_time(&hub), Joiners::start(net.spoke(2), rate));
+    let mut flooded = pings(&net, half);
+    let hub_share = (cpu_time(&hub) - cpu).as_secs_f64() / half.as_secs_f64();
+    // In the middle of it.
+    hub.kill().unwrap();
+    let mut welcomed = flood.stop();
+    let first_half = welcomed.len();
+    assert_saved(&net, &welcomed);
+
+    let hub = start_large_hub(&net, &binaries);
+    for (spoke, mark) in spokes.iter().zip(marks) {
+        spoke.wait_for_line_after(mark, SPOKE_ON_LAN, SOON).unwrap();
+    }
+    ping_until(net.spoke(0), Lan::address(1).into(), SOON).unwrap();
+    let flood = Joiners::start(net.spoke(2), rate);
+    flooded.extend(pings(&net, half));
+    hub.kill().unwrap();
+    welcomed.extend(flood.stop());
+    assert_saved(&net, &welcomed);
+
+    let (quiet, flooded, slowest) = (p99(&mut quiet), p99(&mut flooded), flooded.last().unwrap());
+    println!(
+        "{} new members in 2 x {half:?}, {first_half} of them before the first kill; {hub_share:.2} of a core; \
+         pings at the 99th percentile {quiet:.1?} before and {flooded:.1?} meanwhile, the slowest {slowest:.1?}",
+        welcomed.len(),
+    );
+    let due = f64::from(rate) * seconds as f64;
+    assert!(welcomed.len() as f64 > due / 2.0, "the attacker was too slow: {} of {due}", welcomed.len());
+    // A machine that others use too delays pings without any flood.
+    assert!(flooded < Duration::from_millis(20) + quiet, "{flooded:?}, and {quiet:?} without a flood");
+}
+
+/// Starts a hub with room for many members.
+fn start_large_hub(net: &Net, binaries: &house::Binaries) -> Process {
+    let command = hub_command(net, binaries, &[]);
+    let mut large = Command::new(command.get_program());
+    large.args(command.get_args().map(|arg| if arg == "10.0.0.0/24" { "10.0.0.0/16".as_ref() } else { arg }));
+    let hub = net.hub().spawn("hub", &large).unwrap();
+    hub.wait_for_line(HUB_LISTENS, SOON).unwrap();
+    hub
+}
+
+/// The times that pings between the two members take, for so long.
+fn pings(net: &Net, time: Duration) -> Vec<Duration> {
+    let end = Instant::now() + time;
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        times.push(ping(net.spoke(0), Lan::address(1).into(), 56, SOON).unwrap());
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    times
+}
+
+/// The 99th percentile; the times are in order then.
+fn p99(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+/// Each member that was welcomed is in the file, with the address that it was told.
+fn assert_saved(net: &Net, welcomed: &[(PublicKey, IpAddr)]) {
+    let text = fs::read_to_string(house::state(net.hub(), "hub").join("members")).unwrap();
+    let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let saved: HashMap<&str, &str> =
+        words.filter_map(|words| Some((*words.first()?, *words.get(2)?))).collect();
+    for (key, address) in welcomed {
+        let line = saved.get(key.to_string().as_str()).copied();
+        assert_eq!(line, Some(address.to_string().as_str()), "{key} was welcomed");
+    }
+    let addresses: HashSet<&IpAddr> = welcomed.iter().map(|(_, address)| address).collect();
+    assert_eq!(addresses.len(), welcomed.len(), "no address is given twice");
+}
+
+/// An attacker that joins again and again, each time with a new key.
+struct Joiners {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<(PublicKey, IpAddr)>>>,
+}
+
+impl Joiners {
+    /// So many at once, as each one waits for its welcome.
+    const THREADS: u32 = 20;
+    /// Links that each of them has at a time.
+    const HELD: usize = 10;
+
+    /// From `host`, `rate` new keys a second.
+    fn start(host: &Host, rate: u32) -> Joiners {
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = || {
+            let stop = Arc::clone(&stop);
+            host.thread(move || Joiners::run(&stop, rate / Joiners::THREADS))
+        };
+        let threads = (0..Joiners::THREADS).map(|_| start()).collect();
+        Joiners { stop, threads }
+    }
+
+    fn run(stop: &AtomicBool, rate: u32) -> Vec<(PublicKey, IpAddr)> {
+        let (mut welcomed, mut held) = (Vec::new(), VecDeque::new());
+        let mut pace = Pace::new(rate);
+        let request = Join { addresses: vec![], ..join_request(Ipv4Addr::UNSPECIFIED) };
+        while !stop.load(Ordering::Relaxed) {
+            for _ in 0..pace.due() {
+                let key = random_key().unwrap();
+                let wire = connect(Net::spoke_v4(2)).map(|stream| Wire::over(stream, JOIN).unwrap());
+                // The hub is killed in the middle.
+                let Some(Ok((joined, welcome))) = wire.map(|wire| wire.join_as(&key, &request)) else {
+                    break;
+                };
+                welcomed.push((key.public(), welcome.addresses[0].ip()));
+                held.push_back(joined);
+                if held.len() > Joiners::HELD {
+                    held.pop_front();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        welcomed
+    }
+
+    /// Ends it; the keys that were welcomed, and their addresses.
+    fn stop(self) -> Vec<(PublicKey, IpAddr)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
 }
 
 /// An attacker: connections that say nothing or half a hello, and connections that say nonsense.

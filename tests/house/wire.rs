@@ -8,7 +8,7 @@ use common::node::state;
 use common::packet::VNET_LEN;
 use common::packet::offload::Vnet;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, HEADER_LEN, Header, Join};
+use common::wire::frame::{ControlFrame, HEADER_LEN, Header, Join, Welcome};
 use common::wire::hello::{HELLO_LEN, hello};
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -33,7 +33,12 @@ pub(crate) struct Joined {
 impl Wire {
     /// Connects from `host`. Reads and writes fail after `patience`.
     pub(crate) fn connect(host: &Host, hub: SocketAddr, patience: Duration) -> Result<Wire> {
-        let stream = host.tcp_connect(hub, patience)?;
+        Wire::over(host.tcp_connect(hub, patience)?, patience)
+    }
+
+    /// As [`Wire::connect`], over a connection that is there.
+    pub(crate) fn over(stream: TcpStream, patience: Duration) -> Result<Wire> {
+        stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
@@ -89,16 +94,21 @@ impl Wire {
     }
 
     /// Joins as a real spoke does, and waits for the welcome.
-    pub(crate) fn join(mut self, key: &PrivateKey, address: Ipv4Addr) -> Result<Joined> {
-        let (handshake, third) = self.handshake(key, &join_request(address))?;
+    pub(crate) fn join(self, key: &PrivateKey, address: Ipv4Addr) -> Result<Joined> {
+        self.join_as(key, &join_request(address)).map(|(joined, _)| joined)
+    }
+
+    /// Joins with this request; what the hub says to it comes back too.
+    pub(crate) fn join_as(mut self, key: &PrivateKey, request: &Join) -> Result<(Joined, Welcome)> {
+        let (handshake, third) = self.handshake(key, request)?;
         self.send(&third)?;
         let (sealer, opener) = handshake.finish().map_err(|_| Failure::new("the handshake is not over"))?;
         let mut joined = Joined { wire: self, sealer, opener, opened: Vec::new() };
         let answer = joined.control()?;
-        if matches!(answer, ControlFrame::Welcome(_)) {
-            return Ok(joined);
-        }
-        Err(Failure::new(format!("no welcome, but {answer:?}")))
+        let ControlFrame::Welcome(welcome) = answer else {
+            return Err(Failure::new(format!("no welcome, but {answer:?}")));
+        };
+        Ok((joined, welcome))
     }
 
     fn read_message(&mut self) -> Result<Vec<u8>> {
