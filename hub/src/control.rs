@@ -1,4 +1,4 @@
-//! What the hub is asked through its control socket, and what it answers. Pure.
+//! Requests to the hub through its control socket, and the answers. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

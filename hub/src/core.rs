@@ -1,11 +1,11 @@
 //! The hub without its sockets, its files and its device: bytes, requests and the time come in, effects come out. Pure.
 //!
-//! It has three parts: the switch, which carries packets; admission, which says who may be here; and routes, which
-//! say what lies behind whom. What concerns more than one of them is here.
+//! It has three parts: the switch forwards packets, admission decides on joins, names and addresses, and routes assign
+//! prefixes to members. This file coordinates them.
 //!
-//! Whoever has the sockets calls, in each turn: `receive` and `send` for what is ready, `handle_timeouts` when
-//! `deadline` is reached, `flush` for each of `take_dirty`, and `finish_turn`; and does what `poll_effect` says, in
-//! order, as often as it likes.
+//! In each turn the shell calls `receive` and `send` for ready sources, `handle_timeouts` when `deadline` is reached,
+//! `flush` for each session of `take_dirty`, and `finish_turn`. It carries out the effects of `poll_effect`, in order,
+//! at any time in between.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ mod files;
 mod joining;
 mod offers;
 
-/// Who watches the list of members is told of changes at most so often.
+/// The least time between two notifications to the watchers of the list of members.
 const NOTIFY_EVERY: Duration = Duration::from_secs(1);
 
 /// The hub.
@@ -47,20 +47,20 @@ pub struct Core {
     now: Option<Instant>,
 }
 
-/// Telling those who watch the list of members.
+/// Notifications to the watchers of the list of members.
 #[derive(Default)]
 struct Notify {
-    /// When they are told that it changed.
+    /// When the next one is due.
     at: Option<Instant>,
-    /// When they were last told.
+    /// When the last one was sent.
     last: Option<Instant>,
 }
 
-/// What the files said at start.
+/// The contents of the files at start.
 pub struct Files {
     /// `members`.
     pub members: Members,
-    /// Which text that was.
+    /// Its fingerprint.
     pub fingerprint: Fingerprint,
     /// `invites`.
     pub invites: Invites,
@@ -207,7 +207,7 @@ impl Core {
         ControlFrame::Members { peers, last }
     }
 
-    /// Has those who watch the list of members told that it is another one.
+    /// Schedules a notification to the watchers of the list of members.
     fn notify_watchers(&mut self, now: Instant) {
         let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
         self.notify.at.get_or_insert(earliest.max(now));
@@ -215,7 +215,7 @@ impl Core {
 
     // ---- time
 
-    /// Tells the time of day, in Unix seconds: invites expire by it.
+    /// Sets the time of day, in Unix seconds: invites expire by it.
     pub fn set_unix_time(&mut self, now: u64) {
         self.admission.set_unix_time(now);
     }
@@ -228,7 +228,7 @@ impl Core {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Tells what changed, pings who is due, ends who is dead, settles disputes.
+    /// Sends notifications and pings that are due, ends dead sessions, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
         self.handle_routes(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {
@@ -241,7 +241,7 @@ impl Core {
         }
     }
 
-    /// What must come last in a turn: sessions that ended are only taken out when nothing can touch them any more.
+    /// Ends a turn: removes the sessions that ended, when nothing in the turn can refer to them any more.
     pub fn finish_turn(&mut self, now: Instant) {
         self.now = Some(now);
         while let Some(ended) = self.switch.poll_ended(now) {
@@ -269,7 +269,7 @@ impl Core {
         self.notify_watchers(now);
     }
 
-    /// Says goodbye to everyone, and has the last changes written.
+    /// Sends a goodbye to all sessions, and writes the last changes.
     pub fn stop(&mut self, now: Instant) {
         self.switch.dismiss_all(Farewell::Stopping, "the hub stops");
         // The last chance to write what could not be written before.
@@ -299,7 +299,7 @@ impl Core {
 
     // ---- what is asked about it
 
-    /// What the LAN is.
+    /// The LAN's subnets.
     pub fn lan(&self) -> &Lan {
         &self.lan
     }
@@ -309,7 +309,7 @@ impl Core {
         self.key.public()
     }
 
-    /// Whom the hub knows.
+    /// The list of members.
     pub fn members(&self) -> &Members {
         self.admission.members()
     }

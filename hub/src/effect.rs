@@ -1,4 +1,4 @@
-//! What the core wants done, in order. Pure.
+//! The effects of the core, which the shell carries out in order. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,7 @@ use crate::switch::gate::TurnedAway;
 
 pub use crate::lan::saving::Answer;
 
-/// One thing to be done by whoever has the sockets, the files and the device.
+/// One action for the shell, which owns the sockets, the files and the device.
 #[derive(Debug)]
 pub enum Effect {
     /// Give a packet (virtio-net header and IP) to the hub's own kernel, and the buffer back by
@@ -31,20 +31,20 @@ pub enum Effect {
         /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
         is_silent: bool,
     },
-    /// Have the hub's own kernel reach a prefix through the LAN.
+    /// Add a kernel route to a prefix through the LAN.
     AddRoute(IpNetwork),
-    /// Have it reach that prefix so no longer.
+    /// Remove that route.
     RemoveRoute(IpNetwork),
     /// Do a job on the files, and report it by [`Core::handle_done`](crate::core::Core::handle_done). There is never
     /// more than one job at a time.
     Save(Box<Job>),
     /// Answer a request.
     Answer(RequestId, Box<Result<Answer, String>>),
-    /// Something happened that may be worth a line.
+    /// An event that may be logged.
     Log(Box<Notice>),
 }
 
-/// Something that happened. Which of these are logged, and how, is the logbook's.
+/// An event. The logbook decides which ones are logged, and how.
 #[derive(Debug)]
 pub enum Notice {
     /// A connection was closed at once.
@@ -60,7 +60,7 @@ pub enum Notice {
         /// Why, in words.
         text: String,
     },
-    /// An address of a member was asked for by someone else: it is asked for a sign of life.
+    /// Another key asked for an address of a member, which is pinged.
     Disputed(SocketAddr, Name),
     /// A member came.
     Joined {

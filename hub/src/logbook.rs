@@ -1,7 +1,7 @@
-//! Which notices of the core become lines of the log, at which level, and how often. Pure but for `log` itself.
+//! Decides which notices of the core are logged, at which level, and how often. Pure but for `log` itself.
 //!
-//! What anyone outside can provoke is limited by kind, what a member can provoke by member: of a flood the first
-//! lines are written, and the others counted.
+//! Lines that any remote peer can cause are limited by kind, lines that a member can cause by member: the first ones of a
+//! flood are written, the others counted.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::ids::{MemberId, SessionId};
 use crate::lan::admission::Applicant;
 use crate::lan::members::{Access, Outcome};
 
-/// A kind of line that anybody outside can provoke.
+/// A kind of line that any remote peer can cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogKind {
     /// A connection was turned away.
@@ -27,7 +27,7 @@ pub enum LogKind {
     Refused,
     /// A member joined that the hub did not know.
     Newcomer,
-    /// It left, and no line told that it joined.
+    /// It left, and its join was not logged.
     NewcomerLeft,
     /// An address went to another member.
     Evicted,
@@ -35,7 +35,7 @@ pub enum LogKind {
     BadRoute,
     /// The hub's own kernel was given a route, or lost it.
     KernelRoute,
-    /// What someone else had changed in the kernel was set right.
+    /// The kernel's state was restored after a change by another program.
     Restored,
 }
 
@@ -47,7 +47,7 @@ pub struct Logbook {
     state: String,
     limiter: LogLimiter<LogKind>,
     member_limiter: LogLimiter<MemberId>,
-    /// Sessions of newcomers that no line told of.
+    /// Sessions of new members whose join was not logged.
     untold: HashSet<SessionId>,
 }
 
@@ -106,7 +106,7 @@ impl Logbook {
             | Notice::KernelRouteCovers(..) => {}
             Notice::Disputed(source, name) => debug!("{source} asks for an address of {name}"),
             Notice::Joined { session, who: Who { id, name, addresses }, source, is_new } => {
-                // On an open hub anybody can be new any number of times.
+                // On an open hub anyone can join with any number of new keys.
                 if is_new && !self.allow(LogKind::Newcomer, now) {
                     self.untold.insert(session);
                 } else if self.member_limiter.allow(id, now) {

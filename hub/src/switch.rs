@@ -1,8 +1,7 @@
 //! The LAN's switch: links, and the packets that go between them. Pure: bytes and the time come in.
 //!
-//! A session is a tunnel and what is known about who is behind it. Whoever has the sockets keeps them under the same
-//! id. Sessions that end are only marked, and taken out at the end of the turn by `poll_ended`, so that ids stay
-//! valid within a turn.
+//! A session is a tunnel with its member. The shell keeps each socket under its session's id. A session that ends is only
+//! marked, and removed at the end of the turn by `poll_ended`, so that ids stay valid within a turn.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -40,12 +39,12 @@ pub use asked::Asked;
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the switch routes by.
+/// The tables that the switch routes by.
 #[derive(Clone, Copy)]
 pub struct Fabric<'a> {
-    /// Who holds which address, and by which session it is reached.
+    /// The holder of each address, and its session.
     pub members: &'a Members,
-    /// What lies behind whom.
+    /// The prefixes behind members.
     pub table: &'a RouteTable,
 }
 
@@ -71,9 +70,9 @@ struct Session {
     port: Port,
     /// The largest packet that it takes.
     mtu: usize,
-    /// Whether it is told of changes in the list of members.
+    /// Whether it watches the list of members.
     watches: bool,
-    /// Nothing goes out before this state of the list of members is written.
+    /// Nothing is sent before this state of the list of members is written.
     hold: Option<Version>,
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
@@ -237,14 +236,14 @@ impl Switch {
         self.mark_dirty(session);
     }
 
-    /// Tells a session that it may not join, and ends it.
+    /// Refuses a session's join request, and ends it.
     pub fn refuse(&mut self, session: SessionId, reason: Refusal, text: String) {
         // It has only just begun: there is room for one frame.
         let _ = self.sessions[session.index()].tunnel.refuse(reason, text);
         self.end(session, End::Refused);
     }
 
-    /// Says goodbye to one.
+    /// Sends a goodbye to a session, and ends it.
     pub fn dismiss(&mut self, session: SessionId, farewell: Farewell, why: End) {
         if self.is_live(session) {
             // A tunnel whose send buffer is too full for a goodbye is closed all the same.
@@ -253,7 +252,7 @@ impl Switch {
         }
     }
 
-    /// Says goodbye to everyone.
+    /// Sends a goodbye to all sessions.
     pub fn dismiss_all(&mut self, farewell: Farewell, why: &'static str) {
         for index in 0..self.sessions.capacity() {
             self.dismiss(SessionId::new(index), farewell, End::Farewell(why));
@@ -346,12 +345,12 @@ impl Switch {
         }
     }
 
-    /// Tells these of the members that are on the LAN.
+    /// Sends a control frame to these members, if they are on the LAN.
     pub fn tell_members(&mut self, control: &ControlFrame, are: impl Fn(MemberId) -> bool) {
         self.tell_those(control, |session| session.member.is_some_and(&are));
     }
 
-    /// Tells those who watch the list of members.
+    /// Sends a control frame to the watchers of the list of members.
     pub fn tell_watchers(&mut self, control: &ControlFrame) {
         self.tell_those(control, |session| session.watches);
     }
@@ -372,12 +371,12 @@ impl Switch {
         }
     }
 
-    /// Has a session told of changes in the list of members from now on.
+    /// Makes a session a watcher of the list of members.
     pub fn set_watching(&mut self, session: SessionId) {
         self.sessions[session.index()].watches = true;
     }
 
-    /// Asks a session for a sign of life.
+    /// Pings a session.
     pub fn ping(&mut self, session: SessionId, now: Instant) {
         if let Err(error) = self.sessions[session.index()].tunnel.ping(now) {
             self.end(session, End::Tunnel(error));
@@ -428,7 +427,7 @@ impl Switch {
 
     // ---- sending
 
-    /// Lets go what waited for states of the list of members that are settled now.
+    /// Releases the sessions that waited for states of the list of members that are settled now.
     pub fn release(&mut self, is_settled: impl Fn(Version) -> bool) {
         while let Some(&(version, session)) = self.held.front().filter(|(version, _)| is_settled(*version)) {
             self.held.pop_front();
@@ -497,5 +496,5 @@ impl Contact for Switch {
     }
 }
 
-/// Where the switch puts what is to be done.
+/// The queue of effects.
 pub(crate) type Effects = VecDeque<Effect>;

@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What the person wants of the LAN.
+    /// The settings of the uplink.
     pub uplink: uplink::Config,
     /// The device's name.
     pub tun: String,
@@ -88,7 +88,7 @@ impl From<tun::Error> for Error {
     }
 }
 
-/// What leads to a link, and the link.
+/// The connection to the hub, or the attempt at one.
 enum Connection {
     /// Nothing, for now.
     None,
@@ -416,7 +416,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ready is who is on the LAN: only then can others bind its address.
+    /// The spoke is ready once it is on the LAN: only then can other programs bind its address.
     fn tell_service_manager(&mut self, notice: &Notice) {
         match notice {
             Notice::OnLan { .. } => self.service.ready(&notice.to_string()),

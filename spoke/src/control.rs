@@ -1,4 +1,4 @@
-//! What the spoke is asked through its control socket, and what it answers. Pure.
+//! Requests to the spoke through its control socket, and the answers. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

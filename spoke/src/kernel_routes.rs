@@ -1,7 +1,7 @@
 //! The routes and rules that this spoke has in the kernel. IO, through the device's netlink socket.
 //!
-//! What is to be there is a value; what is there is asked of the kernel; the difference is applied. Others can remove
-//! routes and rules, and the kernel itself removes routes with the device's addresses, without a word.
+//! The wanted state is a value, the actual state is read from the kernel, and the difference is applied. Other programs
+//! can remove routes and rules, and the kernel removes routes with the device's addresses without an announcement.
 //!
 //! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of [`policy`]
 //! lead; all other routes are in the main table. Whatever is made here carries the protocol number
@@ -29,7 +29,7 @@ const OTHER_GENERATION: u32 = 1 << 31;
 /// Most prefixes that one log line names.
 const MAX_NAMED: usize = 4;
 
-/// What is to be installed, and what is known to be.
+/// The wanted routes and rules, and the installed ones.
 #[derive(Debug, Default)]
 pub struct KernelRoutes {
     wanted: BTreeMap<IpNetwork, RouteMode>,
@@ -41,7 +41,7 @@ pub struct KernelRoutes {
     v6: FamilyRules,
     /// Why a prefix is not installed.
     failed: BTreeMap<IpNetwork, String>,
-    /// Whether it was told that there is no IPv6.
+    /// Whether the missing IPv6 was logged.
     is_told_of_ipv6: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct KernelRoutes {
 struct FamilyRules {
     /// As they were last seen or made, in their order.
     installed: Vec<Rule>,
-    /// Why they are not as they are to be.
+    /// Why they are not installed.
     failed: Option<String>,
     /// Whether they are refused because the machine lacks this family.
     lacks_ipv6: bool,
@@ -109,7 +109,7 @@ impl KernelRoutes {
         self.installed.is_empty() && self.v4.installed.is_empty() && self.v6.installed.is_empty()
     }
 
-    /// What is not as it is to be, and why; one line each, for a person. Bounded.
+    /// The failures, one line each. Bounded.
     pub fn failures(&self) -> Vec<String> {
         let rules = [&self.v4, &self.v6].into_iter().filter_map(|family| family.failed.clone());
         let routes =
@@ -184,7 +184,7 @@ impl KernelRoutes {
             let rules = self.family(Family::of(prefix.ip()));
             let added = match &rules.failed {
                 Some(why) if mode == RouteMode::Around => Err(why.clone()),
-                // The first one says it for all.
+                // The first failure stands for all.
                 _ if prefix.is_ipv6() && lacks_ipv6 => continue,
                 _ => tun.netlink().add_route(&route(tun, prefix, mode)).map_err(|error| {
                     lacks_ipv6 |= error.says_no_ipv6();
@@ -206,7 +206,7 @@ impl KernelRoutes {
                 self.installed.insert(prefix, mode);
             }
             Err(why) => {
-                // The missing family is told once, for all its prefixes.
+                // The missing family is logged once, for all its prefixes.
                 let is_told = self.failed.get(&prefix) == Some(&why) || (prefix.is_ipv6() && lacks_ipv6);
                 if !is_told {
                     warn!("route {prefix} not installed: {why}");
@@ -223,7 +223,7 @@ impl KernelRoutes {
         self.is_told_of_ipv6 = is_missing;
     }
 
-    /// Makes the rules what they are to be, each family for itself.
+    /// Installs the rules, each family for itself.
     fn apply_rules(&mut self, tun: &Tun) -> BTreeSet<u32> {
         let around: BTreeSet<IpNetwork> = self
             .wanted
@@ -283,7 +283,7 @@ impl FamilyRules {
         self.installed.is_empty() && self.failed.is_none()
     }
 
-    /// Keeps a reason in mind and tells it once; that the family is missing is told elsewhere.
+    /// Records a failure and logs it once; a missing family is logged elsewhere.
     fn fail(&mut self, error: &Error) {
         let line = format!("cannot lead traffic around the tunnel: {error}");
         self.lacks_ipv6 = error.says_no_ipv6();

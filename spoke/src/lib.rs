@@ -1,4 +1,4 @@
-//! The spoke: the tunnel to the hub, kept up for ever.
+//! The spoke: keeps the tunnel to the hub up.
 //!
 //! `uplink`, `options`, `control`, `dns`, `nat64` and `report` are pure; `dial`, `kernel_routes` and `client` own the
 //! sockets, the routes and the device.

@@ -1,4 +1,4 @@
-//! The spoke's core: its way to the hub, seen without sockets, files and the kernel. Pure.
+//! The spoke's core: its connection to the hub, without sockets, files and the kernel. Pure.
 //!
 //! Events and the time come in, [`Effect`]s come out; the shell carries them out in order and decides nothing.
 //!
@@ -7,7 +7,7 @@
 //!     ▲           │            │                            │
 //!     └───────────┴────────────┴── pause, longer each time ─┘
 //! ```
-//! What was learned of the LAN (addresses, prefixes) outlives a link, as the device does.
+//! The addresses and prefixes of the LAN outlive a link, as the device does.
 
 use std::collections::VecDeque;
 use std::io;
@@ -60,7 +60,7 @@ use target::Target;
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the person wants of the LAN.
+/// The settings of the uplink.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the hub is.
@@ -77,13 +77,13 @@ pub struct Config {
     pub route_policy: RoutePolicy,
     /// The largest packet that the device is to take, where that is less than the LAN's.
     pub mtu: Option<u32>,
-    /// Whether somebody follows the list of members: [`Effect::Members`].
+    /// Whether the list of members is kept up to date: [`Effect::Members`].
     pub follows_members: bool,
     /// The file in which the keys of hubs are remembered, for messages.
     pub pins: PathBuf,
 }
 
-/// Where the spoke stands with its hub.
+/// The state of the connection to the hub.
 enum Phase {
     /// Waits before it tries again.
     Paused(Instant),
@@ -119,7 +119,7 @@ impl Linked {
     }
 }
 
-/// What this spoke is on the LAN.
+/// This spoke's identity on the LAN.
 struct Identity {
     name: Name,
     /// What the device is set to; the last that was granted, while there is no link.
@@ -416,7 +416,7 @@ impl Uplink {
             self.effects.push_back(Effect::Remember(key));
         }
         if let Phase::Linked(linked) = &mut self.phase {
-            // There may be nobody left to hear it.
+            // The other end may be gone.
             let _ = linked.tunnel.bye(Farewell::Stopping);
         }
     }

@@ -1,4 +1,4 @@
-//! What a person changes while the LAN runs, and what is written and read for that. Pure.
+//! Changes by the administrator while the LAN runs, and the writing and reading of the files for them. Pure.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::lan::members::{Access, Change, Outcome, Version};
 use crate::lan::saving::{Answer, Command, Done, Files, Job, ReadMembers, Revocation, Running, Written};
 
 impl Core {
-    /// Begins to do what a person asks; [`Effect::Answer`] says how it went.
+    /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
     pub fn request(&mut self, request: RequestId, command: Command, now: Instant) {
         match command {
             // Its link ends at once, whatever the disk is doing.
@@ -30,7 +30,7 @@ impl Core {
         self.effects.push_back(Effect::Answer(request, Box::new(answer)));
     }
 
-    /// Whether what rests on this state of the list of members may go out.
+    /// Whether frames that depend on this state of the list of members may be sent.
     pub(super) fn is_settled(&self, version: Version) -> bool {
         self.saving.is_settled(version)
     }
@@ -63,7 +63,7 @@ impl Core {
         if let Some(job) = self.admission.write_changes(&mut self.saving, now) {
             self.effects.push_back(Effect::Save(Box::new(job)));
         } else if !self.admission.is_changed() && self.saving.is_due(now) {
-            // What could not be written need not be any more.
+            // There is nothing left to write, so the earlier failure is over.
             self.end_trouble();
         }
     }
@@ -82,7 +82,7 @@ impl Core {
         }
     }
 
-    /// Takes note of what the job of [`Effect::Save`] led to.
+    /// Takes the outcome of the job of [`Effect::Save`].
     pub fn handle_done(&mut self, done: Done, now: Instant) {
         match (self.saving.take_running(), done) {
             (Some(Running::Changes { members, invites }), Done::Written { invites: one, members: other }) => {
@@ -168,7 +168,7 @@ impl Core {
 
     // ---- who may join
 
-    /// Says who may join from now on.
+    /// Sets who may join from now on.
     fn set_access(&mut self, access: Access) {
         self.admission.set_access(access);
         self.note(Notice::Access(access, self.admission.members().len()));
@@ -183,7 +183,7 @@ impl Core {
         };
         let change = self.admission.revoke(id);
         self.carry_out(std::slice::from_ref(&change), now);
-        // It is off the LAN whatever the disk says, and whoever asked is to know what the disk says.
+        // The member is off the LAN whether or not the write succeeds; the answer reports the write.
         let version = self.admission.members().version();
         self.saving.await_revocation(Revocation { request, version, change });
         self.saving.retry_now();
@@ -205,7 +205,7 @@ impl Core {
             Err(_) => Vec::new(),
         };
         self.admission.replace_invites(files.invites);
-        // A person may have mended what kept the hub from writing.
+        // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
         let access = if files.locked { Access::Locked } else { Access::Open };
         if access != self.admission.access() {

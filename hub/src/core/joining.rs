@@ -1,4 +1,4 @@
-//! Who is let in: what admission says, carried out. Pure.
+//! Carries out the decisions of admission. Pure.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -29,7 +29,7 @@ impl Core {
         self.carry_out_ruling(session, ruling, now);
     }
 
-    /// Settles the dispute of a session, if it has one, as far as that can be done.
+    /// Settles the dispute of a session, if it has one and the outcome is known.
     pub(super) fn settle(&mut self, session: SessionId, now: Instant) {
         if !self.admission.is_disputing(session) {
             return;
@@ -71,8 +71,8 @@ impl Core {
         }
     }
 
-    /// Lets a member in, in the place of any other link that it may have. It hears of that once its line in the list
-    /// of members is written.
+    /// Lets a member in, and replaces any other link that it has. Its welcome is sent once its line in the list of
+    /// members is written.
     fn welcome(&mut self, session: SessionId, welcomed: Welcomed, now: Instant) {
         let Welcomed { id, join, is_new, has_used_invite, evicted } = welcomed;
         let Some(source) = self.switch.source(session) else { return };
@@ -111,7 +111,7 @@ impl Core {
         }
     }
 
-    /// Tells a member that lost an address, and ends its link: it will join anew.
+    /// Notifies a member that it lost an address, and ends its link: it will join again.
     fn evict_holder(&mut self, holder: MemberId, address: IpAddr, by: MemberId) {
         let session = self.admission.members().member(holder).session;
         let (from, to) = (self.name(holder), self.name(by));

@@ -1,4 +1,4 @@
-//! What lies behind members: what routes say, told to the members and to the hub's own kernel. Pure.
+//! Announces changes of routes to the members and to the hub's own kernel. Pure.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ const TELL_BYTES: usize = 32 * 1024 * 1024;
 const PREFIX_BYTES: usize = 20;
 
 impl Core {
-    /// Takes what a member offers, as far as it may; returns what is accepted.
+    /// Takes a member's offers; returns the accepted prefixes.
     pub(super) fn offer_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
         let is_open = self.admission.access() == Access::Open;
         let granted = if is_open { None } else { Some(self.admission.members().member(id).routes.clone()) };
@@ -33,12 +33,12 @@ impl Core {
         self.routes.of(id).collect()
     }
 
-    /// Takes all prefixes away from a member that left; who else offers them steps in.
+    /// Removes all prefixes of a member that left; other members that offer them take over.
     pub(super) fn withdraw_routes(&mut self, id: MemberId) {
         self.routes.withdraw(id);
     }
 
-    /// Says which networks the hub itself is in: no member is the way there from now on.
+    /// Sets the networks that the hub itself is in: no member may offer a route to them.
     pub fn set_hub_networks(&mut self, networks: Vec<IpNetwork>) {
         for (id, prefix, why) in self.routes.set_hub_networks(&networks) {
             let name = self.name(id);
@@ -68,7 +68,7 @@ impl Core {
         if self.routes.has_free() { Some(now) } else { self.routes.tell_at(now) }
     }
 
-    /// Gives what came free to others, and tells what changed.
+    /// Assigns freed prefixes to other members, and announces the changes.
     pub(super) fn handle_routes(&mut self, now: Instant) {
         for id in self.routes.give_free() {
             self.record_routes(id);
@@ -82,7 +82,7 @@ impl Core {
         let most = TELL_BYTES / (PREFIX_BYTES * self.switch.len().max(1));
         let changes = self.routes.take_changes(most.clamp(MAX_ROUTES, MAX_PREFIXES), now);
         self.set_kernel_routes(&changes);
-        // Who has or had one of these is told something else than all others.
+        // The old and new owners of these prefixes get other frames than all other members.
         let owners = changes.iter().flat_map(|change| [change.before, change.now]);
         let concerned: BTreeSet<MemberId> = owners
             .filter_map(|owner| match owner {
@@ -145,13 +145,13 @@ impl Core {
         }
     }
 
-    /// The prefixes that all but one member are told: they are behind others, or are the hub's way out.
+    /// The prefixes to announce to this member: those behind other members, and the hub's own.
     pub fn prefixes_behind_others(&self, own: Option<MemberId>) -> Vec<IpNetwork> {
         let others = self.routes.table().iter().filter(|&(_, owner)| is_told_of(Some(owner), own));
         others.map(|(prefix, _)| prefix).collect()
     }
 
-    /// Tells a new session all prefixes but its own.
+    /// Announces all prefixes to a new session, except its own.
     pub(super) fn tell_all_routes(&mut self, session: SessionId, id: MemberId) {
         let others = self.routes.told().filter(|&(_, owner)| is_told_of(Some(owner), Some(id)));
         let prefixes: Vec<IpNetwork> = others.map(|(prefix, _)| prefix).collect();
@@ -166,7 +166,7 @@ impl Core {
     }
 }
 
-/// What a member is told of these changes; nothing, where none of them concerns it.
+/// The changes to announce to a member; empty if none concerns it.
 fn frame(changes: &[RouteChange], member: Option<MemberId>) -> Option<ControlFrame> {
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     for &RouteChange { prefix, before, now } in changes {

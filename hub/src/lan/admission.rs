@@ -1,4 +1,4 @@
-//! Who may be here, under which name and address, by which invite, and what becomes of an address that two want.
+//! Admission: who may join, under which name and address, by which invite, and who gets a disputed address.
 //! Pure.
 
 use std::collections::BTreeMap;
@@ -19,23 +19,23 @@ use crate::lan::subnets::Subnets;
 
 /// How long the holder of a disputed address has to answer.
 pub const DISPUTE_TIME: Duration = Duration::from_secs(2);
-/// How often it is looked whether it did: the answer of a living holder is a matter of a round trip.
+/// How often its answer is checked: a live holder answers within a round trip.
 pub const DISPUTE_STEP: Duration = Duration::from_millis(50);
 
-/// What is known about the links, to whoever knows no links.
+/// The state of links, for code that has no access to them.
 pub trait Contact {
     /// Whether the session is alive and was heard, or came to the LAN, after `since`.
     fn was_heard(&self, session: SessionId, since: Instant) -> bool;
 }
 
-/// What becomes of a join request.
+/// The decision on a join request.
 #[derive(Debug)]
 pub enum Ruling {
-    /// Come in.
+    /// Admitted.
     Welcome(Welcomed),
-    /// Stay out: why, for the machine and for the person.
+    /// Refused: the reason, as a code and as text.
     Refused(Applicant, Refusal, String),
-    /// Wait: ask this member for a sign of life, and look again every [`DISPUTE_STEP`].
+    /// Pending: ping this member, and check again every [`DISPUTE_STEP`].
     Dispute(MemberId),
 }
 
@@ -48,7 +48,7 @@ pub struct Applicant {
     pub name: Option<Name>,
 }
 
-/// Who came in, and at whose cost.
+/// An admitted member, and the members that lost an address to it.
 #[derive(Debug)]
 pub struct Welcomed {
     /// Who.
@@ -84,7 +84,7 @@ struct Dispute {
     asked_at: Instant,
 }
 
-/// Members, invites, and who waits to become one.
+/// Members, invites and pending requests.
 pub struct Admission {
     members: Members,
     invites: Invites,
@@ -102,7 +102,7 @@ impl Admission {
         Admission { members, invites, access, subnets, unix_time: 0, disputes }
     }
 
-    /// Whom the hub knows.
+    /// The list of members.
     pub fn members(&self) -> &Members {
         &self.members
     }
@@ -122,12 +122,12 @@ impl Admission {
         self.access
     }
 
-    /// Says whether unknown keys may join, from now on: who is on the LAN stays there.
+    /// Sets whether unknown keys may join; members on the LAN stay.
     pub fn set_access(&mut self, access: Access) {
         self.access = access;
     }
 
-    /// Tells the time of day, in Unix seconds: invites expire by it.
+    /// Sets the time of day, in Unix seconds: invites expire by it.
     pub fn set_unix_time(&mut self, now: u64) {
         self.unix_time = now;
     }
@@ -153,7 +153,7 @@ impl Admission {
         contact: &impl Contact,
         now: Instant,
     ) -> Ruling {
-        // Who was found dead may have come back while another holder was asked.
+        // A holder found dead may have come back while another one was asked.
         request.found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at, contact));
         let dead: Vec<MemberId> = request.found_dead.iter().map(|&(holder, _)| holder).collect();
         let Request { key, join, .. } = &mut request;
@@ -251,7 +251,7 @@ impl Admission {
                 invite.name
             ));
         }
-        // What cannot be read again must not be written: the hub would not start.
+        // A text that cannot be parsed must not be written: the hub would not start.
         let rights = rights_text(&invite.addresses, &invite.routes);
         parse_rights(rights.split_whitespace(), self.subnets)?;
         for &address in &invite.addresses {
@@ -286,7 +286,7 @@ impl Admission {
 
     /// Looks at the invite that comes with a join request of an unknown key, and fills in what it grants.
     fn claim(&mut self, key: &PublicKey, join: &mut Join) -> Result<Option<SecretHash>, String> {
-        // A member goes on showing the invite by which it once became one.
+        // A member keeps showing the invite by which it joined.
         if self.members.by_key(key).is_some() || self.members.is_revoked(key) {
             return Ok(None);
         }

@@ -4,7 +4,7 @@
 //! # hash of the secret  name    until       addresses  options
 //! 9f9f5111…64 digits    laptop  1767225600  10.0.0.7   route=192.168.5.0/24
 //! ```
-//! Only the hash of a secret is kept, so that nobody joins by what the file says. `until` is in Unix seconds. A
+//! Only the hash of a secret is stored, so that reading the file does not allow a join. `until` is in Unix seconds. A
 //! person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
 use std::net::IpAddr;
@@ -94,7 +94,7 @@ impl Invites {
         self.version
     }
 
-    /// Tells that the text as it was in this state was written.
+    /// Notes that the text of this state was written.
     pub fn set_saved(&mut self, version: Version) {
         self.saved = self.saved.max(version);
         self.removed.retain(|&(_, removed)| removed > version);

@@ -1,4 +1,4 @@
-//! Whom the hub knows, and who may have which address. Pure: the text of `members` comes in and goes out.
+//! The list of members, and which address each may have. Pure: the text of `members` comes in and goes out.
 //!
 //! ```text
 //! # key                                        name    addresses            options
@@ -44,19 +44,19 @@ pub enum Access {
     Invited,
 }
 
-/// What the list of members says to a join request.
+/// The list's decision on a join request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Come in.
+    /// Admitted.
     Member {
         /// Who came in.
         id: MemberId,
         /// Members that lost an address to it, with the address.
         evicted: Vec<(MemberId, IpAddr)>,
     },
-    /// This member is online and holds an address that is asked for: see first whether it is alive.
+    /// This online member holds a requested address: check first whether it is alive.
     Dispute(MemberId),
-    /// Stay out.
+    /// Refused.
     Refused(Refusal, String),
 }
 
@@ -76,11 +76,11 @@ pub enum Patch {
     Replace(String),
 }
 
-/// From which length on, in bytes, new lines are added to the text instead of replacing it: a longer text would make
-/// each join cost the more, the more members there are. A shorter one is safer replaced.
+/// Texts of this length and more, in bytes, get new lines appended: rewriting a long text for each join would cost more
+/// the more members there are. A shorter text is replaced, which is safer.
 const APPEND_FROM: usize = 16 * 1024;
 
-/// What the text is, beside the list, that was last read or written.
+/// The text that was last read or written, compared with the list.
 struct Journal {
     /// The state that the list is in.
     version: Version,
@@ -127,7 +127,7 @@ impl Members {
                 saved: Version::default(),
                 lines: text.lines().count(),
                 len: text.len(),
-                // Something behind a last line without an end would become a part of it.
+                // Appended text would become part of an unterminated last line.
                 is_prefix: text.is_empty() || text.ends_with('\n'),
             },
         };
@@ -202,13 +202,13 @@ impl Members {
         if can_append { Patch::Append(text) } else { Patch::Replace(text) }
     }
 
-    /// Tells that the text as it was in this state was written.
+    /// Notes that the text of this state was written.
     pub fn set_saved(&mut self, version: Version) {
         self.journal.saved = self.journal.saved.max(version);
         self.newly_revoked.retain(|&(_, _, revoked)| revoked > version);
     }
 
-    /// Tells that the text may be anything, as it could not be written, or is not there.
+    /// Notes that the text on the disk is unknown, after a failed write or because it is missing.
     pub fn set_damaged(&mut self) {
         self.journal.is_prefix = false;
     }
@@ -218,7 +218,7 @@ impl Members {
         self.journal.version
     }
 
-    /// Has a member's line written anew; returns its place.
+    /// Marks a member's line as changed; returns its index.
     fn change_line(&mut self, id: MemberId) -> Option<usize> {
         let at = self.lines.iter().position(|line| matches!(line, Line::Member(of, _) if *of == id))?;
         self.journal.is_prefix &= at >= self.journal.lines;
@@ -238,12 +238,12 @@ impl Members {
         self.table.get(id.index())
     }
 
-    /// Tells that a member is on the LAN, by this session and no other.
+    /// Notes that a member is on the LAN, by this session and no other.
     pub fn set_online(&mut self, id: MemberId, session: SessionId) {
         self.table[id.index()].session = Some(session);
     }
 
-    /// Tells that a member has left the LAN.
+    /// Notes that a member has left the LAN.
     pub fn set_offline(&mut self, id: MemberId, now: Instant) {
         let member = &mut self.table[id.index()];
         (member.session, member.seen_at) = (None, Some(now));
@@ -261,17 +261,17 @@ impl Members {
         self.by_name.range((from, Bound::Unbounded)).map(|(_, &id)| self.member(id))
     }
 
-    /// Who holds the address.
+    /// The member that holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<MemberId> {
         self.by_address.get(&address).copied()
     }
 
-    /// Who has the key.
+    /// The member with this key.
     pub fn by_key(&self, key: &PublicKey) -> Option<MemberId> {
         self.by_key.get(key).copied()
     }
 
-    /// Who has the name.
+    /// The member with this name.
     pub fn by_name(&self, name: &Name) -> Option<MemberId> {
         self.by_name.get(name).copied()
     }
@@ -407,7 +407,7 @@ impl Members {
             .map(|(_, _, address)| address)
     }
 
-    /// Who makes room on a full list: who is offline, and rather without an address, and unseen for the longest.
+    /// The member to remove from a full list: an offline one, preferably without an address, unseen for the longest.
     fn most_forgettable(&self) -> Option<MemberId> {
         let offline = self.iter().filter(|(_, member)| member.session.is_none());
         offline
@@ -495,11 +495,11 @@ impl Members {
     }
 }
 
-/// The numbers that names are given in turn. Beyond, a search would take the longer the more have a name: time
-/// that strangers could make the hub spend.
+/// The numbers that are tried in turn for a taken name. Beyond these, the search would take time in proportion to the
+/// members with that name, which unauthenticated peers could exploit.
 const FIRST_NUMBERS: std::ops::Range<usize> = 2..100;
 
-/// Numbers for a name that are as good as random, and always the same for a key.
+/// Pseudo-random numbers for a name, always the same for a key.
 fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
     let (words, _) = key.as_bytes().as_chunks::<4>();
     words.iter().map(|&word| u32::from_le_bytes(word) as usize)

@@ -1,4 +1,4 @@
-//! Values by prefix, and which prefixes overlap one: without looking at all of them. Pure.
+//! A map from prefixes to values, which finds overlapping prefixes without a full scan. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

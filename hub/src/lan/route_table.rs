@@ -12,10 +12,10 @@ use crate::ids::MemberId;
 use crate::lan::prefix_map::PrefixMap;
 use crate::lan::subnets::Subnets;
 
-/// Most prefixes on one LAN: each spoke is told them all.
+/// Most prefixes on one LAN, as each spoke gets all of them.
 pub const MAX_LAN_ROUTES: usize = 10_000;
 
-/// Who forwards to a prefix.
+/// The owner of a prefix, who forwards to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The hub's own kernel.
@@ -83,7 +83,7 @@ impl RouteTable {
         table
     }
 
-    /// Who forwards to an address: the owner of the longest prefix that holds it.
+    /// The owner of the longest prefix that holds an address.
     #[inline]
     pub fn owner(&self, address: IpAddr) -> Option<Owner> {
         match address {
@@ -92,7 +92,7 @@ impl RouteTable {
         }
     }
 
-    /// Who offers just this prefix.
+    /// The owner of exactly this prefix.
     pub fn get(&self, prefix: IpNetwork) -> Option<Owner> {
         self.owners.get(prefix).copied()
     }

@@ -1,9 +1,9 @@
-//! Which prefixes lie behind whom: what members offer, what they are granted, what was told, and what the hub's own
-//! kernel has. Pure.
+//! Routes: the prefixes that members offer, that they are granted, that were announced, and that the hub's own kernel
+//! has. Pure.
 //!
-//! A change costs no more than what it concerns: prefixes are found by the ones that they overlap. It takes effect for
-//! packets at once, and is told together with others: the first one at once, and then once every [`TELL_EVERY`], so
-//! that routes which come and go all the time cost the others little.
+//! The cost of a change is in proportion to the overlapping prefixes. A change affects packets at once. Announcements are
+//! batched: the first at once, later ones together, once every [`TELL_EVERY`], so that flapping routes cost the other
+//! members little.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
@@ -18,7 +18,7 @@ use crate::lan::prefix_map::{PrefixMap, truncated};
 use crate::lan::route_table::{Owner, RejectedRoute, RouteTable};
 use crate::lan::subnets::Subnets;
 
-/// Changes are told at most so often.
+/// The least time between two announcements.
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Offers that are looked at in one go, now that something is free.
 const MAX_LOOKS: usize = 1_000;
@@ -48,7 +48,7 @@ struct Offers {
     free: VecDeque<IpNetwork>,
 }
 
-/// What is not told yet.
+/// Changes that are not announced yet.
 #[derive(Default)]
 struct Changes {
     /// The prefixes that changed, the first one first, with what was told of them last.
@@ -220,13 +220,13 @@ impl Routes {
 
     // ---- what is told
 
-    /// When changes are to be told; at once, where that is a time that has passed.
+    /// When changes are announced; a time that has passed means at once.
     pub fn tell_at(&self, now: Instant) -> Option<Instant> {
         let earliest = self.changes.told_at.map_or(now, |at| at + TELL_EVERY);
         (!self.changes.order.is_empty()).then_some(earliest)
     }
 
-    /// The next changes to tell, at most `most` of them: the others are told the next time.
+    /// The next changes to announce, at most `most`; the others follow in the next call.
     pub fn take_changes(&mut self, most: usize, now: Instant) -> Vec<RouteChange> {
         self.changes.told_at = Some(now);
         let mut changes = Vec::new();

@@ -1,4 +1,4 @@
-//! Who may talk to whom: the rules of the file `rules`, and which of them decides. Pure.
+//! Access rules between members: the file `rules`, and which line decides. Pure.
 //!
 //! ```text
 //! # NAME, ADDRESS, PREFIX, tag:TAG, group:GROUP, hub and * name one end; commas put several together.
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The first line that matches decides; what none matches is denied. Without a file everything is allowed. `access`
-//! adds what the lines do not say: replies pass, and the fragments of a packet share its fate.
+//! adds state: replies pass, and all fragments of a packet get the same decision.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! What is to be written to the files, and when: one job at a time. Pure.
+//! Schedules the writing of the files: one job at a time. Pure.
 //!
-//! A job is done elsewhere, as it takes as long as the disk does. Changes gather meanwhile and go into the next job.
-//! A welcome waits until the state of the list that it rests on was written, or could not be.
+//! The shell does a job in another thread, as the disk can be slow. Changes during a job go into the next one. A welcome
+//! is held until the state of the list that it depends on was written, or the write has failed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const MAX_REQUESTS: usize = 64;
 /// A job on the files of the state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Write what is changed; `invites` first: if the second file fails, nobody has a place for nothing.
+    /// Write the changes; `invites` first: if the second file fails, no used invite is left in the file.
     Write {
         /// The text of `invites`, if that is changed.
         invites: Option<String>,
@@ -35,7 +35,7 @@ pub enum Job {
     Read,
 }
 
-/// What a job led to. The texts of errors name the file, and say what to do.
+/// The outcome of a job. The texts of errors name the file, and say what to do.
 pub enum Done {
     /// Of [`Job::Write`]: each file that was to be written.
     Written {
@@ -50,7 +50,7 @@ pub enum Done {
     Read(Result<Files, String>),
 }
 
-/// What writing `members` led to.
+/// The outcome of writing `members`.
 pub enum Written {
     /// The text is on the disk.
     Saved,
@@ -107,20 +107,20 @@ impl Fingerprint {
     }
 }
 
-/// What is asked of the hub that concerns its files.
+/// A command that changes or reads the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Let someone in, once.
     Invite(Invite),
     /// Say who may join.
     SetAccess(Access),
-    /// Strike a member off: its name, an address of it, or its key.
+    /// Revoke a member: its name, an address of it, or its key.
     Revoke(String),
     /// Read the files again.
     Reload,
 }
 
-/// What a request led to.
+/// The outcome of a command.
 #[derive(Debug)]
 pub enum Answer {
     /// The invite can be used.
@@ -145,7 +145,7 @@ pub(crate) enum Running {
     Reload(RequestId),
 }
 
-/// A membership that was ended, which is to be answered once that is written, or could not be.
+/// A revoked membership; its answer waits until the change was written, or the write has failed.
 pub(crate) struct Revocation {
     pub(crate) request: RequestId,
     pub(crate) version: Version,
@@ -270,11 +270,11 @@ impl Saving {
         self.taken
     }
 
-    /// Notes that what changed up to this state could not be written; why, if that is to be told.
+    /// Notes that writing the changes up to this state failed; returns the reason if it should be logged.
     pub(crate) fn fail(&mut self, version: Version, trouble: String, now: Instant) -> Option<String> {
         self.settle(version);
         self.retry_at = Some(now + SAVE_PAUSE);
-        // It is tried again and again, and told once.
+        // Writing is retried; only the first failure is logged.
         let is_new = self.trouble.as_ref() != Some(&trouble);
         self.trouble = Some(trouble.clone());
         is_new.then_some(trouble)

@@ -1,4 +1,4 @@
-//! The server's part in what a person asks: the control socket, and the signal to read the files again. IO.
+//! The server's part of commands: the control socket, and the signal to read the files again. IO.
 
 use std::io::Read as _;
 use std::time::Instant;
@@ -58,7 +58,7 @@ impl Server {
 
     /// Reloads because of a signal.
     pub(super) fn handle_hangup(&mut self, now: Instant) {
-        // Several signals may have left a byte each; one reload is for all of them.
+        // Several signals may have left a byte each; one reload handles all of them.
         while matches!(self.signals.reload.read(&mut [0; 64]), Ok(1..)) {}
         self.request(Requester::Signal, Command::Reload, now);
     }

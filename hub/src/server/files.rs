@@ -1,4 +1,4 @@
-//! The hub's files: `members`, `invites` and `locked` in the state directory. IO; what is written when is the core's.
+//! The hub's files: `members`, `invites` and `locked` in the state directory. IO; the core decides what is written when.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl StateFiles {
             (Found::Known(before), Patch::Append(lines)) => {
                 (before.and(lines), self.state.append(MEMBERS, lines))
             }
-            // What cannot be read cannot be kept; writing says why.
+            // An unreadable file cannot be preserved; the write reports the error.
             (Found::Known(_) | Found::Nothing, Patch::Replace(text)) => {
                 (Fingerprint::of(text), self.state.write(MEMBERS, text))
             }
@@ -98,7 +98,7 @@ impl StateFiles {
                 Written::Saved
             }
             Err(error) => {
-                // What is there now is anybody's guess.
+                // The contents of the file are unknown now.
                 self.written = self.written.map(|written| WrittenMembers { stamp: None, ..written });
                 Written::Failed(to_text(error))
             }
@@ -135,7 +135,7 @@ impl StateFiles {
         Ok(saving::Files { members, invites, locked })
     }
 
-    /// A crash may have left a part of a line that was being added: nobody was told that it is there.
+    /// A crash may have left part of an appended line; no welcome that depended on it was sent.
     fn parse_members_at_start(&self, text: &str) -> Result<Members, state::Error> {
         let bad = match self.parse_members(text) {
             Ok(members) => return Ok(members),

@@ -1,7 +1,7 @@
-//! The hub's machine: its device, the routes that its own kernel has through it, and the networks around. IO.
+//! The hub's machine: its device, the kernel's routes through it, and the machine's other networks. IO.
 //!
-//! Nothing is assumed to be as it was left: the kernel tells when something changes, then all of it is looked at, and what
-//! someone else changed is set right again.
+//! The kernel's state is observed, never assumed: after an announcement the hub observes all of it, and restores what
+//! another program changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -27,13 +27,13 @@ pub(super) struct Machine {
     /// Without it, as in a container that forbids it, changes are not seen.
     monitor: Option<Monitor>,
     pacer: Pacer,
-    /// What could not be done to the device at the last look.
+    /// The steps on the device that failed in the last attempt.
     problems: Vec<String>,
     /// For packets that the device takes in pieces.
     scratch: Vec<u8>,
 }
 
-/// What was seen in a look around, and set right.
+/// The result of an observation, and the repairs.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Networks that the machine is in; `None` where they could not be asked for.
@@ -79,7 +79,7 @@ impl Machine {
         self.tun.deliver(packet, &mut self.scratch).is_ok()
     }
 
-    /// Has the hub's own kernel reach a prefix through the LAN.
+    /// Adds a kernel route to a prefix through the LAN.
     ///
     /// # Errors
     /// As the kernel has it; it is tried again when something changes.
@@ -118,7 +118,7 @@ impl Machine {
         self.pacer.deadline(now)
     }
 
-    /// Looks around where the kernel has announced changes, and sets right what someone else changed.
+    /// Observes the kernel's state after announced changes, and restores what another program changed.
     ///
     /// # Errors
     /// Where the device is gone and cannot be made anew.
@@ -151,7 +151,7 @@ impl Machine {
         Ok(Some(seen))
     }
 
-    /// What lasts and is not as it should be; a line each, and not many.
+    /// The problems that last, one line each; few.
     pub(super) fn problems(&self) -> Vec<String> {
         let routes = self
             .routes

@@ -1,11 +1,11 @@
-//! Who asked the core for something. Pure.
+//! The origin of a request to the core. Pure.
 
 #![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
 
 use common::node::request::Ticket;
 use common::wire::invite::Secret;
 
-/// Who asked for something, and what the answer needs beside what the core says.
+/// The origin of a request, and what its answer needs beside the core's.
 pub(super) enum Requester {
     /// A signal.
     Signal,

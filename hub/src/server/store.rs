@@ -1,7 +1,7 @@
-//! Who does the jobs on the hub's files: a thread, so that packets do not wait for the disk. IO.
+//! Does the jobs on the hub's files in a thread, so that packets do not wait for the disk. IO.
 //!
-//! The thread is started once the process is confined. Where threads are limited the event loop does the work itself,
-//! and waits.
+//! The thread is started once the process is confined. If no thread can be started, the event loop does the jobs itself,
+//! and blocks meanwhile.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The way of a packet through the hub: opened, checked, routed, queued. Pure.
+//! A packet's path through the hub: opened, checked, routed, queued. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -156,7 +156,7 @@ impl Switch {
         self.buffers.pool.give(packet);
     }
 
-    /// Drops a packet, and tells its sender why if it may be told.
+    /// Drops a packet, and sends an ICMP error to its sender if one is allowed.
     fn drop_answered(
         &mut self,
         from: Option<SessionId>,

@@ -1,8 +1,8 @@
-//! Who may knock: the links whose other end is not authenticated yet, by where they come from. Pure.
+//! Limits half-open links, those whose other end is not authenticated yet, by source. Pure.
 //!
-//! Anyone can open connections, and an honest spoke may come from the very address that a flood comes from
-//! (a NAT, a campus). So a newcomer is let in at the cost of one that has waited longer, not turned away: an
-//! honest handshake takes two round trips, and its first bytes come at once.
+//! Anyone can open connections, and an honest spoke may share its address with a flood (a NAT, a campus). A new
+//! connection therefore replaces an older half-open one instead of being refused: an honest handshake takes two round
+//! trips, and its first bytes come at once.
 //!
 //! - A source has a share of half-open links; one more closes its own oldest, a silent one before one that
 //!   has begun the handshake. All sources together have a limit; one more closes the oldest of the source
@@ -27,15 +27,15 @@ use crate::ids::SessionId;
 pub const MAX_HALF_OPEN: usize = 1_024;
 /// Most of them from one source.
 pub const MAX_PER_SOURCE: usize = 128;
-/// What penalty leaves of that.
+/// The least share, at the full penalty.
 pub const MIN_PER_SOURCE: usize = 16;
 /// What it leaves to a source that has a member on the LAN.
 pub const MIN_WITH_MEMBER: usize = 64;
 /// Most links in all.
 pub const MAX_SESSIONS: usize = 65_536;
-/// What a link that fails adds to its source's penalty.
+/// The penalty for each link that fails.
 pub const PENALTY: Duration = Duration::from_millis(100);
-/// The most that adds up: after this time of quiet all is forgiven.
+/// The largest penalty: after this time without failures it is gone.
 pub const MAX_PENALTY: Duration = Duration::from_secs(60);
 /// A penalty from here on slows a source down.
 pub const SLOW_FROM: Duration = Duration::from_secs(16);
@@ -46,7 +46,7 @@ const BURST: u32 = 100;
 /// Sources without a link whose penalty is remembered.
 const MAX_REMEMBERED: usize = 4_096;
 
-/// What is to be done with a connection.
+/// The decision on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admittance {
     /// There is room.
@@ -93,7 +93,7 @@ pub struct Gate {
 struct Source {
     /// Links of members.
     members: usize,
-    /// When all is forgiven.
+    /// When the penalty ends.
     forgiven_at: Instant,
     /// Links that it may open while it is slowed down.
     slowed: TokenBucket,
@@ -172,7 +172,7 @@ impl Gate {
         self.evict(network, now)
     }
 
-    /// Tells that a link has begun the handshake.
+    /// Notes that a link has begun the handshake.
     pub fn greeted(&mut self, address: IpAddr, session: SessionId) {
         let waiting = self.waiting.get_mut(&network(address)).into_iter().flatten();
         for link in waiting.filter(|link| link.session == session) {
@@ -180,7 +180,7 @@ impl Gate {
         }
     }
 
-    /// Tells that a link's other end is a member now.
+    /// Notes that a link's other end is a member now.
     pub fn joined(&mut self, address: IpAddr, session: SessionId, now: Instant) {
         let network = network(address);
         self.take(network, session);
@@ -188,7 +188,7 @@ impl Gate {
         self.sources.entry(network).or_insert_with(|| Source::new(now)).members += 1;
     }
 
-    /// Tells that a member's link has closed.
+    /// Notes that a member's link has closed.
     pub fn left(&mut self, address: IpAddr, now: Instant) {
         let network = network(address);
         let Some(source) = self.sources.get_mut(&network).filter(|source| source.members > 0) else { return };
@@ -199,10 +199,10 @@ impl Gate {
         }
     }
 
-    /// Tells that a link has closed whose other end did not become a member.
+    /// Notes that a link has closed whose other end did not become a member.
     pub fn failed(&mut self, address: IpAddr, session: SessionId, now: Instant) {
         let network = network(address);
-        // One that was evicted has gone before, and its source was punished then.
+        // An evicted link is gone already, and its source got the penalty then.
         if self.take(network, session) {
             self.punish(network, now);
         }

@@ -1,4 +1,4 @@
-//! How much one member may ask of all others: broadcast, multicast, and answers about what cannot be delivered.
+//! Rate limits of each member: broadcast, multicast, and ICMP errors.
 //! Pure.
 //!
 //! Limits belong to the member, not to its link: a link that is made anew does not fill a bucket.

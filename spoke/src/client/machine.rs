@@ -1,8 +1,7 @@
-//! What the shell does to this machine, and sees of it: the device and its routes, networks around it, the way to the
-//! hub. IO.
+//! The spoke's machine: the device and its routes, the machine's other networks, the path to the hub. IO.
 //!
-//! Nothing is assumed to be as it was left: the kernel tells when something changes, then all of it is looked at, what
-//! someone else changed is set right again, and what follows for the link is the uplink's.
+//! The kernel's state is observed, never assumed: after an announcement the spoke observes all of it, and restores what
+//! another program changed. The uplink decides what follows for the link.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -54,12 +53,12 @@ struct Outer {
     hops: Vec<Option<NextHop>>,
 }
 
-/// What was seen in a look around.
+/// The result of an observation.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// The networks that the machine is in.
     pub(super) networks: Vec<IpNetwork>,
-    /// What has become of the connection's path.
+    /// The change of the connection's path.
     pub(super) path: Option<PathChange>,
     /// Whether the way to the hub is not what it was.
     pub(super) is_moved: bool,
@@ -105,7 +104,7 @@ impl Machine {
         self.pacer.deadline(now).into_iter().chain(self.log_limiter.deadline()).min()
     }
 
-    /// Looks around where the kernel has announced changes, and sets right what someone else changed.
+    /// Observes the kernel's state after announced changes, and restores what another program changed.
     ///
     /// # Errors
     /// Where the device is gone and cannot be made anew.
@@ -132,7 +131,7 @@ impl Machine {
         Ok(Some(self.look()))
     }
 
-    /// What lasts and is not as it should be; a line each.
+    /// The problems that last, one line each.
     pub(super) fn problems(&self) -> Vec<String> {
         self.problems.iter().chain(&self.overlaps).cloned().chain(self.routes.failures()).collect()
     }

@@ -1,4 +1,4 @@
-//! What the spoke's core has done by its shell. Pure.
+//! The effects of the spoke's core, which the shell carries out. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use super::routes::{RouteMode, Skip};
 use super::target::Target;
 use crate::control::Page;
 
-/// One thing to do. All are to be done in order.
+/// One action for the shell, which carries them out in order.
 #[derive(Debug)]
 pub enum Effect {
     /// Look the hub's name up; answer by `handle_resolved`.

@@ -1,4 +1,4 @@
-//! What the hub says: welcome, refusal, routes, members, farewell. Pure.
+//! Handles the hub's frames: welcome, refusal, routes, members, farewell. Pure.
 
 use std::time::Instant;
 
@@ -84,7 +84,7 @@ impl Uplink {
         }
     }
 
-    /// The outcome of [`Effect::Configure`]; an error's text says what to do. Only now this spoke is on the LAN.
+    /// The outcome of [`Effect::Configure`]; an error's text says what to do. After success the spoke is on the LAN.
     pub fn handle_configured(&mut self, configured: Result<(), String>, now: Instant) {
         let Phase::Linked(linked) = &mut self.phase else { return };
         let Some(welcome) = linked.welcome.take() else { return };

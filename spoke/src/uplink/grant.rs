@@ -1,7 +1,7 @@
-//! Whether what the hub grants may be put on the device. Pure.
+//! Checks the hub's configuration before it is applied to the device. Pure.
 //!
-//! The subnet of an address becomes a route of this machine: by a wide or a public one the hub would get traffic
-//! that is not the LAN's, whatever the person says about routes.
+//! The subnet of an address becomes a route of this machine: a wide or public subnet would attract traffic that is not
+//! the LAN's, whatever the route policy says.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use common::packet::{MAX_MTU, MIN_MTU, MIN_MTU_V6};
 use common::wire::frame::Welcome;
 use ipnetwork::IpNetwork;
 
-/// Why a grant is not taken. Its text says what to do.
+/// Why a configuration is rejected. Its text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RejectedConfig {
     /// No address, or two of one family.
@@ -20,9 +20,9 @@ pub enum RejectedConfig {
     NotForHosts(IpNetwork),
     /// The subnet is public, and the person did not name it.
     Public(IpNetwork),
-    /// The hub itself would be looked for in the LAN.
+    /// The subnet holds the hub's outer address.
     HoldsHub(IpNetwork, IpAddr),
-    /// No packet size that a device has.
+    /// An MTU that no device can have.
     Mtu(u32),
 }
 
@@ -71,7 +71,7 @@ pub fn check(
         if !is_for_hosts(address) {
             return Err(RejectedConfig::NotForHosts(address));
         }
-        // Who asks for an address names its LAN, but hardly half of the internet with it.
+        // Asking for an address names its LAN, but not a prefix as wide as half of the internet.
         let shortest = if address.is_ipv4() { 8 } else { 32 };
         let is_named = accepted.iter().any(|&accepted| is_within(subnet(address), accepted))
             || address.prefix() >= shortest && typed.iter().any(|&typed| address.contains(typed));

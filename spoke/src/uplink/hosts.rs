@@ -10,7 +10,7 @@ pub const MARKER: &str = "# The members of the LAN, kept in step by spoke.\n";
 /// What comes behind [`MARKER`], one line an address: `10.0.0.2 laptop`.
 ///
 /// Names that are no host's ([`Name::check_host`](common::wire::name::Name::check_host)) are left out, and where
-/// several members are told under one name all but the first: whoever asks for `localhost` gets no stranger.
+/// several members have one name, all but the first: no member can stand in for `localhost`.
 pub fn text(peers: &[Peer]) -> String {
     let mut text = String::new();
     let mut seen = HashSet::new();

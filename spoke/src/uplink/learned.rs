@@ -8,7 +8,7 @@ use super::routes::{RouteMode, Skip, View};
 
 /// Most prefixes that the hub may announce.
 pub(super) const MAX_ANNOUNCED: usize = 50_000;
-/// Most prefixes about which the person is told.
+/// Most prefixes that are logged.
 const MAX_EXPLAINED: usize = 1_000;
 
 /// The prefixes that the hub has announced, on this link or on one before.
@@ -17,7 +17,7 @@ pub(super) struct LearnedRoutes {
     announced: BTreeSet<IpNetwork>,
     /// What earlier links announced, and this one has not yet.
     stale: BTreeSet<IpNetwork>,
-    /// The prefixes about which the person has been told.
+    /// The prefixes that were logged.
     explained: BTreeSet<IpNetwork>,
     /// Whether the person knows that there are too many.
     told_too_many: bool,

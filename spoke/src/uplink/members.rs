@@ -1,8 +1,8 @@
-//! The list of members, read from the hub page by page, and the persons who ask for it. Pure.
+//! The list of members, read from the hub page by page for this spoke and for commands. Pure.
 //!
-//! The hub answers in the order in which it is asked. This spoke itself has at most one question open: the list is
-//! read from its first page to its last, and when it was said to have changed meanwhile, it is read once more. So pages
-//! of two readings never mix, and what is asked has a bound whatever the hub says.
+//! The hub answers requests in order. This spoke itself has at most one request open: it reads the list from the first
+//! page to the last, and once more if the hub announced a change meanwhile. Pages of two readings therefore never mix,
+//! and the number of requests is bounded whatever the hub sends.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub struct Asked {
     pub watch: bool,
 }
 
-/// Whom a page is for, and what follows from it.
+/// The recipient of a page, and the next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PageOutcome {
     /// A person asked for it.
@@ -31,7 +31,7 @@ pub enum PageOutcome {
     GoOn(Asked),
     /// The list is whole; where it has changed since the first page, it is to be asked for again.
     Whole(Vec<Peer>, Option<Asked>),
-    /// Whoever asked has given up, or nobody asked.
+    /// The command has given up, or there was no request.
     Nobody,
 }
 
@@ -99,7 +99,7 @@ impl MemberList {
         Asked { after: None, watch: true }
     }
 
-    /// The hub has told a page.
+    /// Takes a page from the hub.
     pub fn handle_page(&mut self, page: Vec<Peer>, last: bool) -> PageOutcome {
         match self.questions.pop_front() {
             Some(Question::Person(ticket, _)) => PageOutcome::Person(ticket, page),

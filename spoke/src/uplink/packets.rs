@@ -1,4 +1,4 @@
-//! The way of a packet through the spoke: from the device to the tunnel's queue, and from the tunnel to the device. Pure.
+//! A packet's path through the spoke: from the device to the tunnel's queue, and from the tunnel to the device. Pure.
 
 use std::time::Instant;
 

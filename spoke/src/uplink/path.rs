@@ -1,11 +1,11 @@
-//! The outer path: what follows when the machine moves, or its routes change. Pure.
+//! Reacts to changes of the outer path: when the machine moves, or its routes change. Pure.
 
 use std::time::Instant;
 
 use super::probe::Probe;
 use super::{Effect, Phase, Uplink, advice};
 
-/// What has become of the path of the connection to the hub.
+/// A change of the path of the connection to the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathChange {
     /// The machine has lost the address that the connection was made from, or every route: nothing can arrive.

@@ -1,4 +1,4 @@
-//! The hub's key, as far as it is known and written down. Pure.
+//! The pinned key of the hub, and whether it is saved. Pure.
 
 use std::time::{Duration, Instant};
 

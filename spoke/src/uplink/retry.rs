@@ -1,4 +1,4 @@
-//! When the hub is tried again, and what the person hears of failed attempts. Pure.
+//! When to try the hub again, and which failed attempts are logged. Pure.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};

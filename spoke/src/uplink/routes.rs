@@ -1,4 +1,4 @@
-//! Which of the prefixes that the hub tells become routes here, and how. Pure.
+//! Which of the announced prefixes become routes here, and how. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! How the spoke stands, for a person. Pure.
+//! The spoke's status report. Pure.
 
 use std::time::Instant;
 
