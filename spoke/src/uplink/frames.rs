@@ -134,7 +134,7 @@ impl Uplink {
         }
     }
 
-    /// Tells about each prefix, once, why it is not taken or what is special about it.
+    /// Tells about each prefix, once, why it is rejected or what is special about it.
     fn explain_routes(&mut self) {
         let view = View {
             route_policy: &self.config.route_policy,

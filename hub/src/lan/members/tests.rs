@@ -221,7 +221,7 @@ fn bad_lines_are_named() {
         (format!("{} other 10.0.1.3", key(2)), "not in the LAN's subnet"),
         (format!("{} other 10.0.0.3,10.0.0.4", key(2)), "two addresses"),
         (format!("{} other 10.0.0.3 route=10.0.0.1/8", key(2)), "behind its prefix"),
-        (format!("{} other 10.0.0.3 what", key(2)), "makes no sense"),
+        (format!("{} other 10.0.0.3 what", key(2)), "is invalid"),
         (format!("{} other 10.0.0.3", key(1)), "same key"),
         (format!("{} laptop 10.0.0.3", key(2)), "the name laptop"),
         (format!("{} other 10.0.0.2", key(2)), "the address 10.0.0.2"),
