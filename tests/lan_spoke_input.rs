@@ -193,7 +193,7 @@ fn a_hub_that_tells_routes_without_end_fills_neither_table_nor_log() {
     let program = net.spoke(0).spawn("spoke", &spoke(&["--hub", "192.0.2.1"])).unwrap();
     program.wait_for_line("the hub announces more than 50000 routes", BACK).unwrap();
     let explained =
-        program.lines().iter().filter(|line| line.contains("is not taken: it is not private")).count();
+        program.lines().iter().filter(|line| line.contains("is rejected: it is not private")).count();
     assert_eq!(explained, 1_000);
     program.kill().unwrap();
     played.join().unwrap();

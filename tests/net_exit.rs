@@ -191,7 +191,7 @@ fn a_way_out_is_taken_only_by_who_wants_it() {
     let _hub = world.start_hub(&["--route", "0.0.0.0/0"]);
     let spoke = world.start_spoke(&[]);
     spoke
-        .wait_for_line("route 0.0.0.0/0 is not taken: it is not private: take it with --accept-route", SOON)
+        .wait_for_line("route 0.0.0.0/0 is rejected: it is not private: take it with --accept-route", SOON)
         .unwrap();
     assert_eq!(world.rules().lines().count(), 5, "{}", world.rules());
 }

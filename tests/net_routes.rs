@@ -119,7 +119,7 @@ fn of_two_overlapping_offers_the_first_counts_and_the_second_steps_in() {
         spawn_spoke(&lan.net, &lan.binaries, 1, &["--route", "192.168.0.0/16", "--route", "192.168.99.0/24"])
             .unwrap();
     second.wait_for_line("does not take the route 192.168.0.0/16", SOON).unwrap();
-    lan.hub.wait_for_line("192.168.0.0/16 of spoke1 is not taken: it overlaps 192.168.5.0/24", SOON).unwrap();
+    lan.hub.wait_for_line("192.168.0.0/16 of spoke1 is rejected: it overlaps 192.168.5.0/24", SOON).unwrap();
     let third = spawn_spoke(&lan.net, &lan.binaries, 2, &[]).unwrap();
     third.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
     third.wait_for_line("route 192.168.99.0/24 installed", SOON).unwrap();
@@ -146,7 +146,7 @@ fn what_is_not_fit_is_refused_with_the_reason() {
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     for (prefix, why) in unfit.into_iter().zip(["subnet", "the hub is in", "everything", "subnet"]) {
         spoke.wait_for_line(&format!("does not take the route {prefix}"), SOON).unwrap();
-        let line = hub.wait_for_line(&format!("the route {prefix} of spoke0 is not taken"), SOON).unwrap();
+        let line = hub.wait_for_line(&format!("the route {prefix} of spoke0 is rejected"), SOON).unwrap();
         assert!(line.contains(why), "{line}");
     }
     ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
@@ -179,7 +179,7 @@ fn a_locked_hub_takes_the_routes_that_its_members_were_granted_and_no_others() {
     hub.wait_for_line("left the LAN", SOON).unwrap();
     let gateway = spawn_spoke(&net, &binaries, 0, &["--route", PREFIX, "--route", "172.16.1.0/24"]).unwrap();
     gateway.wait_for_line("does not take the route 172.16.1.0/24", SOON).unwrap();
-    let line = hub.wait_for_line("the route 172.16.1.0/24 of spoke0 is not taken", SOON).unwrap();
+    let line = hub.wait_for_line("the route 172.16.1.0/24 of spoke0 is rejected", SOON).unwrap();
     assert!(line.contains("does not grant it"), "{line}");
     let guest = ["--invite", &token, "--route", "172.20.0.0/16"];
     let guest = spawn_spoke(&net, &binaries, 2, &guest).unwrap();
@@ -199,16 +199,16 @@ fn public_prefixes_are_taken_only_by_name_and_no_routes_means_none() {
     let offer = ["--route", "198.51.100.0/24", "--route", PREFIX];
     let _gateway = spawn_spoke(&net, &binaries, 0, &offer).unwrap();
     // On an open hub anyone may offer anything: its own kernel takes private prefixes alone.
-    hub.wait_for_line("the hub itself does not reach 198.51.100.0/24 through spoke0", SOON).unwrap();
+    hub.wait_for_line("no kernel route to 198.51.100.0/24 through spoke0", SOON).unwrap();
     hub.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
 
     let careful = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
-    careful.wait_for_line("route 198.51.100.0/24 is not taken: it is not private", SOON).unwrap();
+    careful.wait_for_line("route 198.51.100.0/24 is rejected: it is not private", SOON).unwrap();
     careful.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
     let willing = spawn_spoke(&net, &binaries, 2, &["--accept-route", "198.51.100.0/24"]).unwrap();
     willing.wait_for_line("route 198.51.100.0/24 installed", SOON).unwrap();
     let alone = spawn_spoke(&net, &binaries, 3, &["--no-routes"]).unwrap();
-    alone.wait_for_line("route 192.168.5.0/24 is not taken: routes are declined", SOON).unwrap();
+    alone.wait_for_line("route 192.168.5.0/24 is rejected: routes are declined", SOON).unwrap();
     assert!(!ip(net.spoke(3), "route show").contains("192.168.5"));
 }
 
@@ -217,7 +217,7 @@ fn a_network_of_ones_own_is_never_hidden() {
     let net = Net::new(2).unwrap();
     let _own = host_behind(net.spoke(1), "own", [192, 168, 5]);
     let lan = Lan::with_options(net, &[], &[&["--route", PREFIX], &[]]).unwrap();
-    lan.spokes[1].wait_for_line("route 192.168.5.0/24 is not taken: this machine is in", SOON).unwrap();
+    lan.spokes[1].wait_for_line("route 192.168.5.0/24 is rejected: this machine is in", SOON).unwrap();
     ping(lan.net.spoke(1), CAMERA, 56, SOON).unwrap();
 }
 
@@ -229,7 +229,7 @@ fn a_network_with_the_spokes_own_connection_is_not_hidden_from_the_hub() {
     net.hub().ip("route add 10.0.0.0/8 dev eth0").unwrap();
     let lan = Lan::with_options(net, &[], &[&["--route", "10.30.0.0/24"]]).unwrap();
     lan.hub.wait_for_line("spoke0 (10.0.0.2) is on the LAN, from 10.30.0.9", SOON).unwrap();
-    lan.hub.wait_for_line("does not reach 10.30.0.0/24 through spoke0: a spoke's own", SOON).unwrap();
+    lan.hub.wait_for_line("no kernel route to 10.30.0.0/24 through spoke0: a spoke's own", SOON).unwrap();
     let (hub, spoke) = (lan.net.hub(), lan.net.spoke(0));
     transfer(spoke, hub, Lan::hub_address().into(), 1_000_000).unwrap().finish().unwrap();
 }

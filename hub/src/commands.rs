@@ -22,7 +22,7 @@ use crate::CONFIG_FILES;
 
 /// What went wrong with a command.
 enum Failure {
-    /// What was typed makes no sense.
+    /// What was typed is invalid.
     Usage(String),
     /// The hub did not do it.
     Ask(AskError),

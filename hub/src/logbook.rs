@@ -87,15 +87,13 @@ impl Logbook {
                 warn!("reassigned {address} from {from} ({state}) to {to}");
             }
             Notice::RouteRejected(prefix, name, why) if self.allow(LogKind::BadRoute, now) => {
-                warn!("the route {prefix} of {name} is not taken: {why}");
+                warn!("the route {prefix} of {name} is rejected: {why}");
             }
             Notice::KernelRouteRefused(prefix, name, why) if self.allow(LogKind::BadRoute, now) => {
-                warn!("the hub itself does not reach {prefix} through {name}: {why}");
+                warn!("no kernel route to {prefix} through {name}: {why}");
             }
             Notice::KernelRouteCovers(prefix, outer) if self.allow(LogKind::BadRoute, now) => {
-                warn!(
-                    "the hub itself no longer reaches {prefix} through the LAN: a spoke connects from {outer}"
-                );
+                warn!("withdrew the kernel route to {prefix} through the LAN: a spoke connects from {outer}");
             }
             // One more of a kind of which there were many.
             Notice::TurnedAway(..)
@@ -130,7 +128,7 @@ impl Logbook {
             Notice::Invited(name) => info!("{name} is invited"),
             Notice::InviteUsed(name) => info!("{name} has used its invite"),
             Notice::NoMember(Who { name, addresses, .. }, outcome) => {
-                info!("{name} ({addresses}) is no member any more: {}", why_no_member(outcome));
+                info!("{name} ({addresses}) is no longer a member: {}", why_no_member(outcome));
             }
             Notice::Access(access, members) => self.note_access(access, members),
             Notice::Reloaded(members, changed) => {
@@ -165,7 +163,7 @@ impl Logbook {
                 Some(LogKind::Newcomer) => info!("{count} more new members joined the LAN"),
                 Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
                 Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
-                Some(LogKind::BadRoute) => info!("{count} more routes of members were not taken"),
+                Some(LogKind::BadRoute) => info!("{count} more routes of members were rejected"),
                 Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
                 Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
                 // There are fewer kinds than a limiter tells apart.

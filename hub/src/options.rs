@@ -126,7 +126,7 @@ impl Options {
     /// Reads the settings.
     ///
     /// # Errors
-    /// A sentence that says which one makes no sense, and what to write instead.
+    /// A sentence that says which one is invalid, and what to write instead.
     pub fn read(settings: &Settings) -> Result<Options, String> {
         let prefixes = settings.many("subnet", values::subnet)?;
         let routes = settings.many("route", values::prefix)?;

@@ -19,7 +19,7 @@ use crate::CONFIG_FILES;
 
 /// What went wrong with a command.
 enum Failure {
-    /// What was typed makes no sense.
+    /// What was typed is invalid.
     Usage(String),
     /// No spoke answered as it should.
     Ask(AskError),

@@ -80,7 +80,7 @@ impl KernelRoutes {
                 let stale: Vec<Rule> = rules.iter().filter(|rule| !is_live(rule)).copied().collect();
                 remove_rules(netlink, &stale);
             }
-            Err(error) => warn!("old policy rules may be left: {error}"),
+            Err(error) => warn!("cannot remove old policy rules: {error}"),
         }
         KernelRoutes { device: tun.index(), ..KernelRoutes::default() }
     }
@@ -139,7 +139,7 @@ impl KernelRoutes {
             if self.wanted.get(prefix).is_none_or(|&mode| table_of(mode) != *table)
                 && let Err(error) = tun.netlink().remove_route(stray)
             {
-                warn!("an old route stays: {error}");
+                warn!("cannot remove an old route: {error}");
             }
         }
         let is_there =
@@ -337,7 +337,7 @@ impl FamilyRules {
 fn remove_rules(netlink: &Netlink, rules: &[Rule]) {
     for rule in rules {
         if let Err(error) = netlink.remove_rule(rule) {
-            warn!("an old policy rule stays: {error}");
+            warn!("cannot remove an old policy rule: {error}");
         }
     }
 }

@@ -126,7 +126,7 @@ impl Options {
     /// Reads the settings.
     ///
     /// # Errors
-    /// A sentence that says which one makes no sense, and what to write instead.
+    /// A sentence that says which one is invalid, and what to write instead.
     pub fn read(settings: &Settings) -> Result<Options, String> {
         let hub: Target =
             settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
@@ -179,7 +179,7 @@ fn route_policy(settings: &Settings) -> Result<RoutePolicy, String> {
 /// The state directory, if one is given; commands need it, too.
 ///
 /// # Errors
-/// Where it makes no sense.
+/// Where it is invalid.
 pub fn state(settings: &Settings) -> Result<Option<PathBuf>, String> {
     settings.one("state", values::any)
 }

@@ -139,6 +139,19 @@ struct Buffers {
     flow_seed: u64,
 }
 
+/// The network outside of the LAN.
+#[derive(Default)]
+struct OuterNetwork {
+    /// Networks that this machine is in, but for the LAN.
+    own_networks: Vec<IpNetwork>,
+    /// Outer addresses of the hub, those that are tried included.
+    hub_addresses: Vec<IpAddr>,
+    /// Name servers of this machine.
+    name_servers: Vec<IpAddr>,
+    /// Whether full packets pass on the path to the hub.
+    segments: Segments,
+}
+
 /// The spoke's core.
 pub struct Uplink {
     config: Config,
@@ -147,14 +160,7 @@ pub struct Uplink {
     retry: Retry,
     pin: Pin,
     identity: Identity,
-    /// Networks that this machine is in, but for the LAN.
-    own_networks: Vec<IpNetwork>,
-    /// Outer addresses of the hub, those that are tried included.
-    hub_addresses: Vec<IpAddr>,
-    /// Name servers that are asked for them.
-    name_servers: Vec<IpAddr>,
-    /// What is known of full packets on the path to it.
-    segments: Segments,
+    outer: OuterNetwork,
     routes: LearnedRoutes,
     members: MemberList,
     buffers: Buffers,
@@ -177,10 +183,7 @@ impl Uplink {
             key,
             phase: Phase::Paused(now),
             retry: Retry::new(seed, now),
-            own_networks: Vec::new(),
-            hub_addresses: Vec::new(),
-            name_servers: Vec::new(),
-            segments: Segments::default(),
+            outer: OuterNetwork::default(),
             routes: LearnedRoutes::default(),
             members: MemberList::default(),
             buffers: Buffers {
@@ -248,11 +251,12 @@ impl Uplink {
         }
         match found {
             Ok(addresses) => {
-                self.hub_addresses = addresses.iter().map(|address| address.ip().to_canonical()).collect();
+                self.outer.hub_addresses =
+                    addresses.iter().map(|address| address.ip().to_canonical()).collect();
                 // No route may lead the dialling itself into the LAN.
                 self.set_routes();
                 self.phase = Phase::Dialling;
-                self.effects.push_back(Effect::Dial { addresses, segment: self.segments.limit() });
+                self.effects.push_back(Effect::Dial { addresses, segment: self.outer.segments.limit() });
             }
             Err(error) => self.try_again(advice::lookup(&self.config.hub.host, &error), now),
         }
@@ -281,7 +285,7 @@ impl Uplink {
         let pool = &mut self.buffers.pool;
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
         self.routes.begin_link();
-        self.segments.begin_link();
+        self.outer.segments.begin_link();
         self.phase = Phase::Linked(Box::new(Linked {
             tunnel,
             hub,
@@ -304,7 +308,7 @@ impl Uplink {
     /// A look at the connection of the link.
     pub fn handle_health(&mut self, health: Health, now: Instant) {
         if self.is_on_lan() {
-            self.segments.note(health, now);
+            self.outer.segments.note(health, now);
         }
     }
 
@@ -333,7 +337,7 @@ impl Uplink {
     fn judge_segments(&mut self, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
         let silent = now.saturating_duration_since(linked.tunnel.heard_at());
-        if let Some(segment) = self.segments.judge(silent) {
+        if let Some(segment) = self.outer.segments.judge(silent) {
             self.effects.push_back(Effect::Log(Notice::SmallSegments(segment)));
         }
     }
@@ -395,16 +399,16 @@ impl Uplink {
 
     /// The networks that this machine is in now, but for the LAN.
     pub fn handle_networks(&mut self, networks: Vec<IpNetwork>) {
-        if self.own_networks != networks {
-            self.own_networks = networks;
+        if self.outer.own_networks != networks {
+            self.outer.own_networks = networks;
             self.set_routes();
         }
     }
 
     /// The name servers that are asked for the hub's addresses; none where it was named by an address.
     pub fn handle_name_servers(&mut self, name_servers: Vec<IpAddr>) {
-        if self.name_servers != name_servers {
-            self.name_servers = name_servers;
+        if self.outer.name_servers != name_servers {
+            self.outer.name_servers = name_servers;
             self.set_routes();
         }
     }

@@ -57,7 +57,7 @@ impl Netlink {
         // Since Linux 4.12 and 4.20: words in a refusal, and dumps filtered by the kernel. We filter too.
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             if let Err(error) = sys::set_socket_option(socket.as_fd(), libc::SOL_NETLINK, option, 1) {
-                log::debug!("netlink option {option} is not to be had: {error}");
+                log::debug!("netlink option {option} is unavailable: {error}");
             }
         }
         Ok(Netlink { socket, sequence: Cell::new(0), id })

@@ -131,7 +131,7 @@ pub fn enter<S: StateDirectory>(
     }
     // The last act that needs CAP_SETPCAP, which a change of user takes away.
     if let Err(error) = caps::clear(None, CapSet::Bounding) {
-        debug!("the bounding set stays, which no-new-privileges makes harmless: {error}");
+        debug!("cannot clear the bounding set, which no-new-privileges makes harmless: {error}");
     }
     if let Some(user) = user.filter(|user| !user.is_current()) {
         user.assume().map_err(|source| Error::Become { name: user.name.clone(), source })?;
@@ -145,7 +145,7 @@ pub fn enter<S: StateDirectory>(
     match confine_files(state.directory(), synced.map(S::directory_of), profile) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
-            debug!("this kernel's Landlock is an older one: partly confined")
+            debug!("this kernel's Landlock is older: the use of files is partly confined")
         }
         Ok(RulesetStatus::NotEnforced) => debug!("this kernel has no Landlock: files are not confined"),
         Err(error) => warn!("cannot confine the use of files: {error}"),

@@ -42,7 +42,7 @@ impl ServiceManager {
                 }
             }
             Err(error) => {
-                log::warn!("cannot tell the service manager anything: {}: {error}", path.display());
+                log::warn!("cannot notify the service manager: {}: {error}", path.display());
                 ServiceManager::default()
             }
         }

@@ -26,7 +26,7 @@ pub enum Exit {
     Done = 0,
     /// It could not start, could not go on, or a command was refused.
     Failed = 1,
-    /// The command line, the environment or the configuration file makes no sense.
+    /// The command line, the environment or the configuration file is invalid.
     Usage = 2,
     /// The hub refuses this spoke for good: starting it again changes nothing.
     Refused = 3,
@@ -50,7 +50,7 @@ pub struct ConfigFiles {
 /// Puts the command line, the environment and the configuration file together; the second half is what to warn of.
 ///
 /// # Errors
-/// A sentence about what makes no sense.
+/// A sentence about what is invalid.
 pub fn load(
     program: &'static Program,
     flags: Flags,

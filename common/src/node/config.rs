@@ -45,7 +45,7 @@ impl Settings {
     /// Returns also what to warn of.
     ///
     /// # Errors
-    /// A sentence about the file's first line that makes no sense.
+    /// A sentence about the file's first line that is invalid.
     pub fn merge(
         program: &'static Program,
         flags: Flags,

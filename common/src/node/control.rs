@@ -288,7 +288,7 @@ impl fmt::Display for AskError {
             AskError::Refused(text) => f.write_str(text),
             AskError::Print(error) => write!(f, "cannot print the answer: {error}"),
             AskError::Garbled(path) => {
-                write!(f, "{}: the answer makes no sense: is another version running?", path.display())
+                write!(f, "{}: the answer is invalid: is another version running?", path.display())
             }
         }
     }

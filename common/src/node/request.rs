@@ -50,5 +50,5 @@ pub fn to_json(value: &impl Serialize) -> String {
 
 /// Reads a request.
 pub fn decode<T: DeserializeOwned>(request: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(request).map_err(|error| format!("the request makes no sense: {error}"))
+    serde_json::from_slice(request).map_err(|error| format!("the request is invalid: {error}"))
 }

@@ -347,7 +347,7 @@ impl State {
         Ok(())
     }
 
-    /// The error for a line of a file that makes no sense.
+    /// The error for a line of a file that is invalid.
     pub fn damaged(&self, name: &str, line: usize, why: impl fmt::Display) -> Error {
         Error::Damaged { path: self.path.join(name), line, why: why.to_string() }
     }

@@ -41,7 +41,7 @@ pub fn number(text: &str) -> Result<u32, String> {
 /// `ADDRESS/LENGTH`, of a network.
 ///
 /// # Errors
-/// Where the length is missing, or either makes no sense.
+/// Where the length is missing, or either is invalid.
 pub fn subnet(text: &str) -> Result<IpNetwork, String> {
     match text.parse::<IpAddr>() {
         Ok(address) => {
@@ -54,7 +54,7 @@ pub fn subnet(text: &str) -> Result<IpNetwork, String> {
 /// `ADDRESS/LENGTH` or `ADDRESS/NETMASK`, or an address alone, which is that one host.
 ///
 /// # Errors
-/// Where either makes no sense.
+/// Where either is invalid.
 pub fn prefix(text: &str) -> Result<IpNetwork, String> {
     let Some((address, length)) = text.split_once('/') else {
         return ip(text).map(IpNetwork::from);

@@ -2,6 +2,8 @@
 //!
 //! Sockets are edge-triggered: `writable` remembers what the last event said until a write fills the socket.
 
+#![expect(clippy::disallowed_methods, reason = "IO: opens sockets")]
+
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;

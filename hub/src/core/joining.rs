@@ -22,7 +22,7 @@ impl Core {
         let ruling = match join {
             Ok(join) => self.admission.ask(session, key, join, &self.switch, now),
             Err(BadFrame) => {
-                let text = "the join request makes no sense".to_owned();
+                let text = "the join request is invalid".to_owned();
                 Ruling::Refused(Applicant { key, name: None }, Refusal::BadRequest, text)
             }
         };

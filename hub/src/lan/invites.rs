@@ -296,7 +296,7 @@ mod tests {
             (format!("{hash} b"), "time is missing"),
             (format!("{hash} b soon"), "no time"),
             (format!("{hash} b 100 10.0.1.7"), "not in the LAN's subnet"),
-            (format!("{hash} b 100 - what"), "makes no sense"),
+            (format!("{hash} b 100 - what"), "is invalid"),
             (format!("{hash} laptop 100"), "the name laptop"),
             (format!("{hash} b 100 10.0.0.7"), "the address 10.0.0.7"),
             (format!("{} b 100", secret(1).hash()), "the same hash"),

@@ -103,6 +103,8 @@ pub struct Members {
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
     newly_revoked: Vec<(PublicKey, String, Version)>,
+    /// How many addresses of each family are not free, of those that are given first: at least.
+    passed: Passed,
     /// Addresses that are kept for invites.
     reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
@@ -120,6 +122,7 @@ impl Members {
             by_address: HashMap::new(),
             revoked: HashSet::new(),
             newly_revoked: Vec::new(),
+            passed: Passed::default(),
             reserved: HashSet::new(),
             lines: Vec::new(),
             journal: Journal {
@@ -304,7 +307,8 @@ impl Members {
 
         let mut addresses = Vec::new();
         let mut evicted = Vec::new();
-        for subnet in self.subnets.iter() {
+        let subnets = self.subnets;
+        for subnet in subnets.iter() {
             let same_family = |address: &&IpAddr| address.is_ipv4() == subnet.is_ipv4();
             let wanted = join.addresses.iter().find(same_family).copied();
             let recorded = known.and_then(|id| self.member(id).addresses.iter().find(same_family).copied());
@@ -323,8 +327,8 @@ impl Members {
                     }
                     Some(address)
                 }
-                None => Subnets::members(subnet)
-                    .find(|address| !self.by_address.contains_key(address) && !self.is_reserved(*address))
+                None => self
+                    .free_address(subnet)
                     .or_else(|| self.longest_unseen(subnet).filter(|_| access == Access::Open)),
             };
             let Some(address) = chosen else {
@@ -394,6 +398,23 @@ impl Members {
             Refusal::AddressHeld,
             format!("{address} is held by {holder}: choose another with --ip, or leave it out"),
         )
+    }
+
+    /// The first address of this family that is free. Those that were found not to be free are not looked at again
+    /// until one of them is: else each newcomer would cost as many steps as there are members.
+    fn free_address(&mut self, subnet: IpNetwork) -> Option<IpAddr> {
+        let passed = if subnet.is_ipv4() { self.passed.v4 } else { self.passed.v6 };
+        let is_free =
+            |address: &IpAddr| !self.by_address.contains_key(address) && !self.is_reserved(*address);
+        let mut steps: u128 = 0;
+        let found = Subnets::members_from(subnet, passed).inspect(|_| steps += 1).find(is_free);
+        let passed = passed + if found.is_some() { steps - 1 } else { steps };
+        if subnet.is_ipv4() {
+            self.passed.v4 = passed
+        } else {
+            self.passed.v6 = passed
+        }
+        found
     }
 
     /// The address of this family whose holder is offline and was not seen for the longest time.
@@ -491,7 +512,24 @@ impl Members {
         self.by_name.remove(&member.name);
         for address in &member.addresses {
             self.by_address.remove(address);
+            let subnet = self.subnets.iter().find(|subnet| subnet.is_ipv4() == address.is_ipv4());
+            self.passed.back_to(*address, subnet);
         }
+    }
+}
+
+/// How many addresses of each family are passed over in a search.
+#[derive(Default)]
+struct Passed {
+    v4: u128,
+    v6: u128,
+}
+
+impl Passed {
+    /// This address of the subnet may be free.
+    fn back_to(&mut self, address: IpAddr, subnet: Option<IpNetwork>) {
+        let passed = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        *passed = subnet.map_or(0, |subnet| Subnets::place(subnet, address).min(*passed));
     }
 }
 

@@ -24,7 +24,7 @@ pub enum Owner {
     Member(MemberId),
 }
 
-/// Why a prefix is not taken.
+/// Why a prefix is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RejectedRoute {
     /// Its host bits are set.

@@ -33,7 +33,7 @@ const MAX_DEPTH: usize = 8;
 /// A label that members carry in the list of members: a name of its own kind.
 pub type Tag = Name;
 
-/// A line that makes no sense.
+/// A line that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
     /// Its number, from 1.
@@ -111,7 +111,7 @@ impl Rules {
     /// Reads the file.
     ///
     /// # Errors
-    /// The first line that makes no sense.
+    /// The first line that is invalid.
     pub fn parse(text: &str) -> Result<Rules, BadLine> {
         let mut groups = BTreeMap::new();
         let mut rules = Vec::new();

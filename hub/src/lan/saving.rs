@@ -58,7 +58,7 @@ pub enum Written {
     Edited(Box<ReadMembers>),
     /// Nothing is written, as lines can only be added to a file that is there.
     Missing,
-    /// It could not be written, or what a person wrote there makes no sense.
+    /// It could not be written, or what a person wrote there is invalid.
     Failed(String),
 }
 
@@ -81,7 +81,7 @@ pub struct Files {
 }
 
 /// A text without what a crash in the middle of adding lines leaves behind: a last line that has no end, and makes no
-/// sense. `None` where the line that makes no sense, counted from 1, is another one.
+/// sense. `None` where the line that is invalid, counted from 1, is another one.
 pub fn without_torn_line(text: &str, bad_line: usize) -> Option<&str> {
     if text.ends_with('\n') || bad_line != text.lines().count() {
         return None;

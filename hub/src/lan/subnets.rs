@@ -191,14 +191,24 @@ impl Subnets {
         Ok(())
     }
 
-    /// All addresses of one family that a member may have, the lowest first.
-    pub fn members(subnet: IpNetwork) -> impl Iterator<Item = IpAddr> {
+    /// All addresses of one family that a member may have, the lowest first, without the first `skip` ones.
+    pub fn members_from(subnet: IpNetwork, skip: u128) -> impl Iterator<Item = IpAddr> {
         let hosts = match subnet {
             // All but the network address and the broadcast address.
             IpNetwork::V4(v4) => u128::from(v4.size()) - 2,
             IpNetwork::V6(v6) => v6.size() - 1,
         };
-        (2..=hosts).map(move |host| with_host(subnet, host).ip())
+        (skip.saturating_add(2)..=hosts).map(move |host| with_host(subnet, host).ip())
+    }
+
+    /// How many addresses come before this one in [`Subnets::members_from`].
+    pub fn place(subnet: IpNetwork, address: IpAddr) -> u128 {
+        let host = match (subnet.network(), address) {
+            (IpAddr::V4(network), IpAddr::V4(v4)) => u128::from(v4.to_bits().wrapping_sub(network.to_bits())),
+            (IpAddr::V6(network), IpAddr::V6(v6)) => v6.to_bits().wrapping_sub(network.to_bits()),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => 0,
+        };
+        host.saturating_sub(2)
     }
 }
 
@@ -272,7 +282,12 @@ mod tests {
         assert!(matches!(lan.check(ip("10.0.0.8")), Err(Unfit::Outside(_))));
         assert_eq!(lan.check(ip("fd00::7")), Ok(()));
         for subnet in lan.iter() {
-            let members: Vec<IpAddr> = Subnets::members(subnet).collect();
+            let members: Vec<IpAddr> = Subnets::members_from(subnet, 0).collect();
+            for (place, &address) in members.iter().enumerate() {
+                assert_eq!(Subnets::place(subnet, address), place as u128);
+                assert_eq!(Subnets::members_from(subnet, place as u128).next(), Some(address));
+            }
+            assert_eq!(Subnets::members_from(subnet, members.len() as u128).next(), None);
             let fit: Vec<IpAddr> = subnet.iter().filter(|&address| lan.check(address).is_ok()).collect();
             assert_eq!(members, fit);
         }

@@ -145,7 +145,7 @@ impl StateFiles {
         let mut members = self.parse_members(whole).map_err(|bad| self.damaged(bad))?;
         members.set_damaged();
         let (file, torn) = (self.members_file(), text.get(whole.len()..).unwrap_or_default());
-        warn!("{}: left out the last line, which is not whole: {}", file.display(), Printable(torn));
+        warn!("{}: left out the incomplete last line: {}", file.display(), Printable(torn));
         Ok(members)
     }
 

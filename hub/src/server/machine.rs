@@ -56,7 +56,7 @@ impl Machine {
             return Err(error);
         }
         let monitor = Monitor::open(tun.netlink())
-            .map_err(|error| warn!("cannot hear of changes in the kernel's network configuration: {error}"));
+            .map_err(|error| warn!("cannot watch the kernel's network configuration: {error}"));
         Ok(Machine {
             tun,
             device,

@@ -69,7 +69,7 @@ impl Machine {
     pub(super) fn open(name: &str) -> Result<Machine, tun::Error> {
         let tun = Tun::open(name)?;
         let monitor = Monitor::open(tun.netlink())
-            .map_err(|error| warn!("cannot hear of changes in the kernel's network configuration: {error}"));
+            .map_err(|error| warn!("cannot watch the kernel's network configuration: {error}"));
         Ok(Machine {
             routes: KernelRoutes::new(&tun),
             device: Device::default(),

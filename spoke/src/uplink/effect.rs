@@ -155,7 +155,7 @@ pub enum Notice {
     TooManyRoutes(usize),
     /// A prefix holds the hub itself.
     RouteAroundHub(IpNetwork),
-    /// A prefix is not taken.
+    /// A prefix is rejected.
     RouteSkipped(IpNetwork, Skip),
     /// Full packets get lost on the way to the hub: segments of so many bytes are used from now on.
     SmallSegments(u16),
@@ -209,7 +209,7 @@ impl fmt::Display for Notice {
             Notice::RouteAroundHub(prefix) => {
                 write!(f, "route {prefix} holds the hub itself: the tunnel goes around it")
             }
-            Notice::RouteSkipped(prefix, skip) => write!(f, "route {prefix} is not taken: {skip}"),
+            Notice::RouteSkipped(prefix, skip) => write!(f, "route {prefix} is rejected: {skip}"),
             Notice::SmallSegments(segment) => f.write_str(&small_segments(*segment)),
             Notice::HubRemembered { hub, key } => {
                 write!(f, "the hub at {hub} has key {key}; it is remembered")

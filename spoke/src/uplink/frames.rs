@@ -74,7 +74,9 @@ impl Uplink {
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) {
         self.pin_hub();
         let accepted = &self.config.route_policy.accepted;
-        if let Err(rejected) = grant::check(&welcome, &self.config.addresses, accepted, &self.hub_addresses) {
+        if let Err(rejected) =
+            grant::check(&welcome, &self.config.addresses, accepted, &self.outer.hub_addresses)
+        {
             return self.end_or_try_again(Error::RejectedConfig(rejected), now);
         }
         let mtu = self.config.mtu.map_or(welcome.mtu, |mtu| mtu.min(welcome.mtu));
@@ -122,23 +124,23 @@ impl Uplink {
     pub(super) fn set_routes(&mut self) {
         let view = View {
             route_policy: &self.config.route_policy,
-            own: &self.own_networks,
-            hub: &self.hub_addresses,
-            name_servers: &self.name_servers,
+            own: &self.outer.own_networks,
+            hub: &self.outer.hub_addresses,
+            name_servers: &self.outer.name_servers,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         if let Some(routes) = self.routes.plan(&view) {
-            self.effects.push_back(Effect::SetRoutes { routes, hub: self.hub_addresses.clone() });
+            self.effects.push_back(Effect::SetRoutes { routes, hub: self.outer.hub_addresses.clone() });
         }
     }
 
-    /// Tells about each prefix, once, why it is not taken or what is special about it.
+    /// Tells about each prefix, once, why it is rejected or what is special about it.
     fn explain_routes(&mut self) {
         let view = View {
             route_policy: &self.config.route_policy,
-            own: &self.own_networks,
-            hub: &self.hub_addresses,
-            name_servers: &self.name_servers,
+            own: &self.outer.own_networks,
+            hub: &self.outer.hub_addresses,
+            name_servers: &self.outer.name_servers,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {

@@ -34,7 +34,7 @@ impl Uplink {
     /// The machine's network is not what it was: what failed before may work now. The link, if there is one, is
     /// [`Uplink::handle_path`]'s.
     pub fn handle_network_change(&mut self, now: Instant) {
-        self.segments.forget();
+        self.outer.segments.forget();
         match &mut self.phase {
             Phase::Paused(until) => {
                 *until = now;

@@ -27,7 +27,7 @@ pub enum RouteMode {
     Around,
 }
 
-/// Why a prefix is not taken.
+/// Why a prefix is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
     /// It is public, and was not accepted by name.

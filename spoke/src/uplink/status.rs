@@ -45,7 +45,7 @@ impl Uplink {
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
             trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
-            problems: self.segments.limit().map(small_segments).into_iter().collect(),
+            problems: self.outer.segments.limit().map(small_segments).into_iter().collect(),
             link,
             drops: drops(&dropped),
             members: Vec::new(),

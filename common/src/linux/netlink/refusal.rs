@@ -14,7 +14,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// The kernel's errno; `None` where its answer made no sense.
+    /// The kernel's errno; `None` where its answer was invalid.
     pub fn errno(&self) -> Option<i32> {
         self.cause.raw_os_error()
     }

@@ -93,7 +93,7 @@ fn the_socket_of_a_killed_program_is_replaced_and_answers_nobody_before() {
 #[test]
 fn what_is_no_request_is_told_so() {
     let echo = Echo::start();
-    for (request, why) in [("nonsense\n", "makes no sense"), ("\n", "makes no sense")] {
+    for (request, why) in [("nonsense\n", "is invalid"), ("\n", "is invalid")] {
         let mut client = echo.connect();
         client.write_all(request.as_bytes()).unwrap();
         let answer = read_all(client);

@@ -39,7 +39,7 @@ impl fmt::Display for Error {
             Error::Handshake => f.write_str("the handshake failed"),
             Error::HubKey { seen } => write!(f, "it has another key: {seen}"),
             Error::Record => f.write_str("a record was forged or damaged"),
-            Error::Frame => f.write_str("a frame made no sense"),
+            Error::Frame => f.write_str("a frame was invalid"),
             Error::TooSlow => write!(f, "no handshake within {} s", HANDSHAKE_TIME.as_secs()),
             Error::Silent => write!(f, "nothing heard for {} s", DEAD_AFTER.as_secs()),
             Error::SendBufferFull => f.write_str("it does not read"),

@@ -7,7 +7,7 @@ use common::wire::key::PublicKey;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
-use super::{Line, Members};
+use super::{Line, Members, Passed};
 use crate::ids::MemberId;
 
 /// What became of a member when the list was changed by a person.
@@ -99,6 +99,8 @@ impl Members {
     /// Keeps these addresses for invites, and no others.
     pub fn set_reserved(&mut self, addresses: HashSet<IpAddr>) {
         self.reserved = addresses;
+        // Others may be free now.
+        self.passed = Passed::default();
     }
 
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
@@ -159,6 +161,7 @@ impl Members {
         self.by_key.clear();
         self.by_name.clear();
         self.by_address.clear();
+        self.passed = Passed::default();
         for id in ids.values() {
             self.index(*id);
         }

@@ -88,7 +88,7 @@ pub(crate) fn parse_rights<'a>(
                 addresses.push(parsed);
             }
         } else if word != "-" {
-            return Err(format!("{word:?} makes no sense here"));
+            return Err(format!("{word:?} is invalid here"));
         }
     }
     if routes.len() > MAX_ROUTES {

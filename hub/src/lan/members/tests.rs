@@ -52,6 +52,65 @@ fn gives_free_addresses_and_the_same_ones_again() {
 }
 
 #[test]
+fn the_first_free_address_is_the_one_that_a_naive_search_finds() {
+    let subnets = Subnets::new(&["10.0.0.0/26".parse().unwrap(), "fd00::/122".parse().unwrap()]).unwrap();
+    let mut members = Members::parse("", subnets).unwrap();
+    let mut state = 7_u32;
+    let mut random = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    let mut reserved = HashSet::new();
+    for _ in 0..3_000 {
+        let free: Vec<Option<IpAddr>> = subnets
+            .iter()
+            .map(|subnet| {
+                Subnets::members_from(subnet, 0)
+                    .find(|address| members.holder(*address).is_none() && !members.is_reserved(*address))
+            })
+            .collect();
+        let seed = random(80) as u8;
+        let known = members.by_key(&key(seed));
+        match random(10) {
+            // Moves to an address, or takes it from another.
+            0..2 => {
+                let ip = format!("10.0.0.{}", 2 + random(60));
+                admit(&mut members, seed, "a", Some(&ip));
+            }
+            2 => {
+                reserved = (0..random(4)).map(|_| IpAddr::from([10, 0, 0, 2 + random(60) as u8])).collect();
+                members.set_reserved(reserved.clone());
+            }
+            3 if known.is_some() => members.forget(known.unwrap()),
+            _ => {
+                admit(&mut members, seed, "a", None);
+                let id = members.by_key(&key(seed)).unwrap();
+                if let (None, [Some(v4), Some(v6)]) = (known, &free[..]) {
+                    assert_eq!(members.member(id).addresses, [*v4, *v6]);
+                }
+            }
+        }
+    }
+    assert!(reserved.len() < 4 && members.iter().count() > 30);
+}
+
+#[test]
+fn a_newcomers_address_is_found_at_once() {
+    let subnets = Subnets::new(&["10.0.0.0/16".parse().unwrap()]).unwrap();
+    let mut members = Members::parse("", subnets).unwrap();
+    let subnet = subnets.iter().next().unwrap();
+    for number in 0..1_000_u128 {
+        let key =
+            PrivateKey::from_random(std::array::from_fn(|at| (number >> (8 * (at % 16))) as u8)).public();
+        let asked = join("a", None);
+        assert!(matches!(members.admit(key, &asked, Access::Open, &[]), Decision::Member { .. }));
+        assert!(members.passed.v4 >= number, "the search begins behind those that are taken");
+        let last = Subnets::members_from(subnet, number).next().unwrap();
+        assert_eq!(members.holder(last), members.by_key(&key));
+    }
+}
+
+#[test]
 fn gives_the_address_that_is_asked_for_or_says_why_not() {
     let mut members = empty();
     assert_eq!(admit(&mut members, 1, "a", Some("10.0.0.5")), "a 10.0.0.5");
@@ -221,7 +280,7 @@ fn bad_lines_are_named() {
         (format!("{} other 10.0.1.3", key(2)), "not in the LAN's subnet"),
         (format!("{} other 10.0.0.3,10.0.0.4", key(2)), "two addresses"),
         (format!("{} other 10.0.0.3 route=10.0.0.1/8", key(2)), "behind its prefix"),
-        (format!("{} other 10.0.0.3 what", key(2)), "makes no sense"),
+        (format!("{} other 10.0.0.3 what", key(2)), "is invalid"),
         (format!("{} other 10.0.0.3", key(1)), "same key"),
         (format!("{} laptop 10.0.0.3", key(2)), "the name laptop"),
         (format!("{} other 10.0.0.2", key(2)), "the address 10.0.0.2"),
