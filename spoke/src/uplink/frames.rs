@@ -9,7 +9,7 @@ use common::wire::name::Name;
 use super::learned::MAX_ANNOUNCED;
 use super::members::{Asked, PageOutcome};
 use super::routes::{RouteMode, View};
-use super::{Effect, Error, Notice, Phase, Uplink, advice, grant};
+use super::{Config, Effect, Error, Notice, OuterNetwork, Phase, Uplink, advice, grant};
 use crate::control::{MemberStatus, NO_ANSWER, NOT_ON_LAN, Page};
 
 impl Uplink {
@@ -122,13 +122,7 @@ impl Uplink {
 
     /// Asks for the routes that fit what the hub announced and how the link stands.
     pub(super) fn set_routes(&mut self) {
-        let view = View {
-            route_policy: &self.config.route_policy,
-            own: &self.outer.own_networks,
-            hub: &self.outer.hub_addresses,
-            name_servers: &self.outer.name_servers,
-            is_linked: matches!(self.phase, Phase::Linked(_)),
-        };
+        let view = view(&self.config, &self.outer, &self.phase);
         if let Some(routes) = self.routes.plan(&view) {
             self.effects.push_back(Effect::SetRoutes { routes, hub: self.outer.hub_addresses.clone() });
         }
@@ -136,13 +130,7 @@ impl Uplink {
 
     /// Tells about each prefix, once, why it is rejected or what is special about it.
     fn explain_routes(&mut self) {
-        let view = View {
-            route_policy: &self.config.route_policy,
-            own: &self.outer.own_networks,
-            hub: &self.outer.hub_addresses,
-            name_servers: &self.outer.name_servers,
-            is_linked: matches!(self.phase, Phase::Linked(_)),
-        };
+        let view = view(&self.config, &self.outer, &self.phase);
         let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {
             Ok(RouteMode::Main) => None,
             Ok(RouteMode::Around) => Some(Notice::RouteAroundHub(prefix)),
@@ -217,6 +205,17 @@ impl Uplink {
 fn is_taken(wanted: &Name, given: &Name) -> bool {
     let number = given.as_str().rsplit_once('-').and_then(|(_, number)| number.parse().ok());
     number.is_some_and(|number| Name::nearest(wanted.as_str()).numbered(number) == *given)
+}
+
+/// What routes are decided by.
+fn view<'a>(config: &'a Config, outer: &'a OuterNetwork, phase: &Phase) -> View<'a> {
+    View {
+        route_policy: &config.route_policy,
+        own: &outer.own_networks,
+        hub: &outer.hub_addresses,
+        name_servers: &outer.name_servers,
+        is_linked: matches!(phase, Phase::Linked(_)),
+    }
 }
 
 #[cfg(test)]
