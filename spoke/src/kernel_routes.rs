@@ -3,29 +3,25 @@
 //! The wanted state is a value, the actual state is read from the kernel, and the difference is applied. Other programs
 //! can remove routes and rules, and the kernel removes routes with the device's addresses without an announcement.
 //!
-//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of [`policy`]
+//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of [`rules`]
 //! lead; all other routes are in the main table. Whatever is made here carries the protocol number
 //! [`common::linux::netlink::OUR_PROTOCOL`], and rules also the index of the device: several spokes on one machine each keep to their
 //! own, and nothing else is touched.
 
-mod policy;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use common::linux::netlink::{Error, Family, MAIN_TABLE, Netlink, Route, Rule};
+use common::linux::policy::{self, OTHER_GENERATION, remove_rules, table};
 use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
-use policy::Policy;
+use rules::Policy;
 
 use crate::uplink::routes::RouteMode;
 
-/// The tables are numbered from here on, one for each device.
-const FIRST_TABLE: u32 = 0x5678_0000;
-/// Rules in their order cannot be mended one by one: all are added anew with the other value of this bit of the owner,
-/// and then the old ones are removed, so that there is no moment without.
-const OTHER_GENERATION: u32 = 1 << 31;
 /// Most prefixes that one log line names.
 const MAX_NAMED: usize = 4;
 
@@ -69,19 +65,7 @@ impl KernelRoutes {
     /// Starts with nothing installed: takes away the rules that a killed process left. Its routes went with
     /// its device, and so did whatever its rules led to.
     pub fn new(tun: &Tun) -> KernelRoutes {
-        let netlink = tun.netlink();
-        match netlink.rules().and_then(|rules| Ok((rules, netlink.links()?))) {
-            Ok((rules, links)) => {
-                let is_live = |rule: &&Rule| {
-                    let index = rule.owner & !OTHER_GENERATION;
-                    index != tun.index()
-                        && links.iter().any(|link| link.index == index && link.kind.as_deref() == Some("tun"))
-                };
-                let stale: Vec<Rule> = rules.iter().filter(|rule| !is_live(rule)).copied().collect();
-                remove_rules(netlink, &stale);
-            }
-            Err(error) => warn!("old policy rules may be left: {error}"),
-        }
+        policy::remove_stale(tun);
         KernelRoutes { device: tun.index(), ..KernelRoutes::default() }
     }
 
@@ -334,14 +318,6 @@ impl FamilyRules {
     }
 }
 
-fn remove_rules(netlink: &Netlink, rules: &[Rule]) {
-    for rule in rules {
-        if let Err(error) = netlink.remove_rule(rule) {
-            warn!("an old policy rule stays: {error}");
-        }
-    }
-}
-
 fn route(tun: &Tun, prefix: IpNetwork, mode: RouteMode) -> Route {
     let metric = (mode == RouteMode::Main).then(|| tun.metric());
     Route { prefix, gateway: None, interface: tun.index(), table: table_of(tun.index(), mode), metric }
@@ -352,11 +328,6 @@ fn table_of(device: u32, mode: RouteMode) -> u32 {
         RouteMode::Main => MAIN_TABLE,
         RouteMode::Around => table(device),
     }
-}
-
-/// The table of a device.
-fn table(device: u32) -> u32 {
-    FIRST_TABLE.wrapping_add(device)
 }
 
 /// Names prefixes for a log line, as many as fit.
