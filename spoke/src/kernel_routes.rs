@@ -22,6 +22,8 @@ use rules::Policy;
 
 use crate::uplink::routes::RouteMode;
 
+/// Most lines about one change, of each kind.
+const MAX_LINES: usize = 10;
 /// Most prefixes that one log line names.
 const MAX_NAMED: usize = 4;
 
@@ -39,6 +41,37 @@ pub struct KernelRoutes {
     failed: BTreeMap<IpNetwork, String>,
     /// Whether the missing IPv6 was logged.
     is_told_of_ipv6: bool,
+    lines: Lines,
+}
+
+/// The lines about one change: of many routes that change at once the first are named, and the others counted.
+#[derive(Debug, Default)]
+struct Lines {
+    counts: BTreeMap<&'static str, usize>,
+    is_quiet: bool,
+}
+
+impl Lines {
+    /// Counts a line; whether to write it.
+    fn allow(&mut self, what: &'static str) -> bool {
+        let count = self.counts.entry(what).or_default();
+        *count += 1;
+        *count <= MAX_LINES && !self.is_quiet
+    }
+
+    fn note(&mut self, what: &'static str, prefix: IpNetwork) {
+        if self.allow(what) {
+            info!("route {prefix} {what}");
+        }
+    }
+
+    fn finish(&mut self) {
+        for (what, count) in std::mem::take(&mut self.counts) {
+            if count > MAX_LINES && !self.is_quiet {
+                info!("{} more routes {what}", count - MAX_LINES);
+            }
+        }
+    }
 }
 
 /// The rules of one family.
@@ -76,6 +109,11 @@ impl KernelRoutes {
         self.hub = hub.to_vec();
         self.failed.retain(|prefix, _| self.wanted.contains_key(prefix));
         self.apply(tun);
+    }
+
+    /// Whether to keep the lines about changes back.
+    pub fn set_quiet(&mut self, is_quiet: bool) {
+        self.lines.is_quiet = is_quiet;
     }
 
     /// Looks at what is installed, and puts back what is missing. To be called when addresses, routes, rules or the
@@ -149,7 +187,7 @@ impl KernelRoutes {
         for (prefix, mode) in gone {
             match tun.netlink().remove_route(&route(tun, prefix, mode)) {
                 Ok(()) => {
-                    info!("route {prefix} withdrawn");
+                    self.lines.note("withdrawn", prefix);
                     self.installed.remove(&prefix);
                 }
                 Err(error) => warn!("route {prefix} not withdrawn: {error}"),
@@ -178,6 +216,7 @@ impl KernelRoutes {
             self.note(prefix, mode, added, lacks_ipv6);
         }
         self.note_ipv6(lacks_ipv6);
+        self.lines.finish();
         missing
     }
 
@@ -185,14 +224,14 @@ impl KernelRoutes {
     fn note(&mut self, prefix: IpNetwork, mode: RouteMode, added: Result<(), String>, lacks_ipv6: bool) {
         match added {
             Ok(()) => {
-                info!("route {prefix} installed");
+                self.lines.note("installed", prefix);
                 self.failed.remove(&prefix);
                 self.installed.insert(prefix, mode);
             }
             Err(why) => {
                 // The missing family is logged once, for all its prefixes.
                 let is_told = self.failed.get(&prefix) == Some(&why) || (prefix.is_ipv6() && lacks_ipv6);
-                if !is_told {
+                if !is_told && self.lines.allow("not installed") {
                     warn!("route {prefix} not installed: {why}");
                 }
                 self.failed.insert(prefix, why);
