@@ -191,7 +191,22 @@ impl Subnets {
         Ok(())
     }
 
+    /// Addresses of one family in the order in which they are given to members that ask for none: from the top down, out
+    /// of the way of those that people choose, which begin at the bottom. Of a large subnet, the first ones of its
+    /// lower part come first, as they can still be typed.
+    pub fn automatic(subnet: IpNetwork) -> impl Iterator<Item = IpAddr> {
+        const TYPED: u128 = 0xfffe;
+        let last = match subnet {
+            IpNetwork::V4(v4) => u128::from(v4.size()) - 2,
+            IpNetwork::V6(v6) => v6.size() - 1,
+        };
+        let top = if subnet.is_ipv4() { last } else { last.min(TYPED) };
+        let order = (2..=top).rev().chain(top + 1..=last);
+        order.map(move |host| with_host(subnet, host).ip())
+    }
+
     /// All addresses of one family that a member may have, the lowest first.
+    #[cfg(test)]
     pub fn members(subnet: IpNetwork) -> impl Iterator<Item = IpAddr> {
         let hosts = match subnet {
             // All but the network address and the broadcast address.
@@ -275,7 +290,13 @@ mod tests {
             let members: Vec<IpAddr> = Subnets::members(subnet).collect();
             let fit: Vec<IpAddr> = subnet.iter().filter(|&address| lan.check(address).is_ok()).collect();
             assert_eq!(members, fit);
+            let mut automatic: Vec<IpAddr> = Subnets::automatic(subnet).collect();
+            assert_eq!(automatic.first(), members.last(), "people begin at the other end");
+            automatic.sort();
+            assert_eq!(automatic, members);
         }
+        let first = |subnet: &str| Subnets::automatic(subnet.parse().unwrap()).next().unwrap().to_string();
+        assert_eq!([first("10.0.0.0/24"), first("fd00::/64")], ["10.0.0.254", "fd00::fffe"]);
     }
 
     #[test]
