@@ -63,10 +63,7 @@ impl Uplink {
                  --state DIR; if one machine is a clone of the other, delete the file `key` in the clone's state \
                  directory"
             }
-            Farewell::TooOften => {
-                self.retry.slow_down();
-                "this spoke joined too often: later"
-            }
+            Farewell::TooOften => "this spoke joined too often: later",
             Farewell::Revoked => {
                 let text = "its membership was revoked".to_owned();
                 self.effects.push_back(Effect::Exit(Error::Refused(Refusal::Revoked, text)));
