@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::wire::frame::{Join, Refusal};
+use common::node::text::MAX_FILE;
+use common::packet::prefix::is_private;
+use common::wire::frame::{Join, MAX_ROUTES, Refusal};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -93,6 +95,11 @@ struct Journal {
     is_prefix: bool,
 }
 
+/// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
+/// for newcomers: both below what can be read again.
+const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
+const FULL: usize = MAX_FILE / 4 * 3;
+
 /// All members.
 pub struct Members {
     subnets: Subnets,
@@ -108,6 +115,10 @@ pub struct Members {
     /// Addresses that are kept for invites.
     reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
+    /// How long the text is at most, in bytes.
+    size: usize,
+    /// Lines that were passed over: they stay in the text and mean nothing.
+    skipped: Vec<BadLine>,
     journal: Journal,
 }
 
@@ -125,6 +136,8 @@ impl Members {
             passed: Passed::default(),
             reserved: HashSet::new(),
             lines: Vec::new(),
+            size: 0,
+            skipped: Vec::new(),
             journal: Journal {
                 version: Version::default(),
                 saved: Version::default(),
@@ -140,6 +153,11 @@ impl Members {
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
             }
+            if let Some(why) = edit::outdated(line, &members.by_name) {
+                members.skipped.push(bad(why));
+                members.lines.push(Line::Text(line.to_owned()));
+                continue;
+            }
             if let Some(key) = parse_revoked(line).map_err(bad)? {
                 members.insert_revoked(key).map_err(bad)?;
                 members.lines.push(Line::Text(line.to_owned()));
@@ -149,7 +167,14 @@ impl Members {
             let id = members.insert(member).map_err(bad)?;
             members.lines.push(Line::Member(id, Some(line.to_owned())));
         }
+        // With what a person wrote around them.
+        members.size = members.size.max(text.len());
         Ok(members)
+    }
+
+    /// Lines that earlier versions took and this one passes over.
+    pub fn skipped(&self) -> &[BadLine] {
+        &self.skipped
     }
 
     /// The text of `members`.
@@ -295,7 +320,7 @@ impl Members {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
             return Decision::Refused(Refusal::Locked, text);
         }
-        let is_full = known.is_none() && self.table.len() >= MAX_MEMBERS;
+        let is_full = known.is_none() && (self.table.len() >= MAX_MEMBERS || self.size >= FULL);
         let forgotten = if is_full && access == Access::Open { self.most_forgettable() } else { None };
         if is_full && forgotten.is_none() {
             return Decision::Refused(Refusal::Full, "the hub's list of members is full".to_owned());
@@ -391,6 +416,20 @@ impl Members {
         }
     }
 
+    /// Records what a member on an open hub offers, beside the public prefixes that a person granted it; `false` where the
+    /// text is too long for more.
+    pub fn record_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> bool {
+        let member = self.member(id);
+        let granted = member.routes.iter().copied();
+        let kept = granted.filter(|prefix| !is_private(*prefix) && !offered.contains(prefix));
+        let routes: Vec<IpNetwork> = offered.iter().copied().chain(kept).take(MAX_ROUTES).collect();
+        let fits = routes_size(&routes) <= routes_size(&member.routes) || self.size < FULL_FOR_ROUTES;
+        if fits {
+            self.set_routes(id, &routes);
+        }
+        fits
+    }
+
     /// The refusal for an address that another member holds.
     pub fn held(&self, holder: MemberId, address: IpAddr) -> (Refusal, String) {
         let holder = &self.member(holder).name;
@@ -407,7 +446,7 @@ impl Members {
         let is_free =
             |address: &IpAddr| !self.by_address.contains_key(address) && !self.is_reserved(*address);
         let mut steps: u128 = 0;
-        let found = Subnets::members_from(subnet, passed).inspect(|_| steps += 1).find(is_free);
+        let found = Subnets::automatic_from(subnet, passed).inspect(|_| steps += 1).find(is_free);
         let passed = passed + if found.is_some() { steps - 1 } else { steps };
         if subnet.is_ipv4() {
             self.passed.v4 = passed
@@ -499,6 +538,7 @@ impl Members {
 
     fn index(&mut self, id: MemberId) {
         let member = &self.table[id.index()];
+        self.size += line_size(member);
         self.by_key.insert(member.key, id);
         self.by_name.insert(member.name.clone(), id);
         for &address in &member.addresses {
@@ -508,6 +548,7 @@ impl Members {
 
     fn unindex(&mut self, id: MemberId) {
         let member = &self.table[id.index()];
+        self.size = self.size.saturating_sub(line_size(member));
         self.by_key.remove(&member.key);
         self.by_name.remove(&member.name);
         for address in &member.addresses {
@@ -541,6 +582,17 @@ const FIRST_NUMBERS: std::ops::Range<usize> = 2..100;
 fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
     let (words, _) = key.as_bytes().as_chunks::<4>();
     words.iter().map(|&word| u32::from_le_bytes(word) as usize)
+}
+
+/// How many bytes a member's line has at most.
+fn line_size(member: &Member) -> usize {
+    const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
+    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes)
+}
+
+fn routes_size(routes: &[IpNetwork]) -> usize {
+    let len = |prefix: &IpNetwork| if prefix.is_ipv4() { 19 } else { 44 };
+    routes.iter().map(len).sum::<usize>() + 8
 }
 
 mod edit;

@@ -109,8 +109,14 @@ impl Machine {
     /// # Errors
     /// Where the device is gone and cannot be made anew.
     pub(super) fn poll(&mut self, now: Instant) -> Result<Option<Seen>, tun::Error> {
-        while let Some((_, count)) = self.log_limiter.poll(now) {
-            warn!("{count} more changes by someone else were undone");
+        while let Some((kind, count)) = self.log_limiter.poll(now) {
+            match kind {
+                Some(kind @ ("routes" | "rules")) => {
+                    warn!("{kind}: {count} more changes by someone else were undone");
+                }
+                Some(kind) => info!("{kind}: {count} more times"),
+                None => info!("{count} more lines were kept back"),
+            }
         }
         if self.pacer.take(now).is_none() {
             return Ok(None);
@@ -157,9 +163,23 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether to write one more line of a kind that others can provoke. The kind says what the lines are about.
+    pub(super) fn allow_line(&mut self, kind: &'static str, now: Instant) -> bool {
+        self.log_limiter.allow(kind, now)
+    }
+
     /// Has exactly these routes in the kernel.
-    pub(super) fn set_routes(&mut self, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
+    pub(super) fn set_routes(
+        &mut self,
+        routes: BTreeMap<IpNetwork, RouteMode>,
+        hub: &[IpAddr],
+        now: Instant,
+    ) {
+        // The hub tells them, and anyone there may change them.
+        let is_quiet = !self.log_limiter.allow("routes through the LAN changed", now);
+        self.routes.set_quiet(is_quiet);
         self.routes.set(&self.tun, routes, hub);
+        self.routes.set_quiet(false);
     }
 
     fn tell_of_steps(&mut self, steps: &[Step], now: Instant) {

@@ -45,6 +45,9 @@ impl Uplink {
         if reason == Refusal::Revoked {
             self.effects.push_back(Effect::Exit(refused));
         } else {
+            if reason == Refusal::KeyInUse {
+                self.retry.count_clone();
+            }
             self.end_or_try_again(refused, now);
         }
     }
@@ -53,10 +56,14 @@ impl Uplink {
         let why = match farewell {
             Farewell::Stopping => "it stops",
             Farewell::Replaced => {
-                self.retry.slow_down();
+                // A link that lasted says that there was no other machine before.
+                self.close_link(false, now);
+                self.retry.count_clone();
                 "another spoke joined with the same key: if that was a second one on purpose, give each its own \
-                 --state DIR"
+                 --state DIR; if one machine is a clone of the other, delete the file `key` in the clone's state \
+                 directory"
             }
+            Farewell::TooOften => "this spoke joined too often: later",
             Farewell::Revoked => {
                 let text = "its membership was revoked".to_owned();
                 self.effects.push_back(Effect::Exit(Error::Refused(Refusal::Revoked, text)));

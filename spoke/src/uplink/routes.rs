@@ -71,7 +71,7 @@ pub struct View<'a> {
 impl View<'_> {
     /// Whether a prefix is taken, and how.
     pub fn decide(&self, prefix: IpNetwork) -> Result<RouteMode, Skip> {
-        let accepted = self.route_policy.accepted.iter().any(|&accepted| is_within(prefix, accepted));
+        let accepted = self.route_policy.accepted.iter().any(|&accepted| accepts(accepted, prefix));
         if !accepted && self.route_policy.none {
             return Err(Skip::Declined);
         }
@@ -108,6 +108,13 @@ impl View<'_> {
     }
 }
 
+/// Whether the person's word for one prefix holds for another, which lies in it. That for a way out, also in halves,
+/// is none for all that members offer: the hub sends to them what it grants them.
+fn accepts(accepted: IpNetwork, prefix: IpNetwork) -> bool {
+    const WAY_OUT: u8 = 1;
+    is_within(prefix, accepted) && (accepted.prefix() > WAY_OUT || prefix.prefix() <= WAY_OUT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +137,10 @@ mod tests {
             ("192.168.5.0/24", "192.168.5.0/24", true, Ok(RouteMode::Main)),
             ("0.0.0.0/0", "", false, Err(Skip::Public)),
             ("0.0.0.0/0", "0.0.0.0/0", false, Ok(RouteMode::Around)),
-            ("203.0.113.0/24", "0.0.0.0/0", false, Ok(RouteMode::Around)),
+            ("203.0.113.0/24", "0.0.0.0/0", false, Err(Skip::Public)),
+            ("203.0.113.0/24", "128.0.0.0/1", false, Err(Skip::Public)),
+            ("0.0.0.0/1", "0.0.0.0/0", false, Ok(RouteMode::Around)),
+            ("203.0.113.0/24", "203.0.0.0/16", false, Ok(RouteMode::Around)),
             ("::/0", "::/0", false, Ok(RouteMode::Around)),
             ("10.99.0.0/16", "", false, Ok(RouteMode::Around)),
             ("192.168.7.0/24", "", false, Err(Skip::OwnNetwork(own[1]))),

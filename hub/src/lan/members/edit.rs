@@ -1,9 +1,10 @@
 //! The list of members changed by a person: revoked, re-read, kept for invites. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use common::wire::key::PublicKey;
+use common::wire::key::{BadKey, PublicKey};
+use common::wire::name::Name;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
@@ -30,6 +31,21 @@ pub struct Change {
     pub member: Member,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// Why a line is passed over that an earlier version took: it must not keep the hub from starting.
+pub(super) fn outdated(line: &str, names: &BTreeMap<Name, MemberId>) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let (key, name) = (words.next()?, words.next()?);
+    match key.parse::<PublicKey>() {
+        Err(BadKey::Unfit) => return Some(format!("{key} is no machine's key")),
+        Err(BadKey::Text) => return None,
+        Ok(_) if words.any(|word| word == "revoked") => return None,
+        Ok(_) => {}
+    }
+    let parsed: Name = name.parse().ok()?;
+    let is_other = name != parsed.as_str() && names.contains_key(&parsed);
+    is_other.then(|| format!("another line has the name {parsed}, and capital letters make no difference"))
 }
 
 impl Members {
@@ -162,9 +178,12 @@ impl Members {
         self.by_name.clear();
         self.by_address.clear();
         self.passed = Passed::default();
+        self.size = 0;
         for id in ids.values() {
             self.index(*id);
         }
+        self.size = self.size.max(new.size);
+        self.skipped = new.skipped;
         self.lines = new.lines;
         for line in &mut self.lines {
             if let Line::Member(id, _) = line
@@ -337,11 +356,11 @@ mod tests {
     #[test]
     fn addresses_kept_for_invites_are_given_to_nobody_else() {
         let mut members = parse(&format!("{} a 10.0.0.3\n", key(1)));
-        members.set_reserved(["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().unwrap()).into());
+        members.set_reserved(["10.0.0.2", "10.0.0.3", "10.0.0.6"].map(|ip| ip.parse().unwrap()).into());
         let refused = admit(&mut members, 2, Some("10.0.0.2"));
         assert!(matches!(refused, Decision::Refused(Refusal::AddressHeld, _)), "{refused:?}");
         assert!(matches!(admit(&mut members, 2, None), Decision::Member { .. }));
-        assert!(members.holder("10.0.0.4".parse().unwrap()).is_some(), "the first that is free");
+        assert!(members.holder("10.0.0.5".parse().unwrap()).is_some(), "the first that is free");
         assert!(matches!(admit(&mut members, 1, None), Decision::Member { .. }), "its own stays its own");
     }
 
