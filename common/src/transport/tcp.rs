@@ -68,7 +68,6 @@ impl From<Error> for Broken {
 }
 
 /// Begins to connect. `segment`: the largest TCP segment, with options, that either end is to send, in bytes.
-#[expect(clippy::disallowed_methods, reason = "it makes a tunnel's socket")]
 pub fn connect(address: SocketAddr, segment: Option<u16>) -> io::Result<TcpStream> {
     let Some(segment) = segment else { return TcpStream::connect(address) };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;

@@ -185,6 +185,7 @@ impl Notice {
             | Notice::OnLan { .. }
             | Notice::OfferRefused(_)
             | Notice::NameTaken { .. }
+            | Notice::SmallSegments(_)
             | Notice::HubRemembered { .. }
             | Notice::HubNotRemembered(_)
             | Notice::Stopping => None,

@@ -38,7 +38,7 @@ pub(super) fn outdated(line: &str, names: &BTreeMap<Name, MemberId>) -> Option<S
     let mut words = line.split_whitespace();
     let (key, name) = (words.next()?, words.next()?);
     match key.parse::<PublicKey>() {
-        Err(BadKey::Unfit) => return Some(format!("{key} is no machine's key")),
+        Err(BadKey::Unusable) => return Some(format!("{key} is no machine's key")),
         Err(BadKey::Text) => return None,
         Ok(_) if words.any(|word| word == "revoked") => return None,
         Ok(_) => {}
