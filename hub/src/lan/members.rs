@@ -21,7 +21,8 @@ use slab::Slab;
 
 use crate::ids::{MemberId, SessionId};
 use crate::lan::subnets::Subnets;
-use member::{format_member, parse_member, parse_revoked};
+use addresses::Addresses;
+use member::{format_member, outdated, parse_member, parse_revoked};
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 65_536;
@@ -106,14 +107,10 @@ pub struct Members {
     table: Slab<Member>,
     by_key: HashMap<PublicKey, MemberId>,
     by_name: BTreeMap<Name, MemberId>,
-    by_address: HashMap<IpAddr, MemberId>,
+    addresses: Addresses,
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
     newly_revoked: Vec<(PublicKey, String, Version)>,
-    /// How many addresses of each family are not free, of those that are given first: at least.
-    passed: Passed,
-    /// Addresses that are kept for invites.
-    reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
     /// How long the text is at most, in bytes.
     size: usize,
@@ -130,11 +127,9 @@ impl Members {
             table: Slab::new(),
             by_key: HashMap::new(),
             by_name: BTreeMap::new(),
-            by_address: HashMap::new(),
+            addresses: Addresses::default(),
             revoked: HashSet::new(),
             newly_revoked: Vec::new(),
-            passed: Passed::default(),
-            reserved: HashSet::new(),
             lines: Vec::new(),
             size: 0,
             skipped: Vec::new(),
@@ -153,7 +148,7 @@ impl Members {
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
             }
-            if let Some(why) = edit::outdated(line, &members.by_name) {
+            if let Some(why) = outdated(line, &members.by_name) {
                 members.skipped.push(bad(why));
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
@@ -291,7 +286,7 @@ impl Members {
 
     /// The member that holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<MemberId> {
-        self.by_address.get(&address).copied()
+        self.addresses.holder(address)
     }
 
     /// The member with this key.
@@ -353,7 +348,8 @@ impl Members {
                     Some(address)
                 }
                 None => self
-                    .free_address(subnet)
+                    .addresses
+                    .free(subnet)
                     .or_else(|| self.longest_unseen(subnet).filter(|_| access == Access::Open)),
             };
             let Some(address) = chosen else {
@@ -439,23 +435,6 @@ impl Members {
         )
     }
 
-    /// The first address of this family that is free. Those that were found not to be free are not looked at again
-    /// until one of them is: else each newcomer would cost as many steps as there are members.
-    fn free_address(&mut self, subnet: IpNetwork) -> Option<IpAddr> {
-        let passed = if subnet.is_ipv4() { self.passed.v4 } else { self.passed.v6 };
-        let is_free =
-            |address: &IpAddr| !self.by_address.contains_key(address) && !self.is_reserved(*address);
-        let mut steps: u128 = 0;
-        let found = Subnets::automatic_from(subnet, passed).inspect(|_| steps += 1).find(is_free);
-        let passed = passed + if found.is_some() { steps - 1 } else { steps };
-        if subnet.is_ipv4() {
-            self.passed.v4 = passed
-        } else {
-            self.passed.v6 = passed
-        }
-        found
-    }
-
     /// The address of this family whose holder is offline and was not seen for the longest time.
     fn longest_unseen(&self, subnet: IpNetwork) -> Option<IpAddr> {
         let family = |address: &&IpAddr| subnet.contains(**address);
@@ -514,7 +493,8 @@ impl Members {
         if self.by_name.contains_key(&member.name) {
             return Err(format!("another line has the name {}", member.name));
         }
-        if let Some(held) = member.addresses.iter().find(|address| self.by_address.contains_key(address)) {
+        if let Some(held) = member.addresses.iter().find(|address| self.addresses.holder(**address).is_some())
+        {
             return Err(format!("another line has the address {held}"));
         }
         let id = MemberId::new(self.table.insert(member));
@@ -542,7 +522,7 @@ impl Members {
         self.by_key.insert(member.key, id);
         self.by_name.insert(member.name.clone(), id);
         for &address in &member.addresses {
-            self.by_address.insert(address, id);
+            self.addresses.hold(address, id);
         }
     }
 
@@ -552,25 +532,9 @@ impl Members {
         self.by_key.remove(&member.key);
         self.by_name.remove(&member.name);
         for address in &member.addresses {
-            self.by_address.remove(address);
             let subnet = self.subnets.iter().find(|subnet| subnet.is_ipv4() == address.is_ipv4());
-            self.passed.back_to(*address, subnet);
+            self.addresses.release(*address, subnet);
         }
-    }
-}
-
-/// How many addresses of each family are passed over in a search.
-#[derive(Default)]
-struct Passed {
-    v4: u128,
-    v6: u128,
-}
-
-impl Passed {
-    /// This address of the subnet may be free.
-    fn back_to(&mut self, address: IpAddr, subnet: Option<IpNetwork>) {
-        let passed = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        *passed = subnet.map_or(0, |subnet| Subnets::place(subnet, address).min(*passed));
     }
 }
 
@@ -595,6 +559,7 @@ fn routes_size(routes: &[IpNetwork]) -> usize {
     routes.iter().map(len).sum::<usize>() + 8
 }
 
+mod addresses;
 mod edit;
 mod member;
 

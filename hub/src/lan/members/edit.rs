@@ -1,14 +1,13 @@
 //! The list of members changed by a person: revoked, re-read, kept for invites. Pure.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use common::wire::key::{BadKey, PublicKey};
-use common::wire::name::Name;
+use common::wire::key::PublicKey;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
-use super::{Line, Members, Passed};
+use super::{Line, Members};
 use crate::ids::MemberId;
 
 /// What became of a member when the list was changed by a person.
@@ -31,21 +30,6 @@ pub struct Change {
     pub member: Member,
     /// What became of it.
     pub outcome: Outcome,
-}
-
-/// Why a line is passed over that an earlier version took: it must not keep the hub from starting.
-pub(super) fn outdated(line: &str, names: &BTreeMap<Name, MemberId>) -> Option<String> {
-    let mut words = line.split_whitespace();
-    let (key, name) = (words.next()?, words.next()?);
-    match key.parse::<PublicKey>() {
-        Err(BadKey::Unusable) => return Some(format!("{key} is no machine's key")),
-        Err(BadKey::Text) => return None,
-        Ok(_) if words.any(|word| word == "revoked") => return None,
-        Ok(_) => {}
-    }
-    let parsed: Name = name.parse().ok()?;
-    let is_other = name != parsed.as_str() && names.contains_key(&parsed);
-    is_other.then(|| format!("another line has the name {parsed}, and capital letters make no difference"))
 }
 
 impl Members {
@@ -109,14 +93,12 @@ impl Members {
 
     /// Whether an address is kept for an invite.
     pub fn is_reserved(&self, address: IpAddr) -> bool {
-        self.reserved.contains(&address)
+        self.addresses.is_reserved(address)
     }
 
     /// Keeps these addresses for invites, and no others.
     pub fn set_reserved(&mut self, addresses: HashSet<IpAddr>) {
-        self.reserved = addresses;
-        // Others may be free now.
-        self.passed = Passed::default();
+        self.addresses.reserve(addresses);
     }
 
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
@@ -176,8 +158,7 @@ impl Members {
         self.table = Slab::from_iter(table);
         self.by_key.clear();
         self.by_name.clear();
-        self.by_address.clear();
-        self.passed = Passed::default();
+        self.addresses.clear_holders();
         self.size = 0;
         for id in ids.values() {
             self.index(*id);

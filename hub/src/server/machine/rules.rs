@@ -16,6 +16,8 @@
 //!
 //! A route of the machine's own ranks before one of a member, unless it is far wider, such as its default route.
 
+#![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
+
 use std::collections::BTreeSet;
 
 use common::linux::netlink::{Family, MAIN_TABLE, Rule, RuleAction, Service};
