@@ -129,11 +129,13 @@ impl Uplink {
 
     /// Asks for the routes that fit what the hub announced and how the link stands.
     pub(super) fn set_routes(&mut self) {
+        let way_outs = self.routes.way_outs();
         let view = View {
             route_policy: &self.config.route_policy,
             own: &self.outer.own_networks,
             hub: &self.outer.hub_addresses,
             name_servers: &self.outer.name_servers,
+            way_outs: &way_outs,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         if let Some(routes) = self.routes.plan(&view) {
@@ -143,11 +145,13 @@ impl Uplink {
 
     /// Tells about each prefix, once, why it is rejected or what is special about it.
     fn explain_routes(&mut self) {
+        let way_outs = self.routes.way_outs();
         let view = View {
             route_policy: &self.config.route_policy,
             own: &self.outer.own_networks,
             hub: &self.outer.hub_addresses,
             name_servers: &self.outer.name_servers,
+            way_outs: &way_outs,
             is_linked: matches!(self.phase, Phase::Linked(_)),
         };
         let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {
