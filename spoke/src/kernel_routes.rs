@@ -49,6 +49,8 @@ pub struct KernelRoutes {
 struct Lines {
     counts: BTreeMap<&'static str, usize>,
     is_quiet: bool,
+    /// Whether there was a line.
+    is_used: bool,
 }
 
 impl Lines {
@@ -56,6 +58,7 @@ impl Lines {
     fn allow(&mut self, what: &'static str) -> bool {
         let count = self.counts.entry(what).or_default();
         *count += 1;
+        self.is_used = true;
         *count <= MAX_LINES && !self.is_quiet
     }
 
@@ -104,11 +107,13 @@ impl KernelRoutes {
 
     /// Installs exactly these routes, with a way around them for the hub's outer addresses. What cannot be installed
     /// is told, is in [`KernelRoutes::failures`], and is tried again by [`KernelRoutes::reconcile`].
-    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
+    /// Returns whether there were lines about it.
+    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) -> bool {
         self.wanted = routes;
         self.hub = hub.to_vec();
         self.failed.retain(|prefix, _| self.wanted.contains_key(prefix));
         self.apply(tun);
+        std::mem::take(&mut self.lines.is_used)
     }
 
     /// Whether to keep the lines about changes back.

@@ -40,6 +40,8 @@ pub(super) struct Machine {
     /// What was warned about and lasts.
     problems: Vec<String>,
     log_limiter: LogLimiter<&'static str>,
+    /// Whether lines about routes are kept back for now.
+    is_quiet: bool,
 }
 
 /// The way to the hub.
@@ -81,6 +83,7 @@ impl Machine {
             overlaps: Vec::new(),
             problems: Vec::new(),
             log_limiter: LogLimiter::default(),
+            is_quiet: false,
             tun,
         })
     }
@@ -176,9 +179,15 @@ impl Machine {
         now: Instant,
     ) {
         // The hub tells them, and anyone there may change them.
-        let is_quiet = !self.log_limiter.allow("routes through the LAN changed", now);
-        self.routes.set_quiet(is_quiet);
-        self.routes.set(&self.tun, routes, hub);
+        const KIND: &str = "routes through the LAN changed";
+        if self.is_quiet {
+            self.is_quiet = !self.log_limiter.allow(KIND, now);
+        }
+        self.routes.set_quiet(self.is_quiet);
+        // Only a change that had lines counts.
+        if self.routes.set(&self.tun, routes, hub) && !self.is_quiet {
+            self.is_quiet = !self.log_limiter.allow(KIND, now);
+        }
         self.routes.set_quiet(false);
     }
 
