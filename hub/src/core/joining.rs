@@ -10,8 +10,8 @@ use common::wire::name::Name;
 use super::Core;
 use crate::effect::{End, Notice};
 use crate::ids::{MemberId, SessionId};
-use crate::lan::admission::{Applicant, Contact as _, DISPUTE_STEP, DISPUTE_TIME, Ruling, Welcomed};
-use crate::lan::joins::Question;
+use crate::lan::admission::{Applicant, Contact as _, DISPUTE_STEP, Ruling, Welcomed};
+use crate::lan::joins::{self, Question};
 
 impl Core {
     pub(super) fn handle_join(
@@ -27,8 +27,11 @@ impl Core {
         if let (Ok(join), Some(older)) = (&join, self.older_link(session, &key))
             && self.admission.joins.take_over(key, now)
         {
+            let round_trip = self.switch.link(older).and_then(|link| link.tunnel.round_trip());
+            let until = now + joins::answer_time(round_trip);
             self.switch.ping(older, now);
-            self.admission.joins.ask(session, Question { key, join: join.clone(), older, asked_at: now });
+            let question = Question { key, join: join.clone(), older, asked_at: now, until };
+            self.admission.joins.ask(session, question);
             return self.switch.wake(session, now + DISPUTE_STEP);
         }
         self.decide(session, key, join, now);
@@ -64,10 +67,12 @@ impl Core {
 
     /// Decides whether a join is that of another machine with the same key, once that can be told.
     fn settle_clone(&mut self, session: SessionId, now: Instant) {
-        let Some(&Question { older, asked_at, .. }) = self.admission.joins.question(session) else { return };
+        let Some(&Question { older, asked_at, until, .. }) = self.admission.joins.question(session) else {
+            return;
+        };
         let is_there = self.switch.is_live(older);
         let has_answered = is_there && self.switch.was_heard(older, asked_at);
-        if is_there && !has_answered && now < asked_at + DISPUTE_TIME {
+        if is_there && !has_answered && now < until {
             return self.switch.wake(session, now + DISPUTE_STEP);
         }
         let Some(Question { key, join, .. }) = self.admission.joins.take_question(session) else { return };

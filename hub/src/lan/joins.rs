@@ -61,6 +61,16 @@ pub struct Question {
     pub older: SessionId,
     /// When it was asked.
     pub asked_at: Instant,
+    /// How long it has to answer.
+    pub until: Instant,
+}
+
+/// How long an older link has to answer, by its last round trip: a machine that moves from network to network is not to
+/// wait for its own dead link.
+pub fn answer_time(round_trip: Option<Duration>) -> Duration {
+    const LEAST: Duration = Duration::from_millis(300);
+    const MOST: Duration = Duration::from_secs(2);
+    round_trip.map_or(LEAST, |time| (time * 3).clamp(LEAST, MOST))
 }
 
 impl Joins {
