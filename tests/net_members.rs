@@ -101,7 +101,7 @@ fn a_way_out_of_the_hub_is_not_a_members_to_take() {
     let newcomer =
         spawn_spoke(&net, &binaries, 1, &["--route", offered, "--route", "192.168.5.0/24"]).unwrap();
     newcomer.wait_for_line(&format!("does not take the route {offered}"), SOON).unwrap();
-    let line = hub.wait_for_line(&format!("the route {offered} of spoke1 is not taken"), SOON).unwrap();
+    let line = hub.wait_for_line(&format!("the route {offered} of spoke1 is rejected"), SOON).unwrap();
     assert!(line.contains("grant it by route="), "{line}");
     taker.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
     assert!(!taker.lines().iter().any(|line| line.contains(offered)), "{:?}", taker.lines());
