@@ -3,7 +3,7 @@
 //! The wanted state is a value, the actual state is read from the kernel, and the difference is applied. Other programs
 //! can remove routes and rules, and the kernel removes routes with the device's addresses without an announcement.
 //!
-//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of [`rules`]
+//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of `rules`
 //! lead; all other routes are in the main table. Whatever is made here carries the protocol number
 //! [`common::linux::netlink::OUR_PROTOCOL`], and rules also the index of the device: several spokes on one machine each keep to their
 //! own, and nothing else is touched.

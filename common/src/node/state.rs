@@ -175,7 +175,7 @@ pub struct State {
 
 impl State {
     /// Opens the directory, making it (mode 0700) where it is missing, and locks it. Where others can write to it and it
-    /// holds no state yet, as a volume of a container may come, the state is kept in [`PRIVATE`] below, which is not
+    /// holds no state yet, as a volume of a container may come, the state is kept in the directory `private` below, which is not
     /// theirs.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Recycled byte buffers: the steady state allocates nothing, and idle memory is freed. Pure.
 //!
-//! Owns [`Pool`]; keeps the spare flow tables of [`crate::queue::fq_codel`] too, since a link
+//! Owns [`Pool`]; keeps the spare flow tables of `queue::fq_codel` too, since a link
 //! that plays ping-pong takes and gives back one for every packet.
 
 use std::fmt;
