@@ -338,10 +338,10 @@ fn a_member_without_a_wish_of_its_own_gets_the_address_that_the_file_says() {
     let binaries = Binaries::find().unwrap();
     let _hub = start_hub(&net, &binaries, &[]).unwrap();
     let spoke = spawn_without_wish(&net, &binaries);
-    spoke.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
+    spoke.wait_for_line("on the LAN as 10.0.0.254", SOON).unwrap();
     let file = state(net.hub(), "hub").join("members");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("10.0.0.2", "10.0.0.22")).unwrap();
+    fs::write(&file, text.replace("10.0.0.254", "10.0.0.22")).unwrap();
     let told = hub(&net, &["reload"]).good();
     assert!(told.contains("spoke0 changed"), "{told}");
     spoke.wait_for_line("on the LAN as 10.0.0.22", SOON).unwrap();
@@ -354,7 +354,7 @@ fn a_member_that_was_away_while_its_line_was_edited_gets_what_the_file_says() {
     let binaries = Binaries::find().unwrap();
     let first = start_hub(&net, &binaries, &[]).unwrap();
     let silent = spawn_without_wish(&net, &binaries);
-    silent.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
+    silent.wait_for_line("on the LAN as 10.0.0.254", SOON).unwrap();
     // One that types --ip asks for it whatever the file says, and an open hub grants it.
     let typed = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
     typed.wait_for_line("on the LAN as 10.0.0.3", SOON).unwrap();
@@ -362,7 +362,7 @@ fn a_member_that_was_away_while_its_line_was_edited_gets_what_the_file_says() {
     first.wait_exit(SOON).unwrap();
     let file = state(net.hub(), "hub").join("members");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("10.0.0.2", "10.0.0.22").replace("10.0.0.3", "10.0.0.33")).unwrap();
+    fs::write(&file, text.replace("10.0.0.254", "10.0.0.22").replace("10.0.0.3", "10.0.0.33")).unwrap();
     let marks = [silent.mark(), typed.mark()];
     let _second = start_hub(&net, &binaries, &[]).unwrap();
     silent.wait_for_line_after(marks[0], "on the LAN as 10.0.0.22", BACK).unwrap();

@@ -47,12 +47,8 @@ impl Siege {
         Wire::connect(self.lan.net.spoke(2), hub, SOON).unwrap()
     }
 
+    /// Joins as soon as the hub lets it: it bounds how often a key joins, and how many links a source opens.
     fn joined(&self) -> Joined {
-        self.wire().join(&self.key, ATTACKER).unwrap()
-    }
-
-    /// Joins from a source of which the hub has seen so much that it may turn links away for a moment.
-    fn joined_in_the_end(&self) -> Joined {
         let end = Instant::now() + SOON;
         loop {
             match self.wire().join(&self.key, ATTACKER) {
@@ -315,7 +311,7 @@ fn memory_and_descriptors_return_to_where_they_were() {
                 })
                 .collect();
             drop(wires);
-            let mut joined = siege.joined_in_the_end();
+            let mut joined = siege.joined();
             // The first 60 KB of a packet that never comes.
             joined.send_record(&[&[1, 0, 0xff, 0xff][..], &vec![0; 60_000]].concat()).unwrap();
         }

@@ -61,7 +61,7 @@ fn the_line_that_the_hub_prints_lets_a_spoke_in() {
     let mut command = Command::new(&binaries.spoke);
     command.args(words);
     let spoke = net.spoke(0).spawn("spoke", &command).unwrap();
-    spoke.wait_for_line("on the LAN as 10.0.0.2", SOON).unwrap();
+    spoke.wait_for_line("on the LAN as 10.0.0.254", SOON).unwrap();
     ping(net.spoke(0), Lan::hub_address().into(), 56, SOON).unwrap();
 }
 

@@ -82,12 +82,12 @@ fn each_family_has_an_address_by_itself_and_keeps_it() {
         (spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap(), spoke)
     };
     let (line, first) = join(0, &[]);
-    assert!(line.contains("on the LAN as 10.0.0.2 and fd00::2 "), "{line}");
+    assert!(line.contains("on the LAN as 10.0.0.254 and fd00::fffe "), "{line}");
     let (line, _second) = join(1, &["--ip", "fd00::aa"]);
-    assert!(line.contains("on the LAN as 10.0.0.3 and fd00::aa "), "{line}");
+    assert!(line.contains("on the LAN as 10.0.0.253 and fd00::aa "), "{line}");
     drop(first);
     let (line, _first) = join(0, &[]);
-    assert!(line.contains("on the LAN as 10.0.0.2 and fd00::2 "), "{line}");
+    assert!(line.contains("on the LAN as 10.0.0.254 and fd00::fffe "), "{line}");
 }
 
 #[test]

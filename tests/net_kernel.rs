@@ -239,8 +239,12 @@ fn the_hubs_device_and_routes_are_back_at_once() {
     .unwrap();
     let host = lan.net.hub();
     await_true("the route", SOON, || leaves_by(host, "192.168.5.9") == "hub0");
+    // Routes of members are in a table of the device's own.
+    let routes = ip(host, "route show table all 192.168.5.0/24 dev hub0");
+    let table = routes.split_whitespace().skip_while(|&word| word != "table").nth(1).unwrap();
     for change in [
-        "route del 192.168.5.0/24 dev hub0",
+        format!("route del 192.168.5.0/24 dev hub0 table {table}").as_str(),
+        "rule del pref 32763",
         "link set hub0 down",
         "addr flush dev hub0",
         "link set hub0 mtu 1300",

@@ -57,13 +57,13 @@ fn the_hosts_file_is_kept_in_step_and_never_seen_half_written() {
     });
     let desktop = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
     desktop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    wait_for(&seen, &["10.0.0.3 desktop", "fd00::3 desktop", "10.0.0.2 laptop", "fd00::2 laptop"]);
+    wait_for(&seen, &["10.0.0.3 desktop", "fd00::fffe desktop", "10.0.0.2 laptop", "fd00::2 laptop"]);
     // A member keeps its name while it is away.
     desktop.kill().unwrap();
-    lan.hub.wait_for_line("desktop (10.0.0.3,fd00::3) left the LAN", SOON).unwrap();
+    lan.hub.wait_for_line("desktop (10.0.0.3,fd00::fffe) left the LAN", SOON).unwrap();
     let renamed = spawn_spoke(&lan.net, &lan.binaries, 1, &["--name", "tower"]).unwrap();
     renamed.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop", "10.0.0.3 tower", "fd00::3 tower"]);
+    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop", "10.0.0.3 tower", "fd00::fffe tower"]);
     stop.store(true, Ordering::Relaxed);
     reader.join().unwrap();
 
@@ -145,7 +145,10 @@ fn nobody_is_called_localhost() {
     let seen = net.spoke(0).path(&file);
     let file = file.display().to_string();
     // Machines that are called so already get another name, and say it.
-    let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[], &[]]).unwrap();
+    let mut lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[]]).unwrap();
+    // Who is first has the name.
+    let third = spawn_spoke(&lan.net, &lan.binaries, 2, &[]).unwrap();
+    lan.spokes.push(third);
     lan.spokes[1].wait_for_line("on the LAN as 10.0.0.3 (localhost-2)", SOON).unwrap();
     let line = lan.spokes[1].wait_for_line("no machine can be called localhost", SOON).unwrap();
     assert!(line.contains("WARN"), "{line}");

@@ -121,6 +121,9 @@ pub struct MemberStatus {
     pub link: Option<LinkStatus>,
     /// How long ago it was online, if it is not and was since the hub started.
     pub seen_seconds_ago: Option<u64>,
+    /// Where another machine with the same key tried to join lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also_from: Option<IpAddr>,
 }
 
 /// How the link of a member stands. Counts begin with the link.
@@ -277,6 +280,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         key: member.key,
         addresses: member.addresses.clone(),
         routes: member.routes.clone(),
+        also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,
     }

@@ -21,6 +21,7 @@ use crate::ids::{MemberId, SessionId};
 use crate::lan::Lan;
 use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
+use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
 use crate::lan::routes::Routes;
 use crate::lan::saving::{Fingerprint, Saving};
@@ -332,6 +333,11 @@ impl Core {
     /// Whether a job on the files is being done.
     pub fn is_saving(&self) -> bool {
         self.saving.is_running()
+    }
+
+    /// The other machine with a member's key, if there was one lately.
+    pub fn second_machine(&self, key: &PublicKey, now: Instant) -> Option<SecondMachine> {
+        self.admission.joins.second_machine(key, now)
     }
 
     /// The facts of a session.

@@ -62,6 +62,17 @@ pub enum Notice {
     },
     /// Another key asked for an address of a member, which is pinged.
     Disputed(SocketAddr, Name),
+    /// A key joins more often than a machine does.
+    JoinsTooOften(SocketAddr, Name),
+    /// Two machines use one key: this one's, at these addresses.
+    Clone {
+        /// The member.
+        name: Name,
+        /// Where the one that stays comes from.
+        source: SocketAddr,
+        /// Where the other one comes from.
+        other: SocketAddr,
+    },
     /// A member came.
     Joined {
         /// Its session.
@@ -112,6 +123,8 @@ pub enum Notice {
     NoMember(Who, Outcome),
     /// A route of a member was not taken.
     RouteRejected(IpNetwork, Name, RejectedRoute),
+    /// The list of members is too long for the routes of one more.
+    RoutesNotRecorded(Name),
     /// The hub's own kernel is not given a route through a member.
     KernelRouteRefused(IpNetwork, Name, &'static str),
     /// The hub's own kernel loses a route, as this spoke connects from there.

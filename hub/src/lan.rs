@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod invites;
+pub mod joins;
 pub mod members;
 pub mod prefix_map;
 pub mod route_table;

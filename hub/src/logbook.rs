@@ -37,6 +37,10 @@ pub enum LogKind {
     KernelRoute,
     /// The kernel's state was restored after a change by another program.
     Restored,
+    /// A key joins too often.
+    JoinsTooOften,
+    /// Two machines have one key.
+    Clone,
 }
 
 /// The log, as the core's notices reach it.
@@ -95,8 +99,21 @@ impl Logbook {
             Notice::KernelRouteCovers(prefix, outer) if self.allow(LogKind::BadRoute, now) => {
                 warn!("withdrew the kernel route to {prefix} through the LAN: a spoke connects from {outer}");
             }
+            Notice::RoutesNotRecorded(name) if self.allow(LogKind::BadRoute, now) => {
+                warn!("the list of members is long: the routes of {name} are not recorded in it");
+            }
+            Notice::JoinsTooOften(source, name) if self.allow(LogKind::JoinsTooOften, now) => {
+                warn!("{name} joins too often, from {source}: it has to wait");
+            }
+            Notice::Clone { name, source, other } if self.allow(LogKind::Clone, now) => warn!(
+                "{name} is two machines with the same key, at {source} and at {other}: one has a copy of the other's \
+                 state directory; the second one is kept out until the `key` in its state directory is deleted"
+            ),
             // One more of a kind of which there were many.
-            Notice::TurnedAway(..)
+            Notice::RoutesNotRecorded(_)
+            | Notice::JoinsTooOften(..)
+            | Notice::Clone { .. }
+            | Notice::TurnedAway(..)
             | Notice::Refused { .. }
             | Notice::Evicted { .. }
             | Notice::RouteRejected(..)
@@ -165,6 +182,8 @@ impl Logbook {
                 Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
                 Some(LogKind::BadRoute) => info!("{count} more routes of members were rejected"),
                 Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
+                Some(LogKind::JoinsTooOften) => warn!("{count} more joins came too often"),
+                Some(LogKind::Clone) => warn!("{count} more machines have the key of another"),
                 Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
                 // There are fewer kinds than a limiter tells apart.
                 None => {}

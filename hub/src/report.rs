@@ -37,6 +37,15 @@ pub fn status(status: &Status) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
+    for (member, other) in status.members.iter().filter_map(|member| Some((member, member.also_from?))) {
+        let at = member.link.as_ref().map_or("offline".to_owned(), |link| format!("at {}", link.source.ip()));
+        let _ = writeln!(
+            text,
+            "problem: {} is two machines with one key, {at} and at {other}: delete the file `key` in the state \
+             directory of the one that is a copy",
+            member.name
+        );
+    }
     if !status.drops.is_empty() {
         let _ = writeln!(text, "dropped by the hub itself: {}", drops(&status.drops));
     }
@@ -153,6 +162,7 @@ mod tests {
             addresses: vec![ip.parse().unwrap()],
             routes: vec![],
             link: None,
+            also_from: None,
             seen_seconds_ago: None,
         }
     }

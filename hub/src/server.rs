@@ -105,7 +105,7 @@ impl Server {
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
         let (listener, at) = Listener::open(config.listen)?;
-        let machine = Machine::open(config)?;
+        let machine = Machine::open(config, at.port())?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -255,6 +255,7 @@ impl Server {
             self.do_effects(now);
         }
         self.finish_turn(now);
+        self.machine.close();
     }
 
     /// Takes note of the jobs that are done.

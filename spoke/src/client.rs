@@ -174,7 +174,7 @@ impl Client {
     /// Runs until a signal says stop, or the hub refuses this spoke for good.
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
-        self.machine.set_routes(BTreeMap::new(), &[]);
+        self.machine.set_routes(BTreeMap::new(), &[], Instant::now());
         if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
             warn!("{error}; it still names members");
         }
@@ -393,7 +393,7 @@ impl Client {
                     self.uplink.handle_networks(self.machine.look_around());
                     self.uplink.handle_configured(configured, now);
                 }
-                Effect::SetRoutes { routes, hub } => self.machine.set_routes(routes, &hub),
+                Effect::SetRoutes { routes, hub } => self.machine.set_routes(routes, &hub, now),
                 Effect::Members(peers) => {
                     if let Some(file) = &self.hosts
                         && let Err(error) = file.write(&hosts::text(&peers))
@@ -407,7 +407,9 @@ impl Client {
                     }
                 }
                 Effect::Log(notice) => {
-                    log!(notice.level(), "{notice}");
+                    if notice.provoked().is_none_or(|kind| self.machine.allow_line(kind, now)) {
+                        log!(notice.level(), "{notice}");
+                    }
                     self.tell_service_manager(&notice);
                 }
                 Effect::Exit(error) => return Err(Error::Uplink(error)),

@@ -3,29 +3,27 @@
 //! The wanted state is a value, the actual state is read from the kernel, and the difference is applied. Other programs
 //! can remove routes and rules, and the kernel removes routes with the device's addresses without an announcement.
 //!
-//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of `policy`
+//! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of `rules`
 //! lead; all other routes are in the main table. Whatever is made here carries the protocol number
 //! [`common::linux::netlink::OUR_PROTOCOL`], and rules also the index of the device: several spokes on one machine each keep to their
 //! own, and nothing else is touched.
 
-mod policy;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use common::linux::netlink::{Error, Family, MAIN_TABLE, Netlink, Route, Rule};
+use common::linux::policy::{self, OTHER_GENERATION, remove_rules, table};
 use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
-use policy::Policy;
+use rules::Policy;
 
 use crate::uplink::routes::RouteMode;
 
-/// The tables are numbered from here on, one for each device.
-const FIRST_TABLE: u32 = 0x5678_0000;
-/// Rules in their order cannot be mended one by one: all are added anew with the other value of this bit of the owner,
-/// and then the old ones are removed, so that there is no moment without.
-const OTHER_GENERATION: u32 = 1 << 31;
+/// Most lines about one change, of each kind.
+const MAX_LINES: usize = 10;
 /// Most prefixes that one log line names.
 const MAX_NAMED: usize = 4;
 
@@ -43,6 +41,40 @@ pub struct KernelRoutes {
     failed: BTreeMap<IpNetwork, String>,
     /// Whether the missing IPv6 was logged.
     is_told_of_ipv6: bool,
+    lines: Lines,
+}
+
+/// The lines about one change: of many routes that change at once the first are named, and the others counted.
+#[derive(Debug, Default)]
+struct Lines {
+    counts: BTreeMap<&'static str, usize>,
+    is_quiet: bool,
+    /// Whether there was a line.
+    is_used: bool,
+}
+
+impl Lines {
+    /// Counts a line; whether to write it.
+    fn allow(&mut self, what: &'static str) -> bool {
+        let count = self.counts.entry(what).or_default();
+        *count += 1;
+        self.is_used = true;
+        *count <= MAX_LINES && !self.is_quiet
+    }
+
+    fn note(&mut self, what: &'static str, prefix: IpNetwork) {
+        if self.allow(what) {
+            info!("route {prefix} {what}");
+        }
+    }
+
+    fn finish(&mut self) {
+        for (what, count) in std::mem::take(&mut self.counts) {
+            if count > MAX_LINES && !self.is_quiet {
+                info!("{} more routes {what}", count - MAX_LINES);
+            }
+        }
+    }
 }
 
 /// The rules of one family.
@@ -69,29 +101,24 @@ impl KernelRoutes {
     /// Starts with nothing installed: takes away the rules that a killed process left. Its routes went with
     /// its device, and so did whatever its rules led to.
     pub fn new(tun: &Tun) -> KernelRoutes {
-        let netlink = tun.netlink();
-        match netlink.rules().and_then(|rules| Ok((rules, netlink.links()?))) {
-            Ok((rules, links)) => {
-                let is_live = |rule: &&Rule| {
-                    let index = rule.owner & !OTHER_GENERATION;
-                    index != tun.index()
-                        && links.iter().any(|link| link.index == index && link.kind.as_deref() == Some("tun"))
-                };
-                let stale: Vec<Rule> = rules.iter().filter(|rule| !is_live(rule)).copied().collect();
-                remove_rules(netlink, &stale);
-            }
-            Err(error) => warn!("cannot remove old policy rules: {error}"),
-        }
+        policy::remove_stale(tun);
         KernelRoutes { device: tun.index(), ..KernelRoutes::default() }
     }
 
     /// Installs exactly these routes, with a way around them for the hub's outer addresses. What cannot be installed
     /// is told, is in [`KernelRoutes::failures`], and is tried again by [`KernelRoutes::reconcile`].
-    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
+    /// Returns whether there were lines about it.
+    pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) -> bool {
         self.wanted = routes;
         self.hub = hub.to_vec();
         self.failed.retain(|prefix, _| self.wanted.contains_key(prefix));
         self.apply(tun);
+        std::mem::take(&mut self.lines.is_used)
+    }
+
+    /// Whether to keep the lines about changes back.
+    pub fn set_quiet(&mut self, is_quiet: bool) {
+        self.lines.is_quiet = is_quiet;
     }
 
     /// Looks at what is installed, and puts back what is missing. To be called when addresses, routes, rules or the
@@ -165,7 +192,7 @@ impl KernelRoutes {
         for (prefix, mode) in gone {
             match tun.netlink().remove_route(&route(tun, prefix, mode)) {
                 Ok(()) => {
-                    info!("route {prefix} withdrawn");
+                    self.lines.note("withdrawn", prefix);
                     self.installed.remove(&prefix);
                 }
                 Err(error) => warn!("route {prefix} not withdrawn: {error}"),
@@ -194,6 +221,7 @@ impl KernelRoutes {
             self.note(prefix, mode, added, lacks_ipv6);
         }
         self.note_ipv6(lacks_ipv6);
+        self.lines.finish();
         missing
     }
 
@@ -201,14 +229,14 @@ impl KernelRoutes {
     fn note(&mut self, prefix: IpNetwork, mode: RouteMode, added: Result<(), String>, lacks_ipv6: bool) {
         match added {
             Ok(()) => {
-                info!("route {prefix} installed");
+                self.lines.note("installed", prefix);
                 self.failed.remove(&prefix);
                 self.installed.insert(prefix, mode);
             }
             Err(why) => {
                 // The missing family is logged once, for all its prefixes.
                 let is_told = self.failed.get(&prefix) == Some(&why) || (prefix.is_ipv6() && lacks_ipv6);
-                if !is_told {
+                if !is_told && self.lines.allow("not installed") {
                     warn!("route {prefix} not installed: {why}");
                 }
                 self.failed.insert(prefix, why);
@@ -334,14 +362,6 @@ impl FamilyRules {
     }
 }
 
-fn remove_rules(netlink: &Netlink, rules: &[Rule]) {
-    for rule in rules {
-        if let Err(error) = netlink.remove_rule(rule) {
-            warn!("cannot remove an old policy rule: {error}");
-        }
-    }
-}
-
 fn route(tun: &Tun, prefix: IpNetwork, mode: RouteMode) -> Route {
     let metric = (mode == RouteMode::Main).then(|| tun.metric());
     Route { prefix, gateway: None, interface: tun.index(), table: table_of(tun.index(), mode), metric }
@@ -352,11 +372,6 @@ fn table_of(device: u32, mode: RouteMode) -> u32 {
         RouteMode::Main => MAIN_TABLE,
         RouteMode::Around => table(device),
     }
-}
-
-/// The table of a device.
-fn table(device: u32) -> u32 {
-    FIRST_TABLE.wrapping_add(device)
 }
 
 /// Names prefixes for a log line, as many as fit.

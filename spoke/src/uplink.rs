@@ -366,6 +366,8 @@ impl Uplink {
             return;
         }
         if let Phase::Linked(mut linked) = std::mem::replace(&mut self.phase, Phase::Paused(now)) {
+            let lasted = linked.joined_at.map(|joined_at| now.saturating_duration_since(joined_at));
+            self.retry.lasted(lasted.unwrap_or_default());
             self.buffers.drops.add_all(&linked.tunnel.queue().drops());
             linked.tunnel.close(&mut self.buffers.pool);
             self.effects.push_back(Effect::Close { reset });

@@ -21,7 +21,7 @@ use crate::linux::sandbox::StateDirectory;
 use crate::wire::key::PrivateKey;
 
 /// Longest state file that is read: room for more members than a hub can have.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+const MAX_FILE: u64 = crate::node::text::MAX_FILE as u64;
 
 /// The mode of a key file: it is for its owner alone.
 const KEY_MODE: u32 = 0o600;

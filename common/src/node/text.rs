@@ -15,6 +15,9 @@ impl<'a> Printable<'a> {
     }
 }
 
+/// Longest text, in bytes, that is read from a file of the state directory.
+pub const MAX_FILE: usize = 64 * 1024 * 1024;
+
 /// Longest text that is shown, in characters.
 const MAX_SHOWN: usize = 300;
 

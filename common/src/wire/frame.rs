@@ -128,6 +128,8 @@ codes! {
         Revoked = 6,
         /// The join request could not be read.
         BadRequest = 7,
+        /// Another machine is on the LAN with the same key.
+        KeyInUse = 8,
     }
 }
 
@@ -144,6 +146,8 @@ codes! {
         AddressLost = 4,
         /// The member's rights were changed: it may come back and will find them.
         Changed = 5,
+        /// The key joins more often than it may: it may come back later.
+        TooOften = 6,
     }
 }
 

@@ -442,7 +442,8 @@ impl Tunnel {
     /// Seals what may go out in one write, appending records to `outbox`.
     pub fn seal(&mut self, outbox: &mut Buf, pool: &mut Pool, now: Instant) -> Result<(), Error> {
         let Some(transport) = &mut self.transport else { return Ok(()) };
-        self.outbound.seal(&mut transport.sealer, outbox, pool, now)
+        let is_open = matches!(self.state, State::Open);
+        self.outbound.seal(is_open, &mut transport.sealer, outbox, pool, now)
     }
 
     /// Notes that a write took `len` of the outbox, and keeps the remainder.

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use common::wire::frame::{BadFrame, Farewell, Join, Refusal, Welcome};
 use common::wire::key::PublicKey;
+use common::wire::name::Name;
 
 use super::Core;
 use crate::effect::{End, Notice};
 use crate::ids::{MemberId, SessionId};
-use crate::lan::admission::{Applicant, DISPUTE_STEP, Ruling, Welcomed};
+use crate::lan::admission::{Applicant, Contact as _, DISPUTE_STEP, Ruling, Welcomed};
+use crate::lan::joins::{self, Question};
 
 impl Core {
     pub(super) fn handle_join(
@@ -19,6 +21,23 @@ impl Core {
         join: Result<Join, BadFrame>,
         now: Instant,
     ) {
+        if !self.admission.joins.allow(key, now) {
+            return self.put_off(session, &key);
+        }
+        if let (Ok(join), Some(older)) = (&join, self.older_link(session, &key))
+            && self.admission.joins.take_over(key, now)
+        {
+            let round_trip = self.switch.link(older).and_then(|link| link.tunnel.round_trip());
+            let until = now + joins::answer_time(round_trip);
+            self.switch.ping(older, now);
+            let question = Question { key, join: join.clone(), older, asked_at: now, until };
+            self.admission.joins.ask(session, question);
+            return self.switch.wake(session, now + DISPUTE_STEP);
+        }
+        self.decide(session, key, join, now);
+    }
+
+    fn decide(&mut self, session: SessionId, key: PublicKey, join: Result<Join, BadFrame>, now: Instant) {
         let ruling = match join {
             Ok(join) => self.admission.ask(session, key, join, &self.switch, now),
             Err(BadFrame) => {
@@ -29,8 +48,55 @@ impl Core {
         self.carry_out_ruling(session, ruling, now);
     }
 
+    /// The link by which this key is on the LAN, if it seems to be alive.
+    fn older_link(&self, session: SessionId, key: &PublicKey) -> Option<SessionId> {
+        let id = self.admission.members().by_key(key)?;
+        let older = self.admission.members().member(id).session?;
+        (older != session && self.switch.is_live(older)).then_some(older)
+    }
+
+    /// Closes the link of a key that joins too often.
+    fn put_off(&mut self, session: SessionId, key: &PublicKey) {
+        let known = self.admission.members().by_key(key);
+        let name = known.map_or_else(|| Name::nearest(""), |id| self.name(id));
+        if let Some(source) = self.switch.source(session) {
+            self.note(Notice::JoinsTooOften(source, name));
+        }
+        self.switch.dismiss(session, Farewell::TooOften, End::Farewell("its key joins too often"));
+    }
+
+    /// Decides whether a join is that of another machine with the same key, once that can be told.
+    fn settle_clone(&mut self, session: SessionId, now: Instant) {
+        let Some(&Question { older, asked_at, until, .. }) = self.admission.joins.question(session) else {
+            return;
+        };
+        let is_there = self.switch.is_live(older);
+        let has_answered = is_there && self.switch.was_heard(older, asked_at);
+        if is_there && !has_answered && now < until {
+            return self.switch.wake(session, now + DISPUTE_STEP);
+        }
+        let Some(Question { key, join, .. }) = self.admission.joins.take_question(session) else { return };
+        let sources = self.switch.source(older).zip(self.switch.source(session));
+        let (true, Some((source, other))) = (has_answered, sources) else {
+            return self.decide(session, key, Ok(join), now);
+        };
+        if self.admission.joins.note_clone(key, other, now)
+            && let Some(id) = self.admission.members().by_key(&key)
+        {
+            let name = self.name(id);
+            self.note(Notice::Clone { name, source, other });
+        }
+        let text = format!(
+            "this key is in use by another machine, at {}: if this one is a clone of it, delete the file `key` in \
+             the state directory here, and it becomes a member of its own",
+            source.ip().to_canonical()
+        );
+        self.switch.refuse(session, Refusal::KeyInUse, text);
+    }
+
     /// Settles the dispute of a session, if it has one and the outcome is known.
     pub(super) fn settle(&mut self, session: SessionId, now: Instant) {
+        self.settle_clone(session, now);
         if !self.admission.is_disputing(session) {
             return;
         }
@@ -44,7 +110,7 @@ impl Core {
     pub(super) fn reopen_disputes(&mut self, now: Instant) {
         for (session, key, join) in self.admission.take_disputes() {
             if self.switch.is_live(session) {
-                self.handle_join(session, key, Ok(join), now);
+                self.decide(session, key, Ok(join), now);
             }
         }
     }
@@ -57,12 +123,14 @@ impl Core {
                 }
                 self.switch.refuse(session, reason, text);
             }
-            Ruling::Dispute(holder) => {
+            Ruling::Dispute { holder, is_asked } => {
                 let name = self.name(holder);
                 if let Some(source) = self.switch.source(session) {
                     self.note(Notice::Disputed(source, name));
                 }
-                if let Some(held_by) = self.admission.members().member(holder).session {
+                // All who want an address of one holder wait for the same answer.
+                let held_by = self.admission.members().member(holder).session.filter(|_| !is_asked);
+                if let Some(held_by) = held_by {
                     self.switch.ping(held_by, now);
                 }
                 self.switch.wake(session, now + DISPUTE_STEP);
@@ -86,7 +154,8 @@ impl Core {
         if let Some(old) = self.admission.members().member(id).session {
             self.switch.dismiss(old, Farewell::Replaced, End::Farewell("the same key joined again"));
         }
-        let routes = self.offer_routes(id, &join.routes);
+        let offered = self.without_ungranted(id, &join.routes);
+        let routes = self.offer_routes(id, &offered);
         self.admission.members_mut().set_online(id, session);
         let who = self.who(id);
         self.note(Notice::Joined { session, who, source, is_new });

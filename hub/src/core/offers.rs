@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::packet::prefix::is_private;
+use common::packet::prefix::{is_private, is_within};
 use common::wire::frame::{ControlFrame, MAX_PREFIXES, MAX_ROUTES};
 use ipnetwork::IpNetwork;
 
@@ -12,7 +12,7 @@ use super::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::members::Access;
-use crate::lan::route_table::Owner;
+use crate::lan::route_table::{Owner, RejectedRoute};
 use crate::lan::routes::{RouteChange, is_told_of};
 
 /// Most bytes of route changes that are queued at once, over all sessions.
@@ -21,6 +21,28 @@ const TELL_BYTES: usize = 32 * 1024 * 1024;
 const PREFIX_BYTES: usize = 20;
 
 impl Core {
+    /// These prefixes without those that take traffic from the hub's way out: packets go by the longest prefix, so who
+    /// takes that way trusts the hub to choose. On an open hub anyone may offer anything.
+    pub(super) fn without_ungranted(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+        if self.admission.access() != Access::Open {
+            return offered.to_vec();
+        }
+        let mut kept = Vec::new();
+        for &prefix in offered {
+            let is_granted =
+                is_private(prefix) || self.admission.members().member(id).routes.contains(&prefix);
+            let way_outs = self.lan.routes.iter().filter(|&&own| !is_granted && is_within(prefix, own));
+            match way_outs.max_by_key(|own| own.prefix()).copied() {
+                Some(way_out) => {
+                    let name = self.name(id);
+                    self.note(Notice::RouteRejected(prefix, name, RejectedRoute::WayOut(way_out)));
+                }
+                None => kept.push(prefix),
+            }
+        }
+        kept
+    }
+
     /// Takes a member's offers; returns the accepted prefixes.
     pub(super) fn offer_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
         let is_open = self.admission.access() == Access::Open;
@@ -48,7 +70,8 @@ impl Core {
         self.lan.hub_networks = networks;
     }
 
-    /// On an open hub the list of members says what each has: a locked one grants what it says.
+    /// On an open hub the list of members says what each has, beside what a person granted it: a locked one grants what
+    /// it says.
     fn record_routes(&mut self, id: MemberId) {
         if self.admission.access() != Access::Open {
             return;
@@ -58,7 +81,10 @@ impl Core {
         // In the order in which a person wrote them.
         if !(has.len() == written.len() && written.iter().all(|prefix| has.contains(prefix))) {
             let has: Vec<IpNetwork> = has.into_iter().collect();
-            self.admission.members_mut().set_routes(id, &has);
+            if !self.admission.members_mut().record_routes(id, &has) {
+                let name = self.name(id);
+                self.note(Notice::RoutesNotRecorded(name));
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use common::wire::name::Name;
 
 use crate::ids::{MemberId, SessionId};
 use crate::lan::invites::{Invite, Invites};
+use crate::lan::joins::Joins;
 use crate::lan::members::{Access, Change, Decision, Members, parse_rights, rights_text};
 use crate::lan::saving::{Job, Saving};
 use crate::lan::subnets::Subnets;
@@ -36,7 +37,12 @@ pub enum Ruling {
     /// Refused: the reason, as a code and as text.
     Refused(Applicant, Refusal, String),
     /// Pending: ping this member, and check again every [`DISPUTE_STEP`].
-    Dispute(MemberId),
+    Dispute {
+        /// The member.
+        holder: MemberId,
+        /// Whether it is asked already, for someone else.
+        is_asked: bool,
+    },
 }
 
 /// Who asks to join.
@@ -93,13 +99,25 @@ pub struct Admission {
     /// The time of day, for invites: Unix seconds.
     unix_time: u64,
     disputes: BTreeMap<SessionId, Dispute>,
+    /// When holders were last asked for a sign of life.
+    asked: BTreeMap<MemberId, Instant>,
+    /// How often keys join.
+    pub(crate) joins: Joins,
 }
 
 impl Admission {
     /// Admission to a LAN of these members, without invites.
     pub fn new(members: Members, access: Access, subnets: Subnets) -> Admission {
-        let (invites, disputes) = (Invites::default(), BTreeMap::new());
-        Admission { members, invites, access, subnets, unix_time: 0, disputes }
+        Admission {
+            members,
+            invites: Invites::default(),
+            access,
+            subnets,
+            unix_time: 0,
+            disputes: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            joins: Joins::default(),
+        }
     }
 
     /// The list of members.
@@ -170,15 +188,42 @@ impl Admission {
         let has_used_invite = self.settle_claim(claim, &decision);
         match decision {
             Decision::Refused(reason, text) => request.refused(reason, text),
-            Decision::Dispute(holder) => {
-                self.disputes.insert(session, Dispute { request, holder, asked_at: now });
-                Ruling::Dispute(holder)
-            }
+            Decision::Dispute(holder) => self.dispute(session, request, holder, contact, now),
             Decision::Member { id, evicted } => {
                 let join = request.join;
                 Ruling::Welcome(Welcomed { id, join, is_new, has_used_invite, evicted })
             }
         }
+    }
+
+    /// Has a request wait for the holder of an address: one question at a time, whoever and how many want to know.
+    fn dispute(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        holder: MemberId,
+        contact: &impl Contact,
+        now: Instant,
+    ) -> Ruling {
+        self.asked.retain(|_, asked_at| now < *asked_at + DISPUTE_TIME);
+        let asked = self.asked.get(&holder).copied();
+        if let Some(asked_at) = asked
+            && self.was_heard(holder, asked_at, contact)
+            && let Some((reason, text)) = self.refusal(&request, holder)
+        {
+            return request.refused(reason, text);
+        }
+        let asked_at = asked.unwrap_or(now);
+        self.asked.insert(holder, asked_at);
+        self.disputes.insert(session, Dispute { request, holder, asked_at });
+        Ruling::Dispute { holder, is_asked: asked.is_some() }
+    }
+
+    /// The refusal of a request for an address that this member holds.
+    fn refusal(&self, request: &Request, holder: MemberId) -> Option<(Refusal, String)> {
+        let addresses = &request.join.addresses;
+        let held = addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
+        held.map(|&address| self.members.held(holder, address))
     }
 
     /// Whether the session waits for the holder of an address.
@@ -189,6 +234,7 @@ impl Admission {
     /// Forgets a session that has ended.
     pub fn forget_session(&mut self, session: SessionId) {
         self.disputes.remove(&session);
+        self.joins.take_question(session);
     }
 
     /// Settles a dispute if the holder was heard since or is gone, or if its time is over; `None` while it is open.
@@ -201,10 +247,7 @@ impl Admission {
         }
         let Dispute { mut request, holder, asked_at } = self.disputes.remove(&session)?;
         if heard {
-            let addresses = &request.join.addresses;
-            let held = addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
-            if let Some(&address) = held {
-                let (reason, text) = self.members.held(holder, address);
+            if let Some((reason, text)) = self.refusal(&request, holder) {
                 return Some(request.refused(reason, text));
             }
         } else {

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::wire::frame::{Join, Refusal};
+use common::node::text::MAX_FILE;
+use common::packet::prefix::is_private;
+use common::wire::frame::{Join, MAX_ROUTES, Refusal};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -19,7 +21,8 @@ use slab::Slab;
 
 use crate::ids::{MemberId, SessionId};
 use crate::lan::subnets::Subnets;
-use member::{format_member, parse_member, parse_revoked};
+use addresses::Addresses;
+use member::{format_member, outdated, parse_member, parse_revoked};
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 65_536;
@@ -93,21 +96,26 @@ struct Journal {
     is_prefix: bool,
 }
 
+/// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
+/// for newcomers: both below what can be read again.
+const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
+const FULL: usize = MAX_FILE / 4 * 3;
+
 /// All members.
 pub struct Members {
     subnets: Subnets,
     table: Slab<Member>,
     by_key: HashMap<PublicKey, MemberId>,
     by_name: BTreeMap<Name, MemberId>,
-    by_address: HashMap<IpAddr, MemberId>,
+    addresses: Addresses,
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
     newly_revoked: Vec<(PublicKey, String, Version)>,
-    /// How many addresses of each family are not free, of those that are given first: at least.
-    passed: Passed,
-    /// Addresses that are kept for invites.
-    reserved: HashSet<IpAddr>,
     lines: Vec<Line>,
+    /// How long the text is at most, in bytes.
+    size: usize,
+    /// Lines that were passed over: they stay in the text and mean nothing.
+    skipped: Vec<BadLine>,
     journal: Journal,
 }
 
@@ -119,12 +127,12 @@ impl Members {
             table: Slab::new(),
             by_key: HashMap::new(),
             by_name: BTreeMap::new(),
-            by_address: HashMap::new(),
+            addresses: Addresses::default(),
             revoked: HashSet::new(),
             newly_revoked: Vec::new(),
-            passed: Passed::default(),
-            reserved: HashSet::new(),
             lines: Vec::new(),
+            size: 0,
+            skipped: Vec::new(),
             journal: Journal {
                 version: Version::default(),
                 saved: Version::default(),
@@ -140,6 +148,11 @@ impl Members {
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
             }
+            if let Some(why) = outdated(line, &members.by_name) {
+                members.skipped.push(bad(why));
+                members.lines.push(Line::Text(line.to_owned()));
+                continue;
+            }
             if let Some(key) = parse_revoked(line).map_err(bad)? {
                 members.insert_revoked(key).map_err(bad)?;
                 members.lines.push(Line::Text(line.to_owned()));
@@ -149,7 +162,14 @@ impl Members {
             let id = members.insert(member).map_err(bad)?;
             members.lines.push(Line::Member(id, Some(line.to_owned())));
         }
+        // With what a person wrote around them.
+        members.size = members.size.max(text.len());
         Ok(members)
+    }
+
+    /// Lines that earlier versions took and this one passes over.
+    pub fn skipped(&self) -> &[BadLine] {
+        &self.skipped
     }
 
     /// The text of `members`.
@@ -266,7 +286,7 @@ impl Members {
 
     /// The member that holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<MemberId> {
-        self.by_address.get(&address).copied()
+        self.addresses.holder(address)
     }
 
     /// The member with this key.
@@ -295,7 +315,7 @@ impl Members {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
             return Decision::Refused(Refusal::Locked, text);
         }
-        let is_full = known.is_none() && self.table.len() >= MAX_MEMBERS;
+        let is_full = known.is_none() && (self.table.len() >= MAX_MEMBERS || self.size >= FULL);
         let forgotten = if is_full && access == Access::Open { self.most_forgettable() } else { None };
         if is_full && forgotten.is_none() {
             return Decision::Refused(Refusal::Full, "the hub's list of members is full".to_owned());
@@ -328,7 +348,8 @@ impl Members {
                     Some(address)
                 }
                 None => self
-                    .free_address(subnet)
+                    .addresses
+                    .free(subnet)
                     .or_else(|| self.longest_unseen(subnet).filter(|_| access == Access::Open)),
             };
             let Some(address) = chosen else {
@@ -391,6 +412,20 @@ impl Members {
         }
     }
 
+    /// Records what a member on an open hub offers, beside the public prefixes that a person granted it; `false` where the
+    /// text is too long for more.
+    pub fn record_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> bool {
+        let member = self.member(id);
+        let granted = member.routes.iter().copied();
+        let kept = granted.filter(|prefix| !is_private(*prefix) && !offered.contains(prefix));
+        let routes: Vec<IpNetwork> = offered.iter().copied().chain(kept).take(MAX_ROUTES).collect();
+        let fits = routes_size(&routes) <= routes_size(&member.routes) || self.size < FULL_FOR_ROUTES;
+        if fits {
+            self.set_routes(id, &routes);
+        }
+        fits
+    }
+
     /// The refusal for an address that another member holds.
     pub fn held(&self, holder: MemberId, address: IpAddr) -> (Refusal, String) {
         let holder = &self.member(holder).name;
@@ -398,23 +433,6 @@ impl Members {
             Refusal::AddressHeld,
             format!("{address} is held by {holder}: choose another with --ip, or leave it out"),
         )
-    }
-
-    /// The first address of this family that is free. Those that were found not to be free are not looked at again
-    /// until one of them is: else each newcomer would cost as many steps as there are members.
-    fn free_address(&mut self, subnet: IpNetwork) -> Option<IpAddr> {
-        let passed = if subnet.is_ipv4() { self.passed.v4 } else { self.passed.v6 };
-        let is_free =
-            |address: &IpAddr| !self.by_address.contains_key(address) && !self.is_reserved(*address);
-        let mut steps: u128 = 0;
-        let found = Subnets::members_from(subnet, passed).inspect(|_| steps += 1).find(is_free);
-        let passed = passed + if found.is_some() { steps - 1 } else { steps };
-        if subnet.is_ipv4() {
-            self.passed.v4 = passed
-        } else {
-            self.passed.v6 = passed
-        }
-        found
     }
 
     /// The address of this family whose holder is offline and was not seen for the longest time.
@@ -475,7 +493,8 @@ impl Members {
         if self.by_name.contains_key(&member.name) {
             return Err(format!("another line has the name {}", member.name));
         }
-        if let Some(held) = member.addresses.iter().find(|address| self.by_address.contains_key(address)) {
+        if let Some(held) = member.addresses.iter().find(|address| self.addresses.holder(**address).is_some())
+        {
             return Err(format!("another line has the address {held}"));
         }
         let id = MemberId::new(self.table.insert(member));
@@ -499,37 +518,23 @@ impl Members {
 
     fn index(&mut self, id: MemberId) {
         let member = &self.table[id.index()];
+        self.size += line_size(member);
         self.by_key.insert(member.key, id);
         self.by_name.insert(member.name.clone(), id);
         for &address in &member.addresses {
-            self.by_address.insert(address, id);
+            self.addresses.hold(address, id);
         }
     }
 
     fn unindex(&mut self, id: MemberId) {
         let member = &self.table[id.index()];
+        self.size = self.size.saturating_sub(line_size(member));
         self.by_key.remove(&member.key);
         self.by_name.remove(&member.name);
         for address in &member.addresses {
-            self.by_address.remove(address);
             let subnet = self.subnets.iter().find(|subnet| subnet.is_ipv4() == address.is_ipv4());
-            self.passed.back_to(*address, subnet);
+            self.addresses.release(*address, subnet);
         }
-    }
-}
-
-/// How many addresses of each family are passed over in a search.
-#[derive(Default)]
-struct Passed {
-    v4: u128,
-    v6: u128,
-}
-
-impl Passed {
-    /// This address of the subnet may be free.
-    fn back_to(&mut self, address: IpAddr, subnet: Option<IpNetwork>) {
-        let passed = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        *passed = subnet.map_or(0, |subnet| Subnets::place(subnet, address).min(*passed));
     }
 }
 
@@ -543,6 +548,18 @@ fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
     words.iter().map(|&word| u32::from_le_bytes(word) as usize)
 }
 
+/// How many bytes a member's line has at most.
+fn line_size(member: &Member) -> usize {
+    const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
+    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes)
+}
+
+fn routes_size(routes: &[IpNetwork]) -> usize {
+    let len = |prefix: &IpNetwork| if prefix.is_ipv4() { 19 } else { 44 };
+    routes.iter().map(len).sum::<usize>() + 8
+}
+
+mod addresses;
 mod edit;
 mod member;
 

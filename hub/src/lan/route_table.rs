@@ -41,6 +41,8 @@ pub enum RejectedRoute {
     Full,
     /// The locked hub does not grant it to this member.
     NotGranted,
+    /// It is public and lies in this way out of the hub: who takes that sends it what goes there.
+    WayOut(IpNetwork),
 }
 
 impl fmt::Display for RejectedRoute {
@@ -59,6 +61,11 @@ impl fmt::Display for RejectedRoute {
             RejectedRoute::NotGranted => {
                 f.write_str("the hub is locked, and its list of members does not grant it")
             }
+            RejectedRoute::WayOut(way_out) => write!(
+                f,
+                "it is not private and lies in {way_out}, which the hub itself offers: grant it by route= in \
+                 the list of members, if that is meant"
+            ),
         }
     }
 }

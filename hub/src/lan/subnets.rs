@@ -191,24 +191,43 @@ impl Subnets {
         Ok(())
     }
 
-    /// All addresses of one family that a member may have, the lowest first, without the first `skip` ones.
-    pub fn members_from(subnet: IpNetwork, skip: u128) -> impl Iterator<Item = IpAddr> {
-        let hosts = match subnet {
-            // All but the network address and the broadcast address.
-            IpNetwork::V4(v4) => u128::from(v4.size()) - 2,
-            IpNetwork::V6(v6) => v6.size() - 1,
-        };
-        (skip.saturating_add(2)..=hosts).map(move |host| with_host(subnet, host).ip())
+    /// Addresses of one family in the order in which they are assigned to members that ask for none, without the first
+    /// `skip` ones. The order is from the top down, as people choose from the bottom; in a large subnet, hosts up to
+    /// [`TYPED`] come first, as they are short to type.
+    pub fn automatic_from(subnet: IpNetwork, skip: u128) -> impl Iterator<Item = IpAddr> {
+        let (top, last) = ends(subnet);
+        let left_below = top.saturating_sub(skip);
+        let above = (skip + 2).max(top + 1);
+        (2..=left_below).rev().chain(above..=last).map(move |host| with_host(subnet, host).ip())
     }
 
-    /// How many addresses come before this one in [`Subnets::members_from`].
+    /// How many addresses come before this one in [`Subnets::automatic_from`].
     pub fn place(subnet: IpNetwork, address: IpAddr) -> u128 {
         let host = match (subnet.network(), address) {
             (IpAddr::V4(network), IpAddr::V4(v4)) => u128::from(v4.to_bits().wrapping_sub(network.to_bits())),
             (IpAddr::V6(network), IpAddr::V6(v6)) => v6.to_bits().wrapping_sub(network.to_bits()),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => 0,
         };
-        host.saturating_sub(2)
+        let (top, _) = ends(subnet);
+        if host <= top { top - host } else { host - 2 }
+    }
+}
+
+/// The highest host number of an IPv6 subnet that is assigned before higher ones.
+const TYPED: u128 = 0xfffe;
+
+/// The host number from which automatic addresses go down, and the last one that a member may have.
+fn ends(subnet: IpNetwork) -> (u128, u128) {
+    match subnet {
+        // All but the network address and the broadcast address.
+        IpNetwork::V4(v4) => {
+            let last = u128::from(v4.size()) - 2;
+            (last, last)
+        }
+        IpNetwork::V6(v6) => {
+            let last = v6.size() - 1;
+            (last.min(TYPED), last)
+        }
     }
 }
 
@@ -282,15 +301,20 @@ mod tests {
         assert!(matches!(lan.check(ip("10.0.0.8")), Err(Unfit::Outside(_))));
         assert_eq!(lan.check(ip("fd00::7")), Ok(()));
         for subnet in lan.iter() {
-            let members: Vec<IpAddr> = Subnets::members_from(subnet, 0).collect();
-            for (place, &address) in members.iter().enumerate() {
+            let mut automatic: Vec<IpAddr> = Subnets::automatic_from(subnet, 0).collect();
+            for (place, &address) in automatic.iter().enumerate() {
                 assert_eq!(Subnets::place(subnet, address), place as u128);
-                assert_eq!(Subnets::members_from(subnet, place as u128).next(), Some(address));
+                assert_eq!(Subnets::automatic_from(subnet, place as u128).next(), Some(address));
             }
-            assert_eq!(Subnets::members_from(subnet, members.len() as u128).next(), None);
+            assert_eq!(Subnets::automatic_from(subnet, automatic.len() as u128).next(), None);
             let fit: Vec<IpAddr> = subnet.iter().filter(|&address| lan.check(address).is_ok()).collect();
-            assert_eq!(members, fit);
+            assert_eq!(automatic.first(), fit.last(), "people begin at the other end");
+            automatic.sort();
+            assert_eq!(automatic, fit);
         }
+        let first =
+            |subnet: &str| Subnets::automatic_from(subnet.parse().unwrap(), 0).next().unwrap().to_string();
+        assert_eq!([first("10.0.0.0/24"), first("fd00::/64")], ["10.0.0.254", "fd00::fffe"]);
     }
 
     #[test]

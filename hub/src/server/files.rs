@@ -22,6 +22,9 @@ const LOCKED: &str = "locked";
 
 const LOCKED_TEXT: &str = "# While this file is there, only members and those with an invite can join.\n";
 
+/// Most lines that are warned about at once.
+const MAX_SKIPPED_LOGGED: usize = 10;
+
 /// The files, and what was last written to them.
 #[derive(Clone)]
 pub(super) struct StateFiles {
@@ -150,7 +153,14 @@ impl StateFiles {
     }
 
     fn parse_members(&self, text: &str) -> Result<Members, BadLine> {
-        Members::parse(text, self.subnets)
+        let members = Members::parse(text, self.subnets)?;
+        for BadLine { line, why } in members.skipped().iter().take(MAX_SKIPPED_LOGGED) {
+            warn!(
+                "{}: line {line} is passed over: {why}; it stays in the file",
+                self.members_file().display()
+            );
+        }
+        Ok(members)
     }
 
     fn damaged(&self, bad: BadLine) -> state::Error {

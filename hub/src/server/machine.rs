@@ -3,13 +3,16 @@
 //! The kernel's state is observed, never assumed: after an announcement the hub observes all of it, and restores what
 //! another program changed.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 
 use common::linux::device::{Device, DeviceConfig};
 use common::linux::monitor::{Drained, Monitor, Pacer};
-use common::linux::netlink::{Family, MAIN_TABLE, Route};
+use common::linux::netlink::{self, Family, Netlink, Route, Rule, RuleAction};
+use common::linux::policy::{self, table};
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
 use common::queue::Buf;
@@ -24,6 +27,7 @@ pub(super) struct Machine {
     device: Device,
     /// The prefixes that the kernel is to reach through the device, and why it does not.
     routes: BTreeMap<IpNetwork, Option<String>>,
+    rules: Rules,
     /// Without it, as in a container that forbids it, changes are not seen.
     monitor: Option<Monitor>,
     pacer: Pacer,
@@ -31,6 +35,17 @@ pub(super) struct Machine {
     problems: Vec<String>,
     /// For packets that the device takes in pieces.
     scratch: Vec<u8>,
+}
+
+/// The rules that lead to these routes, and the machine's own answers around them.
+#[derive(Debug, Default)]
+struct Rules {
+    /// The port that the hub listens on.
+    tcp_port: u16,
+    /// As they were last made.
+    installed: Vec<Rule>,
+    /// Why they are not as they are to be.
+    failed: Option<String>,
 }
 
 /// The result of an observation, and the repairs.
@@ -43,11 +58,11 @@ pub(super) struct Seen {
 }
 
 impl Machine {
-    /// Makes the device, sets it up, and listens to the kernel.
+    /// Makes the device, sets it up, and listens to the kernel. `tcp_port`: what the hub listens on.
     ///
     /// # Errors
     /// Where the device cannot be what the command line says.
-    pub(super) fn open(config: &Config) -> Result<Machine, tun::Error> {
+    pub(super) fn open(config: &Config, tcp_port: u16) -> Result<Machine, tun::Error> {
         let mut tun = Tun::open(&config.tun)?;
         let mut device = Device::default();
         let addresses = config.subnets.hub().chain(config.subnets.hub_link_local()).collect();
@@ -55,12 +70,14 @@ impl Machine {
         if let Some(error) = device.take_failure() {
             return Err(error);
         }
+        policy::remove_stale(&tun);
         let monitor = Monitor::open(tun.netlink())
             .map_err(|error| warn!("cannot watch the kernel's network configuration: {error}"));
         Ok(Machine {
             tun,
             device,
             routes: BTreeMap::new(),
+            rules: Rules { tcp_port, ..Rules::default() },
             monitor: monitor.ok(),
             pacer: Pacer::default(),
             problems: Vec::new(),
@@ -84,7 +101,15 @@ impl Machine {
     /// # Errors
     /// As the kernel has it; it is tried again when something changes.
     pub(super) fn add_route(&mut self, prefix: IpNetwork) -> Result<(), String> {
-        let added = self.tun.netlink().add_route(&self.route(prefix)).map_err(|error| error.to_string());
+        // The rules first, so that no answer is ever led into the LAN.
+        if self.routes.is_empty() {
+            self.routes.insert(prefix, None);
+            self.apply_rules();
+        }
+        let added = match &self.rules.failed {
+            Some(why) => Err(why.clone()),
+            None => self.tun.netlink().add_route(&self.route(prefix)).map_err(|error| error.to_string()),
+        };
         self.routes.insert(prefix, added.clone().err());
         added
     }
@@ -95,12 +120,60 @@ impl Machine {
     /// As the kernel has it.
     pub(super) fn remove_route(&mut self, prefix: IpNetwork) -> Result<(), String> {
         self.routes.remove(&prefix);
-        self.tun.netlink().remove_route(&self.route(prefix)).map_err(|error| error.to_string())
+        let removed = self.tun.netlink().remove_route(&self.route(prefix)).map_err(|error| error.to_string());
+        if self.routes.is_empty() {
+            self.apply_rules();
+        }
+        removed
     }
 
     fn route(&self, prefix: IpNetwork) -> Route {
-        let (interface, metric) = (self.tun.index(), Some(self.tun.metric()));
-        Route { prefix, gateway: None, interface, table: MAIN_TABLE, metric }
+        let interface = self.tun.index();
+        Route { prefix, gateway: None, interface, table: table(interface), metric: None }
+    }
+
+    /// Takes away what would outlive the device.
+    pub(super) fn close(&mut self) {
+        self.routes.clear();
+        self.apply_rules();
+    }
+
+    /// Makes the rules what they are to be: none where there is no route. The priorities of those that someone else
+    /// had removed.
+    fn apply_rules(&mut self) -> BTreeSet<u32> {
+        let Rules { tcp_port, installed, .. } = &self.rules;
+        if self.routes.is_empty() && installed.is_empty() {
+            self.rules.failed = None;
+            return BTreeSet::new();
+        }
+        let (netlink, device) = (self.tun.netlink(), self.tun.index());
+        let looked = self.tun.other_networks().and_then(|others| Ok((others, netlink.rules()?)));
+        let (others, observed) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.rules.failed = Some(format!("cannot lead answers around the LAN: {error}"));
+                return BTreeSet::new();
+            }
+        };
+        let old = installed.first().map_or(device, |rule| rule.owner);
+        let observed: Vec<Rule> =
+            observed.into_iter().filter(|rule| [device, old].contains(&rule.owner)).collect();
+        let missing = installed.iter().filter(|rule| rule.owner == device && !observed.contains(rule));
+        let missing: BTreeSet<u32> = missing.map(|rule| rule.priority).collect();
+        let (mut made, mut failed) = (Vec::new(), None);
+        for family in [Family::V4, Family::V6] {
+            let is_needed = self.routes.keys().any(|prefix| Family::of(prefix.ip()) == family);
+            let wanted = rules::rules(family, device, table(device), *tcp_port, &others);
+            let wanted = if is_needed { wanted } else { Vec::new() };
+            let observed: Vec<Rule> = observed.iter().filter(|rule| rule.family == family).copied().collect();
+            match replace_rules(netlink, &observed, wanted) {
+                Ok(rules) => made.extend(rules),
+                Err(error) => failed = Some(format!("cannot lead answers around the LAN: {error}")),
+            }
+        }
+        self.rules.installed = made;
+        self.rules.failed = failed;
+        missing
     }
 
     // ---- changes
@@ -133,6 +206,12 @@ impl Machine {
             let (name, repairs) = (self.tun.name(), repairs.join(", "));
             seen.restored.push(format!("{name} was changed by someone else ({repairs}); restored"));
         }
+        let rules = self.apply_rules();
+        if !rules.is_empty() && steps.is_empty() {
+            let priorities: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            let priorities = priorities.join(", ");
+            seen.restored.push(format!("policy rule {priorities} was removed by someone else; restored"));
+        }
         let routes = self.restore_routes();
         // Routes go with what was done to the device.
         if !routes.is_empty() && steps.is_empty() {
@@ -157,7 +236,8 @@ impl Machine {
             .routes
             .iter()
             .filter_map(|(prefix, why)| Some(format!("route {prefix} is not installed: {}", why.as_ref()?)));
-        self.problems.iter().cloned().chain(routes).take(8).collect()
+        let rules = self.rules.failed.clone();
+        self.problems.iter().cloned().chain(rules).chain(routes).take(8).collect()
     }
 
     /// Adds the routes that are missing; those that had been there.
@@ -165,7 +245,12 @@ impl Machine {
         let mut there = BTreeSet::new();
         for family in [Family::V4, Family::V6] {
             match self.tun.netlink().routes(family, self.tun.index()) {
-                Ok(routes) => there.extend(routes.into_iter().map(|route| route.prefix)),
+                Ok(routes) => there.extend(
+                    routes
+                        .into_iter()
+                        .filter(|route| route.table == table(route.interface))
+                        .map(|route| route.prefix),
+                ),
                 // A kernel without IPv6 has no routes of it.
                 Err(error) => debug!("{error}"),
             }
@@ -194,4 +279,26 @@ impl Machine {
         }
         self.problems = problems;
     }
+}
+
+/// Makes `observed` into `wanted`. Rules that are asked in an order are made anew together; of the others only those
+/// that are missing.
+fn replace_rules(
+    netlink: &Netlink,
+    observed: &[Rule],
+    wanted: Vec<Rule>,
+) -> Result<Vec<Rule>, netlink::Error> {
+    if observed == wanted {
+        return Ok(wanted);
+    }
+    let is_ordered = |rule: &&Rule| matches!(rule.action, RuleAction::Lookup { .. });
+    let chain = |rules: &[Rule]| rules.iter().filter(is_ordered).copied().collect::<Vec<_>>();
+    let is_same_chain = chain(observed) == chain(&wanted);
+    let stays = |rule: &Rule| if is_ordered(&rule) { is_same_chain } else { wanted.contains(rule) };
+    let (there, old): (Vec<Rule>, Vec<Rule>) = observed.iter().partition(|rule| stays(rule));
+    policy::remove_rules(netlink, &old);
+    for rule in wanted.iter().filter(|rule| !there.contains(rule)) {
+        netlink.add_rule(rule)?;
+    }
+    Ok(wanted)
 }

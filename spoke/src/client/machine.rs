@@ -40,6 +40,8 @@ pub(super) struct Machine {
     /// What was warned about and lasts.
     problems: Vec<String>,
     log_limiter: LogLimiter<&'static str>,
+    /// Whether lines about routes are kept back for now.
+    is_quiet: bool,
 }
 
 /// The way to the hub.
@@ -81,6 +83,7 @@ impl Machine {
             overlaps: Vec::new(),
             problems: Vec::new(),
             log_limiter: LogLimiter::default(),
+            is_quiet: false,
             tun,
         })
     }
@@ -109,8 +112,14 @@ impl Machine {
     /// # Errors
     /// Where the device is gone and cannot be made anew.
     pub(super) fn poll(&mut self, now: Instant) -> Result<Option<Seen>, tun::Error> {
-        while let Some((_, count)) = self.log_limiter.poll(now) {
-            warn!("{count} more changes by someone else were undone");
+        while let Some((kind, count)) = self.log_limiter.poll(now) {
+            match kind {
+                Some(kind @ ("routes" | "rules")) => {
+                    warn!("{kind}: {count} more changes by someone else were undone");
+                }
+                Some(kind) => info!("{kind}: {count} more times"),
+                None => info!("{count} more lines were kept back"),
+            }
         }
         if self.pacer.take(now).is_none() {
             return Ok(None);
@@ -157,9 +166,29 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether to write one more line of a kind that others can provoke. The kind says what the lines are about.
+    pub(super) fn allow_line(&mut self, kind: &'static str, now: Instant) -> bool {
+        self.log_limiter.allow(kind, now)
+    }
+
     /// Has exactly these routes in the kernel.
-    pub(super) fn set_routes(&mut self, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) {
-        self.routes.set(&self.tun, routes, hub);
+    pub(super) fn set_routes(
+        &mut self,
+        routes: BTreeMap<IpNetwork, RouteMode>,
+        hub: &[IpAddr],
+        now: Instant,
+    ) {
+        // The hub tells them, and anyone there may change them.
+        const KIND: &str = "routes through the LAN changed";
+        if self.is_quiet {
+            self.is_quiet = !self.log_limiter.allow(KIND, now);
+        }
+        self.routes.set_quiet(self.is_quiet);
+        // Only a change that had lines counts.
+        if self.routes.set(&self.tun, routes, hub) && !self.is_quiet {
+            self.is_quiet = !self.log_limiter.allow(KIND, now);
+        }
+        self.routes.set_quiet(false);
     }
 
     fn tell_of_steps(&mut self, steps: &[Step], now: Instant) {

@@ -146,7 +146,7 @@ fn rules_that_someone_removes_come_back_in_their_order() {
         ip("rule flush");
         ip("rule add pref 32766 lookup main");
         ip("rule add pref 32767 lookup default");
-        assert!(routes.reconcile(&tun).rules.contains(&policy::LATE));
+        assert!(routes.reconcile(&tun).rules.contains(&rules::LATE));
         assert_exit("spoke0");
     });
 }

@@ -173,6 +173,25 @@ pub enum Notice {
 }
 
 impl Notice {
+    /// The kind of line, where others on the LAN can provoke any number of them, and what is said of those that were
+    /// kept back.
+    pub fn provoked(&self) -> Option<&'static str> {
+        match self {
+            Notice::RouteSkipped(..) => Some("routes are not taken"),
+            Notice::RouteAroundHub(_) => Some("routes hold the hub itself"),
+            Notice::TooManyRoutes(_) => Some("announcements of routes were too long"),
+            Notice::Failed(_)
+            | Notice::FailedAgain(..)
+            | Notice::OnLan { .. }
+            | Notice::OfferRefused(_)
+            | Notice::NameTaken { .. }
+            | Notice::SmallSegments(_)
+            | Notice::HubRemembered { .. }
+            | Notice::HubNotRemembered(_)
+            | Notice::Stopping => None,
+        }
+    }
+
     /// How important the line is.
     pub fn level(&self) -> Level {
         match self {

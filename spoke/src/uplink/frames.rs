@@ -5,6 +5,7 @@ use std::time::Instant;
 use common::node::request::Ticket;
 use common::wire::frame::{ControlFrame, Farewell, Peer, Refusal, Welcome};
 use common::wire::name::Name;
+use ipnetwork::IpNetwork;
 
 use super::learned::MAX_ANNOUNCED;
 use super::members::{Asked, PageOutcome};
@@ -45,6 +46,9 @@ impl Uplink {
         if reason == Refusal::Revoked {
             self.effects.push_back(Effect::Exit(refused));
         } else {
+            if reason == Refusal::KeyInUse {
+                self.retry.count_clone();
+            }
             self.end_or_try_again(refused, now);
         }
     }
@@ -53,10 +57,14 @@ impl Uplink {
         let why = match farewell {
             Farewell::Stopping => "it stops",
             Farewell::Replaced => {
-                self.retry.slow_down();
+                // A link that lasted says that there was no other machine before.
+                self.close_link(false, now);
+                self.retry.count_clone();
                 "another spoke joined with the same key: if that was a second one on purpose, give each its own \
-                 --state DIR"
+                 --state DIR; if one machine is a clone of the other, delete the file `key` in the clone's state \
+                 directory"
             }
+            Farewell::TooOften => "this spoke joined too often: later",
             Farewell::Revoked => {
                 let text = "its membership was revoked".to_owned();
                 self.effects.push_back(Effect::Exit(Error::Refused(Refusal::Revoked, text)));
@@ -122,7 +130,7 @@ impl Uplink {
 
     /// Asks for the routes that fit what the hub announced and how the link stands.
     pub(super) fn set_routes(&mut self) {
-        let view = view(&self.config, &self.outer, &self.phase);
+        let view = view(&self.config, &self.outer, &self.phase, self.routes.way_outs());
         if let Some(routes) = self.routes.plan(&view) {
             self.effects.push_back(Effect::SetRoutes { routes, hub: self.outer.hub_addresses.clone() });
         }
@@ -130,7 +138,7 @@ impl Uplink {
 
     /// Tells about each prefix, once, why it is rejected or what is special about it.
     fn explain_routes(&mut self) {
-        let view = view(&self.config, &self.outer, &self.phase);
+        let view = view(&self.config, &self.outer, &self.phase, self.routes.way_outs());
         let notices = self.routes.explain(&view).into_iter().filter_map(|(prefix, decided)| match decided {
             Ok(RouteMode::Main) => None,
             Ok(RouteMode::Around) => Some(Notice::RouteAroundHub(prefix)),
@@ -208,12 +216,18 @@ fn is_taken(wanted: &Name, given: &Name) -> bool {
 }
 
 /// What routes are decided by.
-fn view<'a>(config: &'a Config, outer: &'a OuterNetwork, phase: &Phase) -> View<'a> {
+fn view<'a>(
+    config: &'a Config,
+    outer: &'a OuterNetwork,
+    phase: &Phase,
+    way_outs: Vec<IpNetwork>,
+) -> View<'a> {
     View {
         route_policy: &config.route_policy,
         own: &outer.own_networks,
         hub: &outer.hub_addresses,
         name_servers: &outer.name_servers,
+        way_outs,
         is_linked: matches!(phase, Phase::Linked(_)),
     }
 }

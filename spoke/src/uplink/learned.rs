@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
-use super::routes::{RouteMode, Skip, View};
+use super::routes::{RouteMode, Skip, View, WAY_OUT};
 
 /// Most prefixes that the hub may announce.
 pub(super) const MAX_ANNOUNCED: usize = 50_000;
@@ -52,6 +52,11 @@ impl LearnedRoutes {
             }
         }
         is_too_many && !std::mem::replace(&mut self.told_too_many, true)
+    }
+
+    /// The ways out that the hub announces: of all that it may, there are not many.
+    pub(super) fn way_outs(&self) -> Vec<IpNetwork> {
+        self.announced.iter().filter(|prefix| prefix.prefix() <= WAY_OUT).copied().collect()
     }
 
     /// The routes to have now; `None` where there are none and were none.

@@ -13,17 +13,26 @@ pub(super) struct Retry {
     last: String,
     /// How often in a row it failed for that reason.
     count: usize,
+    /// How often in a row another machine with the same key was on the LAN.
+    clones: u32,
     seed: u64,
     attempts: u64,
     /// Since when this spoke is not on the LAN.
     off_since: Option<Instant>,
 }
 
+/// The pause after another machine with the same key has taken this one's place: the first one, and the longest. It
+/// doubles each time, so that two that cannot be told apart do not take turns for ever.
+const CLONE_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_CLONE_PAUSE: Duration = Duration::from_secs(320);
+/// After so long on the LAN there is no other machine any more.
+pub(super) const ALONE_AFTER: Duration = Duration::from_secs(60);
+
 impl Retry {
     /// `seed`: random, so that the spokes of a hub that restarts do not come back as one.
     pub(super) fn new(seed: u64, now: Instant) -> Retry {
         let (backoff, last) = (Backoff::default(), String::new());
-        Retry { backoff, last, count: 0, seed, attempts: 0, off_since: Some(now) }
+        Retry { backoff, last, count: 0, clones: 0, seed, attempts: 0, off_since: Some(now) }
     }
 
     /// An attempt failed: how long to pause, and what to log. The same reason is logged once, and then each tenth time.
@@ -40,7 +49,24 @@ impl Retry {
             _ => None,
         };
         let random = self.random();
-        (self.backoff.pause(random), notice)
+        let pause = self.backoff.pause(random);
+        let least = match self.clones {
+            0 => Duration::ZERO,
+            count => (CLONE_PAUSE * 2_u32.saturating_pow(count - 1)).min(LONGEST_CLONE_PAUSE),
+        };
+        (pause.max(least), notice)
+    }
+
+    /// Another machine with the same key is on the LAN in this one's place.
+    pub(super) fn count_clone(&mut self) {
+        self.clones = (self.clones + 1).min(10);
+    }
+
+    /// The link that is lost had lasted for so long.
+    pub(super) fn lasted(&mut self, time: Duration) {
+        if time >= ALONE_AFTER {
+            self.clones = 0;
+        }
     }
 
     /// The spoke is on the LAN.
@@ -76,5 +102,30 @@ impl Retry {
         let mut hasher = DefaultHasher::new();
         (self.seed, self.attempts).hash(&mut hasher);
         (hasher.finish() >> 32) as u32
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_machines_with_one_key_take_turns_less_and_less() {
+        let now = Instant::now();
+        let mut retry = Retry::new(1, now);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            retry.lasted(Duration::from_secs(9));
+            retry.count_clone();
+            pauses.push(retry.failed("replaced".to_owned(), now).0.as_secs());
+            retry.succeeded();
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 320]);
+        retry.lasted(ALONE_AFTER);
+        assert!(
+            retry.failed("it stops".to_owned(), now).0 < Duration::from_secs(1),
+            "it was alone in between"
+        );
     }
 }

@@ -54,6 +54,9 @@ impl fmt::Display for Skip {
     }
 }
 
+/// Longest prefix, in bits, that is a way out or a half of one.
+pub const WAY_OUT: u8 = 1;
+
 /// What is known when routes are decided.
 pub struct View<'a> {
     /// What the person wants.
@@ -64,14 +67,24 @@ pub struct View<'a> {
     pub hub: &'a [IpAddr],
     /// Name servers that are asked for the hub's addresses.
     pub name_servers: &'a [IpAddr],
+    /// Announced prefixes of at most [`WAY_OUT`] bits: only a hub can offer them.
+    pub way_outs: Vec<IpNetwork>,
     /// Whether there is a link to it.
     pub is_linked: bool,
 }
 
 impl View<'_> {
+    /// Whether the person's word for one prefix holds for another, which lies in it. That for a way out, also in halves,
+    /// holds for the rest only where the hub itself offers the way out: it lets no member take from that ungranted.
+    fn accepts(&self, accepted: IpNetwork, prefix: IpNetwork) -> bool {
+        let is_vetted = || self.way_outs.iter().any(|&way_out| is_within(prefix, way_out));
+        is_within(prefix, accepted)
+            && (accepted.prefix() > WAY_OUT || prefix.prefix() <= WAY_OUT || is_vetted())
+    }
+
     /// Whether a prefix is taken, and how.
     pub fn decide(&self, prefix: IpNetwork) -> Result<RouteMode, Skip> {
-        let accepted = self.route_policy.accepted.iter().any(|&accepted| is_within(prefix, accepted));
+        let accepted = self.route_policy.accepted.iter().any(|&accepted| self.accepts(accepted, prefix));
         if !accepted && self.route_policy.none {
             return Err(Skip::Declined);
         }
@@ -118,6 +131,7 @@ mod tests {
 
     #[test]
     fn takes_private_prefixes_and_public_ones_only_by_name() {
+        let way_outs = vec![net("0.0.0.0/0")];
         let own = [net("192.0.2.11/24"), net("192.168.7.20/24")];
         let hub = ["203.0.113.5".parse().unwrap(), "10.99.0.1".parse().unwrap()];
         let table = [
@@ -131,6 +145,7 @@ mod tests {
             ("0.0.0.0/0", "", false, Err(Skip::Public)),
             ("0.0.0.0/0", "0.0.0.0/0", false, Ok(RouteMode::Around)),
             ("203.0.113.0/24", "0.0.0.0/0", false, Ok(RouteMode::Around)),
+            ("203.0.113.0/24", "128.0.0.0/1", false, Ok(RouteMode::Around)),
             ("::/0", "::/0", false, Ok(RouteMode::Around)),
             ("10.99.0.0/16", "", false, Ok(RouteMode::Around)),
             ("192.168.7.0/24", "", false, Err(Skip::OwnNetwork(own[1]))),
@@ -147,9 +162,31 @@ mod tests {
                 own: &own,
                 hub: &hub,
                 name_servers: &[],
+                way_outs: way_outs.clone(),
                 is_linked: true,
             };
             assert_eq!(view.decide(net(prefix)), expected, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn a_word_for_a_way_out_that_the_hub_does_not_offer_is_none_for_what_members_offer() {
+        for (accepted, expected) in [
+            ("0.0.0.0/0", Err(Skip::Public)),
+            ("128.0.0.0/1", Err(Skip::Public)),
+            ("203.0.0.0/16", Ok(RouteMode::Main)),
+        ] {
+            let route_policy = RoutePolicy { accepted: vec![net(accepted)], ..RoutePolicy::default() };
+            let view = View {
+                route_policy: &route_policy,
+                own: &[],
+                hub: &[],
+                name_servers: &[],
+                // That of the other family.
+                way_outs: vec![net("::/0")],
+                is_linked: true,
+            };
+            assert_eq!(view.decide(net("203.0.113.0/24")), expected, "{accepted}");
         }
     }
 
@@ -163,6 +200,7 @@ mod tests {
             own: &[],
             hub: &hub,
             name_servers: &[],
+            way_outs: vec![],
             is_linked,
         };
         assert_eq!(view(true).plan(&told).len(), 2);
@@ -183,6 +221,7 @@ mod tests {
             own: &own,
             hub: &[],
             name_servers: &name_servers,
+            way_outs: vec![],
             is_linked,
         };
         assert_eq!(view(true).plan(&told).len(), told.len());

@@ -14,6 +14,10 @@ pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
 /// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
 pub(super) const MAX_CONTROL: usize = 256 * 1024;
 
+/// Most bytes of control frames that go ahead of packets, but for the end of a frame, before as many bytes of packets do:
+/// what others make the hub say must not starve what a member receives.
+pub(super) const CONTROL_AHEAD: usize = 4 * 1024;
+
 /// From this length on, in bytes, the remainder of a packet is sealed straight from its buffer, as a record of its
 /// own: gathering it with others would cost one more copy at either end.
 pub(super) const STRAIGHT: usize = 8 * 1024;
@@ -22,8 +26,9 @@ pub(super) const STRAIGHT: usize = 8 * 1024;
 pub(super) struct Outbound {
     /// Packets that wait.
     pub(super) queue: Queue,
-    /// Control frames that wait; they go ahead of packets.
+    /// Control frames that wait, whole but for the first one; they go ahead of packets, up to [`CONTROL_AHEAD`].
     pub(super) control: Vec<u8>,
+    turns: Turns,
     /// A packet of which a record already holds the beginning.
     pub(super) begun: Option<Buf>,
     /// Sealed bytes that the socket did not take yet.
@@ -33,11 +38,21 @@ pub(super) struct Outbound {
     pub(super) traffic: Traffic,
 }
 
+/// Whose turn it is where control frames and packets wait.
+#[derive(Clone, Copy, Default)]
+struct Turns {
+    /// What is left of a control frame that has begun; nothing may come in between.
+    begun: usize,
+    /// Bytes that went ahead of packets, less the packets since.
+    ahead: usize,
+}
+
 impl Outbound {
     pub(super) fn new() -> Outbound {
         Outbound {
             queue: Queue::new(QUEUE_BYTES),
             control: Vec::new(),
+            turns: Turns::default(),
             begun: None,
             unsent: None,
             pace: Pace::default(),
@@ -81,9 +96,30 @@ impl Outbound {
         }
     }
 
-    /// Seals what may go out in one write, appending records to `outbox`.
+    /// Whether it is a control frame's turn, where a packet may wait.
+    fn is_control_due(&self, is_open: bool) -> bool {
+        let Turns { begun, ahead } = self.turns;
+        // Goodbye waits for no packet.
+        begun > 0 || (!self.control.is_empty() && (ahead < CONTROL_AHEAD || !is_open))
+    }
+
+    /// Moves what fits of one control frame.
+    fn take_control(&mut self, room: usize, into: &mut Buf) {
+        if self.turns.begun == 0 {
+            let body = frame::Header::decode(&self.control).ok().flatten().map_or(0, |header| header.len);
+            self.turns.begun = (frame::HEADER_LEN + body).min(self.control.len());
+        }
+        let len = self.turns.begun.min(room);
+        into.append(&self.control[..len]);
+        self.control.drain(..len);
+        self.turns.begun -= len;
+        self.turns.ahead += len;
+    }
+
+    /// Seals what may go out in one write, appending records to `outbox`. `is_open`: whether the other end is on the LAN.
     pub(super) fn seal(
         &mut self,
+        is_open: bool,
         sealer: &mut Sealer,
         outbox: &mut Buf,
         pool: &mut Pool,
@@ -105,14 +141,13 @@ impl Outbound {
                     let len = packet.len().min(room);
                     small.append(&packet[..len]);
                     self.begun = remainder(packet, len, pool);
-                } else if !self.control.is_empty() {
-                    let len = self.control.len().min(room);
-                    small.append(&self.control[..len]);
-                    self.control.drain(..len);
+                } else if self.is_control_due(is_open) {
+                    self.take_control(room, &mut small);
                 } else if room < frame::HEADER_LEN {
                     break;
                 } else if let Some(packet) = self.queue.pop(now, self.pace.packet(MAX_RECORD_PLAIN), pool) {
                     self.traffic.add(packet.len());
+                    self.turns.ahead = self.turns.ahead.saturating_sub(packet.len());
                     small.append(&frame::Header::packet(packet.len()));
                     let is_large = packet.len() >= STRAIGHT;
                     self.begun = Some(packet);
@@ -120,7 +155,11 @@ impl Outbound {
                         break;
                     }
                 } else {
-                    break;
+                    // No packet waits.
+                    self.turns.ahead = 0;
+                    if self.control.is_empty() {
+                        break;
+                    }
                 }
             }
             if small.is_empty() {

@@ -12,8 +12,9 @@ use crate::wire::inbox::READ_BYTES;
 use crate::wire::name::Name;
 use crate::wire::noise::{LENGTH_LEN, MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
 use crate::wire::tunnel::liveness::FIRST_PING;
-use crate::wire::tunnel::outbound::{MAX_CONTROL, STRAIGHT};
+use crate::wire::tunnel::outbound::{CONTROL_AHEAD, MAX_CONTROL, STRAIGHT};
 
+mod fair;
 mod handshake;
 mod hostile;
 mod low_order;

@@ -7,7 +7,7 @@ use common::wire::key::PublicKey;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
-use super::{Line, Members, Passed};
+use super::{Line, Members};
 use crate::ids::MemberId;
 
 /// What became of a member when the list was changed by a person.
@@ -93,14 +93,12 @@ impl Members {
 
     /// Whether an address is kept for an invite.
     pub fn is_reserved(&self, address: IpAddr) -> bool {
-        self.reserved.contains(&address)
+        self.addresses.is_reserved(address)
     }
 
     /// Keeps these addresses for invites, and no others.
     pub fn set_reserved(&mut self, addresses: HashSet<IpAddr>) {
-        self.reserved = addresses;
-        // Others may be free now.
-        self.passed = Passed::default();
+        self.addresses.reserve(addresses);
     }
 
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
@@ -160,11 +158,13 @@ impl Members {
         self.table = Slab::from_iter(table);
         self.by_key.clear();
         self.by_name.clear();
-        self.by_address.clear();
-        self.passed = Passed::default();
+        self.addresses.clear_holders();
+        self.size = 0;
         for id in ids.values() {
             self.index(*id);
         }
+        self.size = self.size.max(new.size);
+        self.skipped = new.skipped;
         self.lines = new.lines;
         for line in &mut self.lines {
             if let Line::Member(id, _) = line
@@ -337,11 +337,11 @@ mod tests {
     #[test]
     fn addresses_kept_for_invites_are_given_to_nobody_else() {
         let mut members = parse(&format!("{} a 10.0.0.3\n", key(1)));
-        members.set_reserved(["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().unwrap()).into());
+        members.set_reserved(["10.0.0.2", "10.0.0.3", "10.0.0.6"].map(|ip| ip.parse().unwrap()).into());
         let refused = admit(&mut members, 2, Some("10.0.0.2"));
         assert!(matches!(refused, Decision::Refused(Refusal::AddressHeld, _)), "{refused:?}");
         assert!(matches!(admit(&mut members, 2, None), Decision::Member { .. }));
-        assert!(members.holder("10.0.0.4".parse().unwrap()).is_some(), "the first that is free");
+        assert!(members.holder("10.0.0.5".parse().unwrap()).is_some(), "the first that is free");
         assert!(matches!(admit(&mut members, 1, None), Decision::Member { .. }), "its own stays its own");
     }
 

@@ -1,15 +1,16 @@
 //! One member, and its line in `members`. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use common::wire::frame::MAX_ROUTES;
-use common::wire::key::PublicKey;
+use common::wire::key::{BadKey, PublicKey};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use crate::ids::SessionId;
+use crate::ids::{MemberId, SessionId};
 use crate::lan::subnets::Subnets;
 
 /// Counts the changes of a list: its state after so many of them.
@@ -124,4 +125,19 @@ pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
         return Ok(None);
     }
     key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
+}
+
+/// Why a line is skipped that an earlier version accepted: it must not prevent the hub from starting.
+pub(super) fn outdated(line: &str, names: &BTreeMap<Name, MemberId>) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let (key, name) = (words.next()?, words.next()?);
+    match key.parse::<PublicKey>() {
+        Err(BadKey::Unusable) => return Some(format!("{key} is no machine's key")),
+        Err(BadKey::Text) => return None,
+        Ok(_) if words.any(|word| word == "revoked") => return None,
+        Ok(_) => {}
+    }
+    let parsed: Name = name.parse().ok()?;
+    let is_other = name != parsed.as_str() && names.contains_key(&parsed);
+    is_other.then(|| format!("another line has the name {parsed}, and capital letters make no difference"))
 }

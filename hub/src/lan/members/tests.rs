@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 
+use std::str::FromStr as _;
+
 use common::wire::key::PrivateKey;
 
 use super::*;
@@ -43,11 +45,11 @@ fn set_online(members: &mut Members, seed: u8) {
 #[test]
 fn gives_free_addresses_and_the_same_ones_again() {
     let mut members = empty();
-    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.2");
-    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.3");
-    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.2");
+    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.6");
+    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.5");
+    assert_eq!(admit(&mut members, 1, "a", None), "a 10.0.0.6");
     let mut members = Members::parse(&members.to_text(), subnets()).unwrap();
-    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.3");
+    assert_eq!(admit(&mut members, 2, "b", None), "b 10.0.0.5");
     assert!(!members.is_changed());
 }
 
@@ -65,7 +67,7 @@ fn the_first_free_address_is_the_one_that_a_naive_search_finds() {
         let free: Vec<Option<IpAddr>> = subnets
             .iter()
             .map(|subnet| {
-                Subnets::members_from(subnet, 0)
+                Subnets::automatic_from(subnet, 0)
                     .find(|address| members.holder(*address).is_none() && !members.is_reserved(*address))
             })
             .collect();
@@ -104,8 +106,8 @@ fn a_newcomers_address_is_found_at_once() {
             PrivateKey::from_random(std::array::from_fn(|at| (number >> (8 * (at % 16))) as u8)).public();
         let asked = join("a", None);
         assert!(matches!(members.admit(key, &asked, Access::Open, &[]), Decision::Member { .. }));
-        assert!(members.passed.v4 >= number, "the search begins behind those that are taken");
-        let last = Subnets::members_from(subnet, number).next().unwrap();
+        assert!(members.addresses.passed_v4() >= number, "the search begins behind those that are taken");
+        let last = Subnets::automatic_from(subnet, number).next().unwrap();
         assert_eq!(members.holder(last), members.by_key(&key));
     }
 }
@@ -139,8 +141,8 @@ fn an_address_that_it_had_counts_where_nothing_is_recorded() {
     };
     assert_eq!(ask(1, "10.0.0.5"), "10.0.0.5", "as a hub that lost its list gives it again");
     assert_eq!(ask(1, "10.0.0.6"), "10.0.0.5", "the record counts");
-    assert_eq!(ask(2, "10.0.0.5"), "10.0.0.2", "it is another's now");
-    assert_eq!(ask(3, "10.0.0.1"), "10.0.0.3", "the hub's own");
+    assert_eq!(ask(2, "10.0.0.5"), "10.0.0.6", "it is another's now");
+    assert_eq!(ask(3, "10.0.0.1"), "10.0.0.4", "the hub's own");
 }
 
 #[test]
@@ -191,7 +193,7 @@ fn a_full_open_hub_takes_from_the_longest_unseen_and_a_locked_one_never() {
         let id = members.by_key(&key(seed)).unwrap();
         members.set_offline(id, now.checked_sub(std::time::Duration::from_secs(age)).unwrap());
     }
-    assert_eq!(admit(&mut members, 9, "late", None), "late 10.0.0.5", "that of m4");
+    assert_eq!(admit(&mut members, 9, "late", None), "late 10.0.0.3", "that of m4");
 }
 
 #[test]
@@ -209,11 +211,11 @@ fn a_locked_hub_knows_only_its_members_and_their_addresses() {
 #[test]
 fn names_are_one_each() {
     let mut members = empty();
-    assert_eq!(admit(&mut members, 1, "web", None), "web 10.0.0.2");
-    assert_eq!(admit(&mut members, 2, "web", None), "web-2 10.0.0.3");
+    assert_eq!(admit(&mut members, 1, "web", None), "web 10.0.0.6");
+    assert_eq!(admit(&mut members, 2, "web", None), "web-2 10.0.0.5");
     assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
     assert_eq!(admit(&mut members, 3, "web", None), "web-3 10.0.0.4");
-    assert_eq!(admit(&mut members, 2, "db", None), "db 10.0.0.3");
+    assert_eq!(admit(&mut members, 2, "db", None), "db 10.0.0.5");
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn text_keeps_what_a_person_wrote() {
     let mut members = Members::parse(&text, subnets()).unwrap();
     assert_eq!(members.to_text(), text);
     admit(&mut members, 2, "phone", None);
-    let mended = text.replace(" phone -", " phone 10.0.0.3");
+    let mended = text.replace(" phone -", " phone 10.0.0.6");
     assert_eq!(members.to_text(), mended);
     assert!(members.is_changed());
 }
@@ -288,4 +290,76 @@ fn bad_lines_are_named() {
         let error = Members::parse(&format!("#\n{good}\n{line}\n"), subnets()).map(|_| ()).unwrap_err();
         assert!(error.line == 3 && error.why.contains(why), "{line}: {error:?}");
     }
+}
+
+#[test]
+fn an_open_hub_records_what_is_offered_and_keeps_what_a_person_granted() {
+    let net = |text: &str| text.parse::<IpNetwork>().unwrap();
+    let text = format!("{} gateway 10.0.0.2 route=198.51.100.0/24,192.168.5.0/24\n", key(1));
+    let mut members = Members::parse(&text, subnets()).unwrap();
+    let id = members.by_key(&key(1)).unwrap();
+    assert!(members.record_routes(id, &[net("192.168.6.0/24")]));
+    assert_eq!(members.member(id).routes, [net("192.168.6.0/24"), net("198.51.100.0/24")]);
+    assert!(members.record_routes(id, &[net("198.51.100.0/24")]));
+    assert_eq!(members.member(id).routes, [net("198.51.100.0/24")]);
+}
+
+#[test]
+fn the_text_never_grows_past_what_can_be_read() {
+    let both = ["10.0.0.0/8", "fd00::/64"].map(|text| text.parse().unwrap());
+    let mut members = Members::parse("", Subnets::new(&both).unwrap()).unwrap();
+    let routes: Vec<IpNetwork> = (0..MAX_ROUTES as u16)
+        .map(|i| format!("fd12:3456:789a:{i:x}:bcde:f012:3456:0/112").parse().unwrap())
+        .collect();
+    for seed in 0..=255 {
+        admit(&mut members, seed, &format!("{seed:a<63}"), None);
+        members.record_routes(members.by_key(&key(seed)).unwrap(), &routes);
+    }
+    assert!(members.to_text().len() <= members.size, "{} bytes", members.size);
+    let read = Members::parse(&members.to_text(), Subnets::new(&both).unwrap()).unwrap();
+    assert!(read.to_text().len() <= read.size && read.size <= members.size);
+
+    let id = members.by_key(&key(0)).unwrap();
+    members.size = FULL_FOR_ROUTES;
+    let wider: IpNetwork = "fd13::/64".parse().unwrap();
+    let other: Vec<IpNetwork> = [wider].into_iter().chain(routes).take(MAX_ROUTES).collect();
+    assert!(members.record_routes(id, &other[..1]), "less is always written down");
+    members.size = FULL_FOR_ROUTES;
+    assert!(!members.record_routes(id, &other), "more is not");
+
+    // Longer still: strangers make room for each other, and nobody comes in where all are online.
+    members.size = FULL;
+    let len = members.len();
+    let join = join("late", None);
+    let late = PublicKey::from_str(&format!("{:A<42}A=", "late")).unwrap();
+    members.size = FULL + 10_000;
+    assert!(matches!(members.admit(late, &join, Access::Open, &[]), Decision::Member { .. }));
+    assert_eq!(members.len(), len, "one was forgotten for it");
+    members.size = FULL + 10_000;
+    let invited = PublicKey::from_str(&format!("{:A<42}A=", "invited")).unwrap();
+    assert!(matches!(
+        members.admit(invited, &join, Access::Invited, &[]),
+        Decision::Refused(Refusal::Full, _)
+    ));
+}
+
+#[test]
+fn a_line_that_an_earlier_version_took_is_passed_over_and_stays() {
+    let low_order = format!("{}=", "A".repeat(43));
+    let text = format!(
+        "{} laptop 10.0.0.2\n{} LapTop 10.0.0.3 # hers\n{low_order} any 10.0.0.4\n{} localhost 10.0.0.5\n\
+         {} Desktop -\n",
+        key(1),
+        key(2),
+        key(3),
+        key(4)
+    );
+    let members = Members::parse(&text, subnets()).unwrap();
+    let skipped: Vec<usize> = members.skipped().iter().map(|bad| bad.line).collect();
+    assert_eq!((skipped, members.len()), (vec![2, 3], 3));
+    assert_eq!(members.to_text(), text);
+    assert_eq!(members.holder("10.0.0.3".parse().unwrap()), None);
+    // The same name to the letter is a mistake of now.
+    let twice = format!("{} laptop 10.0.0.2\n{} laptop 10.0.0.3\n", key(1), key(2));
+    assert_eq!(Members::parse(&twice, subnets()).map(|_| ()).unwrap_err().line, 2);
 }

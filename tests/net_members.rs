@@ -1,0 +1,237 @@
+//! Members as they may be: what one offers, asks for or repeats takes nothing from another.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+
+#[path = "house/mod.rs"]
+mod house;
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::wire::frame::ControlFrame;
+use common::wire::key::PrivateKey;
+use house::wire::{Wire, random_key};
+use house::{
+    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, copy_state, ping_until, spawn_spoke, start_hub,
+    state, transfer,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Gives spoke `i` another outer address, from which it reaches the hub.
+fn move_to(net: &Net, i: usize, address: Ipv4Addr) {
+    let hub = Net::hub_v4();
+    net.spoke(i)
+        .ip(&format!("addr add {address}/32 dev eth0\nroute add {hub}/32 dev eth0 src {address}"))
+        .unwrap();
+}
+
+/// Starts spoke `i` with these options and no others but its hub and its state directory.
+fn spawn_with(net: &Net, binaries: &Binaries, i: usize, options: &[&str]) -> Process {
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(i).private().join("spoke")).args(options);
+    net.spoke(i).spawn(net.spoke(i).name(), &command).unwrap()
+}
+
+fn ip(host: &Host, arguments: &str) -> String {
+    let mut command = Command::new("ip");
+    command.args(arguments.split_ascii_whitespace());
+    String::from_utf8(host.output(command).unwrap().stdout).unwrap()
+}
+
+#[test]
+fn answers_of_the_hubs_machine_never_go_into_the_lan() {
+    // A newcomer offers what holds the outer address of an older member, before that one is back.
+    let offered = "172.16.0.0/12";
+    let [outer, other] = [2, 3].map(|last| Ipv4Addr::new(172, 30, 9, last));
+    let net = Net::new(3).unwrap();
+    let binaries = Binaries::find().unwrap();
+    net.hub().ip("route add default dev eth0").unwrap();
+    move_to(&net, 0, outer);
+    move_to(&net, 2, other);
+    // As in a distribution that is strict about where packets come in.
+    net.hub().run(|| {
+        for device in ["all", "eth0"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "1").unwrap();
+        }
+    });
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let older = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
+    older.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    older.kill().unwrap();
+    hub.kill().unwrap();
+
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let newcomer = spawn_spoke(&net, &binaries, 1, &["--route", offered]).unwrap();
+    newcomer.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    hub.wait_for_line(&format!("route {offered} installed"), SOON).unwrap();
+    // The hub's own kernel reaches through the LAN what is not its own.
+    let device = ip(net.hub(), &format!("route get {other}"));
+    assert!(device.contains("dev hub0"), "{device}");
+
+    // Another service of the hub's machine, and a host that the hub knows nothing of.
+    let hub_address = Net::hub_v4().into();
+    transfer(net.spoke(2), net.hub(), hub_address, 100_000).unwrap().finish().unwrap();
+    let older = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
+    older.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
+    transfer(net.spoke(0), net.hub(), Lan::hub_address().into(), 100_000).unwrap().finish().unwrap();
+    transfer(net.spoke(2), net.hub(), hub_address, 100_000).unwrap().finish().unwrap();
+
+    // Nothing of it outlives the hub.
+    hub.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    hub.wait_exit(SOON).unwrap();
+    for family in ["-4", "-6"] {
+        let rules = ip(net.hub(), &format!("{family} rule show"));
+        assert!(!["32762", "32763"].iter().any(|priority| rules.contains(priority)), "{rules}");
+    }
+}
+
+#[test]
+fn a_way_out_of_the_hub_is_not_a_members_to_take() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let hub = start_hub(&net, &binaries, &["--route", "0.0.0.0/0"]).unwrap();
+    let offered = "198.51.96.0/20";
+    let taker = spawn_spoke(&net, &binaries, 0, &["--accept-route", "0.0.0.0/0"]).unwrap();
+    taker.wait_for_line("route 0.0.0.0/0 installed", SOON).unwrap();
+    let newcomer =
+        spawn_spoke(&net, &binaries, 1, &["--route", offered, "--route", "192.168.5.0/24"]).unwrap();
+    newcomer.wait_for_line(&format!("does not take the route {offered}"), SOON).unwrap();
+    let line = hub.wait_for_line(&format!("the route {offered} of spoke1 is rejected"), SOON).unwrap();
+    assert!(line.contains("grant it by route="), "{line}");
+    taker.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
+    assert!(!taker.lines().iter().any(|line| line.contains(offered)), "{:?}", taker.lines());
+
+    // A person grants it.
+    let file = state(net.hub(), "hub").join("members");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = text.lines().find(|line| line.contains(" spoke1 ")).unwrap();
+    std::fs::write(&file, text.replace(line, &format!("{line},{offered}"))).unwrap();
+    ask_hub(&net, &["reload"]).good();
+    taker.wait_for_line(&format!("route {offered} installed"), SOON).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(offered), "the grant stays: {text}");
+}
+
+#[test]
+fn a_key_that_joins_without_end_is_put_off() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let other = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
+    other.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let (key, at) = (random_key().unwrap(), (Net::hub_v4(), 5678).into());
+    let (start, mut joins, mut tries) = (Instant::now(), 0, 0);
+    while start.elapsed() < Duration::from_secs(3) {
+        let wire = Wire::connect(net.spoke(0), at, SOON).unwrap();
+        joins += u32::from(wire.join(&key, Lan::address(0)).is_ok());
+        tries += 1;
+    }
+    let most = 6 + start.elapsed().as_secs() as u32;
+    assert!(tries > 30 && (5..=most).contains(&joins), "{joins} joins of {tries} in {:?}", start.elapsed());
+    hub.wait_for_line("joins too often", SOON).unwrap();
+    ping_until(net.spoke(1), Lan::hub_address().into(), SOON).unwrap();
+    assert!(hub.lines().len() < 60, "{} lines", hub.lines().len());
+}
+
+#[test]
+fn however_many_ask_for_an_address_its_holder_is_asked_once() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let _hub = start_hub(&net, &binaries, &[]).unwrap();
+    let at = (Net::hub_v4(), 5678).into();
+    let holder = Wire::connect(net.spoke(0), at, SOON).unwrap();
+    let mut holder = holder.join(&random_key().unwrap(), Lan::address(0)).unwrap();
+    let is_over = AtomicBool::new(false);
+    let (pings, tries, took) = thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut pings = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                if let ControlFrame::Ping(token) = holder.control().unwrap() {
+                    pings += 1;
+                    let mut pong = Vec::new();
+                    ControlFrame::Pong(token).encode(&mut pong);
+                    holder.send_record(&pong).unwrap();
+                }
+            }
+            pings
+        });
+        let (start, mut tries) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_secs(6) {
+            let asked = Wire::connect(net.spoke(1), at, SOON)
+                .and_then(|wire| wire.join(&random_key().unwrap(), Lan::address(0)));
+            // An address that fails again and again is turned away for a while.
+            tries += u32::from(asked.is_err_and(|why| format!("{why:?}").contains("AddressHeld")));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        (asked.join().unwrap(), tries, start.elapsed())
+    });
+    assert!(tries >= 20, "{tries} tries in {took:?}");
+    // The tunnel's own, every 4 s, and one question in 2 s.
+    assert!(pings <= 8, "{pings} pings for {tries} tries in {took:?}");
+}
+
+#[test]
+fn what_an_earlier_version_took_keeps_no_hub_from_starting() {
+    let net = Net::new(1).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let directory = state(net.hub(), "hub");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let [one, two, three] = [1_u8, 2, 3].map(|seed| PrivateKey::from_random([seed; 32]).public());
+    let low_order = format!("{}=", "A".repeat(43));
+    let text = format!(
+        "{one} laptop 10.0.0.9\n{two} Laptop 10.0.0.10\n{low_order} any 10.0.0.11\n{three} localhost 10.0.0.12\n"
+    );
+    std::fs::write(directory.join("members"), &text).unwrap();
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    for line in ["line 2 is passed over", "line 3 is passed over"] {
+        hub.wait_for_line(line, SOON).unwrap();
+    }
+    let spoke = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
+    spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let now = std::fs::read_to_string(directory.join("members")).unwrap();
+    assert!(now.starts_with(&text), "{now}");
+    let status = ask_hub(&net, &["status"]).good();
+    assert!(status.contains("1 of 3 members online"), "{status}");
+}
+
+#[test]
+fn a_clone_is_told_of_and_does_not_take_turns() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let first = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
+    first.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    copy_state(&state(net.spoke(0), "spoke"), &state(net.spoke(1), "spoke")).unwrap();
+    let clone = spawn_with(&net, &binaries, 1, &["--name", "spoke0", "--ip", "10.0.0.2"]);
+    let line = hub.wait_for_line("two machines with the same key", Duration::from_secs(60)).unwrap();
+    assert!(line.contains("192.0.2.10") && line.contains("192.0.2.11"), "{line}");
+    clone.wait_for_line("in use by another machine", SOON).unwrap();
+    clone.wait_for_line("delete the file `key`", SOON).unwrap();
+    let json = ask_hub(&net, &["status", "--json"]).good();
+    assert!(json.contains("\"also_from\":\"192.0.2.11\""), "{json}");
+    let status = ask_hub(&net, &["status"]).good();
+    assert!(status.contains("two machines with one key"), "{status}");
+    // From now on the first one stays.
+    let mark = hub.mark();
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(!hub.lines()[mark..].iter().any(|line| line.contains("on the LAN")), "{:?}", hub.lines());
+    ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
+}
+
+#[test]
+fn an_automatic_address_is_none_that_a_person_would_choose() {
+    let net = Net::new(2).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let _hub = start_hub(&net, &binaries, &[]).unwrap();
+    let automatic = spawn_with(&net, &binaries, 0, &[]);
+    automatic.wait_for_line("on the LAN as 10.0.0.254", SOON).unwrap();
+    // As in README.md.
+    let chosen = spawn_with(&net, &binaries, 1, &["--ip", "10.0.0.2"]);
+    chosen.wait_for_line("on the LAN as 10.0.0.2 ", SOON).unwrap();
+}
