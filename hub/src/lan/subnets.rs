@@ -192,8 +192,8 @@ impl Subnets {
     }
 
     /// Addresses of one family in the order in which they are assigned to members that ask for none, without the first
-    /// `skip` ones. The order is from the top down, as people choose from the bottom; in a large subnet, hosts up to
-    /// [`TYPED`] come first, as they are short to type.
+    /// `skip` ones. The order is from the top down, as people choose from the bottom; in a large subnet those with a short
+    /// last part come first, as they are short to type.
     pub fn automatic_from(subnet: IpNetwork, skip: u128) -> impl Iterator<Item = IpAddr> {
         let (top, last) = ends(subnet);
         let left_below = top.saturating_sub(skip);
