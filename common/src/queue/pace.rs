@@ -1,7 +1,7 @@
 //! How much to seal at once for a socket. Pure.
 //!
 //! Sealed bytes can no longer be dropped or overtaken, so a slow socket gets few at a time; a fast socket gets large
-//! writes. A burst is what the socket drains in 2 ms.
+//! writes. A burst is what the socket drains in 2 ms, measured while there is always something to send.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,14 @@ pub const MAX_BURST: usize = 128 * 1024;
 pub const MIN_BURST: usize = 4 * 1024;
 /// How long a burst may take to drain.
 const TARGET: Duration = Duration::from_millis(2);
+/// How long the socket's rate is measured at least: it takes bytes in steps, at each of which it seems fast.
+const WINDOW: Duration = Duration::from_millis(10);
 
 /// The pace of one link.
 #[derive(Debug)]
 pub struct Pace {
     burst: usize,
-    /// When the socket was last full, while there has been something to send ever since.
+    /// When the socket was full, which began the present measurement; there has been something to send ever since.
     full_at: Option<Instant>,
     /// Bytes that the socket took since then.
     taken: usize,
@@ -46,26 +48,33 @@ impl Pace {
         if self.burst < longest { self.burst } else { usize::MAX }
     }
 
-    /// The socket took `len` bytes and there was room for more.
-    pub fn took_all(&mut self, len: usize) {
+    /// The socket took `len` bytes, and then `is_full` or had room for more.
+    pub fn took(&mut self, len: usize, is_full: bool, now: Instant) {
         self.taken += len;
-        if len * 2 >= self.burst {
-            self.burst = (self.burst * 2).min(MAX_BURST);
+        let Some(full_at) = self.full_at else {
+            // Its rate is not known. It has room for more than it was given, or for less.
+            if is_full {
+                self.begin_window(self.burst / 2, now);
+            } else if len * 2 >= self.burst {
+                self.burst = (self.burst * 2).min(MAX_BURST);
+            }
+            return;
+        };
+        let elapsed = now.saturating_duration_since(full_at);
+        if elapsed < WINDOW {
+            return;
+        }
+        let drained = (self.taken as f64 * (TARGET.as_secs_f64() / elapsed.as_secs_f64())) as usize;
+        if is_full {
+            self.begin_window(drained, now);
+        } else {
+            // It would have taken more.
+            self.burst = self.burst.max(drained).min(MAX_BURST);
         }
     }
 
-    /// The socket took `len` bytes and is full.
-    pub fn took_some(&mut self, len: usize, now: Instant) {
-        self.taken += len;
-        self.burst = match self.full_at {
-            // Bytes per target time, at the rate since the socket was last full.
-            Some(full_at) => {
-                let elapsed = now.saturating_duration_since(full_at).max(Duration::from_micros(1));
-                (self.taken as f64 * (TARGET.as_secs_f64() / elapsed.as_secs_f64())) as usize
-            }
-            None => self.burst / 2,
-        }
-        .clamp(MIN_BURST, MAX_BURST);
+    fn begin_window(&mut self, burst: usize, now: Instant) {
+        self.burst = burst.clamp(MIN_BURST, MAX_BURST);
         self.full_at = Some(now);
         self.taken = 0;
     }
@@ -82,32 +91,74 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Sends over a socket that takes `rate` bytes a second and reports full after each burst.
-    fn settle(rate: f64) -> Pace {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        for _ in 0..50 {
-            let len = pace.burst();
-            now += Duration::from_secs_f64(len as f64 / rate);
-            pace.took_some(len, now);
+    /// Sends for two seconds over a socket that drains `rate` bytes a second. It is full at 128 KiB, and is asked again
+    /// where a `step` of them is free.
+    fn send(pace: &mut Pace, now: &mut Instant, rate: f64, step: usize) -> Vec<usize> {
+        const SOCKET: usize = 128 * 1024;
+        let (end, mut free, mut remainder, mut bursts) =
+            (*now + Duration::from_secs(2), SOCKET, 0, Vec::new());
+        while *now < end {
+            if remainder > 0 {
+                let len = remainder.min(free);
+                (remainder, free) = (remainder - len, free - len);
+                pace.took(len, remainder > 0, *now);
+            }
+            while remainder == 0 {
+                let burst = pace.burst();
+                bursts.push(burst);
+                let len = burst.min(free);
+                (remainder, free) = (burst - len, free - len);
+                pace.took(len, remainder > 0, *now);
+            }
+            // Until the next step is free.
+            let wait = step.saturating_sub(free).max(1);
+            *now += Duration::from_secs_f64(wait as f64 / rate);
+            free += wait;
         }
-        pace
+        bursts
     }
 
     #[test]
     fn settles_at_what_drains_in_the_target_time() {
-        assert_eq!(settle(1e5).burst(), MIN_BURST);
-        assert!((4_900..5_100).contains(&settle(2.5e6).burst()), "{:?}", settle(2.5e6));
-        assert!((24_000..26_000).contains(&settle(12.5e6).burst()));
-        assert_eq!(settle(1e9).burst(), MAX_BURST);
+        for step in [1_448, 16_000, 64_000] {
+            for (rate, least, most) in [
+                (1e5, MIN_BURST, MIN_BURST),
+                (2.5e6, 4_500, 5_500),
+                (12.5e6, 22_000, 28_000),
+                (1e9, MAX_BURST, MAX_BURST),
+            ] {
+                let (mut pace, mut now) = (Pace::default(), Instant::now());
+                let bursts = send(&mut pace, &mut now, rate, step);
+                let settled = &bursts[bursts.len() / 2..];
+                let range = (settled.iter().min().unwrap(), settled.iter().max().unwrap());
+                // What a window catches of a step more or less.
+                let slack = (step as f64 * TARGET.as_secs_f64() / WINDOW.as_secs_f64()) as usize;
+                let (least, most) =
+                    ((least - slack.min(least)).max(MIN_BURST), (most + slack).min(MAX_BURST));
+                assert!(
+                    *range.0 >= least && *range.1 <= most,
+                    "{rate} bytes/s, steps of {step}: {range:?}, not {least} to {most}"
+                );
+            }
+        }
     }
 
     #[test]
     fn a_socket_with_room_gets_large_bursts_soon() {
-        let mut pace = settle(1e5);
+        let mut pace = Pace::default();
         for _ in 0..6 {
-            pace.took_all(pace.burst());
+            pace.took(pace.burst(), false, Instant::now());
         }
         assert_eq!((pace.burst(), pace.packet(MAX_BURST / 2)), (MAX_BURST, usize::MAX));
+    }
+
+    #[test]
+    fn a_line_that_changes_is_followed() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        send(&mut pace, &mut now, 1e5, 1_448);
+        send(&mut pace, &mut now, 1e9, 16_000);
+        assert_eq!(pace.burst(), MAX_BURST);
+        send(&mut pace, &mut now, 1e5, 1_448);
+        assert_eq!(pace.burst(), MIN_BURST);
     }
 }

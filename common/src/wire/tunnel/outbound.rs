@@ -87,12 +87,11 @@ impl Outbound {
     pub(super) fn sent(&mut self, len: usize, pool: &mut Pool, now: Instant) {
         let Some(mut remainder) = self.unsent.take() else { return };
         remainder.advance(len);
+        self.pace.took(len, !remainder.is_empty(), now);
         if remainder.is_empty() {
             pool.give(remainder);
-            self.pace.took_all(0);
         } else {
             self.unsent = Some(remainder);
-            self.pace.took_some(len, now);
         }
     }
 
@@ -179,12 +178,10 @@ impl Outbound {
 
     /// Notes that a write took `len` of the outbox, and keeps the remainder.
     pub(super) fn wrote(&mut self, outbox: &[u8], len: usize, pool: &mut Pool, now: Instant) {
-        if len == outbox.len() {
-            self.pace.took_all(len);
-        } else {
+        self.pace.took(len, len < outbox.len(), now);
+        if len < outbox.len() {
             debug_assert!(self.unsent.is_none());
             self.unsent = Some(pool.copy(&outbox[len..]));
-            self.pace.took_some(len, now);
         }
     }
 
