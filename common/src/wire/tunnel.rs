@@ -307,6 +307,9 @@ impl Tunnel {
             }
             (_, ControlFrame::Pong(token)) => {
                 self.liveness.pong(*token, now);
+                if let Some(shortest) = self.liveness.shortest() {
+                    self.outbound.queue.set_round_trip(shortest);
+                }
                 Ok(None)
             }
             (Role::Spoke, ControlFrame::Welcome(_)) if matches!(self.state, State::Joining) => {
