@@ -5,7 +5,7 @@
 //! that had more than its budget is asked for again: edge-triggered, it is not reported again.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the hub's clock and sockets")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
@@ -76,6 +76,9 @@ struct Links {
     links: Vec<Option<Link>>,
     /// The sessions of this turn that are to be flushed.
     dirty: Vec<SessionId>,
+    /// Those whose path had no room, and when to try them again.
+    held: BTreeSet<SessionId>,
+    held_until: Option<Instant>,
 }
 
 struct Signals {
@@ -225,6 +228,7 @@ impl Server {
             self.listener.deadline(),
             self.logbook.deadline(),
             self.service.deadline(),
+            self.links.held_until,
             control,
             machine,
         ];
@@ -239,6 +243,11 @@ impl Server {
             control.handle_timeout(self.events.registry(), now);
         }
         self.service.handle_timeout(now);
+        if self.links.held_until.take_if(|at| *at <= now).is_some() {
+            std::mem::take(&mut self.links.held)
+                .into_iter()
+                .for_each(|session| self.core.mark_dirty(session));
+        }
         self.core.handle_timeouts(now);
         let members = self.core.members();
         self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
@@ -363,7 +372,12 @@ impl Server {
         self.core.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
             let Some(link) = self.links.get(session) else { continue };
-            if let Err(error) = link::flush(link, |write| self.core.flush(session, now, write)) {
+            let flushed = link::flush(link, now, |write| self.core.flush(session, now, write));
+            if let Some(at) = link.held_until() {
+                self.links.held.insert(session);
+                self.links.held_until.get_or_insert(at);
+            }
+            if let Err(error) = flushed {
                 self.core.end(session, error.to_string());
             }
         }

@@ -211,13 +211,14 @@ impl Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let dial = match &self.connection {
+        let connection = match &self.connection {
             Connection::Dial(dial) => Some(dial.deadline()),
-            Connection::None | Connection::Lookup(_) | Connection::Link(..) => None,
+            Connection::Link(link, _) => link.held_until(),
+            Connection::None | Connection::Lookup(_) => None,
         };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
-        let deadlines = [self.uplink.deadline(), dial, control, machine, self.service.deadline()];
+        let deadlines = [self.uplink.deadline(), connection, control, machine, self.service.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -299,7 +300,7 @@ impl Client {
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
         let Connection::Link(link, _) = &mut self.connection else { return false };
-        match link::flush(link, |write| self.uplink.flush(now, write)) {
+        match link::flush(link, now, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
                 self.uplink.handle_closed(&error, now);

@@ -3,6 +3,7 @@
 //! The core opens and seals; the socket's state stays with its [`Link`].
 
 use std::io;
+use std::time::Instant;
 
 use crate::transport::tcp::{Filled, Link};
 
@@ -44,15 +45,16 @@ pub fn read(
 }
 
 /// Writes until the socket is full or a burst is out: `flush` is the core's, and gets what takes its bytes. Returns what
-/// the core says; `None` where the socket is full, and nothing was to be sealed.
+/// the core says; `None` where the socket or the path is full, and nothing was to be sealed.
 ///
 /// # Errors
 /// Where the socket failed.
 pub fn flush<T>(
     link: &mut Link,
+    now: Instant,
     flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
 ) -> io::Result<Option<T>> {
-    if !link.is_writable() {
+    if !link.may_write(now) {
         return Ok(None);
     }
     let mut failed = None;
