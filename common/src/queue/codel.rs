@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(law, Law { target: 100 * MS, interval: 500 * MS });
         let mut codel = Codel::default();
         let mut signals = |sojourn: u64| {
-            (0..4_000)
+            (0..6_000)
                 .filter(|&t| codel.must_signal(law, t * MS / 10, sojourn * MS, FULL))
                 .collect::<Vec<_>>()
         };
