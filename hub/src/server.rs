@@ -15,6 +15,7 @@ use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
 use common::node::state::{self, State};
+use common::transport::stream::Stream;
 use common::transport::tcp::Link;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
@@ -73,7 +74,7 @@ pub struct Server {
 #[derive(Default)]
 struct Links {
     /// That of session `n` is at `n`.
-    links: Vec<Option<Link>>,
+    links: Vec<Option<Stream>>,
     /// The sessions of this turn that are to be flushed.
     dirty: Vec<SessionId>,
 }
@@ -318,7 +319,7 @@ impl Server {
         source: SocketAddr,
         now: Instant,
     ) -> std::io::Result<()> {
-        let mut link = Link::new(stream)?;
+        let mut link = Stream::plain(Link::new(stream)?);
         let ephemeral = state::random()?;
         let Some(session) = self.core.accept(source, ephemeral, now) else { return Ok(()) };
         if let Err(error) = link.register(self.events.registry(), source_of(session).token()) {
@@ -420,11 +421,11 @@ impl Drop for Server {
 }
 
 impl Links {
-    fn get(&mut self, session: SessionId) -> Option<&mut Link> {
+    fn get(&mut self, session: SessionId) -> Option<&mut Stream> {
         self.links.get_mut(session.index())?.as_mut()
     }
 
-    fn insert(&mut self, session: SessionId, link: Link) {
+    fn insert(&mut self, session: SessionId, link: Stream) {
         if self.links.len() <= session.index() {
             self.links.resize_with(session.index() + 1, || None);
         }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use common::node::link;
 use common::node::request::{decode, encode};
 use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
-use common::transport::tcp::Link;
+use common::transport::layers::Stage;
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
 use log::{log, warn};
@@ -29,8 +28,10 @@ use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
 use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
+mod connection;
 mod machine;
 
+use connection::{Connection, Opening};
 use machine::Machine;
 
 /// The keys of hubs, in the state directory.
@@ -88,16 +89,6 @@ impl From<tun::Error> for Error {
     }
 }
 
-/// The connection to the hub, or the attempt at one.
-enum Connection {
-    /// Nothing, for now.
-    None,
-    Lookup(Lookup),
-    Dial(Dial),
-    /// The link, which is the connection attempt of this number.
-    Link(Link, u16),
-}
-
 /// A running spoke.
 pub struct Client {
     uplink: Uplink,
@@ -123,8 +114,8 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let pinned =
-            pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let pinned = pins::pinned(&text, &config.uplink.way.hub)
+            .map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let machine = Machine::open(&config.tun)?;
 
@@ -211,13 +202,10 @@ impl Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let dial = match &self.connection {
-            Connection::Dial(dial) => Some(dial.deadline()),
-            Connection::None | Connection::Lookup(_) | Connection::Link(..) => None,
-        };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
-        let deadlines = [self.uplink.deadline(), dial, control, machine, self.service.deadline()];
+        let deadlines =
+            [self.uplink.deadline(), self.connection.deadline(), control, machine, self.service.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -235,6 +223,7 @@ impl Client {
         self.look_at_link(now);
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
+        self.poll_opening(now);
         self.service.handle_timeout(now);
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
@@ -292,7 +281,15 @@ impl Client {
                     Err(error) => self.uplink.handle_closed(&error, now),
                 }
             }
-            Connection::None | Connection::Lookup(_) | Connection::Dial(_) | Connection::Link(..) => {}
+            Connection::Opening(Opening { stream, number: own, .. }) if *own == number => {
+                stream.set_ready(ready.is_writable, ready.is_closed);
+                self.poll_opening(now);
+            }
+            Connection::None
+            | Connection::Lookup(_)
+            | Connection::Dial(..)
+            | Connection::Opening(_)
+            | Connection::Link(..) => {}
         }
     }
 
@@ -337,24 +334,19 @@ impl Client {
     }
 
     fn poll_dial(&mut self, now: Instant) {
-        let Connection::Dial(dial) = &mut self.connection else { return };
+        let Connection::Dial(dial, way) = &mut self.connection else { return };
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
-            Dialed::Connected(hub, stream, number) => {
+            Dialed::Connected(at, stream, number) => {
                 if let Ok(source) = stream.local_addr() {
-                    self.machine.set_link(source.ip(), hub.ip());
+                    self.machine.set_link(source.ip(), at.ip());
                 }
-                match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
-                    Ok((link, ephemeral)) => {
-                        self.connection = Connection::Link(link, number);
-                        self.uplink.handle_connected(hub, ephemeral, now);
-                        // The hub may have been quicker than this turn.
-                        self.events.again(Source::Dial(number));
+                match Opening::begin(stream, number, at, way, now) {
+                    Ok(opening) => {
+                        self.connection = Connection::Opening(opening);
+                        self.poll_opening(now);
                     }
-                    Err(error) => {
-                        self.connection = Connection::None;
-                        self.uplink.handle_unreachable(Some(hub), &error, now);
-                    }
+                    Err(error) => self.fail_opening(Stage::Proxy, &error, now),
                 }
             }
             Dialed::Failed(tried, error) => {
@@ -364,23 +356,51 @@ impl Client {
         }
     }
 
+    /// Goes on with setting up what is around the tunnel, and begins the tunnel once that is there.
+    fn poll_opening(&mut self, now: Instant) {
+        let Connection::Opening(opening) = &mut self.connection else { return };
+        let opened = opening.go_on(now).and_then(|is_open| Ok((is_open, state::random()?)));
+        let stage = opening.stream.stage();
+        match opened {
+            Ok((false, _)) => {}
+            Ok((true, ephemeral)) => {
+                let Connection::Opening(Opening { stream, number, at, .. }) =
+                    std::mem::replace(&mut self.connection, Connection::None)
+                else {
+                    return;
+                };
+                self.connection = Connection::Link(stream, number);
+                self.uplink.handle_connected(at, ephemeral, now);
+                // The hub may have been quicker than this turn.
+                self.events.again(Source::Dial(number));
+            }
+            Err(error) => self.fail_opening(stage, &error, now),
+        }
+    }
+
+    fn fail_opening(&mut self, stage: Stage, error: &io::Error, now: Instant) {
+        self.connection = Connection::None;
+        self.machine.clear_link();
+        self.uplink.handle_not_opened(stage, error, now);
+    }
+
     // ---- effects
 
     fn carry_out(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(effect) = self.uplink.poll_effect() {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
-                Effect::Resolve => {
-                    let hub = &self.config.uplink.hub;
-                    let translation = match self.machine.is_unrouted(&hub.host) {
+                Effect::Resolve { host, port } => {
+                    let translation = match self.machine.is_unrouted(&host) {
                         Some(address) => Some((address, self.machine.name_servers())),
                         None => None,
                     };
-                    self.connection = Connection::Lookup(Lookup::start(hub, translation, &self.waker));
+                    let lookup = Lookup::start(host, port, translation, &self.waker);
+                    self.connection = Connection::Lookup(lookup);
                 }
-                Effect::Dial { addresses, segment } => {
+                Effect::Dial { way, addresses, segment } => {
                     self.machine.set_hub(&addresses);
-                    self.connection = Connection::Dial(Dial::start(addresses, segment, now));
+                    self.connection = Connection::Dial(Dial::start(addresses, segment, now), way);
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
@@ -446,7 +466,7 @@ impl Client {
 
     /// Tells the uplink whom the next look-up asks.
     fn note_name_servers(&mut self) {
-        if self.config.uplink.hub.host.parse::<IpAddr>().is_err() {
+        if self.config.uplink.way.is_named() {
             self.uplink.handle_name_servers(self.machine.name_servers());
         }
     }
@@ -463,7 +483,7 @@ impl Client {
 
     /// Writes the hub's key down; whether it was not there yet.
     fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
-        let hub = &self.config.uplink.hub;
+        let hub = &self.config.uplink.way.hub;
         let text = self.state.read(HUBS)?.unwrap_or_default();
         if pins::pinned(&text, hub) == Ok(Some(key)) {
             return Ok(false);

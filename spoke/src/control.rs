@@ -82,8 +82,11 @@ pub struct Status {
 pub struct LinkStatus {
     /// For how long this spoke is on the LAN.
     pub seconds: u64,
-    /// The hub's outer address.
+    /// What this spoke is connected to: the hub's outer address, or that of the proxy before it.
     pub hub_address: SocketAddr,
+    /// The way that the link goes: the hub, what carries the tunnel, and the proxy.
+    #[serde(default)]
+    pub way: String,
     /// The last round trip.
     pub round_trip_ms: Option<f64>,
     /// Packets and bytes from the hub.

@@ -13,10 +13,11 @@ use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::state::{self, State};
 use common::node::values;
+use common::transport::proxy::{ProxyUrl, from_environment};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM};
-use spoke::uplink;
+use spoke::uplink::{self, way::Way};
 
 /// Several spokes may run on one machine, so that none has a file unless it is told so.
 const CONFIG_FILES: ConfigFiles = ConfigFiles { default: None, directory: "/etc/spoke" };
@@ -72,8 +73,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open(path)?,
         None => default_state(options.addresses.first())?,
     };
+    let way = Way { proxy: proxy(options.proxy, &options.hub.host)?, hub: options.hub };
     let uplink = uplink::Config {
-        hub: options.hub,
+        way,
         hub_key: options.hub_key,
         addresses: options.addresses,
         name: options.name.unwrap_or_else(cli::host_name),
@@ -87,11 +89,23 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
-    let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
+    let reach = if uplink.way.is_named() { Profile::Resolves } else { Profile::Connects };
     let config = Config { uplink, tun: options.tun, hosts: options.hosts };
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
     Ok(client.run()?)
+}
+
+/// The proxy to go through: the one that was named, or that of the environment.
+fn proxy(named: Option<Option<ProxyUrl>>, hub: &str) -> Result<Option<ProxyUrl>, String> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let found = from_environment(hub, |name| std::env::var(name).ok())?;
+    Ok(found.map(|(variable, url)| {
+        log::info!("going through the proxy {url} ({variable} in the environment)");
+        url
+    }))
 }
 
 /// The state directory where none was named: that of this machine, which is one member, whatever address it asks for.

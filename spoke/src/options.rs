@@ -7,6 +7,7 @@ use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::values;
 use common::packet::{MAX_MTU, MIN_MTU};
+use common::transport::proxy::ProxyUrl;
 use common::wire::frame::MAX_ROUTES;
 use common::wire::invite::Secret;
 use common::wire::key::PublicKey;
@@ -31,6 +32,13 @@ pub static PROGRAM: Program = Program {
     about: "Joins this machine to the LAN of a hub.",
     settings: &[
         Setting::one("hub", "HOST[:PORT]", "where the hub is; port 5678 unless given"),
+        Setting::one(
+            "proxy",
+            "URL",
+            "go through a proxy: http://[USER:PASSWORD@]HOST:PORT or socks5://… (default: https_proxy, all_proxy and \
+             no_proxy of the environment, as curl reads them; an empty URL is none)",
+        )
+        .secret(),
         Setting::many(
             "ip",
             "ADDRESS",
@@ -91,6 +99,8 @@ pub static PROGRAM: Program = Program {
 pub struct Options {
     /// Where the hub is.
     pub hub: Target,
+    /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
+    pub proxy: Option<Option<ProxyUrl>>,
     /// The hub's key, if it is known beforehand.
     pub hub_key: Option<PublicKey>,
     /// The addresses to ask for: at most one of each family.
@@ -151,6 +161,7 @@ impl Options {
         }
         Ok(Options {
             hub,
+            proxy: settings.one("proxy", proxy)?,
             hub_key: settings.one("hub-key", values::any)?,
             addresses,
             name: settings.one("name", values::name)?,
@@ -163,6 +174,11 @@ impl Options {
             user: settings.one("user", values::any)?,
         })
     }
+}
+
+/// An empty one is none, as for curl.
+fn proxy(text: &str) -> Result<Option<ProxyUrl>, String> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn route_policy(settings: &Settings) -> Result<RoutePolicy, String> {
@@ -209,6 +225,10 @@ mod tests {
         let options = read(&format!("--hub 192.0.2.1:5678 --hub-key {key} --invite {secret}")).unwrap();
         assert_eq!(options.hub_key.map(|key| key.to_string()).as_deref(), Some(key));
         assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
+        let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
+        assert_eq!(options.proxy.flatten().map(|url| url.to_string()).as_deref(), Some("http://proxy:3128"));
+        assert_eq!(read("--hub h --proxy=").unwrap().proxy, Some(None));
+        assert_eq!(read("--hub h").unwrap().proxy, None);
         let options = read("--hub=h --route=192.168.5.0/24 --accept-route=0.0.0.0/0 --no-routes").unwrap();
         let RoutePolicy { offered, accepted, none } = options.route_policy;
         assert_eq!((offered.len(), accepted.len(), none), (1, 1, true));
@@ -224,6 +244,11 @@ mod tests {
             ("--hub h --ip 10.0.0.2/24", "--ip 10.0.0.2/24: give 10.0.0.2 alone; the hub knows the /24"),
             ("--hub h --ip 10.0.0.2 --ip 10.0.0.3", "give at most one IPv4 and one IPv6 --ip"),
             ("--hub h --tun all", "--tun all: all is not a device name"),
+            (
+                "--hub h --proxy https://ann:secret@proxy",
+                "--proxy …: this is no proxy: TLS to a proxy is not supported; most of them speak HTTP on the same port; \
+                 write http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ in front of HOST if it wants them",
+            ),
             ("--hub h --mtu 67", "--mtu 67 is not 576 to 65535"),
             (
                 "--hub h --invite 29d10b3762fd5266a92d936735a0c6a0 --invite-file f",

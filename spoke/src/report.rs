@@ -40,6 +40,9 @@ pub fn status(status: &Status) -> String {
             duration(link.seconds),
             link.hub_address
         );
+        if !link.way.is_empty() && link.way != status.hub {
+            let _ = writeln!(text, "the link leads to {}", Printable(&link.way));
+        }
         let _ = writeln!(
             text,
             "received {}, sent {}, {} in the queue",
@@ -165,7 +168,8 @@ mod tests {
             problems: vec!["route 192.168.5.0/24 is not installed: because".to_owned()],
             link: Some(LinkStatus {
                 seconds: 120,
-                hub_address: "192.0.2.1:5678".parse().unwrap(),
+                hub_address: "192.0.2.1:3128".parse().unwrap(),
+                way: "hub.example.org:5678 through the proxy http://192.0.2.1:3128".to_owned(),
                 round_trip_ms: Some(0.5),
                 received: Traffic { packets: 2, bytes: 2_048 },
                 sent: Traffic { packets: 1, bytes: 84 },
@@ -179,7 +183,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "on the LAN for 2 m through 192.0.2.1:5678, round trip 0.50 ms",
+                "on the LAN for 2 m through 192.0.2.1:3128, round trip 0.50 ms",
+                "the link leads to hub.example.org:5678 through the proxy http://192.0.2.1:3128",
                 "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
                 "problem: route 192.168.5.0/24 is not installed: because",
                 "dropped not-on-lan:4",

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use common::packet::drops::{Drops, Reason};
 use common::queue::{Buf, Pool};
+use common::transport::layers::Stage;
 use common::wire::frame::{Farewell, Join};
 use common::wire::inbox::Inbox;
 use common::wire::invite::Secret;
@@ -43,6 +44,7 @@ pub mod routes;
 mod segments;
 mod status;
 pub mod target;
+pub mod way;
 
 pub use effect::{Effect, Error, Notice};
 pub use segments::Health;
@@ -55,7 +57,7 @@ use probe::Probe;
 use retry::Retry;
 use routes::RoutePolicy;
 use segments::Segments;
-use target::Target;
+use way::Way;
 
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
@@ -63,8 +65,8 @@ const SPARE_BYTES: usize = 8 * 1024 * 1024;
 /// The settings of the uplink.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the hub is.
-    pub hub: Target,
+    /// The way to the hub.
+    pub way: Way,
     /// The hub's key, where the person gave it.
     pub hub_key: Option<PublicKey>,
     /// The addresses to ask for.
@@ -97,7 +99,7 @@ enum Phase {
 
 struct Linked {
     tunnel: Tunnel,
-    /// The hub's outer address.
+    /// What it is connected to: the hub's outer address, or that of the proxy before it.
     hub: SocketAddr,
     /// What the hub granted, while the device is being configured for it.
     welcome: Option<common::wire::frame::Welcome>,
@@ -231,7 +233,7 @@ impl Uplink {
         match &mut self.phase {
             Phase::Paused(until) if *until <= now => {
                 self.phase = Phase::Resolving;
-                self.effects.push_back(Effect::Resolve);
+                self.resolve();
             }
             Phase::Linked(linked) => {
                 if let Err(error) = linked.tunnel.handle_timeout(now) {
@@ -244,7 +246,12 @@ impl Uplink {
 
     // ---- towards the hub
 
-    /// The outcome of [`Effect::Resolve`]: the hub's addresses, or why there are none.
+    fn resolve(&mut self) {
+        let (host, port) = self.config.way.first_hop();
+        self.effects.push_back(Effect::Resolve { host: host.to_owned(), port });
+    }
+
+    /// The outcome of [`Effect::Resolve`]: the addresses to connect to, or why there are none.
     pub fn handle_resolved(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) {
         if !matches!(self.phase, Phase::Resolving) {
             return;
@@ -256,20 +263,33 @@ impl Uplink {
                 // No route may lead the dialling itself into the LAN.
                 self.set_routes();
                 self.phase = Phase::Dialling;
-                self.effects.push_back(Effect::Dial { addresses, segment: self.outer.segments.limit() });
+                let (way, segment) = (self.config.way.clone(), self.outer.segments.limit());
+                self.effects.push_back(Effect::Dial { way, addresses, segment });
             }
-            Err(error) => self.try_again(advice::lookup(&self.config.hub.host, &error), now),
+            Err(error) => self.try_again(advice::lookup(&self.config.way, &error), now),
         }
     }
 
     /// [`Effect::Dial`] did not lead to a connection. `tried`: the address that failed with this error, if one did.
     pub fn handle_unreachable(&mut self, tried: Option<SocketAddr>, error: &io::Error, now: Instant) {
         if matches!(self.phase, Phase::Dialling) {
-            self.try_again(advice::connect(&self.config.hub, tried, error), now);
+            self.try_again(advice::connect(&self.config.way, tried, error), now);
         }
     }
 
-    /// [`Effect::Dial`] led to a connection with the hub at this address. `ephemeral`: 32 random bytes.
+    /// [`Effect::Dial`] led to a connection, on which what is to be around the tunnel could not be set up, as it was at
+    /// this stage.
+    pub fn handle_not_opened(&mut self, stage: Stage, error: &io::Error, now: Instant) {
+        if matches!(self.phase, Phase::Dialling) {
+            if advice::needs_a_person(error) {
+                self.retry.slow_down();
+            }
+            self.try_again(advice::opening(&self.config.way, stage, error), now);
+        }
+    }
+
+    /// [`Effect::Dial`] led to a connection with the hub, itself or by the proxy at this address, and the tunnel's bytes
+    /// may flow. `ephemeral`: 32 random bytes.
     pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
         if !matches!(self.phase, Phase::Dialling) {
             return;
@@ -299,7 +319,7 @@ impl Uplink {
     /// The connection failed, or was closed by the other end: [`io::ErrorKind::UnexpectedEof`].
     pub fn handle_closed(&mut self, error: &io::Error, now: Instant) {
         if let Phase::Linked(linked) = &self.phase {
-            let why = advice::broken(&self.config.hub, linked.progress(), error);
+            let why = advice::broken(&self.config.way, linked.progress(), error);
             self.judge_segments(now);
             self.try_again(why, now);
         }
@@ -315,7 +335,7 @@ impl Uplink {
     fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
         if let tunnel::Error::HubKey { seen } = error {
             let error = Error::KeyChanged {
-                hub: self.config.hub.to_string(),
+                hub: self.config.way.hub.to_string(),
                 known: self.pin.key().unwrap_or(seen),
                 seen,
                 pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
@@ -325,7 +345,7 @@ impl Uplink {
             return;
         }
         let Phase::Linked(linked) = &self.phase else { return };
-        let why = advice::failed(&self.config.hub, linked.progress(), &error);
+        let why = advice::failed(&self.config.way, linked.progress(), &error);
         self.judge_segments(now);
         if error == tunnel::Error::Silent {
             self.close_link(true, now);
@@ -379,7 +399,7 @@ impl Uplink {
 
     /// The outcome of [`Effect::Remember`]: whether it was news, or why it could not be written.
     pub fn handle_remembered(&mut self, written: Result<bool, String>, now: Instant) {
-        let hub = self.config.hub.clone();
+        let hub = self.config.way.hub.clone();
         let notice = match written {
             Ok(true) => self.pin.key().map(|key| Notice::HubRemembered { hub, key }),
             Ok(false) => None,

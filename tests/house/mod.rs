@@ -26,6 +26,7 @@ mod net;
 mod probe;
 mod process;
 mod said;
+mod tool;
 pub(crate) mod wire;
 
 use std::fmt;
@@ -43,6 +44,7 @@ pub(crate) use probe::{
 };
 pub(crate) use process::Process;
 pub(crate) use said::{Said, ask_hub, ask_spoke, run};
+pub(crate) use tool::{is_missing, wait_for_port};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

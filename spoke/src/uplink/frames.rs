@@ -74,7 +74,7 @@ impl Uplink {
             Farewell::Changed => "our membership was changed",
             Farewell::Other(_) => "it said goodbye",
         };
-        self.try_again(format!("lost the hub {}: {why}", self.config.hub), now);
+        self.try_again(format!("lost the hub {}: {why}", self.config.way.hub), now);
     }
 
     // ---- the welcome
@@ -116,6 +116,7 @@ impl Uplink {
             addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
             name: welcome.name.clone(),
             hub,
+            proxy: self.config.way.proxy.as_ref().map(ToString::to_string),
         }));
         self.identity.name = welcome.name;
         self.identity.addresses = welcome.addresses;

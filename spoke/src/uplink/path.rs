@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::probe::Probe;
-use super::{Effect, Phase, Uplink, advice};
+use super::{Phase, Uplink, advice};
 
 /// A change of the path of the connection to the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Uplink {
                 // Attempts hold on to the address and the route that they began with.
                 self.retry.begin_anew();
                 self.phase = Phase::Resolving;
-                self.effects.push_back(Effect::Resolve);
+                self.resolve();
             }
             Phase::Resolving | Phase::Linked(_) => {}
         }
@@ -64,7 +64,7 @@ impl Uplink {
     /// Ends the link, which the hub cannot hear of, and begins again at once.
     fn redial(&mut self, why: &str, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
-        let why = advice::ended(&self.config.hub, linked.progress(), &why);
+        let why = advice::ended(&self.config.way, linked.progress(), &why);
         self.close_link(true, now);
         self.retry.begin_anew();
         self.try_again(why, now);
@@ -78,12 +78,14 @@ mod tests {
     use std::io;
     use std::net::SocketAddr;
     use std::path::PathBuf;
+    use std::str::FromStr as _;
     use std::time::Duration;
 
     use common::wire::key::PrivateKey;
 
     use super::super::routes::RoutePolicy;
-    use super::super::{Config, Uplink};
+    use super::super::target::Target;
+    use super::super::{Config, Effect, Uplink};
     use super::*;
 
     fn hub() -> SocketAddr {
@@ -92,7 +94,7 @@ mod tests {
 
     fn uplink(now: Instant) -> Uplink {
         let config = Config {
-            hub: "203.0.113.5".parse().unwrap(),
+            way: Target::from_str("203.0.113.5").unwrap().into(),
             hub_key: None,
             addresses: Vec::new(),
             name: "laptop".parse().unwrap(),
@@ -114,7 +116,7 @@ mod tests {
         let mut uplink = uplink(now);
         uplink.handle_timeout(now);
         uplink.handle_resolved(Ok(vec![hub()]), now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial { .. }]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }, Effect::Dial { .. }]));
         uplink
     }
 
@@ -123,7 +125,7 @@ mod tests {
         let now = Instant::now();
         let mut uplink = dialling(now);
         uplink.handle_network_change(now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }]));
         // The look-up under way goes on: it ends by itself.
         uplink.handle_network_change(now);
         assert!(effects(&mut uplink).is_empty());
@@ -139,7 +141,7 @@ mod tests {
         uplink.handle_network_change(now);
         assert_eq!(uplink.deadline(), Some(now));
         uplink.handle_timeout(now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }]));
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Uplink {
                     link = Some(LinkStatus {
                         seconds: ago(joined_at),
                         hub_address: linked.hub,
+                        way: self.config.way.to_string(),
                         round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
                         received: received.into(),
                         sent: sent.into(),
@@ -40,7 +41,7 @@ impl Uplink {
             addresses: self.identity.addresses.clone(),
             device: about.device.clone(),
             key: self.key.public(),
-            hub: self.config.hub.to_string(),
+            hub: self.config.way.hub.to_string(),
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
