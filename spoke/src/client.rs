@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use common::node::request::{decode, encode};
 use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
 use common::transport::layers::Stage;
+use common::transport::tls::files::{self, FileError};
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
 use log::{log, warn};
@@ -26,6 +27,7 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
+use crate::uplink::way::Trust;
 use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
 mod connection;
@@ -45,6 +47,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Config {
     /// The settings of the uplink.
     pub uplink: uplink::Config,
+    /// Whose TLS certificates are trusted, if not those whom the system trusts.
+    pub tls_ca: Option<PathBuf>,
     /// The device's name.
     pub tun: String,
     /// A file in the format of hosts(5), kept in step with the members.
@@ -56,6 +60,8 @@ pub struct Config {
 pub enum Error {
     /// The state directory.
     State(state::Error),
+    /// The certificates to trust.
+    Tls(FileError),
     /// The device.
     Tun(tun::Error),
     /// The LAN.
@@ -68,6 +74,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::State(error) => error.fmt(f),
+            Error::Tls(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Uplink(error) => error.fmt(f),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
@@ -83,6 +90,12 @@ impl From<state::Error> for Error {
     }
 }
 
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Error {
+        Error::Tls(error)
+    }
+}
+
 impl From<tun::Error> for Error {
     fn from(error: tun::Error) -> Error {
         Error::Tun(error)
@@ -93,6 +106,7 @@ impl From<tun::Error> for Error {
 pub struct Client {
     uplink: Uplink,
     connection: Connection,
+    trust: Option<Trust>,
     machine: Machine,
     hosts: Option<SyncedFile>,
     state: State,
@@ -117,6 +131,7 @@ impl Client {
         let pinned = pins::pinned(&text, &config.uplink.way.hub)
             .map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
+        let trust = config.uplink.way.has_tls().then(|| trust(config.tls_ca.as_deref())).transpose()?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -126,6 +141,7 @@ impl Client {
         let mut client = Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
             connection: Connection::None,
+            trust,
             hosts,
             config,
             control: ControlSocket::open(
@@ -341,7 +357,7 @@ impl Client {
                 if let Ok(source) = stream.local_addr() {
                     self.machine.set_link(source.ip(), at.ip());
                 }
-                match Opening::begin(stream, number, at, way, now) {
+                match Opening::begin(stream, number, at, way, self.trust.as_ref(), now) {
                     Ok(opening) => {
                         self.connection = Connection::Opening(opening);
                         self.poll_opening(now);
@@ -497,6 +513,14 @@ impl Client {
         self.flush(now);
         Ok(())
     }
+}
+
+/// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.
+fn trust(authorities: Option<&Path>) -> Result<Trust, FileError> {
+    let tls = files::client(authorities, None)?;
+    let mut https = (*tls).clone();
+    https.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Trust { tls, https: Arc::new(https) })
 }
 
 impl Drop for Client {

@@ -16,7 +16,7 @@ use common::node::values;
 use common::transport::proxy::{ProxyUrl, from_environment};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
-use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM};
+use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
 use spoke::uplink::{self, way::Way};
 
 /// Several spokes may run on one machine, so that none has a file unless it is told so.
@@ -73,7 +73,8 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open(path)?,
         None => default_state(options.addresses.first())?,
     };
-    let way = Way { proxy: proxy(options.proxy, &options.hub.host)?, hub: options.hub };
+    let HubPath { hub, proxy: named, tls_ca } = options.path;
+    let way = Way { proxy: proxy(named, &hub.host)?, hub };
     let uplink = uplink::Config {
         way,
         hub_key: options.hub_key,
@@ -90,9 +91,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let reach = if uplink.way.is_named() { Profile::Resolves } else { Profile::Connects };
-    let config = Config { uplink, tun: options.tun, hosts: options.hosts };
+    let config = Config { uplink, tls_ca, tun: options.tun, hosts: options.hosts };
     let mut client = Client::new(config, state, signals)?;
-    sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
+    sandbox::enter(client.state(), client.hosts(), &[], user.as_ref(), reach)?;
     Ok(client.run()?)
 }
 

@@ -31,7 +31,12 @@ pub static PROGRAM: Program = Program {
     name: "spoke",
     about: "Joins this machine to the LAN of a hub.",
     settings: &[
-        Setting::one("hub", "HOST[:PORT]", "where the hub is; port 5678 unless given"),
+        Setting::one(
+            "hub",
+            "HOST[:PORT]",
+            "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
+             WebSocket and TLS",
+        ),
         Setting::one(
             "proxy",
             "URL",
@@ -39,6 +44,11 @@ pub static PROGRAM: Program = Program {
              no_proxy of the environment, as curl reads them; an empty URL is none)",
         )
         .secret(),
+        Setting::one(
+            "tls-ca",
+            "FILE",
+            "whom to trust as issuers of TLS certificates (PEM; default: whom the system trusts)",
+        ),
         Setting::many(
             "ip",
             "ADDRESS",
@@ -97,10 +107,8 @@ pub static PROGRAM: Program = Program {
 /// What a spoke is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the hub is.
-    pub hub: Target,
-    /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
-    pub proxy: Option<Option<ProxyUrl>>,
+    /// How the hub is reached.
+    pub path: Path,
     /// The hub's key, if it is known beforehand.
     pub hub_key: Option<PublicKey>,
     /// The addresses to ask for: at most one of each family.
@@ -123,6 +131,17 @@ pub struct Options {
     pub user: Option<String>,
 }
 
+/// How the hub is reached.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// Where the hub is.
+    pub hub: Target,
+    /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
+    pub proxy: Option<Option<ProxyUrl>>,
+    /// Whom to trust as issuers of TLS certificates.
+    pub tls_ca: Option<PathBuf>,
+}
+
 /// An invite, or where to read it.
 #[derive(Clone, Debug)]
 pub enum Invite {
@@ -138,11 +157,7 @@ impl Options {
     /// # Errors
     /// A sentence that says which one is invalid, and what to write instead.
     pub fn read(settings: &Settings) -> Result<Options, String> {
-        let hub: Target =
-            settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
-        if hub.scheme != Scheme::Tcp {
-            return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()));
-        }
+        let path = path(settings)?;
         let addresses = settings.many("ip", values::member_ip)?;
         if [IpAddr::is_ipv4, IpAddr::is_ipv6]
             .iter()
@@ -160,8 +175,7 @@ impl Options {
             return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
         }
         Ok(Options {
-            hub,
-            proxy: settings.one("proxy", proxy)?,
+            path,
             hub_key: settings.one("hub-key", values::any)?,
             addresses,
             name: settings.one("name", values::name)?,
@@ -174,6 +188,16 @@ impl Options {
             user: settings.one("user", values::any)?,
         })
     }
+}
+
+fn path(settings: &Settings) -> Result<Path, String> {
+    let hub: Target =
+        settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
+    if matches!(hub.scheme, Scheme::Icmp | Scheme::Auto) {
+        return Err(format!("this version does not go by {}://", hub.scheme.name()));
+    }
+    let (proxy, tls_ca) = (settings.one("proxy", proxy)?, settings.one("tls-ca", values::any)?);
+    Ok(Path { hub, proxy, tls_ca })
 }
 
 /// An empty one is none, as for curl.
@@ -217,7 +241,7 @@ mod tests {
     #[test]
     fn reads_the_lines_of_the_readme() {
         let options = read("--hub host:5678 --ip 10.0.0.2").unwrap();
-        assert_eq!((options.hub.to_string().as_str(), options.tun.as_str()), ("host:5678", "spoke0"));
+        assert_eq!((options.path.hub.to_string().as_str(), options.tun.as_str()), ("host:5678", "spoke0"));
         assert_eq!(options.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert!(options.state.is_none() && options.name.is_none() && options.invite.is_none());
         let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";
@@ -226,9 +250,12 @@ mod tests {
         assert_eq!(options.hub_key.map(|key| key.to_string()).as_deref(), Some(key));
         assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
         let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
-        assert_eq!(options.proxy.flatten().map(|url| url.to_string()).as_deref(), Some("http://proxy:3128"));
-        assert_eq!(read("--hub h --proxy=").unwrap().proxy, Some(None));
-        assert_eq!(read("--hub h").unwrap().proxy, None);
+        assert_eq!(
+            options.path.proxy.flatten().map(|url| url.to_string()).as_deref(),
+            Some("http://proxy:3128")
+        );
+        assert_eq!(read("--hub h --proxy=").unwrap().path.proxy, Some(None));
+        assert_eq!(read("--hub h").unwrap().path.proxy, None);
         let options = read("--hub=h --route=192.168.5.0/24 --accept-route=0.0.0.0/0 --no-routes").unwrap();
         let RoutePolicy { offered, accepted, none } = options.route_policy;
         assert_eq!((offered.len(), accepted.len(), none), (1, 1, true));

@@ -19,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "the house is all IO: threads, sockets, files and the clock")]
 #![allow(clippy::print_stderr, reason = "the output of programs is shown when a test fails")]
 
+mod authority;
 mod capture;
 mod host;
 mod lan;
@@ -32,6 +33,7 @@ pub(crate) mod wire;
 use std::fmt;
 use std::io;
 
+pub(crate) use authority::{Authority, Valid};
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{

@@ -4,13 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use common::node::state;
 use common::transport::layers::Layers;
 use common::transport::stream::Stream;
 use common::transport::tcp::Link;
 use mio::net::TcpStream;
 
 use crate::dial::{Dial, Lookup};
-use crate::uplink::way::Way;
+use crate::uplink::way::{Trust, Way};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(15);
@@ -58,10 +59,13 @@ impl Opening {
         number: u16,
         at: SocketAddr,
         way: &Way,
+        trust: Option<&Trust>,
         now: Instant,
     ) -> io::Result<Opening> {
         let link = Link::new(stream)?;
-        let stream = match way.plan().map_err(io::Error::other)? {
+        let mut key = [0; 16];
+        key.copy_from_slice(&state::random()?[..16]);
+        let stream = match way.plan(trust, key).map_err(io::Error::other)? {
             None => Stream::plain(link),
             Some(plan) => Stream::client(link, Layers::client(plan).map_err(io::Error::other)?),
         };

@@ -12,6 +12,7 @@ use common::wire::name::Name;
 use common::wire::tunnel;
 use ipnetwork::IpNetwork;
 
+use super::target::Scheme;
 use super::way::Way;
 
 /// Errors of Linux that `io::ErrorKind` does not tell apart from others (asm-generic/errno.h).
@@ -20,6 +21,9 @@ const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
+
+/// The port of HTTPS, which is open in most networks.
+const HTTPS_PORT: u16 = 443;
 
 /// The name could not be looked up.
 ///
@@ -97,6 +101,9 @@ pub fn opening(way: &Way, stage: Stage, error: &io::Error) -> String {
                 "the proxy {proxy} reset the connection: check its port and scheme, and that it lets this machine in"
             )
         }
+        _ if layers_error(error) == Some(&layers::Error::ClosedEarly(Stage::Tls)) => {
+            format!("{error}: does the hub serve TLS on this port (--tls-cert)?")
+        }
         _ => error.to_string(),
     };
     format!("cannot join through {}: {why}", way.hub)
@@ -104,16 +111,15 @@ pub fn opening(way: &Way, stage: Stage, error: &io::Error) -> String {
 
 /// Whether the same would come of it until somebody does something, so that haste could only lock an account.
 pub fn needs_a_person(error: &io::Error) -> bool {
-    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<layers::Error>()) else {
-        return false;
+    let cause = match layers_error(error) {
+        Some(layers::Error::Proxy(ProxyError { cause, .. })) => cause,
+        Some(_) | None => return false,
     };
-    matches!(
-        error,
-        layers::Error::Proxy(ProxyError {
-            cause: Cause::WantsPassword | Cause::RejectedPassword | Cause::UnknownLogin(_),
-            ..
-        })
-    )
+    matches!(cause, Cause::WantsPassword | Cause::RejectedPassword | Cause::UnknownLogin(_))
+}
+
+fn layers_error(error: &io::Error) -> Option<&layers::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// How far a connection had come.
@@ -144,10 +150,17 @@ pub fn broken(way: &Way, progress: Progress, error: &io::Error) -> String {
         io::ErrorKind::BrokenPipe,
         io::ErrorKind::UnexpectedEof,
     ];
-    let is_direct = way.proxy.is_none();
+    let is_direct = way.proxy.is_none() && way.hub.scheme == Scheme::Tcp;
     if is_direct && progress == Progress::Silent && is_cut.contains(&error.kind()) {
-        let why = "something on the way cut the connection at our first bytes; have the hub listen on another port, \
-                   such as 443 (or the hub is full: then its log says so)";
+        let remedy = if way.hub.port == HTTPS_PORT {
+            "have the hub serve TLS there (--tls-cert), and write --hub wss://HOST"
+        } else {
+            "have the hub listen on another port, such as 443"
+        };
+        let why = format!(
+            "something on the way cut the connection at our first bytes; {remedy} (or the hub is full: then its log \
+             says so)"
+        );
         ended(way, progress, &why)
     } else {
         ended(way, progress, error)
@@ -308,6 +321,19 @@ mod tests {
         );
         let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
         assert_eq!(broken(&hub, Progress::Silent, &closed), cut);
+        let https = broken(&target("192.0.2.1:443"), Progress::Silent, &closed);
+        assert!(
+            https.contains(
+                "first bytes; have the hub serve TLS there (--tls-cert), and write --hub wss://HOST"
+            )
+        );
+        let in_tls = broken(&target("tls://192.0.2.1"), Progress::Silent, &closed);
+        assert_eq!(in_tls, "cannot join through tls://192.0.2.1:443: it closed the connection");
+        let no_tls = io::Error::other(layers::Error::ClosedEarly(Stage::Tls));
+        assert!(
+            opening(&target("tls://192.0.2.1"), Stage::Tls, &no_tls)
+                .ends_with("during the TLS handshake: does the hub serve TLS on this port (--tls-cert)?")
+        );
         assert_eq!(
             broken(&hub, Progress::Answered, &closed),
             "cannot join through 192.0.2.1:5678: it closed the connection"

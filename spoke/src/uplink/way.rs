@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use common::transport::layers::{self, Plan};
 use common::transport::proxy::{Destination, Negotiation, ProxyUrl};
+use common::transport::tls::ClientConfig;
+use common::transport::websocket::Ask;
 
-use super::target::Target;
+use super::target::{Scheme, Target};
 
 /// One way to the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +34,43 @@ impl Way {
         self.first_hop().0.parse::<IpAddr>().is_err()
     }
 
-    /// What is spoken around the tunnel; `None` where that is nothing.
+    /// Whether it needs [`Trust`].
+    pub fn has_tls(&self) -> bool {
+        matches!(self.hub.scheme, Scheme::Tls | Scheme::Wss)
+    }
+
+    /// What is spoken around the tunnel; `None` where that is nothing. `key`: random bytes.
     ///
     /// # Errors
-    /// Where the proxy cannot be told of the hub.
-    pub fn plan(&self) -> Result<Option<Plan>, layers::Error> {
-        let Some(proxy) = &self.proxy else { return Ok(None) };
-        let hub = Destination { host: self.hub.host.clone(), port: self.hub.port };
-        Ok(Some(Plan { proxy: Some(Negotiation::new(proxy, hub)?), ..Plan::default() }))
+    /// Where the proxy cannot be told of the hub, or there is no trust to check a certificate by.
+    pub fn plan(&self, trust: Option<&Trust>, key: [u8; 16]) -> Result<Option<Plan>, layers::Error> {
+        let Target { scheme, host, port, path } = &self.hub;
+        let proxy = match &self.proxy {
+            Some(proxy) => Some(Negotiation::new(proxy, Destination { host: host.clone(), port: *port })?),
+            None => None,
+        };
+        let trusted = || trust.ok_or(layers::Error::NoCertificate);
+        let tls = match scheme {
+            Scheme::Tls => Some((Arc::clone(&trusted()?.tls), host.clone())),
+            Scheme::Wss => Some((Arc::clone(&trusted()?.https), host.clone())),
+            Scheme::Tcp | Scheme::Ws | Scheme::Icmp | Scheme::Auto => None,
+        };
+        let web = matches!(scheme, Scheme::Wss | Scheme::Ws).then(|| {
+            let host = self.hub.web_host();
+            Ask { host, path: path.clone(), key }
+        });
+        let plan = Plan { proxy, tls, web };
+        Ok((plan.proxy.is_some() || plan.tls.is_some() || plan.web.is_some()).then_some(plan))
     }
+}
+
+/// Whose certificates are trusted, as TLS clients have it.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// For the hub's own protocol in TLS.
+    pub tls: Arc<ClientConfig>,
+    /// For HTTP in TLS, which it announces, as browsers do.
+    pub https: Arc<ClientConfig>,
 }
 
 impl From<Target> for Way {
@@ -72,19 +103,33 @@ mod tests {
         let direct = way("hub.example.org", None);
         assert_eq!((direct.first_hop(), direct.is_named()), (("hub.example.org", 5678), true));
         assert_eq!(direct.to_string(), "hub.example.org:5678");
-        assert!(direct.plan().unwrap().is_none());
+        assert!(direct.plan(None, [0; 16]).unwrap().is_none());
         let proxied = way("hub.example.org", Some("http://ann:secret@[2001:db8::1]:3128"));
         assert_eq!((proxied.first_hop(), proxied.is_named()), (("2001:db8::1", 3128), false));
         assert_eq!(proxied.to_string(), "hub.example.org:5678 through the proxy http://[2001:db8::1]:3128");
-        let plan = proxied.plan().unwrap().unwrap();
+        let plan = proxied.plan(None, [0; 16]).unwrap().unwrap();
         let said = String::from_utf8(plan.proxy.unwrap().unsent().to_vec()).unwrap();
         assert!(said.starts_with("CONNECT hub.example.org:5678 HTTP/1.1\r\n"), "{said}");
     }
 
     #[test]
+    fn a_web_server_is_asked_by_the_name_and_the_path_that_were_given() {
+        for (hub, host, path) in [
+            ("ws://hub.example.org", "hub.example.org", "/"),
+            ("ws://[2001:db8::1]:8080/a?b", "[2001:db8::1]:8080", "/a?b"),
+        ] {
+            let ask = way(hub, None).plan(None, [7; 16]).unwrap().unwrap().web.unwrap();
+            assert_eq!((ask.host.as_str(), ask.path.as_str(), ask.key), (host, path, [7; 16]), "{hub}");
+        }
+        assert!(way("wss://hub", None).has_tls() && way("tls://hub", None).has_tls());
+        assert!(!way("ws://hub", None).has_tls() && !way("hub", None).has_tls());
+        assert!(way("wss://hub", None).plan(None, [0; 16]).is_err(), "nobody is trusted");
+    }
+
+    #[test]
     fn a_name_that_a_proxy_cannot_be_told_of_is_an_error() {
         let long = format!("{}.example.org", "x".repeat(250));
-        let error = way(&long, Some("socks5://192.0.2.1")).plan().unwrap_err();
+        let error = way(&long, Some("socks5://192.0.2.1")).plan(None, [0; 16]).unwrap_err();
         assert!(error.to_string().contains("more than 255 bytes"), "{error}");
     }
 }
