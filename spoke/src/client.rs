@@ -21,23 +21,26 @@ use common::transport::layers::Stage;
 use common::transport::tls::files::{self, FileError};
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
-use log::{log, warn};
+use log::{debug, log, warn};
 use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
-use crate::uplink::way::Trust;
+use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
 mod connection;
 mod machine;
 
-use connection::{Connection, Opening};
+use connection::{Connection, Opening, Plan};
 use machine::Machine;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
+
+/// Which way to the hub worked in which network, in the state directory.
+const WAYS: &str = "ways";
 
 /// How often the link is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -128,10 +131,16 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let pinned = pins::pinned(&text, &config.uplink.way.hub)
-            .map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let pinned =
+            pins::pinned(&text, &config.uplink.hubs).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
-        let trust = config.uplink.way.has_tls().then(|| trust(config.tls_ca.as_deref())).transpose()?;
+        let trust = config
+            .uplink
+            .ways
+            .iter()
+            .any(Way::has_tls)
+            .then(|| trust(config.tls_ca.as_deref()))
+            .transpose()?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -159,6 +168,9 @@ impl Client {
             look_at: now,
             scratch: Vec::new(),
         };
+        // A hint that cannot be read is none.
+        client.uplink.set_known_ways(client.state.read(WAYS).ok().flatten().unwrap_or_default());
+        client.uplink.handle_networks(client.machine.look_around());
         let events = &client.events;
         client
             .machine
@@ -350,14 +362,14 @@ impl Client {
     }
 
     fn poll_dial(&mut self, now: Instant) {
-        let Connection::Dial(dial, way) = &mut self.connection else { return };
+        let Connection::Dial(dial, plan) = &mut self.connection else { return };
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
             Dialed::Connected(at, stream, number) => {
                 if let Ok(source) = stream.local_addr() {
                     self.machine.set_link(source.ip(), at.ip());
                 }
-                match Opening::begin(stream, number, at, way, self.trust.as_ref(), now) {
+                match Opening::begin(stream, number, at, plan, self.trust.as_ref(), now) {
                     Ok(opening) => {
                         self.connection = Connection::Opening(opening);
                         self.poll_opening(now);
@@ -414,15 +426,21 @@ impl Client {
                     let lookup = Lookup::start(host, port, translation, &self.waker);
                     self.connection = Connection::Lookup(lookup);
                 }
-                Effect::Dial { way, addresses, segment } => {
+                Effect::Dial { way, addresses, segment, is_hasty } => {
                     self.machine.set_hub(&addresses);
-                    self.connection = Connection::Dial(Dial::start(addresses, segment, now), way);
+                    let dial = Dial::start(addresses, segment, is_hasty, now);
+                    self.connection = Connection::Dial(dial, Plan { way, is_hasty });
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
                 Effect::Remember(key) => {
                     let written = self.remember(key).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
+                }
+                Effect::RememberWays(text) => {
+                    if let Err(error) = self.state.write(WAYS, &text) {
+                        debug!("{error}; which way to the hub works here is forgotten at the end");
+                    }
                 }
                 Effect::Configure { addresses, mtu } => {
                     let configured = self.machine.configure(&addresses, mtu);
@@ -461,6 +479,7 @@ impl Client {
             Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
+            | Notice::WayFailed(_)
             | Notice::NameTaken { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
@@ -482,7 +501,7 @@ impl Client {
 
     /// Tells the uplink whom the next look-up asks.
     fn note_name_servers(&mut self) {
-        if self.config.uplink.way.is_named() {
+        if self.config.uplink.ways.iter().any(Way::is_named) {
             self.uplink.handle_name_servers(self.machine.name_servers());
         }
     }
@@ -499,12 +518,12 @@ impl Client {
 
     /// Writes the hub's key down; whether it was not there yet.
     fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
-        let hub = &self.config.uplink.way.hub;
+        let hubs = &self.config.uplink.hubs;
         let text = self.state.read(HUBS)?.unwrap_or_default();
-        if pins::pinned(&text, hub) == Ok(Some(key)) {
+        if pins::is_pinned(&text, hubs, key) {
             return Ok(false);
         }
-        self.state.write(HUBS, &pins::with_pin(&text, hub, key)).map(|()| true)
+        self.state.write(HUBS, &pins::with_pin(&text, hubs, key)).map(|()| true)
     }
 
     fn stop(&mut self, now: Instant) -> Result<(), Error> {

@@ -56,6 +56,9 @@ pub struct Status {
     pub key: PublicKey,
     /// The hub, as the command line names it.
     pub hub: String,
+    /// The ways to it, in the order in which they are tried.
+    #[serde(default)]
+    pub ways: Vec<WayStatus>,
     /// The hub's key, once it is known.
     pub hub_key: Option<PublicKey>,
     /// `on-lan`, `joining`, `connecting`, `looking-up` or `waiting`.
@@ -75,6 +78,17 @@ pub struct Status {
     /// The members by name, this one too: filled in by the command, which asks for them page by page.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
+}
+
+/// A way to the hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayStatus {
+    /// The hub, what carries the tunnel, and the proxy.
+    pub way: String,
+    /// Whether it is in use, or tried now or next.
+    pub is_current: bool,
+    /// Why it did not work the last time, if that is so.
+    pub answer: Option<String>,
 }
 
 /// How the link stands. Counts begin with the link.

@@ -19,6 +19,8 @@ use crate::{dns, nat64};
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// The same, where there are other ways to try.
+const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
 /// Most addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
 /// The port of name servers.
@@ -160,8 +162,9 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes.
-    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, now: Instant) -> Dial {
+    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes;
+    /// `is_hasty`: whether to give up soon.
+    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, is_hasty: bool, now: Instant) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
@@ -169,7 +172,7 @@ impl Dial {
             tried: Vec::new(),
             segment,
             next_at: now,
-            give_up_at: now + GIVE_UP_AFTER,
+            give_up_at: now + if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER },
             failure: Failure {
                 at: None,
                 error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),

@@ -20,6 +20,9 @@ use crate::uplink::target::{Scheme, Target};
 pub const DEFAULT_STATE: &str = "/var/lib/spoke";
 const DEFAULT_TUN: &str = "spoke0";
 
+/// Most places that a hub is given by.
+const MAX_HUBS: usize = 8;
+
 const STATE: Setting =
     Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
 const CONFIG: Setting =
@@ -31,11 +34,11 @@ pub static PROGRAM: Program = Program {
     name: "spoke",
     about: "Joins this machine to the LAN of a hub.",
     settings: &[
-        Setting::one(
+        Setting::many(
             "hub",
             "HOST[:PORT]",
             "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
-             WebSocket and TLS",
+             WebSocket and TLS; auto://HOST[:PORT] by whatever works. Several are tried in this order",
         ),
         Setting::one(
             "proxy",
@@ -134,8 +137,8 @@ pub struct Options {
 /// How the hub is reached.
 #[derive(Clone, Debug)]
 pub struct Path {
-    /// Where the hub is.
-    pub hub: Target,
+    /// Where the hub is: one place or several.
+    pub hubs: Vec<Target>,
     /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
     pub proxy: Option<Option<ProxyUrl>>,
     /// Whom to trust as issuers of TLS certificates.
@@ -191,13 +194,18 @@ impl Options {
 }
 
 fn path(settings: &Settings) -> Result<Path, String> {
-    let hub: Target =
-        settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
-    if matches!(hub.scheme, Scheme::Icmp | Scheme::Auto) {
-        return Err(format!("this version does not go by {}://", hub.scheme.name()));
+    let hubs: Vec<Target> = settings.many("hub", values::any)?;
+    if hubs.is_empty() {
+        return Err("say where the hub is: spoke --hub HOST[:PORT]".to_owned());
+    }
+    if hubs.len() > MAX_HUBS {
+        return Err(format!("--hub is given more than {MAX_HUBS} times"));
+    }
+    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) {
+        return Err("this version does not go by icmp://".to_owned());
     }
     let (proxy, tls_ca) = (settings.one("proxy", proxy)?, settings.one("tls-ca", values::any)?);
-    Ok(Path { hub, proxy, tls_ca })
+    Ok(Path { hubs, proxy, tls_ca })
 }
 
 /// An empty one is none, as for curl.
@@ -241,7 +249,10 @@ mod tests {
     #[test]
     fn reads_the_lines_of_the_readme() {
         let options = read("--hub host:5678 --ip 10.0.0.2").unwrap();
-        assert_eq!((options.path.hub.to_string().as_str(), options.tun.as_str()), ("host:5678", "spoke0"));
+        assert_eq!(
+            (options.path.hubs[0].to_string().as_str(), options.tun.as_str()),
+            ("host:5678", "spoke0")
+        );
         assert_eq!(options.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert!(options.state.is_none() && options.name.is_none() && options.invite.is_none());
         let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";

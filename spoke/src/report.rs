@@ -6,7 +6,7 @@ use std::path::Path;
 use common::node::human::{bytes, duration, millis, table};
 use common::node::text::Printable;
 
-use crate::control::{Status, Traffic};
+use crate::control::{Status, Traffic, WayStatus};
 
 /// The report of `spoke status`.
 pub fn status(status: &Status) -> String {
@@ -51,6 +51,11 @@ pub fn status(status: &Status) -> String {
             bytes(link.queue_bytes as u64)
         );
     }
+    if status.ways.len() > 1 {
+        for way in &status.ways {
+            let _ = writeln!(text, "way {}: {}", Printable(&way.way), answer(way, status.link.is_some()));
+        }
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {}", Printable(problem));
     }
@@ -65,6 +70,15 @@ pub fn status(status: &Status) -> String {
         text.push_str(&table(["NAME", "ADDRESS", ""], &rows));
     }
     text
+}
+
+/// What came of a way to the hub.
+fn answer(way: &WayStatus, is_on_lan: bool) -> String {
+    match &way.answer {
+        None if way.is_current && is_on_lan => "in use".to_owned(),
+        None => "not tried since it worked, or at all".to_owned(),
+        Some(why) => Printable::whole(why).to_string(),
+    }
 }
 
 /// What a spoke that is not on the LAN does about it.
@@ -120,6 +134,7 @@ mod tests {
             device: "spoke0".to_owned(),
             key: PrivateKey::from_random([1; 32]).public(),
             hub: "hub.example.org:5678".to_owned(),
+            ways: vec![],
             hub_key: None,
             phase: "connecting".to_owned(),
             off_seconds: Some(7),

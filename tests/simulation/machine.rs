@@ -121,7 +121,8 @@ impl World {
         let name = Name::nearest(&format!("s{}", self.rng.below(3)));
         let spoke = &self.spokes[at];
         let config = uplink::Config {
-            way: HUB_OUTSIDE.parse::<Target>().unwrap().into(),
+            hubs: vec![HUB_OUTSIDE.parse().unwrap()],
+            ways: vec![HUB_OUTSIDE.parse::<Target>().unwrap().into()],
             hub_key: None,
             addresses,
             name,
@@ -296,6 +297,7 @@ impl World {
             }
             Effect::Close { reset } => self.hang_up(at, reset),
             Effect::Remember(key) => self.remember(at, key),
+            Effect::RememberWays(_) => unreachable!("there is one way"),
             Effect::Configure { addresses, mtu } => {
                 assert_eq!(mtu, 1_500);
                 process.kernel.configure(addresses);

@@ -15,6 +15,8 @@ use crate::uplink::way::{Trust, Way};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(15);
+/// The same, where there are other ways to try.
+const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
 
 /// The connection to the hub, or the attempt at one.
 pub(super) enum Connection {
@@ -22,10 +24,17 @@ pub(super) enum Connection {
     None,
     Lookup(Lookup),
     /// With what is to be spoken then.
-    Dial(Dial, Way),
+    Dial(Dial, Plan),
     Opening(Opening),
     /// The link, which is the connection attempt of this number.
     Link(Stream, u16),
+}
+
+/// What is to be done with a connection once it is there.
+pub(super) struct Plan {
+    pub(super) way: Way,
+    /// Whether to give up soon.
+    pub(super) is_hasty: bool,
 }
 
 /// A connection on which what is around the tunnel is being set up.
@@ -58,18 +67,19 @@ impl Opening {
         stream: TcpStream,
         number: u16,
         at: SocketAddr,
-        way: &Way,
+        plan: &Plan,
         trust: Option<&Trust>,
         now: Instant,
     ) -> io::Result<Opening> {
         let link = Link::new(stream)?;
         let mut key = [0; 16];
         key.copy_from_slice(&state::random()?[..16]);
-        let stream = match way.plan(trust, key).map_err(io::Error::other)? {
+        let stream = match plan.way.plan(trust, key).map_err(io::Error::other)? {
             None => Stream::plain(link),
-            Some(plan) => Stream::client(link, Layers::client(plan).map_err(io::Error::other)?),
+            Some(layers) => Stream::client(link, Layers::client(layers).map_err(io::Error::other)?),
         };
-        Ok(Opening { stream, number, at, give_up_at: now + OPENING_TIME })
+        let time = if plan.is_hasty { HASTY_OPENING_TIME } else { OPENING_TIME };
+        Ok(Opening { stream, number, at, give_up_at: now + time })
     }
 
     /// Goes on; whether the tunnel's bytes may flow.

@@ -109,6 +109,11 @@ pub fn opening(way: &Way, stage: Stage, error: &io::Error) -> String {
     format!("cannot join through {}: {why}", way.hub)
 }
 
+/// None of several ways works; each one's answer is told by itself.
+pub fn no_way(count: usize) -> String {
+    format!("none of the {count} ways to the hub works (`spoke status` lists them)")
+}
+
 /// Whether the same would come of it until somebody does something, so that haste could only lock an account.
 pub fn needs_a_person(error: &io::Error) -> bool {
     let cause = match layers_error(error) {

@@ -40,6 +40,8 @@ pub enum Effect {
         addresses: Vec<SocketAddr>,
         /// Largest segment to send and to ask for, in bytes with TCP's options; the kernel's choice without one.
         segment: Option<u16>,
+        /// Whether to give up soon, as there are other ways to try.
+        is_hasty: bool,
     },
     /// Close the connection, by a reset where the other end could not hear a goodbye.
     Close {
@@ -48,6 +50,8 @@ pub enum Effect {
     },
     /// Write down that the hub has this key; answer by `handle_remembered`.
     Remember(PublicKey),
+    /// Write down which way worked in which network: the whole text of `ways`.
+    RememberWays(String),
     /// Give the device exactly these addresses and this MTU; answer by `handle_configured`.
     Configure {
         /// With the prefix length of the LAN.
@@ -140,6 +144,8 @@ impl std::error::Error for Error {}
 pub enum Notice {
     /// An attempt failed, or a link was lost.
     Failed(String),
+    /// One of several ways to the hub does not work.
+    WayFailed(String),
     /// It fails for the same reason again and again.
     FailedAgain(String, usize),
     /// On the LAN.
@@ -192,6 +198,7 @@ impl Notice {
             Notice::RouteAroundHub(_) => Some("routes hold the hub itself"),
             Notice::TooManyRoutes(_) => Some("announcements of routes were too long"),
             Notice::Failed(_)
+            | Notice::WayFailed(_)
             | Notice::FailedAgain(..)
             | Notice::OnLan { .. }
             | Notice::OfferRefused(_)
@@ -215,6 +222,7 @@ impl Notice {
             | Notice::RouteAroundHub(_)
             | Notice::HubNotRemembered(_) => Level::Warn,
             Notice::OnLan { .. }
+            | Notice::WayFailed(_)
             | Notice::RouteSkipped(..)
             | Notice::HubRemembered { .. }
             | Notice::Stopping => Level::Info,
@@ -226,6 +234,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Notice::Failed(why) => write!(f, "{why}; trying again until it works"),
+            Notice::WayFailed(why) => f.write_str(why),
             Notice::FailedAgain(why, count) => write!(f, "{why} (tried {count} times)"),
             Notice::OnLan { addresses, name, hub, proxy } => {
                 let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -35,6 +35,7 @@ impl Uplink {
     /// [`Uplink::handle_path`]'s.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.outer.segments.forget();
+        self.ways.begin_anew();
         match &mut self.phase {
             Phase::Paused(until) => {
                 *until = now;
@@ -64,7 +65,7 @@ impl Uplink {
     /// Ends the link, which the hub cannot hear of, and begins again at once.
     fn redial(&mut self, why: &str, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
-        let why = advice::ended(&self.config.way, linked.progress(), &why);
+        let why = advice::ended(self.ways.current(), linked.progress(), &why);
         self.close_link(true, now);
         self.retry.begin_anew();
         self.try_again(why, now);
@@ -94,7 +95,8 @@ mod tests {
 
     fn uplink(now: Instant) -> Uplink {
         let config = Config {
-            way: Target::from_str("203.0.113.5").unwrap().into(),
+            hubs: vec!["203.0.113.5".parse().unwrap()],
+            ways: vec![Target::from_str("203.0.113.5").unwrap().into()],
             hub_key: None,
             addresses: Vec::new(),
             name: "laptop".parse().unwrap(),
