@@ -463,7 +463,10 @@ impl Uplink {
     fn prefer_known_way(&mut self) {
         let network = known_ways::network_name(&self.outer.own_networks);
         let known = network.and_then(|network| known_ways::known(&self.outer.known_ways, &network));
-        self.ways.prefer(known);
+        // A network that appears beside the one that the link goes through says nothing about it.
+        if known.is_some() || !self.is_on_lan() {
+            self.ways.prefer(known);
+        }
     }
 
     /// Remembers the way that works in this network.

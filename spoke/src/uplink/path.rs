@@ -35,14 +35,15 @@ impl Uplink {
     /// [`Uplink::handle_path`]'s.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.outer.segments.forget();
-        self.ways.begin_anew();
         match &mut self.phase {
             Phase::Paused(until) => {
                 *until = now;
+                self.ways.begin_anew();
                 self.retry.begin_anew();
             }
             Phase::Dialling => {
                 // Attempts hold on to the address and the route that they began with.
+                self.ways.begin_anew();
                 self.retry.begin_anew();
                 self.phase = Phase::Resolving;
                 self.resolve();
@@ -89,6 +90,8 @@ mod tests {
     use super::super::{Config, Effect, Uplink};
     use super::*;
 
+    const WAYS: [&str; 2] = ["203.0.113.5", "203.0.113.5:443"];
+
     fn hub() -> SocketAddr {
         "203.0.113.5:5678".parse().unwrap()
     }
@@ -96,7 +99,7 @@ mod tests {
     fn uplink(now: Instant) -> Uplink {
         let config = Config {
             hubs: vec!["203.0.113.5".parse().unwrap()],
-            ways: vec![Target::from_str("203.0.113.5").unwrap().into()],
+            ways: WAYS.map(|way| Target::from_str(way).unwrap().into()).to_vec(),
             hub_key: None,
             addresses: Vec::new(),
             name: "laptop".parse().unwrap(),
@@ -132,18 +135,43 @@ mod tests {
         uplink.handle_network_change(now);
         assert!(effects(&mut uplink).is_empty());
         // The pauses have become long.
-        for _ in 0..10 {
+        for _ in 0..10 * WAYS.len() {
             uplink.handle_resolved(Err(io::Error::other("no such name")), now);
             let at = uplink.deadline().unwrap();
             uplink.handle_timeout(at);
         }
-        uplink.handle_resolved(Err(io::Error::other("no such name")), now);
-        effects(&mut uplink);
+        for _ in WAYS {
+            uplink.handle_resolved(Err(io::Error::other("no such name")), now);
+            effects(&mut uplink);
+            uplink.handle_timeout(now);
+        }
         assert!(uplink.deadline().unwrap() > now + Duration::from_secs(4));
         uplink.handle_network_change(now);
         assert_eq!(uplink.deadline(), Some(now));
         uplink.handle_timeout(now);
         assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }]));
+    }
+
+    #[test]
+    fn a_change_of_the_network_changes_no_way_that_is_in_use() {
+        let now = Instant::now();
+        let current = |uplink: &Uplink| uplink.ways.current().to_string();
+        let mut uplink = dialling(now);
+        uplink.handle_unreachable(None, &io::ErrorKind::TimedOut.into(), now);
+        uplink.handle_timeout(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        // The answer to this look-up belongs to the way that it was asked for.
+        uplink.handle_networks(vec!["192.168.1.2/24".parse().unwrap()]);
+        uplink.handle_network_change(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        uplink.handle_resolved(Ok(vec![hub()]), now);
+        uplink.handle_connected(hub(), [2; 32], now);
+        uplink.handle_networks(vec!["192.168.2.2/24".parse().unwrap()]);
+        uplink.handle_network_change(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        // Once it is off, all begins with the first one.
+        uplink.handle_closed(&io::ErrorKind::ConnectionReset.into(), now);
+        assert_eq!(current(&uplink), "203.0.113.5:5678");
     }
 
     #[test]
