@@ -58,12 +58,22 @@ pub enum Request {
 /// What the server knows beside the core.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Where the hub listens.
-    pub listening: SocketAddr,
+    /// Where the hub listens; once at least.
+    pub listening: Vec<SocketAddr>,
     /// The device's name.
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
+}
+
+impl About {
+    /// The ports that the hub listens on, each once.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.listening.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
 }
 
 /// How the LAN stands at this moment.
@@ -74,7 +84,7 @@ pub struct Status {
     /// For how long it has run.
     pub up_seconds: u64,
     /// Where it listens.
-    pub listening: SocketAddr,
+    pub listening: Vec<SocketAddr>,
     /// Its device.
     pub device: String,
     /// The LAN's MTU.
@@ -161,7 +171,7 @@ pub struct Invited {
     pub invite: String,
     /// The hub's key.
     pub hub_key: PublicKey,
-    /// Where the hub listens.
+    /// Where the hub listens first.
     pub listening: SocketAddr,
     /// How long it lives.
     pub seconds: u64,
@@ -178,8 +188,8 @@ pub struct Standing {
     pub online: usize,
     /// Invites that are not used yet.
     pub invites: usize,
-    /// The port that the hub listens on.
-    pub port: u16,
+    /// The ports that the hub listens on.
+    pub ports: Vec<u16>,
 }
 
 /// A membership that was ended.
@@ -206,6 +216,9 @@ pub struct Reloaded {
     pub changes: Vec<(Name, String)>,
     /// How many are changed.
     pub changed: usize,
+    /// The file of the TLS certificate, which was read again, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
 }
 
 /// The status with the page of members behind a name.
@@ -214,7 +227,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         up_seconds: now.saturating_duration_since(about.started_at).as_secs(),
-        listening: about.listening,
+        listening: about.listening.clone(),
         device: about.device.clone(),
         mtu: core.lan().mtu,
         subnets: core.lan().subnets.iter().collect(),
@@ -239,12 +252,12 @@ pub fn standing(core: &Core, about: &About) -> Standing {
         known: core.members().len(),
         online: online(core.members()),
         invites: core.invites().iter().count(),
-        port: about.listening.port(),
+        ports: about.ports(),
     }
 }
 
 /// What a reload did.
-pub fn reloaded(core: &Core, about: &About, changes: &[Change]) -> Reloaded {
+pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Option<PathBuf>) -> Reloaded {
     let named = changes.iter().take(MAX_CHANGES).map(|change| {
         let outcome = match change.outcome {
             Outcome::Revoked => "revoked",
@@ -253,7 +266,8 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change]) -> Reloaded {
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    Reloaded { standing: standing(core, about), changes: named.collect(), changed: changes.len() }
+    let (standing, changed) = (standing(core, about), changes.len());
+    Reloaded { standing, changes: named.collect(), changed, certificate }
 }
 
 fn online(members: &Members) -> usize {

@@ -45,8 +45,8 @@ pub enum LogKind {
 
 /// The log, as the core's notices reach it.
 pub struct Logbook {
-    /// The port that the hub listens on.
-    tcp_port: u16,
+    /// The ports that the hub listens on, for people: `port 5678`.
+    tcp_ports: String,
     /// The state directory, for people.
     state: String,
     limiter: LogLimiter<LogKind>,
@@ -56,10 +56,10 @@ pub struct Logbook {
 }
 
 impl Logbook {
-    /// The log of a hub that listens on this port, and has this state directory.
-    pub fn new(tcp_port: u16, state: String) -> Logbook {
+    /// The log of a hub that listens on these ports, as people are told, and has this state directory.
+    pub fn new(tcp_ports: String, state: String) -> Logbook {
         Logbook {
-            tcp_port,
+            tcp_ports,
             state,
             limiter: LogLimiter::default(),
             member_limiter: LogLimiter::default(),
@@ -160,9 +160,9 @@ impl Logbook {
     fn note_access(&self, access: Access, members: usize) {
         match access {
             Access::Open => warn!(
-                "open: anyone who reaches port {} can join the LAN; `hub lock` lets in only members and whom you \
+                "open: anyone who reaches {} can join the LAN; `hub lock` lets in only members and whom you \
                  invite",
-                self.tcp_port
+                self.tcp_ports
             ),
             Access::Locked | Access::Invited => {
                 info!("locked: only {members} known members and those with an invite can join");

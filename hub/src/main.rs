@@ -4,6 +4,7 @@
 mod commands;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use common::linux::sandbox::{self, Profile, User};
@@ -59,7 +60,8 @@ fn start(flags: Flags) -> Exit {
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         subnets: options.subnets,
-        listen: options.listen.map(address),
+        listen: options.listen.into_iter().map(address).collect(),
+        tls: options.tls,
         tun: options.tun,
         mtu: options.mtu,
         routes: options.routes,
@@ -70,7 +72,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let hangups = cli::on_signals(&[SIGHUP])?;
     let user = options.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
-    sandbox::enter(server.state(), None, user.as_ref(), Profile::Accepts)?;
+    let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+    let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
+    sandbox::enter(server.state(), None, &readable, user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
 }
 

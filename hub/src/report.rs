@@ -20,7 +20,7 @@ pub fn status(status: &Status) -> String {
         status.device,
         duration(status.up_seconds)
     );
-    let _ = writeln!(text, "listening on {}, key {}", status.listening, status.key);
+    let _ = writeln!(text, "listening on {}, key {}", join(&status.listening), status.key);
     let _ = writeln!(
         text,
         "{}: {} of {} members online{}{}{}",
@@ -106,7 +106,7 @@ fn count(count: usize, what: &str) -> String {
 
 /// The answer to `hub lock` and `hub unlock`.
 pub fn standing(standing: &Standing) -> String {
-    let Standing { locked, known, online, invites, port } = standing;
+    let Standing { locked, known, online, invites, ports } = standing;
     if *locked {
         format!(
             "locked: the {known} members known now ({online} online) can join{}, and nobody else\n`hub invite NAME` \
@@ -118,8 +118,18 @@ pub fn standing(standing: &Standing) -> String {
             }
         )
     } else {
-        format!("open: anyone who reaches port {port} can join\n")
+        format!("open: anyone who reaches {} can join\n", named_ports(ports))
     }
+}
+
+/// Several things in a sentence.
+pub fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Ports in a sentence: `port 443`, or `ports 443 and 5678`.
+pub fn named_ports(ports: &[u16]) -> String {
+    format!("{} {}", if ports.len() == 1 { "port" } else { "ports" }, join(ports))
 }
 
 /// The answer to `hub revoke`.
@@ -144,6 +154,9 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
     }
     if reloaded.changed > reloaded.changes.len() {
         text.push_str("  …\n");
+    }
+    if let Some(file) = &reloaded.certificate {
+        let _ = writeln!(text, "new links get the TLS certificate in {}", file.display());
     }
     text
 }
@@ -184,7 +197,7 @@ mod tests {
         let report = status(&Status {
             version: "1.2.3".to_owned(),
             up_seconds: 60,
-            listening: "[::]:5678".parse().unwrap(),
+            listening: vec!["[::]:5678".parse().unwrap()],
             device: "hub0".to_owned(),
             mtu: 1_500,
             subnets: vec!["10.0.0.0/24".parse().unwrap()],
@@ -215,11 +228,13 @@ mod tests {
 
     #[test]
     fn lock_says_what_it_means() {
-        let mut facts = Standing { locked: true, known: 3, online: 2, invites: 1, port: 5678 };
+        let mut facts = Standing { locked: true, known: 3, online: 2, invites: 1, ports: vec![5678] };
         let locked =
             "locked: the 3 members known now (2 online) can join, the one with an invite, and nobody else\n";
         assert!(standing(&facts).starts_with(locked));
         facts.locked = false;
         assert_eq!(standing(&facts), "open: anyone who reaches port 5678 can join\n");
+        facts.ports.insert(0, 443);
+        assert_eq!(standing(&facts), "open: anyone who reaches ports 443 and 5678 can join\n");
     }
 }

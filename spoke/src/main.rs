@@ -13,10 +13,12 @@ use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::state::{self, State};
 use common::node::values;
+use common::transport::proxy::{ProxyUrl, from_environment};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
-use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM};
-use spoke::uplink;
+use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
+use spoke::uplink::way::Way;
+use spoke::uplink::{self, ways};
 
 /// Several spokes may run on one machine, so that none has a file unless it is told so.
 const CONFIG_FILES: ConfigFiles = ConfigFiles { default: None, directory: "/etc/spoke" };
@@ -72,8 +74,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open(path)?,
         None => default_state(options.addresses.first())?,
     };
+    let HubPath { hubs, proxy: named, tls_ca } = options.path;
+    let proxies = hubs.iter().map(|hub| proxy(named.as_ref(), &hub.host)).collect::<Result<Vec<_>, _>>()?;
+    let ways = ways::named(&hubs.iter().cloned().zip(proxies).collect::<Vec<_>>());
     let uplink = uplink::Config {
-        hub: options.hub,
+        hubs,
+        ways,
         hub_key: options.hub_key,
         addresses: options.addresses,
         name: options.name.unwrap_or_else(cli::host_name),
@@ -87,11 +93,23 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
-    let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
-    let config = Config { uplink, tun: options.tun, hosts: options.hosts };
+    let reach = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
+    let config = Config { uplink, tls_ca, tun: options.tun, hosts: options.hosts };
     let mut client = Client::new(config, state, signals)?;
-    sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
+    sandbox::enter(client.state(), client.hosts(), &[], user.as_ref(), reach)?;
     Ok(client.run()?)
+}
+
+/// The proxy to go through: the one that was named, or that of the environment.
+fn proxy(named: Option<&Option<ProxyUrl>>, hub: &str) -> Result<Option<ProxyUrl>, String> {
+    if let Some(named) = named {
+        return Ok(named.clone());
+    }
+    let found = from_environment(hub, |name| std::env::var(name).ok())?;
+    Ok(found.map(|(variable, url)| {
+        log::info!("going through the proxy {url} ({variable} in the environment)");
+        url
+    }))
 }
 
 /// The state directory where none was named: that of this machine, which is one member, whatever address it asks for.

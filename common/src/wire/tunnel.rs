@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::queue::{Buf, Pool, Queue};
 use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, Welcome};
-use crate::wire::hello::hello;
+use crate::wire::hello::{UnknownProtocol, hello};
 use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
 use crate::wire::noise::Role;
@@ -260,7 +260,8 @@ impl Tunnel {
             Ok(None) => return Ok(Shaken::Wait),
             Err(error) => {
                 // The hello tells a spoke of another version which one this hub has.
-                if self.role == Role::Hub && matches!(error, Error::UnknownProtocol(_)) {
+                let is_version = matches!(error, Error::UnknownProtocol(UnknownProtocol::Version(_)));
+                if self.role == Role::Hub && is_version {
                     self.outbound.unsent = Some(pool.copy(&hello()));
                 }
                 return Err(error);

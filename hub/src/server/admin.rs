@@ -51,7 +51,7 @@ impl Server {
             Ok(Request::Revoke { member }) => {
                 self.request(Requester::Command(ticket), Command::Revoke(member), now);
             }
-            Ok(Request::Reload) => self.request(Requester::Command(ticket), Command::Reload, now),
+            Ok(Request::Reload) => self.reload(Requester::Command(ticket), now),
             Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),
         }
     }
@@ -60,14 +60,33 @@ impl Server {
     pub(super) fn handle_hangup(&mut self, now: Instant) {
         // Several signals may have left a byte each; one reload handles all of them.
         while matches!(self.signals.reload.read(&mut [0; 64]), Ok(1..)) {}
-        self.request(Requester::Signal, Command::Reload, now);
+        self.reload(Requester::Signal, now);
+    }
+
+    /// Reads the TLS certificate and the files of the state directory again. Where the first is of no use, nothing
+    /// changes.
+    fn reload(&mut self, requester: Requester, now: Instant) {
+        match self.certificate.reload() {
+            Ok(()) => self.request(requester, Command::Reload, now),
+            Err(error) => {
+                let request = self.note_request(requester);
+                let text =
+                    format!("{error}; links still get the TLS certificate as it was, and nothing is changed");
+                self.answer(request, Err(text), now);
+            }
+        }
     }
 
     fn request(&mut self, requester: Requester, command: Command, now: Instant) {
+        let request = self.note_request(requester);
+        self.core.request(request, command, now);
+    }
+
+    fn note_request(&mut self, requester: Requester) -> RequestId {
         self.requests.last += 1;
         let request = RequestId(self.requests.last);
         self.requests.asked.insert(request, requester);
-        self.core.request(request, command, now);
+        request
     }
 
     fn reply(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
@@ -89,7 +108,7 @@ impl Server {
                 let invited = answer.map(|_| Invited {
                     invite: secret.to_hex(),
                     hub_key: self.core.key(),
-                    listening: self.about.listening,
+                    listening: self.about.listening[0],
                     seconds,
                 });
                 self.reply(ticket, encode(invited), now);
@@ -104,7 +123,10 @@ impl Server {
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
-            Ok(Answer::Reloaded(changes)) => encode(Ok(control::reloaded(&self.core, &self.about, &changes))),
+            Ok(Answer::Reloaded(changes)) => {
+                let certificate = self.certificate.file();
+                encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))
+            }
             Ok(Answer::Revoked(change)) => encode(Ok(Revoked {
                 name: change.member.name,
                 key: change.member.key,

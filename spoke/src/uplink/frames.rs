@@ -74,7 +74,7 @@ impl Uplink {
             Farewell::Changed => "our membership was changed",
             Farewell::Other(_) => "it said goodbye",
         };
-        self.try_again(format!("lost the hub {}: {why}", self.config.hub), now);
+        self.try_again(format!("lost the hub {}: {why}", self.ways.current().hub), now);
     }
 
     // ---- the welcome
@@ -105,6 +105,7 @@ impl Uplink {
         let hub = linked.hub;
         self.identity.was_on_lan = true;
         self.retry.succeeded();
+        self.note_way();
         let refused =
             self.config.route_policy.offered.iter().filter(|&offer| !welcome.routes.contains(offer));
         self.effects.extend(refused.map(|&offer| Effect::Log(Notice::OfferRefused(offer))));
@@ -116,6 +117,7 @@ impl Uplink {
             addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
             name: welcome.name.clone(),
             hub,
+            proxy: self.ways.current().proxy.as_ref().map(ToString::to_string),
         }));
         self.identity.name = welcome.name;
         self.identity.addresses = welcome.addresses;

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::effect::small_segments;
+use super::way::Way;
 use super::{Phase, Uplink};
-use crate::control::{About, LinkStatus, Status, drops};
+use crate::control::{About, LinkStatus, Status, WayStatus, drops};
 
 impl Uplink {
     /// How this spoke stands at this moment, without members.
@@ -24,6 +25,7 @@ impl Uplink {
                     link = Some(LinkStatus {
                         seconds: ago(joined_at),
                         hub_address: linked.hub,
+                        way: self.ways.current().to_string(),
                         round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
                         received: received.into(),
                         sent: sent.into(),
@@ -40,7 +42,8 @@ impl Uplink {
             addresses: self.identity.addresses.clone(),
             device: about.device.clone(),
             key: self.key.public(),
-            hub: self.config.hub.to_string(),
+            hub: self.config.hubs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            ways: self.ways.iter().map(way_status).collect(),
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
@@ -51,4 +54,8 @@ impl Uplink {
             members: Vec::new(),
         }
     }
+}
+
+fn way_status((way, answer, is_current): (&Way, Option<&str>, bool)) -> WayStatus {
+    WayStatus { way: way.to_string(), is_current, answer: answer.map(str::to_owned) }
 }
