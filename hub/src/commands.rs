@@ -12,7 +12,8 @@ use common::node::human::HumanDuration;
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
-use hub::control::{Invited, PAGE, Reloaded, Request, Revoked, Status};
+use hub::control::{Explained, Invited, PAGE, Reloaded, Request, Revoked, RuleList, Status};
+use hub::lan::rules::{Service, Tag};
 use hub::options::{self, PROGRAM};
 use hub::{advice, report};
 use ipnetwork::IpNetwork;
@@ -41,8 +42,8 @@ impl From<AskError> for Failure {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
-    match answer(command, flags, operand.unwrap_or_default()) {
+pub(crate) fn run(command: &Command, flags: Flags, words: &[String]) -> Exit {
+    match answer(command, flags, words) {
         Ok(()) => Exit::Done,
         Err(Failure::Usage(sentence)) => {
             say(&sentence);
@@ -59,7 +60,8 @@ pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> E
     }
 }
 
-fn answer(command: &Command, flags: Flags, operand: String) -> Result<(), Failure> {
+fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failure> {
+    let operand = words.first().cloned().unwrap_or_default();
     let (shared, own): (Flags, Flags) = flags
         .into_iter()
         .partition(|(setting, _)| command.settings.iter().all(|known| known.name != setting.name));
@@ -76,6 +78,7 @@ fn answer(command: &Command, flags: Flags, operand: String) -> Result<(), Failur
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
+        "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
     }
@@ -123,11 +126,43 @@ fn whole_status(state: &Path) -> Result<Status, AskError> {
     }
 }
 
+/// `hub rules`: the list, or what is decided about one case.
+fn rules(words: &[String], is_explain: bool, state: &Path, json: bool) -> Result<(), Failure> {
+    let [from, to, service] = words else {
+        if is_explain {
+            return Err("name both ends and the service: hub rules --explain laptop nas tcp/22"
+                .to_owned()
+                .into());
+        }
+        show(&whole_rules(state)?, json, report::rules)?;
+        return Ok(());
+    };
+    let _: Service = service.parse()?;
+    let (from, to, service) = (from.clone(), to.clone(), service.clone());
+    tell::<Explained>(Request::Explain { from, to, service }, state, json, report::explained)?;
+    Ok(())
+}
+
+/// Puts the pages together; the head is that of the last one.
+fn whole_rules(state: &Path) -> Result<RuleList, AskError> {
+    let mut rules = Vec::new();
+    loop {
+        let mut page: RuleList = ask(state, &Request::Rules { from: rules.len() })?;
+        let is_last = page.rules.len() < PAGE;
+        rules.append(&mut page.rules);
+        if is_last {
+            return Ok(RuleList { rules, ..page });
+        }
+    }
+}
+
 /// What `hub invite` was told.
+#[derive(Clone)]
 struct Invitation {
     name: Name,
     addresses: Vec<IpAddr>,
     routes: Vec<IpNetwork>,
+    tags: Vec<Tag>,
     life: HumanDuration,
     host: Option<String>,
 }
@@ -138,6 +173,7 @@ impl Invitation {
             name: values::name(name).map_err(|why| format!("{name:?}: {why}"))?,
             addresses: settings.many("ip", values::member_ip)?,
             routes: settings.many("route", values::prefix)?,
+            tags: settings.many("tag", values::any)?,
             life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),
             host: settings.one("host", values::any)?,
         })
@@ -145,13 +181,12 @@ impl Invitation {
 }
 
 fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
-    let Invitation { name, addresses, routes, life, host } = invitation;
-    let (name, addresses, routes) = (name.clone(), addresses.clone(), routes.clone());
-    let request = Request::Invite { name, addresses, routes, seconds: life.seconds() };
+    let Invitation { name, addresses, routes, tags, life, host } = invitation.clone();
+    let request = Request::Invite { name, addresses, routes, tags, seconds: life.seconds() };
     let invited: Invited = ask(state, &request)?;
     let port = invited.listening.port();
     let (host, how) = match host {
-        Some(host) => (with_port(host, port), None),
+        Some(host) => (with_port(&host, port), None),
         None => match own_address(invited.listening) {
             Some(address) => {
                 let how =

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
+use crate::lan::rules::Tag;
+use crate::lan::rules::access::Count;
 
 /// Most members in one page of the status.
 pub const PAGE: usize = 500;
@@ -39,6 +41,9 @@ pub enum Request {
         /// Prefixes that it may offer.
         #[serde(default)]
         routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
         /// How long the invite lives.
         seconds: u64,
     },
@@ -53,6 +58,21 @@ pub enum Request {
     },
     /// Read the files again: [`Reloaded`].
     Reload,
+    /// The access rules: [`RuleList`], with a page of lines.
+    Rules {
+        /// How many lines to leave out.
+        #[serde(default)]
+        from: usize,
+    },
+    /// Which access rule decides: [`Explained`].
+    Explain {
+        /// A member's name, an address, or `hub`.
+        from: String,
+        /// The same.
+        to: String,
+        /// `tcp/22`, `udp/53`, `icmp`, or a protocol's number.
+        service: String,
+    },
 }
 
 /// What the server knows beside the core.
@@ -95,6 +115,9 @@ pub struct Status {
     pub invites: usize,
     /// Links that are not authenticated yet.
     pub half_open: usize,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
     /// Why the hub cannot write its files now, if it has something to write.
     pub trouble: Option<String>,
     /// What the kernel does not have as it should be, and why; a line each.
@@ -117,6 +140,9 @@ pub struct MemberStatus {
     pub addresses: Vec<IpAddr>,
     /// Prefixes that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules know it by.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
     /// Its link, if it is online.
     pub link: Option<LinkStatus>,
     /// How long ago it was online, if it is not and was since the hub started.
@@ -206,6 +232,52 @@ pub struct Reloaded {
     pub changes: Vec<(Name, String)>,
     /// How many are changed.
     pub changed: usize,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
+}
+
+/// The access rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleList {
+    /// The file that they are read from.
+    pub file: PathBuf,
+    /// Whether that file is there: without it all may reach all.
+    pub exists: bool,
+    /// The lines: of one page, or all of them once a command has put the pages together.
+    pub rules: Vec<RuleStatus>,
+    /// Packets that were dropped as no line matches.
+    pub unmatched: u64,
+    /// Flows that may pass, and whose replies may.
+    pub flows: usize,
+}
+
+/// One access rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// The number of its line.
+    pub line: usize,
+    /// The line, shortened where it is long.
+    pub text: String,
+    /// Packets that it decided about, replies included.
+    pub packets: u64,
+}
+
+/// What the access rules say about one case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it may pass.
+    pub allowed: bool,
+    /// The line that decides, and its text; none where there are no rules, or no line matches.
+    pub line: Option<usize>,
+    /// The text of the line.
+    pub text: Option<String>,
+    /// Whether there are rules at all.
+    pub has_rules: bool,
+    /// Who sends, and from which address.
+    pub from: String,
+    /// Who receives, and at which address.
+    pub to: String,
 }
 
 /// The status with the page of members behind a name.
@@ -225,6 +297,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
         half_open: core.half_open(),
+        rules: core.access_rules().map(|access| access.rules().len()),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
         drops: drops(core.drops()),
@@ -250,10 +323,45 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change]) -> Reloaded {
             Outcome::Revoked => "revoked",
             Outcome::Removed => "removed",
             Outcome::Changed => "changed",
+            Outcome::Tagged => "tagged",
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    Reloaded { standing: standing(core, about), changes: named.collect(), changed: changes.len() }
+    let rules = core.access_rules().map(|access| access.rules().len());
+    Reloaded { standing: standing(core, about), changes: named.collect(), changed: changes.len(), rules }
+}
+
+/// The access rules behind the first `from` ones.
+pub fn rules(core: &Core, file: PathBuf, from: usize) -> RuleList {
+    let Some(access) = core.access_rules() else {
+        return RuleList { file, exists: false, rules: Vec::new(), unmatched: 0, flows: 0 };
+    };
+    let counts = access.counts().skip(from).take(PAGE);
+    let rules = counts.filter_map(|Count { line, packets }| {
+        let line = line?;
+        Some(RuleStatus { line, text: access.rules().text(line)?.to_owned(), packets })
+    });
+    let (rules, unmatched, flows) = (rules.collect(), access.unmatched(), access.flows());
+    RuleList { file, exists: true, rules, unmatched, flows }
+}
+
+/// Which access rule decides about a service from one end to the other.
+///
+/// # Errors
+/// A sentence that says which end or service is unknown.
+pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Explained, String> {
+    let case = core.explain(from, to, service.parse()?)?;
+    let decided = case.decision;
+    let line = decided.and_then(|decision| decision.line);
+    let text = line.and_then(|line| core.access_rules()?.rules().text(line));
+    Ok(Explained {
+        allowed: decided.is_none_or(|decision| decision.allows),
+        line,
+        text: text.map(str::to_owned),
+        has_rules: decided.is_some(),
+        from: case.from,
+        to: case.to,
+    })
 }
 
 fn online(members: &Members) -> usize {
@@ -280,6 +388,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         key: member.key,
         addresses: member.addresses.clone(),
         routes: member.routes.clone(),
+        tags: member.tags.clone(),
         also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,

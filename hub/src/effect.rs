@@ -131,6 +131,13 @@ pub enum Notice {
     KernelRouteCovers(IpNetwork, IpAddr),
     /// Who may join from now on; how many members there are.
     Access(Access, usize),
+    /// Other access rules are in force: how many, if any, and whether anyone may join.
+    Rules {
+        /// How many lines decide; `None` where all may reach all.
+        count: Option<usize>,
+        /// Whether anyone may join.
+        is_open: bool,
+    },
     /// The files were read again: members, and how many of them are changed.
     Reloaded(usize, usize),
     /// The files were to be read again, which failed.

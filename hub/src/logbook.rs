@@ -148,6 +148,7 @@ impl Logbook {
                 info!("{name} ({addresses}) is no longer a member: {}", why_no_member(outcome));
             }
             Notice::Access(access, members) => self.note_access(access, members),
+            Notice::Rules { count, is_open } => note_rules(count, is_open),
             Notice::Reloaded(members, changed) => {
                 info!("read the files again: {members} members, {changed} of them changed");
             }
@@ -199,6 +200,17 @@ impl Logbook {
     }
 }
 
+fn note_rules(count: Option<usize>, is_open: bool) {
+    match count {
+        None => info!("no access rules: everyone on the LAN may reach everyone"),
+        Some(count) if is_open => warn!(
+            "{count} access rules are in force, but anyone can join under a name and address that they allow: `hub \
+             lock` lets in only members and whom you invite"
+        ),
+        Some(count) => info!("{count} access rules are in force"),
+    }
+}
+
 /// The line about a join that was refused.
 fn refused(who: &Applicant, source: SocketAddr, reason: Refusal, text: &str) -> String {
     let name = who.name.as_ref().map_or(String::new(), |name| format!("{name}, "));
@@ -212,7 +224,7 @@ fn why_no_member(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Revoked => "its membership was revoked",
         Outcome::Removed => "it was taken off the list of members",
-        Outcome::Changed => "its line in the list of members was changed",
+        Outcome::Changed | Outcome::Tagged => "its line in the list of members was changed",
     }
 }
 

@@ -54,16 +54,17 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows who is on the LAN, and how the links are",
-            operand: "",
+            operands: "",
             settings: &[],
         },
         Command {
             name: "invite",
             help: "lets one more machine in, once: prints the line to run there",
-            operand: "NAME",
+            operands: "NAME",
             settings: &[
                 Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)"),
                 Setting::many("route", "PREFIX", "prefix behind it that it may offer"),
+                Setting::many("tag", "TAG", "label that access rules know it by"),
                 Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
                 Setting::one(
                     "host",
@@ -75,26 +76,35 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "lock",
             help: "lets only members join from now on, and those with an invite",
-            operand: "",
+            operands: "",
             settings: &[],
         },
-        Command { name: "unlock", help: "lets anyone join from now on", operand: "", settings: &[] },
+        Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",
             help: "ends a membership (name, address or key) at once and for good",
-            operand: "MEMBER",
+            operands: "MEMBER",
             settings: &[],
         },
         Command {
             name: "reload",
-            help: "reads the files members, invites and locked again, as SIGHUP does",
-            operand: "",
+            help: "reads the files members, rules, invites and locked again, as SIGHUP does",
+            operands: "",
             settings: &[],
+        },
+        Command {
+            name: "rules",
+            help: "lists the access rules with the packets that each decided about, or explains one case",
+            operands: "[FROM TO PROTO/PORT]",
+            settings: &[Setting::switch(
+                "explain",
+                "say which line decides about a service: hub rules --explain laptop nas tcp/22",
+            )],
         },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],

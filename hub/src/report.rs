@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use common::node::human::{bytes, duration, millis, table};
 
-use crate::control::{MemberStatus, Reloaded, Revoked, Standing, Status, Traffic};
+use crate::control::{Explained, MemberStatus, Reloaded, Revoked, RuleList, Standing, Status, Traffic};
 
 /// The report of `hub status`.
 pub fn status(status: &Status) -> String {
@@ -31,6 +31,9 @@ pub fn status(status: &Status) -> String {
         count(status.revoked, "revoked"),
         count(status.half_open, "not authenticated yet"),
     );
+    if let Some(rules) = status.rules {
+        let _ = writeln!(text, "{rules} access rules (`hub rules` lists them)");
+    }
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(text, "{trouble}");
     }
@@ -51,10 +54,26 @@ pub fn status(status: &Status) -> String {
     }
     if !status.members.is_empty() {
         text.push('\n');
-        let rows: Vec<_> = status.members.iter().map(row).collect();
-        text.push_str(&table(HEADER, &rows));
+        text.push_str(&members(&status.members));
     }
     text
+}
+
+/// The table of members; with their tags where there are any.
+fn members(members: &[MemberStatus]) -> String {
+    let rows: Vec<_> = members.iter().map(row).collect();
+    if members.iter().all(|member| member.tags.is_empty()) {
+        return table(HEADER, &rows);
+    }
+    let with_tags = |cells: [String; 11], tags: String| {
+        let [name, address, routes, rest @ ..] = cells;
+        let [a, b, c, d, e, f, g, h] = rest;
+        [name, address, tags, routes, a, b, c, d, e, f, g, h]
+    };
+    let header = with_tags(HEADER.map(str::to_owned), "TAGS".to_owned());
+    let rows: Vec<_> =
+        rows.into_iter().zip(members).map(|(cells, member)| with_tags(cells, list(&member.tags))).collect();
+    table(header.each_ref().map(String::as_str), &rows)
 }
 
 const HEADER: [&str; 11] =
@@ -145,7 +164,39 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
     if reloaded.changed > reloaded.changes.len() {
         text.push_str("  …\n");
     }
+    if let Some(rules) = reloaded.rules {
+        let _ = writeln!(text, "{rules} access rules");
+    }
     text
+}
+
+/// The answer to `hub rules`.
+pub fn rules(list: &RuleList) -> String {
+    let file = list.file.display();
+    if !list.exists {
+        return format!("no access rules: everyone on the LAN may reach everyone\n{file} would hold them\n");
+    }
+    let mut rows: Vec<_> = list
+        .rules
+        .iter()
+        .map(|rule| [rule.line.to_string(), rule.packets.to_string(), rule.text.clone()])
+        .collect();
+    rows.push(["-".to_owned(), list.unmatched.to_string(), "(no line matches: denied)".to_owned()]);
+    let flows = list.flows;
+    format!("{file}; {flows} flows may pass\n\n{}", table(["LINE", "PACKETS", "RULE"], &rows))
+}
+
+/// The answer to `hub rules --explain`.
+pub fn explained(explained: &Explained) -> String {
+    let Explained { allowed, line, text, has_rules, from, to } = explained;
+    let what = if *allowed { "allowed" } else { "denied" };
+    let why = match (line, text) {
+        (Some(line), Some(text)) => format!("by line {line}: {text}"),
+        (Some(line), None) => format!("by line {line}"),
+        (None, _) if *has_rules => "as no line matches".to_owned(),
+        (None, _) => "as there are no access rules".to_owned(),
+    };
+    format!("{from} to {to}: {what} {why}\n")
 }
 
 #[cfg(test)]
@@ -161,6 +212,7 @@ mod tests {
             key: PrivateKey::from_random([1; 32]).public(),
             addresses: vec![ip.parse().unwrap()],
             routes: vec![],
+            tags: vec![],
             link: None,
             also_from: None,
             seen_seconds_ago: None,
@@ -195,6 +247,7 @@ mod tests {
             revoked: 1,
             invites: 0,
             half_open: 0,
+            rules: None,
             trouble: None,
             problems: vec![],
             drops: BTreeMap::new(),

@@ -38,8 +38,8 @@ impl From<AskError> for Failure {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
-    match answer(command, flags, operand.unwrap_or_default()) {
+pub(crate) fn run(command: &Command, flags: Flags, words: &[String]) -> Exit {
+    match answer(command, flags, words) {
         Ok(true) => Exit::Done,
         Ok(false) => Exit::Failed,
         Err(Failure::Usage(sentence)) => {
@@ -57,7 +57,7 @@ pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> E
     }
 }
 
-fn answer(command: &Command, mut flags: Flags, operand: String) -> Result<bool, Failure> {
+fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool, Failure> {
     let json = Settings::of_command(&PROGRAM, flags.clone()).switch("json")?;
     flags.retain(|(setting, _)| setting.name != "json");
     let (settings, warnings) = cli::load(&PROGRAM, flags, CONFIG_FILES)?;
@@ -66,6 +66,7 @@ fn answer(command: &Command, mut flags: Flags, operand: String) -> Result<bool, 
     match command.name {
         "status" => Ok(show_status(state, json)?),
         "resolve" => {
+            let operand = words.first().map_or("", String::as_str);
             let name: Name = operand.parse().map_err(|error| format!("{operand:?}: {error}"))?;
             Ok(resolve(&name, state, json)?)
         }

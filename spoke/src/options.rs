@@ -70,14 +70,19 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows how this machine is on the LAN, and who else is",
-            operand: "",
+            operands: "",
             settings: &[],
         },
-        Command { name: "resolve", help: "prints the addresses of a member", operand: "NAME", settings: &[] },
+        Command {
+            name: "resolve",
+            help: "prints the addresses of a member",
+            operands: "NAME",
+            settings: &[],
+        },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],

@@ -125,6 +125,7 @@ fn invite_last(world: &mut World) {
         until: 1,
         addresses: vec![],
         routes: vec![],
+        tags: vec![],
     };
     if world.request(Command::Invite(invite)).is_ok() {
         world.spokes[last].invite = Some(secret);

@@ -205,6 +205,7 @@ impl Core {
             Err(_) => Vec::new(),
         };
         self.admission.replace_invites(files.invites);
+        self.set_rules(files.rules);
         // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
         let access = if files.locked { Access::Locked } else { Access::Open };
@@ -229,9 +230,10 @@ impl Core {
                 Outcome::Revoked => Farewell::Revoked,
                 // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
                 Outcome::Removed | Outcome::Changed => Farewell::Changed,
+                Outcome::Tagged => continue,
             };
             // The link of one that is still in the list tells its own end.
-            if *outcome != Outcome::Changed {
+            if outcome.is_gone() {
                 let who = Who { id: *id, name: member.name.clone(), addresses: member.addresses_text() };
                 self.note(Notice::NoMember(who, *outcome));
             }
@@ -239,7 +241,7 @@ impl Core {
                 self.switch.dismiss(session, farewell, (*outcome).into());
             }
         }
-        for Change { id, .. } in changes.iter().filter(|change| change.outcome != Outcome::Changed) {
+        for Change { id, .. } in changes.iter().filter(|change| change.outcome.is_gone()) {
             self.withdraw_routes(*id);
             self.notify_watchers(now);
         }

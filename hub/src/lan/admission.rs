@@ -14,7 +14,7 @@ use common::wire::name::Name;
 use crate::ids::{MemberId, SessionId};
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::joins::Joins;
-use crate::lan::members::{Access, Change, Decision, Members, parse_rights, rights_text};
+use crate::lan::members::{Access, Change, Decision, Members, Rights, rights_text};
 use crate::lan::saving::{Job, Saving};
 use crate::lan::subnets::Subnets;
 
@@ -295,8 +295,8 @@ impl Admission {
             ));
         }
         // A text that cannot be parsed must not be written: the hub would not start.
-        let rights = rights_text(&invite.addresses, &invite.routes);
-        parse_rights(rights.split_whitespace(), self.subnets)?;
+        let rights = rights_text(&invite.addresses, &invite.routes, &invite.tags);
+        Rights::parse(rights.split_whitespace(), self.subnets)?;
         for &address in &invite.addresses {
             if let Some(holder) = self.members.holder(address) {
                 return Err(format!("{address} is held by {}", self.members.member(holder).name));
@@ -355,9 +355,10 @@ impl Admission {
             Decision::Dispute(_) | Decision::Refused(..) => None,
         };
         if let Some(id) = admitted {
-            let routes =
-                self.invites.iter().find(|invite| invite.hash == hash).map(|invite| invite.routes.clone());
-            self.members.set_routes(id, &routes.unwrap_or_default());
+            let invite = self.invites.iter().find(|invite| invite.hash == hash);
+            let (routes, tags) = invite.map(|one| (&*one.routes, &*one.tags)).unwrap_or_default();
+            self.members.set_routes(id, routes);
+            self.members.set_tags(id, tags);
             self.invites.remove(hash);
         }
         self.reserve(None);

@@ -13,7 +13,8 @@ use common::wire::invite::{Secret, SecretHash};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use crate::lan::members::{BadLine, Version, parse_rights, rights_text};
+use crate::lan::members::{BadLine, Rights, Version, rights_text};
+use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 
 /// Most invites at a time.
@@ -32,6 +33,8 @@ pub struct Invite {
     pub addresses: Vec<IpAddr>,
     /// Prefixes that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules will know it by.
+    pub tags: Vec<Tag>,
 }
 
 #[derive(Clone)]
@@ -139,8 +142,8 @@ impl Invites {
         if self.iter().count() >= MAX_INVITES {
             return Err(format!("there are {MAX_INVITES} invites already"));
         }
-        let Invite { hash, name, until, addresses, routes } = &invite;
-        let line = format!("{hash} {name} {until} {}", rights_text(addresses, routes));
+        let Invite { hash, name, until, addresses, routes, tags } = &invite;
+        let line = format!("{hash} {name} {until} {}", rights_text(addresses, routes, tags));
         self.lines.push(Line::Invite(invite, line));
         self.version = self.version.next();
         Ok(())
@@ -190,8 +193,8 @@ fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, String> {
     let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
     let until = words.next().ok_or("the time is missing")?;
     let until = until.parse().map_err(|_| format!("{until:?} is no time in Unix seconds"))?;
-    let (addresses, routes) = parse_rights(words, subnets)?;
-    Ok(Invite { hash, name, until, addresses, routes })
+    let Rights { addresses, routes, tags } = Rights::parse(words, subnets)?;
+    Ok(Invite { hash, name, until, addresses, routes, tags })
 }
 
 #[cfg(test)]
@@ -213,6 +216,7 @@ mod tests {
             until,
             addresses: ip.map(|ip| ip.parse().unwrap()).into_iter().collect(),
             routes: vec![],
+            tags: vec![],
         }
     }
 

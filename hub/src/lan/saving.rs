@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::members::{Access, Change, Members, Patch, Version};
+use crate::lan::rules::Rules;
 
 /// How long to wait before the files are written again after that failed.
 pub const SAVE_PAUSE: Duration = Duration::from_secs(10);
@@ -78,6 +79,8 @@ pub struct Files {
     pub invites: Invites,
     /// Whether `locked` is there.
     pub locked: bool,
+    /// `rules`, if it is there.
+    pub rules: Option<Rules>,
 }
 
 /// A text without what a crash in the middle of adding lines leaves behind: a last line that has no end, and makes no

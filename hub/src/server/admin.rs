@@ -31,7 +31,7 @@ impl Server {
                 status.problems = self.machine.problems();
                 self.reply(ticket, encode(Ok(status)), now);
             }
-            Ok(Request::Invite { name, addresses, routes, seconds }) => {
+            Ok(Request::Invite { name, addresses, routes, tags, seconds }) => {
                 let random = match state::random() {
                     Ok(random) => random,
                     Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
@@ -39,7 +39,7 @@ impl Server {
                 let [secret, _] = random.as_chunks().0 else { unreachable!("32 bytes are 2 times 16") };
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
                 let until = self.clock.unix_time + seconds;
-                let invite = Invite { hash: secret.hash(), name, until, addresses, routes };
+                let invite = Invite { hash: secret.hash(), name, until, addresses, routes, tags };
                 self.request(Requester::Invite(ticket, secret, seconds), Command::Invite(invite), now);
             }
             Ok(Request::Lock) => {
@@ -50,6 +50,14 @@ impl Server {
             }
             Ok(Request::Revoke { member }) => {
                 self.request(Requester::Command(ticket), Command::Revoke(member), now);
+            }
+            Ok(Request::Rules { from }) => {
+                let rules = control::rules(&self.core, self.store.rules_file(), from);
+                self.reply(ticket, encode(Ok(rules)), now);
+            }
+            Ok(Request::Explain { from, to, service }) => {
+                let explained = control::explain(&self.core, &from, &to, &service);
+                self.reply(ticket, encode(explained), now);
             }
             Ok(Request::Reload) => self.request(Requester::Command(ticket), Command::Reload, now),
             Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),

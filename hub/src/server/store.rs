@@ -11,7 +11,7 @@ use common::node::state::{self, State};
 use log::debug;
 use mio::Waker;
 
-use super::files::{MEMBERS, StateFiles};
+use super::files::{MEMBERS, RULES, StateFiles};
 use crate::core::Files;
 use crate::lan::saving::{Done, Job};
 use crate::lan::subnets::Subnets;
@@ -64,6 +64,11 @@ impl Store {
     /// Where the list of members is.
     pub(super) fn members_file(&self) -> PathBuf {
         self.state.path().join(MEMBERS)
+    }
+
+    /// Where the access rules are.
+    pub(super) fn rules_file(&self) -> PathBuf {
+        self.state.path().join(RULES)
     }
 
     /// Has a job done. What it led to, where that is known at once.
