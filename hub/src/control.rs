@@ -12,7 +12,9 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
+use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
+use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::rules::access::Count;
 
@@ -31,10 +33,13 @@ pub enum Request {
         #[serde(default)]
         after: Option<Name>,
     },
-    /// Let someone in, once: [`Invited`].
+    /// Make an invite: [`Invited`].
     Invite {
-        /// The member's name.
+        /// The member's name, or that of an invite for several.
         name: Name,
+        /// How many machines it lets in, each under its own name; one, under this name, where it is not given.
+        #[serde(default)]
+        uses: Option<u32>,
         /// Its addresses; the hub chooses where none is given.
         #[serde(default)]
         addresses: Vec<IpAddr>,
@@ -46,6 +51,47 @@ pub enum Request {
         tags: Vec<Tag>,
         /// How long the invite lives.
         seconds: u64,
+    },
+    /// The invites that can be used: [`InviteStatus`]es.
+    Invites,
+    /// Make an invite void: its name.
+    Cancel {
+        /// The name of the invite.
+        name: Name,
+    },
+    /// The machines that wait to be let in: [`PendingStatus`]es.
+    Pending,
+    /// Let a machine in: [`Allowed`].
+    Allow {
+        /// Its key, or the name under which it waits.
+        who: String,
+        /// The member whose place it takes.
+        #[serde(default)]
+        in_place_of: Option<String>,
+        /// Its name.
+        #[serde(default)]
+        name: Option<Name>,
+        /// Its addresses; the hub chooses where none is given.
+        #[serde(default)]
+        addresses: Vec<IpAddr>,
+        /// Prefixes that it may offer.
+        #[serde(default)]
+        routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
+    },
+    /// Give a member another name: [`Renamed`].
+    Rename {
+        /// A name, an address or a key.
+        member: String,
+        /// The new name.
+        name: Name,
+    },
+    /// Take a member off the list that is not on the LAN: [`Revoked`].
+    Forget {
+        /// A name, an address or a key.
+        member: String,
     },
     /// Let only members in: [`Standing`].
     Lock,
@@ -73,6 +119,20 @@ pub enum Request {
         /// `tcp/22`, `udp/53`, `icmp`, or a protocol's number.
         service: String,
     },
+}
+
+impl Request {
+    /// Whether it changes nothing.
+    pub fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Request::Status { .. }
+                | Request::Invites
+                | Request::Pending
+                | Request::Rules { .. }
+                | Request::Explain { .. }
+        )
+    }
 }
 
 /// What the server knows beside the core.
@@ -113,6 +173,9 @@ pub struct Status {
     pub revoked: usize,
     /// Invites that are not used yet.
     pub invites: usize,
+    /// Machines that wait to be let in.
+    #[serde(default)]
+    pub pending: usize,
     /// Links that are not authenticated yet.
     pub half_open: usize,
     /// How many access rules there are; `None` where all may reach all.
@@ -223,6 +286,56 @@ pub struct Revoked {
     pub file: PathBuf,
 }
 
+/// An invite that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteStatus {
+    /// Its name.
+    pub name: Name,
+    /// How many machines it still lets in, where it is one for several.
+    pub uses: Option<u32>,
+    /// For how long it can still be used.
+    pub seconds: u64,
+    /// The addresses that it gives.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that it grants.
+    pub routes: Vec<IpNetwork>,
+    /// Tags that it gives.
+    pub tags: Vec<Tag>,
+}
+
+/// A machine that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// The name that it asks for. Whoever waits chooses it: compare the key.
+    pub name: Name,
+    /// Its key, which it has proved.
+    pub key: PublicKey,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// For how long it has waited.
+    pub seconds: u64,
+}
+
+/// A machine that was let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The name that it has.
+    pub name: Name,
+    /// Its key.
+    pub key: PublicKey,
+    /// Whether it waited, so that it is on the LAN in a moment.
+    pub waited: bool,
+}
+
+/// A member with another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renamed {
+    /// The name it had.
+    pub from: Name,
+    /// The name it has.
+    pub to: Name,
+}
+
 /// Files that were read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -296,6 +409,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         known: members.len(),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
+        pending: core.pending().len(),
         half_open: core.half_open(),
         rules: core.access_rules().map(|access| access.rules().len()),
         trouble: core.trouble().map(str::to_owned),
@@ -362,6 +476,35 @@ pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Expla
         from: case.from,
         to: case.to,
     })
+}
+
+/// The invites that can be used, by name.
+pub fn invites(core: &Core, unix_time: u64) -> Vec<InviteStatus> {
+    let alive = core.invites().iter().filter(|invite| unix_time < invite.until);
+    let one = |invite: &Invite| InviteStatus {
+        name: invite.name.clone(),
+        uses: invite.uses,
+        seconds: invite.until - unix_time,
+        addresses: invite.addresses.clone(),
+        routes: invite.routes.clone(),
+        tags: invite.tags.clone(),
+    };
+    let mut invites: Vec<InviteStatus> = alive.map(one).collect();
+    invites.sort_by(|one, other| one.name.cmp(&other.name));
+    invites
+}
+
+/// The machines that wait to be let in, who waits longest first.
+pub fn pending(core: &Core, now: Instant) -> Vec<PendingStatus> {
+    let one = |machine: &Waiting| PendingStatus {
+        name: machine.join.name.clone(),
+        key: machine.key,
+        source: SocketAddr::new(machine.source.ip().to_canonical(), machine.source.port()),
+        seconds: now.saturating_duration_since(machine.since).as_secs(),
+    };
+    let mut pending: Vec<PendingStatus> = core.pending().iter().map(one).collect();
+    pending.sort_by(|one, other| (other.seconds, &one.name).cmp(&(one.seconds, &other.name)));
+    pending
 }
 
 fn online(members: &Members) -> usize {

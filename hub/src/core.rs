@@ -23,6 +23,7 @@ use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
+use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
 use crate::lan::rules::Rules;
 use crate::lan::saving::{Fingerprint, Saving};
@@ -30,6 +31,7 @@ use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
 mod access;
 mod files;
+mod govern;
 mod joining;
 mod offers;
 
@@ -200,7 +202,8 @@ impl Core {
             | ControlFrame::Pong(_)
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
-            | ControlFrame::MembersChanged => {}
+            | ControlFrame::MembersChanged
+            | ControlFrame::Pending => {}
         }
     }
 
@@ -333,6 +336,11 @@ impl Core {
         self.admission.access()
     }
 
+    /// Who waits to be let in.
+    pub fn pending(&self) -> &Pending {
+        &self.admission.pending
+    }
+
     /// Why the files cannot be written now, if there is something to write.
     pub fn trouble(&self) -> Option<&str> {
         self.saving.trouble()
@@ -355,7 +363,7 @@ impl Core {
 
     /// Links whose other end is not authenticated yet.
     pub fn half_open(&self) -> usize {
-        self.switch.half_open()
+        self.switch.half_open().saturating_sub(self.admission.pending.len())
     }
 
     /// Packets from the hub's own kernel, and to it, that were dropped.

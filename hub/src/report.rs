@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use common::node::human::{bytes, duration, millis, table};
 
-use crate::control::{Explained, MemberStatus, Reloaded, Revoked, RuleList, Standing, Status, Traffic};
+use crate::control::{
+    Allowed, Explained, InviteStatus, MemberStatus, PendingStatus, Reloaded, Renamed, Revoked, RuleList,
+    Standing, Status, Traffic,
+};
 
 /// The report of `hub status`.
 pub fn status(status: &Status) -> String {
@@ -23,10 +26,11 @@ pub fn status(status: &Status) -> String {
     let _ = writeln!(text, "listening on {}, key {}", status.listening, status.key);
     let _ = writeln!(
         text,
-        "{}: {} of {} members online{}{}{}",
+        "{}: {} of {} members online{}{}{}{}",
         if status.locked { "locked" } else { "open to anyone (`hub lock` ends that)" },
         status.online,
         status.known,
+        count(status.pending, "waiting (`hub pending`)"),
         count(status.invites, "invited"),
         count(status.revoked, "revoked"),
         count(status.half_open, "not authenticated yet"),
@@ -60,7 +64,7 @@ pub fn status(status: &Status) -> String {
 }
 
 /// The table of members; with their tags where there are any.
-fn members(members: &[MemberStatus]) -> String {
+pub fn members(members: &[MemberStatus]) -> String {
     let rows: Vec<_> = members.iter().map(row).collect();
     if members.iter().all(|member| member.tags.is_empty()) {
         return table(HEADER, &rows);
@@ -129,7 +133,7 @@ pub fn standing(standing: &Standing) -> String {
     if *locked {
         format!(
             "locked: the {known} members known now ({online} online) can join{}, and nobody else\n`hub invite NAME` \
-             lets another one in\n",
+             lets another one in, `hub pending` shows who asks\n",
             match invites {
                 0 => String::new(),
                 1 => ", the one with an invite".to_owned(),
@@ -152,6 +156,57 @@ pub fn revoked(revoked: &Revoked) -> String {
         revoked.key,
         revoked.file.display()
     )
+}
+
+/// The answer to `hub forget`.
+pub fn forgotten(forgotten: &Revoked) -> String {
+    let Revoked { name, addresses, .. } = forgotten;
+    format!("{name} ({}) is forgotten: its name and address are free\n", list(addresses))
+}
+
+/// The answer to `hub rename`.
+pub fn renamed(renamed: &Renamed) -> String {
+    format!("{} is called {} from now on\n", renamed.from, renamed.to)
+}
+
+/// The answer to `hub allow`.
+pub fn allowed(allowed: &Allowed) -> String {
+    let Allowed { name, key, waited } = allowed;
+    let next = if *waited { "it waits already, and is on the LAN in a moment" } else { "it can join now" };
+    format!("{name} is a member, with the key {key}: {next}\n")
+}
+
+/// The answer to `hub pending`.
+pub fn pending(pending: &[PendingStatus]) -> String {
+    if pending.is_empty() {
+        return "nobody waits\n".to_owned();
+    }
+    let row = |one: &PendingStatus| {
+        [one.name.to_string(), one.source.to_string(), duration(one.seconds), one.key.to_string()]
+    };
+    let rows: Vec<_> = pending.iter().map(row).collect();
+    let table = table(["NAME", "FROM", "SINCE", "KEY"], &rows);
+    format!("{table}\n`hub allow NAME` lets one in; compare its key with `spoke key` there\n")
+}
+
+/// The answer to `hub invites`.
+pub fn invites(invites: &[InviteStatus]) -> String {
+    if invites.is_empty() {
+        return "there are no invites\n".to_owned();
+    }
+    let row = |one: &InviteStatus| {
+        let uses = one.uses.map_or("once".to_owned(), |uses| format!("{uses} machines"));
+        [
+            one.name.to_string(),
+            uses,
+            duration(one.seconds),
+            list(&one.addresses),
+            list(&one.routes),
+            list(&one.tags),
+        ]
+    };
+    let rows: Vec<_> = invites.iter().map(row).collect();
+    table(["NAME", "GOOD", "FOR", "ADDRESS", "ROUTES", "TAGS"], &rows)
 }
 
 /// The answer to `hub reload`.
@@ -246,6 +301,7 @@ mod tests {
             known: 2,
             revoked: 1,
             invites: 0,
+            pending: 0,
             half_open: 0,
             rules: None,
             trouble: None,

@@ -29,6 +29,7 @@ use crate::logbook::{LogKind, Logbook};
 use crate::switch::gate::MAX_SESSIONS;
 
 mod admin;
+mod audit;
 mod config;
 mod files;
 mod listener;
@@ -39,7 +40,7 @@ mod store;
 pub use config::{Config, Error};
 use listener::{Accepted, Listener};
 use machine::Machine;
-use requester::Requester;
+use requester::Asked;
 use store::Store;
 
 /// The only listener.
@@ -87,7 +88,7 @@ struct Signals {
 #[derive(Default)]
 struct Requests {
     last: u64,
-    asked: HashMap<RequestId, Requester>,
+    asked: HashMap<RequestId, Asked>,
 }
 
 struct Clock {

@@ -247,6 +247,16 @@ impl Switch {
         self.mark_dirty(session);
     }
 
+    /// Has a session wait until a person decides about its join request.
+    pub fn hold(&mut self, session: SessionId, now: Instant) {
+        let tunnel = &mut self.sessions[session.index()].tunnel;
+        match tunnel.hold(now) {
+            Ok(()) => self.timers.set(session.index(), tunnel.deadline()),
+            Err(error) => return self.end(session, End::Tunnel(error)),
+        }
+        self.mark_dirty(session);
+    }
+
     /// Refuses a session's join request, and ends it.
     pub fn refuse(&mut self, session: SessionId, reason: Refusal, text: String) {
         // It has only just begun: there is room for one frame.

@@ -1,6 +1,7 @@
 //! The commands that ask a running spoke. IO: they speak to its control socket and print.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it looks for state directories")]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,7 @@ fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool,
             let name: Name = operand.parse().map_err(|error| format!("{operand:?}: {error}"))?;
             Ok(resolve(&name, state, json)?)
         }
+        "key" => key(&state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
         "config" => config(&settings, json),
         other => Err(format!("spoke {other} is not known").into()),
     }
@@ -80,6 +82,21 @@ fn config(settings: &Settings, json: bool) -> Result<bool, Failure> {
     let text = if json { to_json(&settings.rows().collect::<Vec<_>>()) } else { settings.report() };
     print(&text).map_err(AskError::Print)?;
     options::Options::read(settings)?;
+    Ok(true)
+}
+
+/// `spoke key`: of the spoke that runs, or else of the state directory.
+fn key(state: &Path, json: bool) -> Result<bool, Failure> {
+    let key = match ask::<Status>(state, &Request::Status) {
+        Ok(status) => status.key,
+        Err(AskError::Nobody(_)) => {
+            let state = state::State::open(state).map_err(|error| AskError::Refused(error.to_string()))?;
+            state.key().map_err(|error| AskError::Refused(error.to_string()))?.public()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let text = if json { to_json(&BTreeMap::from([("key", key)])) } else { format!("{key}\n") };
+    print(&text).map_err(AskError::Print)?;
     Ok(true)
 }
 

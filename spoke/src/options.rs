@@ -74,6 +74,12 @@ pub static PROGRAM: Program = Program {
             settings: &[],
         },
         Command {
+            name: "key",
+            help: "prints this machine's key, by which `hub allow` knows it; makes one at first use",
+            operands: "",
+            settings: &[],
+        },
+        Command {
             name: "resolve",
             help: "prints the addresses of a member",
             operands: "NAME",

@@ -122,6 +122,7 @@ fn invite_last(world: &mut World) {
     let invite = Invite {
         hash: Secret(secret).hash(),
         name: "guest".parse().expect("a name"),
+        uses: None,
         until: 1,
         addresses: vec![],
         routes: vec![],

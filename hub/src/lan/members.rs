@@ -581,6 +581,7 @@ fn routes_size(routes: &[IpNetwork]) -> usize {
 
 mod addresses;
 mod edit;
+mod govern;
 mod member;
 
 pub use edit::{Change, Outcome};
