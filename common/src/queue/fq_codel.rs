@@ -4,12 +4,12 @@
 //! The state machine of one flow is in `codel`, the structure that holds packets in `flows`.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::packet::drops::{Drops, Reason};
 use crate::packet::offload;
 use crate::packet::{self, VNET_LEN};
-use crate::queue::codel::Codel;
+use crate::queue::codel::{Codel, Law};
 use crate::queue::flows::{FlowId, FlowTable};
 use crate::queue::{Buf, Pool};
 
@@ -37,6 +37,7 @@ pub struct Queue {
     lone: Option<Queued>,
     table: Option<Box<FlowTable>>,
     cap: usize,
+    law: Law,
     cost: usize,
     bytes: usize,
     packets: usize,
@@ -63,6 +64,7 @@ impl Queue {
             lone: None,
             table: None,
             cap: cap_bytes,
+            law: Law::USUAL,
             cost: 0,
             bytes: 0,
             packets: 0,
@@ -72,6 +74,11 @@ impl Queue {
             drops_full: 0,
             drops_delay: 0,
         }
+    }
+
+    /// Tells the round trip of the link behind this queue.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.law = Law::with_round_trip(u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Queues a packet (virtio-net header, then IP) of the flow with this hash.
@@ -202,7 +209,7 @@ impl Queue {
             let (_, since) = self.table.as_deref_mut()?.head(id)?;
             let mut packet = self.take_front(id, max, pool)?;
             let flow = self.table.as_deref_mut()?.flow(id);
-            let signal = flow.codel.must_signal(now, now.saturating_sub(since), flow.bytes);
+            let signal = flow.codel.must_signal(self.law, now, now.saturating_sub(since), flow.bytes);
             if !signal {
                 return self.sent(id, packet);
             }

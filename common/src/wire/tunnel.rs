@@ -309,6 +309,9 @@ impl Tunnel {
             }
             (_, ControlFrame::Pong(token)) => {
                 self.liveness.pong(*token, now);
+                if let Some(shortest) = self.liveness.shortest() {
+                    self.outbound.queue.set_round_trip(shortest);
+                }
                 Ok(None)
             }
             (Role::Spoke, ControlFrame::Pending) if matches!(self.state, State::Joining) => {

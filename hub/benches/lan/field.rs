@@ -7,7 +7,6 @@
 //! Each end hangs on a cable of its own and knows no way to the others: whatever arrives there came through a
 //! program in the hub, or through its kernel where `forward` made a router of it.
 
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -27,18 +26,27 @@ pub(crate) struct Field {
 impl Field {
     /// A hub and `ends` ends, all with cubic.
     pub(crate) fn new(ends: usize) -> Result<Field> {
+        Field::with_cables(ends, |hub, end, i| {
+            hub.ip(&format!(
+                "link add e{i} type veth peer name eth0 netns {}\nlink set e{i} up",
+                end.namespace_path().display()
+            ))?;
+            end.ip("link set eth0 up")
+        })
+    }
+
+    /// The same with cables that `connect` lays from the hub's e*i* to the eth0 of end *i*.
+    pub(crate) fn with_cables(
+        ends: usize,
+        mut connect: impl FnMut(&Host, &Host, usize) -> Result<()>,
+    ) -> Result<Field> {
         allow_cubic()?;
         let hub = Host::new("hub")?;
         let ends = (0..ends).map(|i| Host::new(&format!("end{i}"))).collect::<Result<Vec<_>>>()?;
-        let mut batch = String::new();
         for (i, end) in ends.iter().enumerate() {
-            let (address, namespace) = (Field::hub_address(i), end.namespace_path());
-            let _ = writeln!(batch, "link add e{i} type veth peer name eth0 netns {}", namespace.display());
-            let _ = writeln!(batch, "addr add {address}/30 dev e{i}\nlink set e{i} up");
-        }
-        hub.ip(batch.trim_end())?;
-        for (i, end) in ends.iter().enumerate() {
-            end.ip(&format!("addr add {}/30 dev eth0\nlink set eth0 up", Field::end_address(i)))?;
+            connect(&hub, end, i)?;
+            hub.ip(&format!("addr add {}/30 dev e{i}", Field::hub_address(i)))?;
+            end.ip(&format!("addr add {}/30 dev eth0", Field::end_address(i)))?;
         }
         let field = Field { hub, ends };
         for i in 0..field.ends.len() {

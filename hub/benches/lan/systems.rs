@@ -115,8 +115,14 @@ pub(crate) enum Way {
 impl System {
     /// Starts the system with so many ends, and waits until the first can reach the second.
     pub(crate) fn start(&self, ends: usize) -> Result<Running> {
+        self.start_on(Field::new(ends)?)
+    }
+
+    /// The same with hosts and cables that are there.
+    pub(crate) fn start_on(&self, field: Field) -> Result<Running> {
         self.require()?;
-        let running = (self.set_up)(Field::new(ends)?)?;
+        let ends = field.ends.len();
+        let running = (self.set_up)(field)?;
         for i in 1..ends {
             if let Some(address) = running.address(i) {
                 ping_until(&running.field.ends[0], address, START)
@@ -193,17 +199,25 @@ fn relay(field: Field) -> Result<Running> {
 }
 
 fn ours(field: Field) -> Result<Running> {
+    start_ours(field, &[])
+}
+
+/// Our programs, with these options more for both.
+pub(crate) fn start_ours(field: Field, options: &[&str]) -> Result<Running> {
     require_tun()?;
     let binaries = Binaries::find()?;
     let mut command = Command::new(&binaries.hub);
-    command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(field.hub.private().join("hub"));
+    command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(field.hub.private().join("hub")).args(options);
     let hub = field.hub.spawn("hub", &command)?;
     hub.wait_for_line(HUB_LISTENS, START)?;
     let mut ends = Vec::new();
     for (i, host) in field.ends.iter().enumerate() {
         let mut command = Command::new(&binaries.spoke);
         command.args(["--hub", &format!("{}:5678", Field::hub_address(i))]);
-        command.args(["--ip", &inner_address(i).to_string(), "--state"]).arg(host.private().join("spoke"));
+        command
+            .args(["--ip", &inner_address(i).to_string(), "--state"])
+            .arg(host.private().join("spoke"))
+            .args(options);
         let spoke = host.spawn("spoke", &command)?;
         spoke.wait_for_line(SPOKE_ON_LAN, START)?;
         ends.push(spoke);

@@ -21,7 +21,7 @@ const SMALL: usize = 64;
 const LARGE: usize = 1_400;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a ping is waited for; one that is lost counts as this long.
-const PING_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// TCP connections that carry as much as they can, until this is dropped.
 pub(crate) struct Flows {
@@ -183,7 +183,7 @@ impl Drop for Flood {
 }
 
 /// Round trips, shortest first. A lost ping is among the longest.
-pub(crate) struct RoundTrips(Vec<Duration>);
+pub(crate) struct RoundTrips(pub(crate) Vec<Duration>);
 
 impl RoundTrips {
     /// The time that `part` of the pings did not exceed, in milliseconds.

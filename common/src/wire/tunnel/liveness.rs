@@ -23,11 +23,21 @@ pub(super) struct Liveness {
     /// Pings so far; the last one's token.
     pings: u64,
     round_trip: Option<Duration>,
+    /// The shortest so far: as long as the path, without queues.
+    shortest: Option<Duration>,
 }
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Liveness {
-        Liveness { born_at: now, heard_at: now, ping_at: now, ping: None, pings: 0, round_trip: None }
+        Liveness {
+            born_at: now,
+            heard_at: now,
+            ping_at: now,
+            ping: None,
+            pings: 0,
+            round_trip: None,
+            shortest: None,
+        }
     }
 
     pub(super) fn heard(&mut self, now: Instant) {
@@ -41,6 +51,11 @@ impl Liveness {
     /// The last round trip of a ping.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    /// The shortest round trip of a ping.
+    pub(super) fn shortest(&self) -> Option<Duration> {
+        self.shortest
     }
 
     /// Schedules the first ping, as packets may flow from now on.
@@ -59,7 +74,9 @@ impl Liveness {
     /// Takes the answer to a ping; any other token is ignored.
     pub(super) fn pong(&mut self, token: u64, now: Instant) {
         if let Some((_, sent_at)) = self.ping.take_if(|(expected, _)| *expected == token) {
-            self.round_trip = Some(now.saturating_duration_since(sent_at));
+            let round_trip = now.saturating_duration_since(sent_at);
+            self.round_trip = Some(round_trip);
+            self.shortest = Some(self.shortest.map_or(round_trip, |shortest| shortest.min(round_trip)));
         }
     }
 

@@ -1,0 +1,350 @@
+//! A LAN over long, narrow and lossy lines, beside bare TCP and the peers.
+//!
+//! `cargo bench --bench wan`: end 0 is far from the hub, behind an emulated line; end 1 is near it. One TCP flow between
+//! them, each way, with cubic, and pings beside it. `-- --only hub,bare` takes some of the systems, `-- --lines 1,3` some
+//! of the lines, `-- --turns 1` is quicker. Needs root, `ip` (iproute2), `ethtool` and `setpriv` (util-linux).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
+#![allow(clippy::disallowed_methods, reason = "it is all IO")]
+#![allow(dead_code, reason = "what it shares with the benchmark `lan` is more than it needs")]
+
+mod emulator;
+#[path = "../lan/field.rs"]
+mod field;
+#[path = "../../../tests/house/mod.rs"]
+mod house;
+#[path = "../lan/peers.rs"]
+mod peers;
+#[path = "../lan/systems.rs"]
+mod systems;
+#[path = "../lan/traffic.rs"]
+mod traffic;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use argh::FromArgs;
+
+use emulator::{Emulator, Line};
+use field::Field;
+use house::{Context, Failure, Host, Result};
+use systems::{Running, SYSTEMS, start_ours};
+use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
+
+/// Between pings: they are no load on the narrowest line.
+const PING_EVERY: Duration = Duration::from_millis(20);
+/// What is measured at most before a flow has found its rate, where its start is not to count.
+const WARM: Duration = Duration::from_secs(3);
+const MEASURED: Duration = Duration::from_secs(8);
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Measures a LAN over long lines.
+#[derive(FromArgs)]
+struct Options {
+    /// systems to measure, such as hub,bare (default: all)
+    #[argh(option)]
+    only: Option<String>,
+    /// lines to measure, by number (default: all)
+    #[argh(option)]
+    lines: Option<String>,
+    /// how often each is measured; the medians are shown (default: 3)
+    #[argh(option, default = "3")]
+    turns: usize,
+    /// directory for wan.csv (default: target/bench)
+    #[argh(option)]
+    out: Option<PathBuf>,
+    /// given by cargo bench
+    #[argh(switch, hidden_help)]
+    bench: bool,
+}
+
+/// A line, and what is to be reached there.
+struct Course {
+    title: &'static str,
+    line: Line,
+    /// Whether the first seconds count too.
+    from_start: bool,
+    /// Throughput, as a multiple of that of bare TCP with this congestion control.
+    reach: (f64, &'static str),
+    /// The mean round trip under bulk, as a multiple of the idle one.
+    wait: f64,
+}
+
+const fn line(ms: u64, megabits: f64, percent_lost: f64) -> Line {
+    Line { round_trip: Duration::from_millis(ms), megabits, percent_lost }
+}
+
+const COURSES: [Course; 5] = [
+    Course {
+        title: "40 ms, 100 Mbit/s",
+        line: line(40, 100.0, 0.0),
+        from_start: false,
+        reach: (0.93, "bare cubic"),
+        wait: 1.25,
+    },
+    Course {
+        title: "100 ms, 50 Mbit/s, from the start",
+        line: line(100, 50.0, 0.0),
+        from_start: true,
+        reach: (0.93, "bare cubic"),
+        wait: 1.25,
+    },
+    Course {
+        title: "40 ms, 100 Mbit/s, 1 % lost",
+        line: line(40, 100.0, 1.0),
+        from_start: false,
+        reach: (0.85, "bare bbr"),
+        wait: 1.5,
+    },
+    Course {
+        title: "100 ms, 50 Mbit/s, 0.1 % lost",
+        line: line(100, 50.0, 0.1),
+        from_start: false,
+        reach: (0.85, "bare bbr"),
+        wait: 1.25,
+    },
+    Course {
+        title: "200 ms, 20 Mbit/s, 3 % lost",
+        line: line(200, 20.0, 3.0),
+        from_start: false,
+        reach: (0.7, "bare bbr"),
+        wait: 1.75,
+    },
+];
+
+/// What is compared.
+struct Contender {
+    name: &'static str,
+    start: fn(Field) -> Result<Running>,
+}
+
+const CONTENDERS: [Contender; 8] = [
+    Contender { name: "bare cubic", start: |field| known("kernel", field) },
+    Contender {
+        name: "bare bbr",
+        start: |field| {
+            field.ends.iter().try_for_each(|end| choose_congestion(end, "bbr"))?;
+            known("kernel", field)
+        },
+    },
+    Contender { name: "hub", start: |field| start_ours(field, &[]) },
+    Contender { name: "hub, cubic", start: |field| start_ours(field, &["--congestion", "cubic"]) },
+    Contender { name: "hub, bbr", start: |field| start_ours(field, &["--congestion", "bbr"]) },
+    Contender { name: "openvpn", start: |field| known("openvpn", field) },
+    Contender { name: "tinc", start: |field| known("tinc", field) },
+    Contender { name: "wireguard-go", start: |field| known("wireguard-go", field) },
+];
+
+/// One of the systems of the benchmark `lan`.
+fn known(name: &str, field: Field) -> Result<Running> {
+    let system = SYSTEMS.iter().find(|system| system.name == name);
+    system.ok_or_else(|| Failure::new(format!("no system is called {name}")))?.start_on(field)
+}
+
+fn choose_congestion(host: &Host, name: &'static str) -> Result<()> {
+    let set = host.run(move || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name));
+    set.context(&format!("choose {name}: allow it in net.ipv4.tcp_allowed_congestion_control"))
+}
+
+fn main() -> ExitCode {
+    match run(&argh::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("wan: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    build()?;
+    let is_chosen = |of: &Option<String>, name: &str| {
+        of.as_ref().is_none_or(|of| of.split(',').any(|chosen| chosen.trim() == name))
+    };
+    let mut csv = "line,system,turn,direction,mbit_per_s,ping_mean_ms,ping_99_ms,idle_ms\n".to_owned();
+    for (number, course) in COURSES.iter().enumerate() {
+        if !is_chosen(&options.lines, &(number + 1).to_string()) {
+            continue;
+        }
+        println!("\n{}. {}", number + 1, course.title);
+        let mut rows = Vec::new();
+        for contender in CONTENDERS.iter().filter(|contender| is_chosen(&options.only, contender.name)) {
+            let mut measured = Vec::new();
+            for turn in 1..=options.turns {
+                match measure(contender, course) {
+                    Ok(result) => {
+                        result.note(&mut csv, course.title, contender.name, turn);
+                        measured.push(result);
+                    }
+                    Err(failure) => {
+                        println!("  {}: {failure}", contender.name);
+                        break;
+                    }
+                }
+            }
+            if let Some(row) = Row::of(contender.name, &measured) {
+                println!("{row}");
+                rows.push(row);
+            }
+        }
+        tell_goals(course, &rows);
+    }
+    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
+    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
+    let path = directory.join("wan.csv");
+    fs::write(&path, csv).context(&path.display().to_string())?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+/// What one turn found: from the far end, and to it.
+struct Measured {
+    idle_ms: f64,
+    ways: [Way; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Way {
+    megabits: f64,
+    mean_ms: f64,
+    p99_ms: f64,
+}
+
+fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
+    let path = Host::new("path")?;
+    let mut emulator: Option<Emulator> = None;
+    let field = Field::with_cables(2, |hub, end, i| {
+        if i == 0 {
+            emulator = Some(emulator::connect(&path, (end, "eth0"), (hub, "e0"), course.line)?);
+            return Ok(());
+        }
+        hub.ip(&format!(
+            "link add e{i} type veth peer name eth0 netns {}\nlink set e{i} up",
+            end.namespace_path().display()
+        ))?;
+        end.ip("link set eth0 up")
+    })?;
+    let running = (contender.start)(field)?;
+    let to = running.address(1).ok_or_else(|| Failure::new("no address"))?;
+    let idle_ms = pings(&running, to, PING_EVERY, IDLE)?.quantile_ms(0.5);
+    let up = one_way(&running, to, course, (0, 1))?;
+    // What is still queued drains.
+    thread::sleep(Duration::from_secs(2));
+    let down = one_way(&running, to, course, (1, 0))?;
+    drop(running);
+    drop(emulator);
+    Ok(Measured { idle_ms, ways: [up, down] })
+}
+
+fn one_way(running: &Running, ping: IpAddr, course: &Course, (from, to): (usize, usize)) -> Result<Way> {
+    let flow = Flows::start(running, from, to, 1)?;
+    if !course.from_start {
+        thread::sleep(WARM);
+    }
+    let (before, start) = (flow.received(), Instant::now());
+    let trips = pings(running, ping, PING_EVERY, MEASURED)?;
+    let bits = (flow.received() - before) as f64 * 8.0;
+    let megabits = bits / start.elapsed().as_secs_f64() / 1e6;
+    Ok(Way { megabits, mean_ms: mean_ms(&trips), p99_ms: trips.quantile_ms(0.99) })
+}
+
+/// The mean of those that came back: what the line itself loses is not late.
+fn mean_ms(trips: &RoundTrips) -> f64 {
+    let answered: Vec<_> = trips.0.iter().filter(|trip| **trip < PING_PATIENCE).collect();
+    answered.iter().map(|trip| trip.as_secs_f64() * 1e3).sum::<f64>() / answered.len() as f64
+}
+
+impl Measured {
+    fn note(&self, csv: &mut String, line: &str, system: &str, turn: usize) {
+        for (direction, way) in ["up", "down"].iter().zip(self.ways) {
+            let Way { megabits, mean_ms, p99_ms } = way;
+            let _ = writeln!(
+                csv,
+                "\"{line}\",\"{system}\",{turn},{direction},{megabits:.2},{mean_ms:.2},{p99_ms:.2},{:.2}",
+                self.idle_ms
+            );
+        }
+    }
+}
+
+/// The medians of a contender.
+struct Row {
+    name: &'static str,
+    idle_ms: f64,
+    ways: [Way; 2],
+}
+
+impl Row {
+    fn of(name: &'static str, measured: &[Measured]) -> Option<Row> {
+        let idle_ms = median(measured.iter().map(|one| one.idle_ms))?;
+        let way = |i: usize| {
+            let of = |value: fn(&Way) -> f64| median(measured.iter().map(|one| value(&one.ways[i])));
+            Some(Way {
+                megabits: of(|way| way.megabits)?,
+                mean_ms: of(|way| way.mean_ms)?,
+                p99_ms: of(|way| way.p99_ms)?,
+            })
+        };
+        Some(Row { name, idle_ms, ways: [way(0)?, way(1)?] })
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [up, down] = self.ways;
+        write!(
+            f,
+            "  {:14} up {:6.1} Mbit/s, ping {:6.1} ms ({:6.1})   down {:6.1} Mbit/s, ping {:6.1} ms ({:6.1})   idle {:5.1} ms",
+            self.name,
+            up.megabits,
+            up.mean_ms,
+            up.p99_ms,
+            down.megabits,
+            down.mean_ms,
+            down.p99_ms,
+            self.idle_ms
+        )
+    }
+}
+
+fn tell_goals(course: &Course, rows: &[Row]) {
+    let named = |name: &str| rows.iter().find(|row| row.name == name);
+    let (Some(ours), Some(bare)) = (named("hub"), named(course.reach.1)) else { return };
+    for (i, direction) in ["up", "down"].into_iter().enumerate() {
+        let share = ours.ways[i].megabits / bare.ways[i].megabits;
+        let wait = ours.ways[i].mean_ms / ours.idle_ms;
+        let word = |is_reached| if is_reached { "reached" } else { "MISSED " };
+        println!(
+            "  {} {share:.2} ≥ {} × {}, {direction};   {} {wait:.2} ≤ {} × idle, ping under bulk",
+            word(share >= course.reach.0),
+            course.reach.0,
+            course.reach.1,
+            word(wait <= course.wait),
+            course.wait
+        );
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.get(values.len().saturating_sub(1) / 2..=values.len() / 2)?;
+    Some(middle.iter().sum::<f64>() / middle.len() as f64)
+}
+
+/// Cargo has built the hub; the spoke is another package's program.
+fn build() -> Result<()> {
+    let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--release", "--bins", "--manifest-path"]);
+    let status = command.arg(workspace().join("Cargo.toml")).status().context("run cargo build")?;
+    if status.success() { Ok(()) } else { Err(Failure::new("the programs could not be built")) }
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
