@@ -12,7 +12,11 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
+use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
+use crate::lan::pending::Waiting;
+use crate::lan::rules::Tag;
+use crate::lan::rules::access::Count;
 
 /// Most members in one page of the status.
 pub const PAGE: usize = 500;
@@ -29,18 +33,65 @@ pub enum Request {
         #[serde(default)]
         after: Option<Name>,
     },
-    /// Let someone in, once: [`Invited`].
+    /// Make an invite: [`Invited`].
     Invite {
-        /// The member's name.
+        /// The member's name, or that of an invite for several.
         name: Name,
+        /// How many machines it lets in, each under its own name; one, under this name, where it is not given.
+        #[serde(default)]
+        uses: Option<u32>,
         /// Its addresses; the hub chooses where none is given.
         #[serde(default)]
         addresses: Vec<IpAddr>,
         /// Prefixes that it may offer.
         #[serde(default)]
         routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
         /// How long the invite lives.
         seconds: u64,
+    },
+    /// The invites that can be used: [`InviteStatus`]es.
+    Invites,
+    /// Make an invite void: its name.
+    Cancel {
+        /// The name of the invite.
+        name: Name,
+    },
+    /// The machines that wait to be let in: [`PendingStatus`]es.
+    Pending,
+    /// Let a machine in: [`Allowed`].
+    Allow {
+        /// Its key, or the name under which it waits.
+        who: String,
+        /// The member whose place it takes.
+        #[serde(default)]
+        in_place_of: Option<String>,
+        /// Its name.
+        #[serde(default)]
+        name: Option<Name>,
+        /// Its addresses; the hub chooses where none is given.
+        #[serde(default)]
+        addresses: Vec<IpAddr>,
+        /// Prefixes that it may offer.
+        #[serde(default)]
+        routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
+    },
+    /// Give a member another name: [`Renamed`].
+    Rename {
+        /// A name, an address or a key.
+        member: String,
+        /// The new name.
+        name: Name,
+    },
+    /// Take a member off the list that is not on the LAN: [`Revoked`].
+    Forget {
+        /// A name, an address or a key.
+        member: String,
     },
     /// Let only members in: [`Standing`].
     Lock,
@@ -53,6 +104,35 @@ pub enum Request {
     },
     /// Read the files again: [`Reloaded`].
     Reload,
+    /// The access rules: [`RuleList`], with a page of lines.
+    Rules {
+        /// How many lines to leave out.
+        #[serde(default)]
+        from: usize,
+    },
+    /// Which access rule decides: [`Explained`].
+    Explain {
+        /// A member's name, an address, or `hub`.
+        from: String,
+        /// The same.
+        to: String,
+        /// `tcp/22`, `udp/53`, `icmp`, or a protocol's number.
+        service: String,
+    },
+}
+
+impl Request {
+    /// Whether it changes nothing.
+    pub fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Request::Status { .. }
+                | Request::Invites
+                | Request::Pending
+                | Request::Rules { .. }
+                | Request::Explain { .. }
+        )
+    }
 }
 
 /// What the server knows beside the core.
@@ -103,8 +183,14 @@ pub struct Status {
     pub revoked: usize,
     /// Invites that are not used yet.
     pub invites: usize,
+    /// Machines that wait to be let in.
+    #[serde(default)]
+    pub pending: usize,
     /// Links that are not authenticated yet.
     pub half_open: usize,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
     /// Why the hub cannot write its files now, if it has something to write.
     pub trouble: Option<String>,
     /// What the kernel does not have as it should be, and why; a line each.
@@ -127,6 +213,9 @@ pub struct MemberStatus {
     pub addresses: Vec<IpAddr>,
     /// Prefixes that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules know it by.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
     /// Its link, if it is online.
     pub link: Option<LinkStatus>,
     /// How long ago it was online, if it is not and was since the hub started.
@@ -207,6 +296,56 @@ pub struct Revoked {
     pub file: PathBuf,
 }
 
+/// An invite that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteStatus {
+    /// Its name.
+    pub name: Name,
+    /// How many machines it still lets in, where it is one for several.
+    pub uses: Option<u32>,
+    /// For how long it can still be used.
+    pub seconds: u64,
+    /// The addresses that it gives.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that it grants.
+    pub routes: Vec<IpNetwork>,
+    /// Tags that it gives.
+    pub tags: Vec<Tag>,
+}
+
+/// A machine that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// The name that it asks for. Whoever waits chooses it: compare the key.
+    pub name: Name,
+    /// Its key, which it has proved.
+    pub key: PublicKey,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// For how long it has waited.
+    pub seconds: u64,
+}
+
+/// A machine that was let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The name that it has.
+    pub name: Name,
+    /// Its key.
+    pub key: PublicKey,
+    /// Whether it waited, so that it is on the LAN in a moment.
+    pub waited: bool,
+}
+
+/// A member with another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renamed {
+    /// The name it had.
+    pub from: Name,
+    /// The name it has.
+    pub to: Name,
+}
+
 /// Files that were read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -219,6 +358,52 @@ pub struct Reloaded {
     /// The file of the TLS certificate, which was read again, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
+}
+
+/// The access rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleList {
+    /// The file that they are read from.
+    pub file: PathBuf,
+    /// Whether that file is there: without it all may reach all.
+    pub exists: bool,
+    /// The lines: of one page, or all of them once a command has put the pages together.
+    pub rules: Vec<RuleStatus>,
+    /// Packets that were dropped as no line matches.
+    pub unmatched: u64,
+    /// Flows that may pass, and whose replies may.
+    pub flows: usize,
+}
+
+/// One access rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// The number of its line.
+    pub line: usize,
+    /// The line, shortened where it is long.
+    pub text: String,
+    /// Packets that it decided about, replies included.
+    pub packets: u64,
+}
+
+/// What the access rules say about one case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it may pass.
+    pub allowed: bool,
+    /// The line that decides, and its text; none where there are no rules, or no line matches.
+    pub line: Option<usize>,
+    /// The text of the line.
+    pub text: Option<String>,
+    /// Whether there are rules at all.
+    pub has_rules: bool,
+    /// Who sends, and from which address.
+    pub from: String,
+    /// Who receives, and at which address.
+    pub to: String,
 }
 
 /// The status with the page of members behind a name.
@@ -237,7 +422,9 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         known: members.len(),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
+        pending: core.pending().len(),
         half_open: core.half_open(),
+        rules: core.access_rules().map(|access| access.rules().len()),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
         drops: drops(core.drops()),
@@ -263,11 +450,75 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Opt
             Outcome::Revoked => "revoked",
             Outcome::Removed => "removed",
             Outcome::Changed => "changed",
+            Outcome::Tagged => "tagged",
         };
         (change.member.name.clone(), outcome.to_owned())
     });
+    let rules = core.access_rules().map(|access| access.rules().len());
     let (standing, changed) = (standing(core, about), changes.len());
-    Reloaded { standing, changes: named.collect(), changed, certificate }
+    Reloaded { standing, changes: named.collect(), changed, certificate, rules }
+}
+
+/// The access rules behind the first `from` ones.
+pub fn rules(core: &Core, file: PathBuf, from: usize) -> RuleList {
+    let Some(access) = core.access_rules() else {
+        return RuleList { file, exists: false, rules: Vec::new(), unmatched: 0, flows: 0 };
+    };
+    let counts = access.counts().skip(from).take(PAGE);
+    let rules = counts.filter_map(|Count { line, packets }| {
+        let line = line?;
+        Some(RuleStatus { line, text: access.rules().text(line)?.to_owned(), packets })
+    });
+    let (rules, unmatched, flows) = (rules.collect(), access.unmatched(), access.flows());
+    RuleList { file, exists: true, rules, unmatched, flows }
+}
+
+/// Which access rule decides about a service from one end to the other.
+///
+/// # Errors
+/// A sentence that says which end or service is unknown.
+pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Explained, String> {
+    let case = core.explain(from, to, service.parse()?)?;
+    let decided = case.decision;
+    let line = decided.and_then(|decision| decision.line);
+    let text = line.and_then(|line| core.access_rules()?.rules().text(line));
+    Ok(Explained {
+        allowed: decided.is_none_or(|decision| decision.allows),
+        line,
+        text: text.map(str::to_owned),
+        has_rules: decided.is_some(),
+        from: case.from,
+        to: case.to,
+    })
+}
+
+/// The invites that can be used, by name.
+pub fn invites(core: &Core, unix_time: u64) -> Vec<InviteStatus> {
+    let alive = core.invites().iter().filter(|invite| unix_time < invite.until);
+    let one = |invite: &Invite| InviteStatus {
+        name: invite.name.clone(),
+        uses: invite.uses,
+        seconds: invite.until - unix_time,
+        addresses: invite.addresses.clone(),
+        routes: invite.routes.clone(),
+        tags: invite.tags.clone(),
+    };
+    let mut invites: Vec<InviteStatus> = alive.map(one).collect();
+    invites.sort_by(|one, other| one.name.cmp(&other.name));
+    invites
+}
+
+/// The machines that wait to be let in, who waits longest first.
+pub fn pending(core: &Core, now: Instant) -> Vec<PendingStatus> {
+    let one = |machine: &Waiting| PendingStatus {
+        name: machine.join.name.clone(),
+        key: machine.key,
+        source: SocketAddr::new(machine.source.ip().to_canonical(), machine.source.port()),
+        seconds: now.saturating_duration_since(machine.since).as_secs(),
+    };
+    let mut pending: Vec<PendingStatus> = core.pending().iter().map(one).collect();
+    pending.sort_by(|one, other| (other.seconds, &one.name).cmp(&(one.seconds, &other.name)));
+    pending
 }
 
 fn online(members: &Members) -> usize {
@@ -294,6 +545,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         key: member.key,
         addresses: member.addresses.clone(),
         routes: member.routes.clone(),
+        tags: member.tags.clone(),
         also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,

@@ -23,13 +23,19 @@ use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
+use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
+use crate::lan::rules::Rules;
 use crate::lan::saving::{Fingerprint, Saving};
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
+mod access;
 mod files;
+mod govern;
 mod joining;
 mod offers;
+
+pub use access::Case;
 
 /// The least time between two notifications to the watchers of the list of members.
 const NOTIFY_EVERY: Duration = Duration::from_secs(1);
@@ -67,17 +73,19 @@ pub struct Files {
     pub invites: Invites,
     /// Whether `locked` was there.
     pub access: Access,
+    /// `rules`, if it was there.
+    pub rules: Option<Rules>,
 }
 
 impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, in Unix seconds.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
-        let Files { members, fingerprint, invites, access } = files;
+        let Files { members, fingerprint, invites, access, rules } = files;
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_unix_time(unix_time);
         admission.replace_invites(invites);
-        Core {
+        let mut core = Core {
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,
@@ -87,7 +95,9 @@ impl Core {
             effects: Effects::new(),
             notify: Notify::default(),
             now: None,
-        }
+        };
+        core.set_rules(rules);
+        core
     }
 
     // ---- links
@@ -192,7 +202,8 @@ impl Core {
             | ControlFrame::Pong(_)
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
-            | ControlFrame::MembersChanged => {}
+            | ControlFrame::MembersChanged
+            | ControlFrame::Pending => {}
         }
     }
 
@@ -325,6 +336,11 @@ impl Core {
         self.admission.access()
     }
 
+    /// Who waits to be let in.
+    pub fn pending(&self) -> &Pending {
+        &self.admission.pending
+    }
+
     /// Why the files cannot be written now, if there is something to write.
     pub fn trouble(&self) -> Option<&str> {
         self.saving.trouble()
@@ -347,7 +363,7 @@ impl Core {
 
     /// Links whose other end is not authenticated yet.
     pub fn half_open(&self) -> usize {
-        self.switch.half_open()
+        self.switch.half_open().saturating_sub(self.admission.pending.len())
     }
 
     /// Packets from the hub's own kernel, and to it, that were dropped.

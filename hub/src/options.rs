@@ -24,6 +24,9 @@ const STATE: Setting =
     Setting::one("state", "DIR", "directory of the hub's key and members").or(DEFAULT_STATE);
 const CONFIG: Setting =
     Setting::one("config", "FILE", "configuration file, or a NAME for /etc/hub/NAME.toml").or(DEFAULT_CONFIG);
+const IP: Setting = Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)");
+const ROUTE: Setting = Setting::many("route", "PREFIX", "prefix behind it that it may offer");
+const TAG: Setting = Setting::many("tag", "TAG", "label that access rules know it by");
 const JSON: Setting = Setting::switch("json", "print JSON");
 
 /// The command line of `hub`.
@@ -67,16 +70,18 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows who is on the LAN, and how the links are",
-            operand: "",
+            operands: "",
             settings: &[],
         },
         Command {
             name: "invite",
-            help: "lets one more machine in, once: prints the line to run there",
-            operand: "NAME",
+            help: "lets one more machine in, or several: prints the line to run there",
+            operands: "NAME",
             settings: &[
-                Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)"),
-                Setting::many("route", "PREFIX", "prefix behind it that it may offer"),
+                IP,
+                ROUTE,
+                TAG,
+                Setting::one("uses", "N", "how many machines it lets in, each under its own name").or("1"),
                 Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
                 Setting::one(
                     "host",
@@ -86,28 +91,84 @@ pub static PROGRAM: Program = Program {
             ],
         },
         Command {
-            name: "lock",
-            help: "lets only members join from now on, and those with an invite",
-            operand: "",
+            name: "invites",
+            help: "lists the invites that can be used",
+            operands: "",
+            settings: &[Setting::one("cancel", "NAME", "make the invite of this name void instead")],
+        },
+        Command {
+            name: "pending",
+            help: "lists the machines that wait at the locked hub: name, key, source, since when",
+            operands: "",
             settings: &[],
         },
-        Command { name: "unlock", help: "lets anyone join from now on", operand: "", settings: &[] },
+        Command {
+            name: "allow",
+            help: "lets a machine in: by the name under which it waits, or by its key (`spoke key` there)",
+            operands: "MACHINE",
+            settings: &[
+                Setting::one("name", "NAME", "name that it will have (default: the one that it asks for)"),
+                Setting::one("as", "MEMBER", "put it in the place of a member that has lost its key"),
+                IP,
+                ROUTE,
+                TAG,
+            ],
+        },
+        Command {
+            name: "members",
+            help: "lists the members, or some of them",
+            operands: "",
+            settings: &[
+                Setting::switch("online", "those that are on the LAN"),
+                Setting::switch("offline", "those that are not"),
+                Setting::one("tag", "TAG", "those with this tag"),
+                Setting::one("name", "TEXT", "those whose name holds this text"),
+            ],
+        },
+        Command {
+            name: "rename",
+            help: "gives a member (name, address or key) another name",
+            operands: "MEMBER NAME",
+            settings: &[],
+        },
+        Command {
+            name: "forget",
+            help: "takes a member that is not on the LAN off the list: its name and address are free",
+            operands: "MEMBER",
+            settings: &[],
+        },
+        Command {
+            name: "lock",
+            help: "lets only members join from now on, and those with an invite",
+            operands: "",
+            settings: &[],
+        },
+        Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",
             help: "ends a membership (name, address or key) at once and for good",
-            operand: "MEMBER",
+            operands: "MEMBER",
             settings: &[],
         },
         Command {
             name: "reload",
-            help: "reads the files members, invites and locked, and the TLS certificate again, as SIGHUP does",
-            operand: "",
+            help: "reads the files members, rules, invites and locked, and the TLS certificate again, as SIGHUP does",
+            operands: "",
             settings: &[],
+        },
+        Command {
+            name: "rules",
+            help: "lists the access rules with the packets that each decided about, or explains one case",
+            operands: "[FROM TO PROTO/PORT]",
+            settings: &[Setting::switch(
+                "explain",
+                "say which line decides about a service: hub rules --explain laptop nas tcp/22",
+            )],
         },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],

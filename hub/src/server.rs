@@ -32,6 +32,7 @@ use crate::report;
 use crate::switch::gate::MAX_SESSIONS;
 
 mod admin;
+mod audit;
 mod certificate;
 mod config;
 mod files;
@@ -44,7 +45,7 @@ use certificate::Certificate;
 pub use config::{Config, Error};
 use listener::{Accepted, Listener};
 use machine::Machine;
-use requester::Requester;
+use requester::Asked;
 use store::Store;
 
 const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
@@ -94,7 +95,7 @@ struct Signals {
 #[derive(Default)]
 struct Requests {
     last: u64,
-    asked: HashMap<RequestId, Requester>,
+    asked: HashMap<RequestId, Asked>,
 }
 
 struct Clock {

@@ -336,7 +336,7 @@ impl Client {
     fn serve_control(&mut self, source: Source, now: Instant) {
         let Some(control) = &mut self.control else { return };
         let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
-        let answer = match decode(&request) {
+        let answer = match decode(&request).map(|(request, _)| request) {
             Ok(Request::Status) => {
                 let mut status = self.uplink.status(&self.about, now);
                 status.problems.extend(self.machine.problems());
@@ -476,7 +476,7 @@ impl Client {
     fn tell_service_manager(&mut self, notice: &Notice) {
         match notice {
             Notice::OnLan { .. } => self.service.ready(&notice.to_string()),
-            Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
+            Notice::Failed(_) | Notice::Pending(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
             | Notice::WayFailed(_)

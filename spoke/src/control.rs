@@ -61,7 +61,7 @@ pub struct Status {
     pub ways: Vec<WayStatus>,
     /// The hub's key, once it is known.
     pub hub_key: Option<PublicKey>,
-    /// `on-lan`, `joining`, `connecting`, `looking-up` or `waiting`.
+    /// `on-lan`, `pending`, `joining`, `connecting`, `looking-up` or `waiting`.
     pub phase: String,
     /// For how long it has not been on the LAN, while it is not.
     #[serde(default)]

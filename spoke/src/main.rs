@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match PROGRAM.parse(std::env::args_os().skip(1)) {
         Ok(Line::Help(text)) => cli::print_all(&text).into(),
         Ok(Line::Version) => cli::print_version("spoke", env!("CARGO_PKG_VERSION")),
-        Ok(Line::Command(command, flags, operand)) => commands::run(command, flags, operand).into(),
+        Ok(Line::Command(command, flags, words)) => commands::run(command, flags, &words).into(),
         Ok(Line::Run(flags)) => start(flags).into(),
         Err(error) => {
             cli::say(&error);

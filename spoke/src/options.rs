@@ -91,14 +91,25 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows how this machine is on the LAN, and who else is",
-            operand: "",
+            operands: "",
             settings: &[],
         },
-        Command { name: "resolve", help: "prints the addresses of a member", operand: "NAME", settings: &[] },
+        Command {
+            name: "key",
+            help: "prints this machine's key, by which `hub allow` knows it; makes one at first use",
+            operands: "",
+            settings: &[],
+        },
+        Command {
+            name: "resolve",
+            help: "prints the addresses of a member",
+            operands: "NAME",
+            settings: &[],
+        },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],

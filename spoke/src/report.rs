@@ -87,6 +87,7 @@ fn doing(phase: &str) -> &'static str {
         "looking-up" => "looking up the hub's name",
         "connecting" => "connecting to the hub",
         "joining" => "joining",
+        "pending" => "waiting to be let in by the hub's owner",
         _ => "waiting before the next try",
     }
 }

@@ -115,6 +115,8 @@ struct Linked {
     probe: Option<Probe>,
     /// Whether anything came from the other end.
     is_heard: bool,
+    /// Whether a person at the hub has to let this spoke in.
+    is_pending: bool,
 }
 
 impl Linked {
@@ -134,6 +136,8 @@ struct Identity {
     addresses: Vec<IpNetwork>,
     /// Whether a hub has let it in since it started.
     was_on_lan: bool,
+    /// Whether it was logged that it waits for a person at the hub.
+    has_said_pending: bool,
 }
 
 /// What packets pass through.
@@ -189,7 +193,12 @@ impl Uplink {
     ) -> Uplink {
         Uplink {
             pin: Pin::new(config.hub_key.or(pinned)),
-            identity: Identity { name: config.name.clone(), addresses: Vec::new(), was_on_lan: false },
+            identity: Identity {
+                name: config.name.clone(),
+                addresses: Vec::new(),
+                was_on_lan: false,
+                has_said_pending: false,
+            },
             ways: Ways::new(config.ways.clone()),
             config,
             key,
@@ -329,6 +338,7 @@ impl Uplink {
             joined_at: None,
             probe: None,
             is_heard: false,
+            is_pending: false,
         }));
     }
 

@@ -25,6 +25,7 @@ impl Disk {
             fingerprint: Fingerprint::of(&self.members),
             invites: Invites::parse(&self.invites, self.subnets).unwrap(),
             access: if self.locked { Access::Locked } else { Access::Open },
+            rules: None,
         }
     }
 
@@ -71,6 +72,6 @@ impl Disk {
         let invites = Invites::parse(&self.invites, self.subnets).map_err(bad)?;
         let fingerprint = Fingerprint::of(&self.members);
         let members = Box::new(ReadMembers { members, fingerprint });
-        Ok(Files { members: Ok(members), invites, locked: self.locked })
+        Ok(Files { members: Ok(members), invites, locked: self.locked, rules: None })
     }
 }

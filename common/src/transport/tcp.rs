@@ -255,8 +255,7 @@ impl Link {
         if let Path::Unknown = self.path
             && let Some(shortest) = shortest_round_trip(self.stream.as_fd())
         {
-            self.path =
-                if shortest < flight::LONG { Path::Short } else { Path::Long(Box::new(Flight::default())) };
+            self.path = if shortest < flight::LONG { Path::Short } else { Path::Long(Box::default()) };
         }
         let Path::Long(flight) = &mut self.path else { return true };
         let Some(sample) = tcp_flight(self.stream.as_fd()) else { return true };

@@ -1,4 +1,4 @@
-//! The hub's files: `members`, `invites` and `locked` in the state directory. IO; the core decides what is written when.
+//! The hub's files: `members`, `rules`, `invites` and `locked` in the state directory. IO; the core decides what is written when.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +10,14 @@ use log::warn;
 use crate::core::Files;
 use crate::lan::invites::Invites;
 use crate::lan::members::{Access, BadLine, Members, Patch};
+use crate::lan::rules::Rules;
 use crate::lan::saving::{self, Done, Fingerprint, Job, ReadMembers, Written, without_torn_line};
 use crate::lan::subnets::Subnets;
 
 /// The list of members.
 pub(super) const MEMBERS: &str = "members";
+/// The access rules; only a person writes them.
+pub(super) const RULES: &str = "rules";
 /// The invites.
 const INVITES: &str = "invites";
 /// A file that is there while the hub is locked.
@@ -60,6 +63,7 @@ impl StateFiles {
             fingerprint: Fingerprint::of(&text),
             invites: files.read_invites()?,
             access: if files.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
+            rules: files.read_rules()?,
         };
         Ok((files, found))
     }
@@ -135,7 +139,7 @@ impl StateFiles {
             None => Err(format!("{} is missing", self.members_file().display())),
         };
         let (invites, locked) = (self.read_invites()?, self.state.read(LOCKED)?.is_some());
-        Ok(saving::Files { members, invites, locked })
+        Ok(saving::Files { members, invites, locked, rules: self.read_rules()? })
     }
 
     /// A crash may have left part of an appended line; no welcome that depended on it was sent.
@@ -170,6 +174,12 @@ impl StateFiles {
     fn read_invites(&self) -> Result<Invites, state::Error> {
         let text = self.state.read(INVITES)?.unwrap_or_default();
         Invites::parse(&text, self.subnets).map_err(|bad| self.state.damaged(INVITES, bad.line, bad.why))
+    }
+
+    fn read_rules(&self) -> Result<Option<Rules>, state::Error> {
+        let Some(text) = self.state.read(RULES)? else { return Ok(None) };
+        let rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        Ok(Some(rules))
     }
 
     fn members_file(&self) -> PathBuf {

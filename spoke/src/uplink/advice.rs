@@ -182,8 +182,8 @@ pub fn failed(way: &Way, progress: Progress, error: &tunnel::Error) -> String {
 /// A locked hub does not know this key.
 pub fn locked(name: &Name, key: &PublicKey) -> String {
     format!(
-        "it is locked and does not know this machine ({name}, key {key}): ask its owner for an invite \
-         (`hub invite {name}`)"
+        "the hub is locked and does not know this machine ({name}, key {key}), which waits until the hub's owner lets it in \
+         (`hub allow {name}`)"
     )
 }
 
@@ -374,7 +374,7 @@ mod tests {
         let name = |text: &str| text.parse().unwrap();
         let text = locked(&name("laptop"), &key);
         assert!(
-            text.contains(&format!("(laptop, key {key})")) && text.ends_with("(`hub invite laptop`)"),
+            text.contains(&format!("(laptop, key {key})")) && text.ends_with("(`hub allow laptop`)"),
             "{text}"
         );
         assert_eq!(

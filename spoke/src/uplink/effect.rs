@@ -185,6 +185,8 @@ pub enum Notice {
     },
     /// It is not.
     HubNotRemembered(String),
+    /// A person at the hub has to let this spoke in.
+    Pending(String),
     /// The process ends.
     Stopping,
 }
@@ -206,6 +208,7 @@ impl Notice {
             | Notice::SmallSegments(_)
             | Notice::HubRemembered { .. }
             | Notice::HubNotRemembered(_)
+            | Notice::Pending(_)
             | Notice::Stopping => None,
         }
     }
@@ -220,6 +223,7 @@ impl Notice {
             | Notice::TooManyRoutes(_)
             | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
+            | Notice::Pending(_)
             | Notice::HubNotRemembered(_) => Level::Warn,
             Notice::OnLan { .. }
             | Notice::WayFailed(_)
@@ -260,6 +264,7 @@ impl fmt::Display for Notice {
             Notice::HubNotRemembered(why) => {
                 write!(f, "{why}; until then the hub's key is not remembered when the spoke ends")
             }
+            Notice::Pending(text) => f.write_str(text),
             Notice::Stopping => f.write_str("stopping"),
         }
     }
