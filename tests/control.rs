@@ -422,6 +422,7 @@ fn the_spoke_tells_its_hub_and_the_others() {
         ": spoke0, 10.0.0.2/24 on spoke0",
         "hub 192.0.2.1:5678, key ",
         "through 192.0.2.1:5678, round trip ",
+        "hub     10.0.0.1  online\n",
         "spoke0  10.0.0.2  this spoke\n",
         "spoke1  10.0.0.3  online\n",
         "spoke2  10.0.0.4  offline\n",

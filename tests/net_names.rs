@@ -39,7 +39,8 @@ fn the_hosts_file_is_kept_in_step_and_never_seen_half_written() {
     let file = file.display().to_string();
     let lan = Lan::with_options(net, &["--subnet", "fd00::/64"], &[&["--hosts", &file, "--ip", "fd00::2"]])
         .unwrap();
-    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop"]);
+    // The hub is called as its machine.
+    wait_for(&seen, &["10.0.0.1 hub", "fd00::1 hub", "10.0.0.2 laptop", "fd00::2 laptop"]);
 
     // Someone reads it all the while.
     let stop = Arc::new(AtomicBool::new(false));
@@ -57,13 +58,14 @@ fn the_hosts_file_is_kept_in_step_and_never_seen_half_written() {
     });
     let desktop = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
     desktop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    wait_for(&seen, &["10.0.0.3 desktop", "fd00::fffe desktop", "10.0.0.2 laptop", "fd00::2 laptop"]);
+    let (hub, laptop) = (["10.0.0.1 hub", "fd00::1 hub"], ["10.0.0.2 laptop", "fd00::2 laptop"]);
+    wait_for(&seen, &[["10.0.0.3 desktop", "fd00::fffe desktop"], hub, laptop].concat());
     // A member keeps its name while it is away.
     desktop.kill().unwrap();
     lan.hub.wait_for_line("desktop (10.0.0.3,fd00::fffe) left the LAN", SOON).unwrap();
     let renamed = spawn_spoke(&lan.net, &lan.binaries, 1, &["--name", "tower"]).unwrap();
     renamed.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    wait_for(&seen, &["10.0.0.2 laptop", "fd00::2 laptop", "10.0.0.3 tower", "fd00::fffe tower"]);
+    wait_for(&seen, &[hub, laptop, ["10.0.0.3 tower", "fd00::fffe tower"]].concat());
     stop.store(true, Ordering::Relaxed);
     reader.join().unwrap();
 
@@ -97,7 +99,7 @@ fn a_file_that_is_not_ours_is_left_alone_and_a_directory_is_made() {
     let seen = net.spoke(1).path(&file);
     let spoke = spawn_spoke(&net, &binaries, 1, &["--hosts", &file.display().to_string()]).unwrap();
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    wait_for(&seen, &["10.0.0.3 desktop"]);
+    wait_for(&seen, &["10.0.0.3 desktop", "10.0.0.1 hub"]);
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn dnsmasq_answers_with_the_names() {
     let net = Net::named(&["laptop", "desktop"]).unwrap();
     let file = net.spoke(0).private().join("lan.hosts").display().to_string();
     let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[]]).unwrap();
-    wait_for(&lan.net.spoke(0).path(&file), &["10.0.0.3 desktop", "10.0.0.2 laptop"]);
+    wait_for(&lan.net.spoke(0).path(&file), &["10.0.0.3 desktop", "10.0.0.1 hub", "10.0.0.2 laptop"]);
     // As in README.md.
     let mut command = Command::new("dnsmasq");
     command.args([
@@ -154,7 +156,7 @@ fn nobody_is_called_localhost() {
     assert!(line.contains("WARN"), "{line}");
     lan.spokes[2].wait_for_line("on the LAN as 10.0.0.4 (laptop-2)", SOON).unwrap();
     lan.spokes[2].wait_for_line("the name laptop is taken; this machine is laptop-2", SOON).unwrap();
-    wait_for(&seen, &["10.0.0.2 laptop", "10.0.0.4 laptop-2", "10.0.0.3 localhost-2"]);
+    wait_for(&seen, &["10.0.0.1 hub", "10.0.0.2 laptop", "10.0.0.4 laptop-2", "10.0.0.3 localhost-2"]);
     // A person is told at once.
     for (name, why) in [
         ("localhost", "means something else"),
@@ -167,4 +169,20 @@ fn nobody_is_called_localhost() {
         assert!(!refused.wait_exit(SOON).unwrap().success());
         house::ask_hub(&lan.net, &["invite", name]).fails_with(2, why);
     }
+}
+
+#[test]
+fn the_hub_is_told_under_its_machines_name_which_no_member_can_have() {
+    let net = Net::named(&["laptop", "hub"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let lan = Lan::with_options(net, &[], &[&["--hosts", &file.display().to_string()], &[]]).unwrap();
+    lan.spokes[1].wait_for_line("on the LAN as 10.0.0.3 (hub-2)", SOON).unwrap();
+    wait_for(&seen, &["10.0.0.1 hub", "10.0.0.3 hub-2", "10.0.0.2 laptop"]);
+    assert_eq!(house::ask_spoke(&lan.net, 0, &["resolve", "hub"]).good(), "10.0.0.1\n");
+    let status = house::ask_spoke(&lan.net, 0, &["status"]).good();
+    assert!(status.contains("hub     10.0.0.1  online"), "{status}");
+    house::ask_hub(&lan.net, &["lock"]).good();
+    house::ask_hub(&lan.net, &["rename", "laptop", "hub"]).fails_with(1, "hub is the hub's own name");
+    house::ask_hub(&lan.net, &["invite", "hub"]).fails_with(1, "hub is the hub's own name");
 }

@@ -328,7 +328,9 @@ fn settle(world: &mut World) {
 /// Everybody knows who is on the LAN, and reaches what is behind others.
 fn check_what_is_known(world: &World) {
     let members = world.hub.members();
-    let names: Vec<&Name> = members.after(None).map(|member| &member.name).collect();
+    let hub = members.hub_name().expect("it was set");
+    let mut names: Vec<&Name> = members.after(None).map(|member| &member.name).chain([&hub]).collect();
+    names.sort();
     for (at, spoke) in world.spokes.iter().enumerate().filter(|(_, spoke)| spoke.is_on_lan()) {
         let hosts = spoke.process.as_ref().and_then(|process| process.hosts.as_ref());
         let known: Vec<&Name> = hosts.into_iter().flatten().map(|peer| &peer.name).collect();

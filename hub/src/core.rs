@@ -81,7 +81,8 @@ impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, in Unix seconds.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
-        let Files { members, fingerprint, invites, access, rules } = files;
+        let Files { mut members, fingerprint, invites, access, rules } = files;
+        members.set_hub_name(lan.hub_name.clone());
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_unix_time(unix_time);
         admission.replace_invites(invites);
@@ -214,6 +215,12 @@ impl Core {
             online: member.session.is_some(),
         });
         let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
+        // The hub is told like a member, in the order of names: earlier versions of the spoke take it for one.
+        if let Some(name) = self.members().hub_name().filter(|name| after.is_none_or(|after| name > after)) {
+            let at = peers.partition_point(|peer| peer.name < name);
+            let addresses = self.lan.subnets.hub().map(|address| address.ip()).collect();
+            peers.insert(at, Peer { name, addresses, online: true });
+        }
         let last = peers.len() <= MAX_PEERS;
         peers.truncate(MAX_PEERS);
         ControlFrame::Members { peers, last }

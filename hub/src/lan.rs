@@ -12,6 +12,7 @@ pub mod rules;
 pub mod saving;
 pub mod subnets;
 
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use subnets::Subnets;
@@ -19,6 +20,8 @@ use subnets::Subnets;
 /// What the LAN is, as the command line says it.
 #[derive(Clone, Debug)]
 pub struct Lan {
+    /// The hub's name on it, unless a member has that already.
+    pub hub_name: Name,
     /// Its prefixes.
     pub subnets: Subnets,
     /// The largest packet on it, in bytes of IP.

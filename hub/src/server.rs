@@ -17,6 +17,7 @@ use common::node::link;
 use common::node::state::{self, State};
 use common::transport::stream::Stream;
 use common::transport::tcp::Link;
+use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
@@ -119,6 +120,7 @@ impl Server {
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
         let lan = Lan {
+            hub_name: hub_name(),
             subnets: config.subnets,
             mtu: config.mtu,
             routes: config.routes.clone(),
@@ -474,6 +476,12 @@ impl Links {
 /// What a session's socket is reported as.
 fn source_of(session: SessionId) -> Source {
     Source::Link(session.index() as u32)
+}
+
+/// The machine's name, as spokes have theirs; `hub` where no host can be called so.
+fn hub_name() -> Name {
+    let name = common::node::cli::host_name();
+    if name.check_host().is_ok() { name } else { Name::nearest("hub") }
 }
 
 /// Unix seconds.

@@ -65,7 +65,13 @@ impl World {
     pub(crate) fn new(rules: Option<Rules>, lengths: &[u16]) -> World {
         let now = Instant::now();
         let subnets = Subnets::new(&["10.0.0.0/24".parse().unwrap()]).unwrap();
-        let lan = Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] };
+        let lan = Lan {
+            hub_name: "hub".parse().unwrap(),
+            subnets,
+            mtu: 1500,
+            routes: vec![],
+            hub_networks: vec![],
+        };
         let files = Files {
             members: Members::parse("", subnets).unwrap(),
             fingerprint: Fingerprint::of(""),

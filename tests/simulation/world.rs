@@ -454,5 +454,5 @@ pub(crate) fn chunk(rng: &mut Rng, most: usize) -> usize {
 
 /// The LAN of all stories.
 fn lan(subnets: Subnets) -> Lan {
-    Lan { subnets, mtu: 1500, routes: vec![], hub_networks: vec![] }
+    Lan { hub_name: "hub".parse().unwrap(), subnets, mtu: 1500, routes: vec![], hub_networks: vec![] }
 }

@@ -7,7 +7,7 @@
 //! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 use addresses::Addresses;
 use member::{format_member, outdated, parse_member, parse_revoked};
+use names::Names;
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 65_536;
@@ -107,7 +108,7 @@ pub struct Members {
     subnets: Subnets,
     table: Slab<Member>,
     by_key: HashMap<PublicKey, MemberId>,
-    by_name: BTreeMap<Name, MemberId>,
+    names: Names,
     addresses: Addresses,
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
@@ -129,7 +130,7 @@ impl Members {
             subnets,
             table: Slab::new(),
             by_key: HashMap::new(),
-            by_name: BTreeMap::new(),
+            names: Names::default(),
             addresses: Addresses::default(),
             revoked: HashSet::new(),
             newly_revoked: Vec::new(),
@@ -152,7 +153,7 @@ impl Members {
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
             }
-            if let Some(why) = outdated(line, &members.by_name) {
+            if let Some(why) = outdated(line, members.names.members()) {
                 members.skipped.push(bad(why));
                 members.lines.push(Line::Text(line.to_owned()));
                 continue;
@@ -288,9 +289,7 @@ impl Members {
 
     /// Members by name from the first one after `name` on.
     pub fn after(&self, name: Option<&Name>) -> impl Iterator<Item = &Member> {
-        use std::ops::Bound;
-        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_name.range((from, Bound::Unbounded)).map(|(_, &id)| self.member(id))
+        self.names.after(name).map(|(_, &id)| self.member(id))
     }
 
     /// The member that holds the address.
@@ -305,7 +304,17 @@ impl Members {
 
     /// The member with this name.
     pub fn by_name(&self, name: &Name) -> Option<MemberId> {
-        self.by_name.get(name).copied()
+        self.names.member(name)
+    }
+
+    /// Sets the name that the hub would like to have: members that come later cannot have it.
+    pub fn set_hub_name(&mut self, name: Name) {
+        self.names.set_hub(Some(name));
+    }
+
+    /// The hub's name, which no member has; `None` where none was set.
+    pub fn hub_name(&self) -> Option<Name> {
+        self.names.hub()
     }
 
     /// Decides on a join request. `found_dead`: members that seem to be online but did not answer.
@@ -480,12 +489,12 @@ impl Members {
         self.change();
     }
 
-    /// The wanted name, or a numbered one that no other member has: the first, or one that goes by the key where
+    /// The wanted name, or a numbered one that neither another member nor the hub has: the first, or one that goes by the key where
     /// many have that name. What can be no host's name is changed into one first, or numbered too.
     fn free_name(&self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
         let wanted =
             if wanted.check_host().is_ok() { wanted.clone() } else { Name::nearest(wanted.as_str()) };
-        let free = |name: &Name| self.by_name(name).is_none_or(|id| Some(id) == own);
+        let free = |name: &Name| self.names.is_free(name, own);
         if wanted.check_host().is_ok() && free(&wanted) {
             return wanted;
         }
@@ -507,7 +516,7 @@ impl Members {
         if self.by_key.contains_key(&member.key) || self.is_revoked(&member.key) {
             return Err("another line has the same key".to_owned());
         }
-        if self.by_name.contains_key(&member.name) {
+        if self.names.member(&member.name).is_some() {
             return Err(format!("another line has the name {}", member.name));
         }
         if let Some(held) = member.addresses.iter().find(|address| self.addresses.holder(**address).is_some())
@@ -539,7 +548,7 @@ impl Members {
         let member = &self.table[id.index()];
         self.size += line_size(member);
         self.by_key.insert(member.key, id);
-        self.by_name.insert(member.name.clone(), id);
+        self.names.insert(member.name.clone(), id);
         for &address in &member.addresses {
             self.addresses.hold(address, id);
         }
@@ -549,7 +558,7 @@ impl Members {
         let member = &self.table[id.index()];
         self.size = self.size.saturating_sub(line_size(member));
         self.by_key.remove(&member.key);
-        self.by_name.remove(&member.name);
+        self.names.remove(&member.name);
         for address in &member.addresses {
             let subnet = self.subnets.iter().find(|subnet| subnet.is_ipv4() == address.is_ipv4());
             self.addresses.release(*address, subnet);
@@ -583,6 +592,7 @@ mod addresses;
 mod edit;
 mod govern;
 mod member;
+mod names;
 
 pub use edit::{Change, Outcome};
 pub use member::{Member, Version};

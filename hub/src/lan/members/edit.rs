@@ -119,6 +119,7 @@ impl Members {
     pub fn replace(&mut self, mut new: Members) -> Vec<Change> {
         let version = self.change();
         (new.journal.version, new.journal.saved) = (version, version);
+        new.names.set_hub(self.names.wanted_by_hub().cloned());
         for (key, line, _) in std::mem::take(&mut self.newly_revoked) {
             if let Some(id) = new.by_key(&key) {
                 new.revoke(id);
@@ -168,7 +169,7 @@ impl Members {
         drop(unused);
         self.table = Slab::from_iter(table);
         self.by_key.clear();
-        self.by_name.clear();
+        self.names.clear_members();
         self.addresses.clear_holders();
         self.size = 0;
         for id in ids.values() {

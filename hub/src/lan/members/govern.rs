@@ -82,6 +82,7 @@ impl Members {
         name.check_host().map_err(|why| format!("{name}: {why}"))?;
         match self.by_name(name) {
             Some(_) => Err(format!("{name} is the name of another member")),
+            None if self.hub_name().as_ref() == Some(name) => Err(format!("{name} is the hub's own name")),
             None => Ok(()),
         }
     }

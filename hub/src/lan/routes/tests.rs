@@ -10,6 +10,7 @@ fn net(text: &str) -> IpNetwork {
 
 fn routes() -> Routes {
     Routes::new(&Lan {
+        hub_name: "hub".parse().unwrap(),
         subnets: Subnets::new(&[net("10.0.0.0/24")]).unwrap(),
         mtu: 1_500,
         routes: vec![],
