@@ -1,4 +1,5 @@
-//! What both programs run on. `cli`, `control`, `event_loop`, `logger` and `state` are IO, the others are pure.
+//! What both programs run on. `cli`, `control`, `event_loop`, `logger`, `names::server` and `state`
+//! are IO, the others are pure.
 
 pub mod args;
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod link;
 pub mod log_filter;
 pub mod log_limit;
 pub mod logger;
+pub mod names;
 pub mod nearest;
 pub mod request;
 pub mod state;

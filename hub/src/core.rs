@@ -33,6 +33,7 @@ mod access;
 mod files;
 mod govern;
 mod joining;
+mod names;
 mod offers;
 
 pub use access::Case;
@@ -218,8 +219,7 @@ impl Core {
         // The hub is told like a member, in the order of names: earlier versions of the spoke take it for one.
         if let Some(name) = self.members().hub_name().filter(|name| after.is_none_or(|after| name > after)) {
             let at = peers.partition_point(|peer| peer.name < name);
-            let addresses = self.lan.subnets.hub().map(|address| address.ip()).collect();
-            peers.insert(at, Peer { name, addresses, online: true });
+            peers.insert(at, Peer { name, addresses: self.own_addresses(), online: true });
         }
         let last = peers.len() <= MAX_PEERS;
         peers.truncate(MAX_PEERS);

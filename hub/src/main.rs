@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use common::linux::sandbox::{self, Profile, User};
+use common::linux::sandbox::{self, Needs, Profile, User};
 use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
@@ -67,6 +67,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         mtu: options.mtu,
         routes: options.routes,
         state: options.state,
+        zone: options.zone,
     };
     if let Some(name) = &options.congestion {
         tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
@@ -78,7 +79,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut server = Server::new(&config, signals, hangups)?;
     let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
     let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
-    sandbox::enter(server.state(), None, &readable, user.as_ref(), Profile::Accepts)?;
+    // The ports are bound already.
+    let needs = Needs { profile: Profile::Accepts, readable: &readable, binds_names: false };
+    sandbox::enter(server.state(), None, user.as_ref(), needs)?;
     Ok(server.run()?)
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
+use common::node::names::zone::{self, Zone};
 use common::node::values::{self, Listen};
 use ipnetwork::IpNetwork;
 
@@ -63,6 +64,8 @@ pub static PROGRAM: Program = Program {
             "PREFIX",
             "offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0",
         ),
+        zone::DNS,
+        zone::ZONE,
         STATE,
         Setting::one(
             "user",
@@ -208,6 +211,8 @@ pub struct Options {
     pub routes: Vec<IpNetwork>,
     /// The state directory.
     pub state: PathBuf,
+    /// The zone of names to answer for.
+    pub zone: Option<Zone>,
     /// The user to become.
     pub user: Option<String>,
     /// The congestion control of all links, if it is not to be chosen by the path.
@@ -231,6 +236,7 @@ impl Options {
             mtu: settings.one("mtu", values::number)?.unwrap_or(DEFAULT_MTU),
             routes,
             state: state(settings)?,
+            zone: zone::of_settings(settings)?,
             user: settings.one("user", values::any)?,
             congestion: settings.one("congestion", values::any)?,
         })
@@ -297,6 +303,13 @@ mod tests {
             "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
         )
         .unwrap();
+        assert!(options.zone.is_none());
+        let named = |line: &str| read(line).unwrap().zone.map(|zone| zone.to_string());
+        assert_eq!(named("--subnet 10.0.0.0/24 --dns").as_deref(), Some("lan"));
+        assert_eq!(
+            named("--subnet 10.0.0.0/24 --dns --zone home.arpa.example").as_deref(),
+            Some("home.arpa.example")
+        );
         assert_eq!(options.listen.len(), 3, "{:?}", options.listen);
         assert_eq!(options.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
     }
@@ -320,6 +333,11 @@ mod tests {
             (
                 "--subnet 10.0.0.0/24 --tls-cert c",
                 "--tls-cert needs the certificate's key, too: --tls-key FILE",
+            ),
+            ("--subnet 10.0.0.0/24 --zone lan", "--zone needs --dns"),
+            (
+                "--subnet 10.0.0.0/24 --dns --zone local",
+                "--zone local: local belongs to multicast DNS (RFC 6762): use another, such as lan",
             ),
             ("--hubkey x", "hub has no --hubkey: see hub --help"),
         ] {

@@ -14,6 +14,8 @@ use common::linux::service_manager::ServiceManager;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
+use common::node::names::server::NameServer;
+use common::node::names::zone::Zone;
 use common::node::state::{self, State};
 use common::transport::stream::Stream;
 use common::transport::tcp::Link;
@@ -66,6 +68,7 @@ pub struct Server {
     certificate: Certificate,
     machine: Machine,
     signals: Signals,
+    name_server: Option<NameServer>,
     control: Option<ControlSocket>,
     requests: Requests,
     about: About,
@@ -130,6 +133,8 @@ impl Server {
         let mut core = Core::new(key, lan, files, flow_seed, clock.unix_time);
         core.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
+        let name_server =
+            config.zone.clone().map(|zone| open_names(zone, &core, &events, clock.now)).transpose()?;
         let state = store.state().path();
         let device = machine.tun.name().to_owned();
         let about = About { listening, device, started_at: clock.now };
@@ -142,6 +147,7 @@ impl Server {
             signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
             control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
             requests: Requests::default(),
+            name_server,
             about,
             service: ServiceManager::connect(clock.now),
             machine,
@@ -209,6 +215,11 @@ impl Server {
                     Source::Link(number) => {
                         self.serve_link(SessionId::new(number as usize), ready, now);
                     }
+                    Source::Names(socket) => {
+                        if let Some(names) = &mut self.name_server {
+                            names.serve(socket, &self.core, &mut self.events, now);
+                        }
+                    }
                     Source::Waker => self.take_done(now),
                     Source::Kernel => self.read_announcements(),
                     // Spokes have these.
@@ -246,6 +257,7 @@ impl Server {
             self.links.held_until,
             control,
             machine,
+            self.name_server.as_ref().and_then(NameServer::deadline),
         ];
         let listeners = self.listeners.iter().map(Listener::deadline);
         deadlines.into_iter().chain(listeners).flatten().min()
@@ -259,6 +271,9 @@ impl Server {
         }
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
+        }
+        if let Some(names) = &mut self.name_server {
+            names.handle_timeout(self.events.registry(), now);
         }
         self.service.handle_timeout(now);
         if self.links.held_until.take_if(|at| *at <= now).is_some() {
@@ -476,6 +491,18 @@ impl Links {
 /// What a session's socket is reported as.
 fn source_of(session: SessionId) -> Source {
     Source::Link(session.index() as u32)
+}
+
+/// Listens for questions about names, on the hub's own addresses.
+fn open_names(zone: Zone, core: &Core, events: &EventLoop, now: Instant) -> Result<NameServer, Error> {
+    let seed = state::random_u64().map_err(|error| Error::System("get random bytes", error))?;
+    let mut server = NameServer::new(zone, seed);
+    let own: Vec<IpNetwork> = core.lan().subnets.hub().collect();
+    server.listen(&own, events.registry(), now);
+    match server.problems().first() {
+        None => Ok(server),
+        Some(why) => Err(Error::Names(why.clone())),
+    }
 }
 
 /// The machine's name, as spokes have theirs; `hub` where no host can be called so.

@@ -14,6 +14,8 @@ use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, Ready, Source};
 use common::node::link;
+use common::node::names::server::NameServer;
+use common::node::names::zone::{NameTable, Zone};
 use common::node::request::{decode, encode};
 use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
@@ -56,6 +58,8 @@ pub struct Config {
     pub tun: String,
     /// A file in the format of hosts(5), kept in step with the members.
     pub hosts: Option<PathBuf>,
+    /// The zone of names to answer for.
+    pub zone: Option<Zone>,
 }
 
 /// Why the spoke cannot run, or may not join. Its text says what to do.
@@ -112,6 +116,7 @@ pub struct Client {
     trust: Option<Trust>,
     machine: Machine,
     hosts: Option<SyncedFile>,
+    names: Option<(NameServer, NameTable)>,
     state: State,
     config: Config,
     control: Option<ControlSocket>,
@@ -152,6 +157,7 @@ impl Client {
             connection: Connection::None,
             trust,
             hosts,
+            names: config.zone.clone().map(|zone| (NameServer::new(zone, seed), NameTable::default())),
             config,
             control: ControlSocket::open(
                 state.path(),
@@ -216,6 +222,11 @@ impl Client {
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
                     Source::Kernel => self.read_announcements(),
                     Source::Device => self.read_device(now),
+                    Source::Names(socket) => {
+                        if let Some((server, table)) = &mut self.names {
+                            server.serve(socket, table, &mut self.events, now);
+                        }
+                    }
                     Source::Dial(number) => self.serve_link(number, ready, now),
                     // Hubs have these.
                     Source::Reload | Source::Listener(_) | Source::Link(_) => {}
@@ -232,8 +243,15 @@ impl Client {
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
-        let deadlines =
-            [self.uplink.deadline(), self.connection.deadline(), control, machine, self.service.deadline()];
+        let names = self.names.as_ref().and_then(|(server, _)| server.deadline());
+        let deadlines = [
+            self.uplink.deadline(),
+            self.connection.deadline(),
+            control,
+            machine,
+            names,
+            self.service.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -253,6 +271,9 @@ impl Client {
         self.poll_dial(now);
         self.poll_opening(now);
         self.service.handle_timeout(now);
+        if let Some((server, _)) = &mut self.names {
+            server.handle_timeout(self.events.registry(), now);
+        }
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
@@ -340,6 +361,8 @@ impl Client {
             Ok(Request::Status) => {
                 let mut status = self.uplink.status(&self.about, now);
                 status.problems.extend(self.machine.problems());
+                let names = self.names.iter().flat_map(|(server, _)| server.problems());
+                status.problems.extend(names.cloned());
                 encode(Ok(status))
             }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),
@@ -444,11 +467,17 @@ impl Client {
                 }
                 Effect::Configure { addresses, mtu } => {
                     let configured = self.machine.configure(&addresses, mtu);
+                    if let Some((server, _)) = self.names.as_mut().filter(|_| configured.is_ok()) {
+                        server.listen(&addresses, self.events.registry(), now);
+                    }
                     self.uplink.handle_networks(self.machine.look_around());
                     self.uplink.handle_configured(configured, now);
                 }
                 Effect::SetRoutes { routes, hub } => self.machine.set_routes(routes, &hub, now),
                 Effect::Members(peers) => {
+                    if let Some((_, table)) = &mut self.names {
+                        *table = NameTable::new(&peers);
+                    }
                     if let Some(file) = &self.hosts
                         && let Err(error) = file.write(&hosts::text(&peers))
                     {

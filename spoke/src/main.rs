@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use common::linux::sandbox::{self, Profile, User};
+use common::linux::sandbox::{self, Needs, Profile, User};
 use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
@@ -87,7 +87,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         invite,
         route_policy: options.route_policy,
         mtu: options.mtu,
-        follows_members: options.hosts.is_some(),
+        follows_members: options.names.hosts.is_some() || options.names.zone.is_some(),
         pins: state.path().join(HUBS),
     };
     if let Some(name) = &options.congestion {
@@ -97,10 +97,13 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
-    let reach = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
-    let config = Config { uplink, tls_ca, tun: options.tun, hosts: options.hosts };
+    let profile = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
+    let config =
+        Config { uplink, tls_ca, tun: options.tun, hosts: options.names.hosts, zone: options.names.zone };
+    // The hub says which address to listen on.
+    let needs = Needs { profile, readable: &[], binds_names: config.zone.is_some() };
     let mut client = Client::new(config, state, signals)?;
-    sandbox::enter(client.state(), client.hosts(), &[], user.as_ref(), reach)?;
+    sandbox::enter(client.state(), client.hosts(), user.as_ref(), needs)?;
     Ok(client.run()?)
 }
 

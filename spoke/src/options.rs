@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
+use common::node::names::zone::{self, Zone};
 use common::node::values;
 use common::packet::{MAX_MTU, MIN_MTU};
 use common::transport::proxy::ProxyUrl;
@@ -77,6 +78,8 @@ pub static PROGRAM: Program = Program {
             "keep this file, in the format of /etc/hosts, in step with the members",
         ),
         Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
+        zone::DNS,
+        zone::ZONE,
         STATE,
         Setting::one(
             "hub-key",
@@ -142,14 +145,23 @@ pub struct Options {
     pub route_policy: RoutePolicy,
     /// The device's MTU, if less than the LAN's.
     pub mtu: Option<u32>,
-    /// The file that is kept in step with the members.
-    pub hosts: Option<PathBuf>,
+    /// How this machine finds members by name.
+    pub names: Names,
     /// The state directory, if not the default one.
     pub state: Option<PathBuf>,
     /// The user to become.
     pub user: Option<String>,
     /// The congestion control of all links, if it is not to be chosen by the path.
     pub congestion: Option<String>,
+}
+
+/// How this machine finds members by name.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// The file that is kept in step with the members.
+    pub hosts: Option<PathBuf>,
+    /// The zone of names to answer for.
+    pub zone: Option<Zone>,
 }
 
 /// How the hub is reached.
@@ -204,7 +216,7 @@ impl Options {
             invite,
             route_policy: route_policy(settings)?,
             mtu,
-            hosts: settings.one("hosts", values::any)?,
+            names: Names { hosts: settings.one("hosts", values::any)?, zone: zone::of_settings(settings)? },
             state: state(settings)?,
             user: settings.one("user", values::any)?,
             congestion: settings.one("congestion", values::any)?,
@@ -273,6 +285,8 @@ mod tests {
             ("host:5678", "spoke0")
         );
         assert_eq!(options.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(read("--hub h --dns").unwrap().names.zone, Some(Zone::default()));
+        assert_eq!(options.names.zone, None);
         assert!(options.state.is_none() && options.name.is_none() && options.invite.is_none());
         let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";
         let secret = "29d10b3762fd5266a92d936735a0c6a0";
@@ -306,6 +320,7 @@ mod tests {
                 "--proxy …: this is no proxy: TLS to a proxy is not supported; most of them speak HTTP on the same port; \
                  write http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ in front of HOST if it wants them",
             ),
+            ("--hub h --zone lan", "--zone needs --dns"),
             ("--hub h --mtu 67", "--mtu 67 is not 576 to 65535"),
             (
                 "--hub h --invite 29d10b3762fd5266a92d936735a0c6a0 --invite-file f",

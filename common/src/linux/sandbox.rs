@@ -1,6 +1,6 @@
 //! Least privilege: after start-up a program gives up the rights that it no longer needs. IO.
 //!
-//! Four independent layers: another user where one is named, no capability but CAP_NET_ADMIN, files by Landlock,
+//! Four independent layers: another user where one is named, no capability that is not needed, files by Landlock,
 //! system calls by seccomp. A layer that the kernel or a container lacks is logged and skipped; only a failure to
 //! switch to the named user is an error.
 //!
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use log::{debug, warn};
@@ -27,7 +27,10 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Uid};
 
-pub use profile::Profile;
+pub use profile::{Needs, Profile};
+
+/// The port of name servers.
+const NAMES: u16 = 53;
 
 /// The state directory, as far as a sandbox is concerned.
 pub trait StateDirectory {
@@ -113,19 +116,17 @@ impl User {
 /// Confines this process for good. To be called once, when the device, the sockets, the keys and `state` are
 /// open, and before any thread is started: later ones inherit everything.
 ///
-/// From here on files can be written only in `state` and in the directory of `synced`, and read there, where `profile`
-/// needs it and in `readable`; `state` belongs to the user that
-/// the process runs as. The process can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and
-/// routes.
+/// From here on files can be written only in `state` and in the directory of `synced`, and read there, where `needs`
+/// says so; `state` belongs to the user that the process runs as. The process can run no program, and keeps no
+/// capability but CAP_NET_ADMIN, for addresses and routes, and CAP_NET_BIND_SERVICE if it is to listen on port 53.
 ///
 /// # Errors
 /// Only where `user` cannot be assumed; the process is as it was, or about to end.
 pub fn enter<S: StateDirectory>(
     state: &S,
     synced: Option<&S::SyncedFile>,
-    readable: &[PathBuf],
     user: Option<&User>,
-    profile: Profile,
+    needs: Needs<'_>,
 ) -> Result<(), Error> {
     let (uid, gid) = user.map_or((Uid::effective(), Gid::effective()), |user| (user.uid, user.gid));
     if let Err(error) = state.change_owner(uid, gid) {
@@ -138,13 +139,13 @@ pub fn enter<S: StateDirectory>(
     if let Some(user) = user.filter(|user| !user.is_current()) {
         user.assume().map_err(|source| Error::Become { name: user.name.clone(), source })?;
     }
-    if let Err(error) = keep_net_admin_only() {
+    if let Err(error) = keep_capabilities(needs.binds_names) {
         warn!("cannot give up capabilities: {error}");
     }
     if let Err(error) = prctl::set_no_new_privs() {
         warn!("cannot give up new privileges: {}", error.desc());
     }
-    match confine_files(state.directory(), synced.map(S::directory_of), readable, profile) {
+    match confine_files(state.directory(), synced.map(S::directory_of), needs) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
             debug!("this kernel's Landlock is older: the use of files is partly confined")
@@ -152,7 +153,7 @@ pub fn enter<S: StateDirectory>(
         Ok(RulesetStatus::NotEnforced) => debug!("this kernel has no Landlock: files are not confined"),
         Err(error) => warn!("cannot confine the use of files: {error}"),
     }
-    match calls::confine(profile) {
+    match calls::confine(needs.profile, needs.binds_names) {
         Ok(true) => {
             debug!("confined; to see a system call that is refused: strace -f -Z -p {}", std::process::id())
         }
@@ -162,10 +163,13 @@ pub fn enter<S: StateDirectory>(
     Ok(())
 }
 
-fn keep_net_admin_only() -> Result<(), CapsError> {
+fn keep_capabilities(binds_names: bool) -> Result<(), CapsError> {
     let mut held = CapsHashSet::new();
-    if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)? {
-        held.insert(Capability::CAP_NET_ADMIN);
+    let names = binds_names.then_some(Capability::CAP_NET_BIND_SERVICE);
+    for kept in [Capability::CAP_NET_ADMIN].into_iter().chain(names) {
+        if caps::has_cap(None, CapSet::Permitted, kept)? {
+            held.insert(kept);
+        }
     }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
@@ -173,13 +177,12 @@ fn keep_net_admin_only() -> Result<(), CapsError> {
     caps::set(None, CapSet::Permitted, &held)
 }
 
-/// Lets files be read and written in `state`, written in `synced`, and read in `readable` and where `profile` needs it. Also keeps TCP
-/// ports from being bound, connections from being made by a program that makes none, and signals within this process.
+/// Lets files be read and written in `state`, written in `synced`, and read where `needs` says so. Also keeps TCP ports
+/// from being bound, but for port 53 where it is needed, connections from being made by a program that makes none, and signals within this process.
 fn confine_files(
     state: BorrowedFd<'_>,
     synced: Option<BorrowedFd<'_>>,
-    readable: &[PathBuf],
-    profile: Profile,
+    Needs { profile, readable, binds_names }: Needs<'_>,
 ) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
     let all = AccessFs::from_all(ABI::V5);
@@ -197,6 +200,7 @@ fn confine_files(
         .add_rules(synced)?
         .add_rules(path_beneath_rules(of_profile(profile), AccessFs::ReadFile))?
         .add_rules(path_beneath_rules(readable, AccessFs::ReadFile))?
+        .add_rules(binds_names.then(|| Ok::<_, RulesetError>(NetPort::new(NAMES, AccessNet::BindTcp))))?
         .restrict_self()?;
     Ok(confined.ruleset)
 }

@@ -27,12 +27,25 @@ pub enum Source {
     Control(u16),
     /// A listening socket, by its number.
     Listener(u16),
+    /// A socket of the name server.
+    Names(NameSocket),
     /// The TUN device.
     Device,
     /// A connection attempt, by its number.
     Dial(u16),
     /// A tunnel's socket, by its number.
     Link(u32),
+}
+
+/// The sockets of the name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NameSocket {
+    /// For datagrams, by the number of its address.
+    Datagram(u16),
+    /// Listening, by the number of its address.
+    Listener(u16),
+    /// A connection, by its slot.
+    Connection(u16),
 }
 
 /// Bits of a token that hold a source's number; the kind is above them.
@@ -54,6 +67,9 @@ impl Source {
             Source::Dial(number) => (7, number.into()),
             Source::Link(number) => (8, number),
             Source::Kernel => (9, 0),
+            Source::Names(NameSocket::Datagram(number)) => (10, number.into()),
+            Source::Names(NameSocket::Listener(number)) => (11, number.into()),
+            Source::Names(NameSocket::Connection(slot)) => (12, slot.into()),
         };
         debug_assert!(number <= MAX_NUMBER);
         Token((kind << NUMBER_BITS | number) as usize)
@@ -74,6 +90,9 @@ impl Source {
             7 => Source::Dial(u16::try_from(number).ok()?),
             8 => Source::Link(number),
             9 => Source::Kernel,
+            10 => Source::Names(NameSocket::Datagram(u16::try_from(number).ok()?)),
+            11 => Source::Names(NameSocket::Listener(u16::try_from(number).ok()?)),
+            12 => Source::Names(NameSocket::Connection(u16::try_from(number).ok()?)),
             _ => return None,
         })
     }
@@ -199,6 +218,10 @@ mod tests {
             Source::Control(u16::MAX),
             Source::Listener(0),
             Source::Listener(u16::MAX),
+            Source::Names(NameSocket::Datagram(1)),
+            Source::Names(NameSocket::Listener(1)),
+            Source::Names(NameSocket::Connection(0)),
+            Source::Names(NameSocket::Connection(u16::MAX)),
             Source::Device,
             Source::Dial(0),
             Source::Dial(u16::MAX),

@@ -307,16 +307,6 @@ impl Members {
         self.names.member(name)
     }
 
-    /// Sets the name that the hub would like to have: members that come later cannot have it.
-    pub fn set_hub_name(&mut self, name: Name) {
-        self.names.set_hub(Some(name));
-    }
-
-    /// The hub's name, which no member has; `None` where none was set.
-    pub fn hub_name(&self) -> Option<Name> {
-        self.names.hub()
-    }
-
     /// Decides on a join request. `found_dead`: members that seem to be online but did not answer.
     pub fn admit(
         &mut self,

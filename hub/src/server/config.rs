@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use common::linux::tun;
+use common::node::names::zone::Zone;
 use common::node::state;
 use common::transport::tls::files::FileError;
 use ipnetwork::IpNetwork;
@@ -30,6 +31,8 @@ pub struct Config {
     pub routes: Vec<IpNetwork>,
     /// The state directory.
     pub state: std::path::PathBuf,
+    /// The zone of names to answer for.
+    pub zone: Option<Zone>,
 }
 
 /// Why the hub cannot run. Its text says what to do.
@@ -43,6 +46,8 @@ pub enum Error {
     Tls(FileError),
     /// The port.
     Listen(SocketAddr, io::Error),
+    /// The name server; a sentence.
+    Names(String),
     /// The system.
     System(&'static str, io::Error),
 }
@@ -62,6 +67,7 @@ impl fmt::Display for Error {
             Error::Listen(at, error) => {
                 write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
             }
+            Error::Names(why) => f.write_str(why),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }

@@ -178,9 +178,9 @@ mod imp {
     ];
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(profile: Profile) -> Result<bool, Error> {
+    pub(in super::super) fn confine(profile: Profile, binds_names: bool) -> Result<bool, Error> {
         // Of two filters the harsher answer holds; the second still has to let itself be installed.
-        let filters = [deadly()?, allowed(profile, std::process::id())?];
+        let filters = [deadly()?, allowed(profile, binds_names, std::process::id())?];
         for filter in &filters {
             seccompiler::apply_filter_all_threads(filter)?;
         }
@@ -192,10 +192,14 @@ mod imp {
         compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
     }
 
-    fn allowed(profile: Profile, process: u32) -> Result<BpfProgram, BackendError> {
+    fn allowed(profile: Profile, binds_names: bool, process: u32) -> Result<BpfProgram, BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
 
+        // A spoke listens for questions about names once it has an address; it can bind no port but that one.
+        if binds_names {
+            rules.insert(libc::SYS_listen, Vec::new());
+        }
         for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
             rules.entry(libc::SYS_socket).or_default().push(argument(0, SeccompCmpOp::Eq, family as u64)?);
         }
@@ -261,7 +265,7 @@ mod imp {
     use super::Profile;
 
     /// Confines this process; `false` where there is no list for this architecture.
-    pub(in super::super) fn confine(_: Profile) -> Result<bool, std::convert::Infallible> {
+    pub(in super::super) fn confine(_: Profile, _: bool) -> Result<bool, std::convert::Infallible> {
         Ok(false)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use common::wire::key::PublicKey;
+use common::wire::name::Name;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
@@ -42,6 +43,16 @@ pub struct Change {
 }
 
 impl Members {
+    /// Sets the name that the hub would like to have: members that come later cannot have it.
+    pub fn set_hub_name(&mut self, name: Name) {
+        self.names.set_hub(Some(name));
+    }
+
+    /// The hub's name, which no member has; `None` where none was set.
+    pub fn hub_name(&self) -> Option<Name> {
+        self.names.hub()
+    }
+
     /// Whether this key may not come back.
     pub fn is_revoked(&self, key: &PublicKey) -> bool {
         self.revoked.contains(key)

@@ -1,0 +1,6 @@
+//! Names of the LAN's machines by DNS, for `hub --dns` and `spoke --dns`. `server` is IO, the others are pure.
+
+pub mod answer;
+pub mod limit;
+pub mod server;
+pub mod zone;
