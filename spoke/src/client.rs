@@ -175,6 +175,7 @@ impl Client {
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
         self.machine.set_routes(BTreeMap::new(), &[], Instant::now());
+        self.machine.close();
         if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
             warn!("{error}; it still names members");
         }
