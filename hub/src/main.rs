@@ -57,6 +57,7 @@ fn start(flags: Flags) -> Exit {
 }
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let config = Config {
         subnets: options.subnets,
         listen: options.listen.map(address),
@@ -64,13 +65,13 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         mtu: options.mtu,
         routes: options.routes,
         state: options.state,
+        user,
     };
     cli::warn_if_not_forwarding(&config.routes);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
-    let user = options.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
-    sandbox::enter(server.state(), None, user.as_ref(), Profile::Accepts)?;
+    sandbox::enter(server.state(), None, config.user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
 
+use common::linux::sandbox::User;
 use common::linux::service_manager::ServiceManager;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
@@ -101,7 +102,7 @@ impl Server {
     /// Opens everything that the hub needs. A byte on `signals` stops it, one on `hangups` has it read its files
     /// again.
     pub fn new(config: &Config, signals: StdUnixStream, hangups: StdUnixStream) -> Result<Server, Error> {
-        let state = State::open(&config.state)?;
+        let state = State::open_as(&config.state, config.user.as_ref().map(User::uid))?;
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
         let (listener, at) = Listener::open(config.listen)?;

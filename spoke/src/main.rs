@@ -68,9 +68,10 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             Some(secret.map_err(|why| format!("{}: {why}", path.display()))?)
         }
     };
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let state = match &options.state {
-        Some(path) => State::open(path)?,
-        None => default_state(options.addresses.first())?,
+        Some(path) => State::open_as(path, user.as_ref().map(User::uid))?,
+        None => default_state(options.addresses.first(), user.as_ref())?,
     };
     let uplink = uplink::Config {
         hub: options.hub,
@@ -85,7 +86,6 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     };
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
-    let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
     let config = Config { uplink, tun: options.tun, hosts: options.hosts };
@@ -98,8 +98,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// Earlier versions gave a second spoke on a machine a directory below, named after its address. Such a second member
 /// is still there if it was on a LAN, which is told by its knowing a hub; a failed start left a key alone.
-fn default_state(address: Option<&IpAddr>) -> Result<State, state::Error> {
+fn default_state(address: Option<&IpAddr>, user: Option<&User>) -> Result<State, state::Error> {
     let shared = Path::new(DEFAULT_STATE);
     let own = address.map(|address| shared.join(address.to_string()));
-    State::open(own.as_deref().filter(|own| state::inner(own).join(HUBS).exists()).unwrap_or(shared))
+    let path = own.as_deref().filter(|own| state::inner(own).join(HUBS).exists()).unwrap_or(shared);
+    State::open_as(path, user.map(User::uid))
 }

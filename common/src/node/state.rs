@@ -181,6 +181,14 @@ impl State {
     /// # Errors
     /// [`Error::Exposed`] where others can write to what is there already, or made the directory below.
     pub fn open(path: &Path) -> Result<State, Error> {
+        State::open_as(path, None)
+    }
+
+    /// As [`State::open`], for a process that becomes `user`: what that user was given at an earlier start is its own.
+    ///
+    /// # Errors
+    /// As [`State::open`].
+    pub fn open_as(path: &Path, user: Option<Uid>) -> Result<State, Error> {
         let metadata = make_directory(path)?;
         let inner = path.join(PRIVATE);
         let is_exposed = metadata.mode() & 0o022 != 0;
@@ -189,7 +197,9 @@ impl State {
             return State::lock(path, &metadata);
         }
         let own = make_directory(&inner)?;
-        let is_ours = own.uid() == Uid::effective().as_raw() || own.uid() == metadata.uid();
+        let is_ours = own.uid() == Uid::effective().as_raw()
+            || own.uid() == metadata.uid()
+            || user.is_some_and(|user| own.uid() == user.as_raw());
         if is_exposed && (!is_ours || inner.is_symlink()) {
             return Err(Error::Exposed { path: path.to_owned(), has: metadata.mode() & 0o022, mode: 0o700 });
         }
@@ -345,6 +355,20 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Makes its files those of the directory's owner, whoever this process is: the program that they are for may run as
+    /// another user.
+    ///
+    /// # Errors
+    /// As [`State::give_to`].
+    pub fn give_to_owner(&self) -> Result<(), Error> {
+        let own = fstat(&self.directory).map_err(|error| Error::Io {
+            tried: "open the state directory",
+            path: self.path.clone(),
+            error: error.into(),
+        })?;
+        self.give_to(Uid::from_raw(own.st_uid), Gid::from_raw(own.st_gid))
     }
 
     /// The error for a line of a file that is invalid.
