@@ -23,6 +23,7 @@ use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
+use crate::lan::moves::Moves;
 use crate::lan::routes::Routes;
 use crate::lan::saving::{Fingerprint, Saving};
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
@@ -30,6 +31,7 @@ use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 mod files;
 mod joining;
 mod offers;
+mod renumber;
 
 /// The least time between two notifications to the watchers of the list of members.
 const NOTIFY_EVERY: Duration = Duration::from_secs(1);
@@ -67,14 +69,17 @@ pub struct Files {
     pub invites: Invites,
     /// Whether `locked` was there.
     pub access: Access,
+    /// `subnets`.
+    pub moves: Moves,
 }
 
 impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, in Unix seconds.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
-        let Files { members, fingerprint, invites, access } = files;
+        let Files { members, fingerprint, invites, access, moves } = files;
         let mut admission = Admission::new(members, access, lan.subnets);
+        admission.set_moves(moves);
         admission.set_unix_time(unix_time);
         admission.replace_invites(invites);
         Core {

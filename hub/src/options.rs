@@ -86,6 +86,12 @@ pub static PROGRAM: Program = Program {
             settings: &[],
         },
         Command {
+            name: "renumber",
+            help: "moves the LAN to another subnet (one of each family, with a comma); host parts stay",
+            operand: "PREFIX",
+            settings: &[],
+        },
+        Command {
             name: "reload",
             help: "reads the files members, invites and locked again, as SIGHUP does",
             operand: "",

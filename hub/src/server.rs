@@ -21,11 +21,12 @@ use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
 
-use crate::control::About;
+use crate::control::{About, Moved, renumbered};
 use crate::core::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
+use crate::lan::subnets::Subnets;
 use crate::logbook::{LogKind, Logbook};
 use crate::switch::gate::MAX_SESSIONS;
 
@@ -98,6 +99,15 @@ struct Clock {
     unix_time: u64,
 }
 
+/// Moves the LAN of a hub that does not run to other subnets; `state`: its state directory; `user`: whom it becomes.
+///
+/// # Errors
+/// A sentence that says why nothing is changed.
+pub fn renumber_stopped(state: &std::path::Path, user: Option<&User>, new: Subnets) -> Result<Moved, String> {
+    let state = State::open_as(state, user.map(User::uid)).map_err(|error| error.to_string())?;
+    Ok(renumbered(&files::renumber(state, new)?, false))
+}
+
 impl Server {
     /// Opens everything that the hub needs. A byte on `signals` stops it, one on `hangups` has it read its files
     /// again.
@@ -105,6 +115,7 @@ impl Server {
         let state = State::open_as(&config.state, config.user.as_ref().map(User::uid))?;
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
+        let config = &Config { subnets: store.subnets(), ..config.clone() };
         let (listener, at) = Listener::open(config.listen)?;
         let machine = Machine::open(config, at.port())?;
 
@@ -389,6 +400,11 @@ impl Server {
                 Effect::RemoveRoute(prefix) => {
                     let set = self.machine.remove_route(prefix);
                     self.log_route(prefix, "withdrawn", set, now);
+                }
+                Effect::SetSubnets(subnets) => {
+                    if let Err(error) = self.machine.set_subnets(subnets) {
+                        warn!("{error}");
+                    }
                 }
                 Effect::Save(job) => {
                     if let Some(done) = self.store.run(*job) {

@@ -427,6 +427,7 @@ impl Client {
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
             | Notice::NameTaken { .. }
+            | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
             | Notice::SmallSegments(_)

@@ -17,7 +17,10 @@ impl Core {
         match command {
             // Its link ends at once, whatever the disk is doing.
             Command::Revoke(who) => self.revoke(request, &who, now),
-            command @ (Command::Invite(_) | Command::SetAccess(_) | Command::Reload) => {
+            command @ (Command::Invite(_)
+            | Command::SetAccess(_)
+            | Command::Renumber(_)
+            | Command::Reload) => {
                 if !self.saving.enqueue(request, command) {
                     self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
                 }
@@ -26,7 +29,7 @@ impl Core {
         }
     }
 
-    fn answer(&mut self, request: RequestId, answer: Result<Answer, String>) {
+    pub(super) fn answer(&mut self, request: RequestId, answer: Result<Answer, String>) {
         self.effects.push_back(Effect::Answer(request, Box::new(answer)));
     }
 
@@ -49,6 +52,7 @@ impl Core {
                     self.saving.run(Running::Access(request, access));
                     Some(Job::SetLocked(access != Access::Open))
                 }
+                Command::Renumber(subnets) => self.start_renumber(request, subnets),
                 Command::Reload => {
                     self.saving.run(Running::Reload(request));
                     Some(Job::Read)
@@ -103,6 +107,10 @@ impl Core {
                     self.set_access(access);
                 }
                 let answer = written.map(|()| Answer::Access(access));
+                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
+            }
+            (Some(Running::Move(request, steps, moves, to)), Done::Moved(written)) => {
+                let answer = written.map(|()| Answer::Renumbered(self.renumber(steps, moves, to)));
                 self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
             }
             (Some(Running::Reload(request)), Done::Read(read)) => {

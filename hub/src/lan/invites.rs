@@ -14,6 +14,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::lan::members::{BadLine, Version, parse_rights, rights_text};
+use crate::lan::moves::{INVITES_COLUMN, Moves};
 use crate::lan::subnets::Subnets;
 
 /// Most invites at a time.
@@ -109,7 +110,11 @@ impl Invites {
 
     /// Takes over invites that were read anew; those that were used since the text was last written stay used.
     pub fn replace(&mut self, mut new: Invites) {
+        let is_outdated = new.is_changed();
         (new.version, new.saved) = (self.version.next(), self.version.next());
+        if is_outdated {
+            new.set_outdated();
+        }
         for (hash, _) in std::mem::take(&mut self.removed) {
             new.remove(hash);
         }
@@ -139,11 +144,28 @@ impl Invites {
         if self.iter().count() >= MAX_INVITES {
             return Err(format!("there are {MAX_INVITES} invites already"));
         }
-        let Invite { hash, name, until, addresses, routes } = &invite;
-        let line = format!("{hash} {name} {until} {}", rights_text(addresses, routes));
+        let line = invite_text(&invite);
         self.lines.push(Line::Invite(invite, line));
         self.version = self.version.next();
         Ok(())
+    }
+
+    /// Notes that the text that was read is not what it is to be, though it means the same.
+    pub fn set_outdated(&mut self) {
+        self.version = self.version.next();
+    }
+
+    /// Moves all addresses to other subnets; those that have no place there are chosen when the members come.
+    pub fn renumber(&mut self, subnets: Subnets, moves: &Moves) {
+        self.version = self.version.next();
+        for line in &mut self.lines {
+            let Line::Invite(invite, text) = line else { continue };
+            let moved = invite.addresses.iter().map(|&address| moves.translate(address));
+            let moved: Vec<IpAddr> = moved.filter(|&address| subnets.check(address).is_ok()).collect();
+            let is_whole = moved.len() == invite.addresses.len();
+            invite.addresses = moved;
+            *text = if is_whole { moves.translate_line(text, INVITES_COLUMN) } else { invite_text(invite) };
+        }
     }
 
     /// Takes out an invite that was used.
@@ -168,6 +190,11 @@ impl Invites {
         }
         self.removed.extend(gone.into_iter().map(|hash| (hash, self.version)));
     }
+}
+
+fn invite_text(invite: &Invite) -> String {
+    let Invite { hash, name, until, addresses, routes } = invite;
+    format!("{hash} {name} {until} {}", rights_text(addresses, routes))
 }
 
 /// What two invites must not share.

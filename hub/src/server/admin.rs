@@ -16,6 +16,7 @@ use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::members::Access;
 use crate::lan::saving::{Answer, Command};
+use crate::lan::subnets::Subnets;
 
 /// The longest life of an invite.
 const MAX_INVITE_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -51,6 +52,10 @@ impl Server {
             Ok(Request::Revoke { member }) => {
                 self.request(Requester::Command(ticket), Command::Revoke(member), now);
             }
+            Ok(Request::Renumber { subnets }) => match Subnets::new(&subnets) {
+                Ok(subnets) => self.request(Requester::Command(ticket), Command::Renumber(subnets), now),
+                Err(error) => self.reply(ticket, encode::<()>(Err(error.to_string())), now),
+            },
             Ok(Request::Reload) => self.request(Requester::Command(ticket), Command::Reload, now),
             Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),
         }
@@ -104,6 +109,7 @@ impl Server {
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
+            Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
             Ok(Answer::Reloaded(changes)) => encode(Ok(control::reloaded(&self.core, &self.about, &changes))),
             Ok(Answer::Revoked(change)) => encode(Ok(Revoked {
                 name: change.member.name,

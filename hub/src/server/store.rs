@@ -56,6 +56,11 @@ impl Store {
         }
     }
 
+    /// The LAN's subnets at start.
+    pub(super) fn subnets(&self) -> Subnets {
+        self.files.subnets()
+    }
+
     /// The state directory.
     pub(super) fn state(&self) -> &State {
         &self.state
