@@ -5,12 +5,13 @@
 #[path = "house/mod.rs"]
 mod house;
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::linux::tun::Tun;
-use house::{Host, Lan, checksum, ping_until, run};
+use house::wire::{Wire, join_request, random_key, udp_packet};
+use house::{Host, Lan, Net, checksum, ping_until, run};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -183,4 +184,27 @@ fn no_member_becomes_the_router_or_the_neighbour_of_another() {
     ping_until(a, Lan::address_v6(1).into(), SOON).unwrap();
     assert_eq!(state_of(b), before);
     assert_eq!(ip(lan.net.hub(), "-6 route show"), before_of_hub);
+}
+
+#[test]
+fn no_member_may_send_from_addresses_that_are_no_hosts() {
+    let lan = Lan::with(Net::new(3).unwrap(), 2).unwrap();
+    let mut request = join_request(Ipv4Addr::new(10, 0, 0, 66));
+    let offered =
+        ["0.0.0.0/8", "112.0.0.0/4", "160.0.0.0/4", "240.0.0.0/4", "255.255.255.255/32", "::ffff:0:0/96"];
+    request.routes = offered.map(|text| text.parse().unwrap()).into();
+    let wire = Wire::connect(lan.net.spoke(2), (Net::hub_v4(), 5678).into(), SOON).unwrap();
+    let (mut joined, welcome) = wire.join_as(&random_key().unwrap(), &request).unwrap();
+    assert_eq!(welcome.routes, []);
+    let sources =
+        [[0, 0, 0, 0], [0, 0, 0, 7], [127, 0, 0, 1], [169, 254, 0, 9], [255, 255, 255, 255], [240, 0, 0, 1]];
+    let targets = [Lan::address(1), Lan::hub_address(), Ipv4Addr::BROADCAST];
+    for source in sources {
+        for target in targets {
+            let packet = udp_packet((source.into(), 68), (target, 67), b"from nowhere");
+            joined.send_packet(&packet).unwrap();
+        }
+    }
+    await_drops(&lan, "forged-source", (sources.len() * targets.len()) as u64);
+    ping_until(lan.net.spoke(0), Lan::address(1).into(), SOON).unwrap();
 }

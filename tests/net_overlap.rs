@@ -243,3 +243,34 @@ fn a_name_server_with_an_address_of_the_lan_is_asked_outside_while_there_is_no_l
     stop(&spoke);
     assert_eq!(world.rules().lines().count(), 3, "{}", world.rules());
 }
+
+#[test]
+fn a_rule_or_route_of_someone_else_that_shuts_the_lan_is_told_and_left_alone() {
+    let world = World::new("10.9.9.1/24");
+    world.go_home();
+    let _hub = world.start_hub();
+    let spoke = world.start_spoke(&Net::hub_v4().to_string());
+    let status = || {
+        let mut status = Command::new(&world.binaries.spoke);
+        status.arg("status");
+        run(&world.laptop, status).good()
+    };
+    for (shut, open) in [
+        ("route add blackhole 10.0.0.0/24 metric 1", "route del blackhole 10.0.0.0/24 metric 1"),
+        ("rule add pref 100 to 10.0.0.0/24 prohibit", "rule del pref 100"),
+        ("route add 10.0.0.1/32 via 172.20.0.1", "route del 10.0.0.1/32"),
+    ] {
+        let mark = spoke.mark();
+        world.laptop.ip(shut).unwrap();
+        spoke
+            .wait_for_line_after(mark, "10.0.0.1, the hub on the LAN, is not reached through spoke0", SOON)
+            .unwrap();
+        assert!(status().contains("problem: 10.0.0.1, the hub on the LAN"), "{shut}");
+        world.laptop.ip(open).unwrap();
+        spoke
+            .wait_for_line_after(mark, "nothing of this machine stands between it and the LAN", SOON)
+            .unwrap();
+        assert!(!status().contains("problem"), "{open}");
+        ping_until(&world.laptop, ROUTER.into(), SOON).unwrap();
+    }
+}

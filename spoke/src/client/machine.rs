@@ -4,7 +4,7 @@
 //! another program changed. The uplink decides what follows for the link.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::linux::device::{Device, DeviceConfig, Step};
@@ -363,6 +363,24 @@ impl Machine {
         routes.flatten().filter(|route| route.interface != self.tun.index()).collect()
     }
 
+    /// One line about the LAN's prefix, if the kernel sends nothing of it into the device: someone has a rule or a route of
+    /// another kind for it, which is theirs.
+    fn elsewhere(&self, lan: IpNetwork) -> Option<String> {
+        if lan.is_ipv6() && self.device.lacks_ipv6() {
+            return None;
+        }
+        let hub = first_host(lan);
+        let hop = self.tun.netlink().route_to(hub).ok().flatten();
+        let leads_there = hop.is_some_and(|hop| hop.interface == self.tun.index());
+        (!leads_there).then(|| {
+            format!(
+                "{hub}, the hub on the LAN, is not reached through {}: a rule or route of someone else comes first, see `ip \
+                 route get {hub}`",
+                self.tun.name()
+            )
+        })
+    }
+
     /// Warns of networks of the machine that have the LAN's addresses, once each time that they appear.
     fn warn_of_overlaps(&mut self) {
         let mut overlaps = Vec::new();
@@ -378,13 +396,24 @@ impl Machine {
                 )
             }));
         }
+        if overlaps.is_empty() {
+            overlaps.extend(self.lan.iter().filter_map(|&lan| self.elsewhere(lan)));
+        }
         for line in overlaps.iter().filter(|line| !self.overlaps.contains(line)) {
             warn!("{line}");
         }
         if overlaps.is_empty() && !self.overlaps.is_empty() {
-            info!("no network of this machine has addresses of the LAN any more");
+            info!("nothing of this machine stands between it and the LAN any more");
         }
         self.overlaps = overlaps;
+    }
+}
+
+/// The hub's address in a prefix of the LAN.
+fn first_host(lan: IpNetwork) -> IpAddr {
+    match lan.network() {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().saturating_add(1)).into(),
     }
 }
 

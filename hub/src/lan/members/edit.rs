@@ -306,6 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_from_another_editor_is_read_and_a_message_about_it_is_short() {
+        let subnets = Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap();
+        let members = Members::parse(&format!("\u{feff}{}\tm1\t10.0.0.2\r\n", key(1)), subnets).unwrap();
+        assert!(members.by_key(&key(1)).is_some());
+        for long in ["é".repeat(100_000), format!("{} {}", key(1), "a".repeat(100_000))] {
+            let bad = Members::parse(&long, subnets).map(drop).unwrap_err();
+            assert!(bad.why.len() < 300, "{}", bad.why);
+        }
+    }
+
+    #[test]
     fn a_revoked_member_is_known_by_its_name_and_addresses() {
         let mut members =
             parse(&format!("# {0} x revoked\n{0} a 10.0.0.2\n{1} b 10.0.0.3\n", key(1), key(2)));

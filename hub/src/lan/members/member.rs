@@ -55,9 +55,9 @@ impl Member {
 pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
     let mut words = line.split_whitespace();
     let key = words.next().unwrap_or_default();
-    let key = key.parse().map_err(|bad| format!("{key:?} is no key: {bad}"))?;
+    let key = key.parse().map_err(|bad| format!("{} is no key: {bad}", quoted(key)))?;
     let name = words.next().ok_or("the name is missing")?;
-    let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
+    let name = name.parse().map_err(|bad| format!("{} is no name: {bad}", quoted(name)))?;
     let (addresses, routes) = parse_rights(words, subnets)?;
     let (added, changed) = Default::default();
     Ok(Member { key, name, addresses, routes, session: None, seen_at: None, added, changed })
@@ -73,7 +73,8 @@ pub(crate) fn parse_rights<'a>(
     for (index, word) in words.enumerate() {
         if let Some(list) = word.strip_prefix("route=") {
             for route in list.split(',') {
-                let parsed: IpNetwork = route.parse().map_err(|_| format!("{route:?} is no prefix"))?;
+                let parsed: IpNetwork =
+                    route.parse().map_err(|_| format!("{} is no prefix", quoted(route)))?;
                 if parsed.network() != parsed.ip() {
                     return Err(format!("route {route} has bits set behind its prefix"));
                 }
@@ -81,7 +82,8 @@ pub(crate) fn parse_rights<'a>(
             }
         } else if index == 0 && word != "-" {
             for address in word.split(',') {
-                let parsed: IpAddr = address.parse().map_err(|_| format!("{address:?} is no address"))?;
+                let parsed: IpAddr =
+                    address.parse().map_err(|_| format!("{} is no address", quoted(address)))?;
                 subnets.check(parsed).map_err(|unfit| format!("{parsed} {unfit}"))?;
                 if addresses.iter().any(|other| other.is_ipv4() == parsed.is_ipv4()) {
                     return Err("two addresses of one family".to_owned());
@@ -89,7 +91,7 @@ pub(crate) fn parse_rights<'a>(
                 addresses.push(parsed);
             }
         } else if word != "-" {
-            return Err(format!("{word:?} is invalid here"));
+            return Err(format!("{} is invalid here", quoted(word)));
         }
     }
     if routes.len() > MAX_ROUTES {
@@ -116,6 +118,15 @@ pub(super) fn comma_separated(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// A word as a message shows it: whatever it is, and however long.
+fn quoted(word: &str) -> String {
+    const MAX_SHOWN: usize = 64;
+    match word.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}…", &word[..end]),
+        None => format!("{word:?}"),
+    }
+}
+
 /// The key, if the line is that of a revoked member.
 pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
     let mut words = line.split_whitespace();
@@ -124,7 +135,7 @@ pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
     if !words.skip(1).any(|word| word == "revoked") {
         return Ok(None);
     }
-    key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
+    key.parse().map(Some).map_err(|bad| format!("{} is no key: {bad}", quoted(key)))
 }
 
 /// Why a line is skipped that an earlier version accepted: it must not prevent the hub from starting.
