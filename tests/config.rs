@@ -154,9 +154,10 @@ fn a_port_for_root_alone_is_explained() {
 fn a_refused_spoke_ends_with_a_code_of_its_own() {
     let lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
     ask_hub(&lan.net, &["lock"]).good();
-    let mut command = spoke(&["--hub", "192.0.2.1", "--state"]);
+    let invite = "0".repeat(32);
+    let mut command = spoke(&["--hub", "192.0.2.1", "--invite", &invite, "--state"]);
     command.arg(lan.net.spoke(1).private().join("spoke"));
-    run(lan.net.spoke(1), command).fails_with(3, "locked");
+    run(lan.net.spoke(1), command).fails_with(3, "the invite is unknown, used or expired");
 }
 
 #[test]

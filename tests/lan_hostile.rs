@@ -100,10 +100,15 @@ fn strangers_are_turned_away() {
         // The hub may close before it has read everything.
         let _ = wire.send(greeting);
         let said = wire.wait_closed(SOON).unwrap();
-        // Who speaks our protocol learns our version; the others at most that.
-        assert!(said.is_empty() || said == hello(), "{said:?}");
+        // Who speaks our protocol learns our version, and a browser that there is nothing; the others hear nothing.
         if greeting == version {
             assert_eq!(said, hello());
+        } else if greeting.starts_with(b"GET ") {
+            let said = String::from_utf8(said).unwrap().to_ascii_lowercase();
+            assert!(said.starts_with("http/1.1 404 not found\r\n") && said.len() < 300, "{said}");
+            assert!(!said.contains("hub") && !said.contains("spoke"), "{said}");
+        } else {
+            assert!(said.is_empty(), "{said:?}");
         }
     }
     siege.unharmed();

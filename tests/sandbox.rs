@@ -269,7 +269,7 @@ fn act_confined() {
         other => panic!("{other}"),
     };
     let act = told(ACT);
-    enter(&state, None, None::<&User>, reach).unwrap();
+    enter(&state, None, &[], None::<&User>, reach).unwrap();
     let outcome: Result<(), std::io::Error> = match act.as_str() {
         "write the state" => state.write("file", "text").map_err(std::io::Error::other),
         "read a setting of the network" => fs::read("/proc/sys/net/ipv4/ip_forward").map(drop),

@@ -2,6 +2,7 @@
 
 mod buf;
 mod codel;
+pub mod flight;
 mod flows;
 mod fq_codel;
 pub mod pace;

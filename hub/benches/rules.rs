@@ -1,9 +1,14 @@
-//! What the access rules cost per packet: of known flows, and of flows that begin, with few rules and with a thousand.
+//! What the access rules cost per packet: of known flows, and of flows that begin, with few rules and with a thousand; and
+//! the whole way of a small packet from spoke through hub to spoke, with no rules and with a thousand.
 //!
 //! `cargo bench -p hub --bench rules`. Each figure is the least of many rounds. It fails where a packet of a known flow
-//! costs more with a thousand rules than a tenth above what it costs with one, beyond what a clock can tell.
+//! costs more with a thousand rules than a tenth above what it costs with one, beyond what a clock can tell, or where the
+//! whole way costs more than a tenth above that without rules.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures and prints")]
+
+#[path = "../../tests/memory/mod.rs"]
+mod memory;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -15,6 +20,7 @@ use common::packet::{Fragment, Header};
 use common::wire::name::Name;
 use hub::lan::rules::access::{AccessControl, Party};
 use hub::lan::rules::{End, Rules};
+use memory::World;
 
 const MEMBERS: usize = 100;
 const PACKETS: usize = 2_048;
@@ -48,7 +54,32 @@ fn main() -> ExitCode {
         println!("{count:>5} rules {:>17.1} {:>10.1}", each(old), each(new));
         known.push(each(old));
     }
-    if known[1] > known[0] * 1.1 + 10.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let [none, thousand] = whole_way();
+    println!("whole way, 64 bytes: {none:.1} without rules, {thousand:.1} with 1000");
+    let is_dear = known[1] > known[0] * 1.1 + 10.0 || thousand > none * 1.1;
+    if is_dear { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Nanoseconds of a packet's way from spoke through hub to spoke, in turns with no rules and with a thousand.
+fn whole_way() -> [f64; 2] {
+    const SENT: usize = 2 * 20;
+    let mut worlds = [None, Some(Rules::parse(&text(1_000)).expect("rules"))]
+        .map(|rules| (World::new(rules, &[64]), Duration::MAX));
+    for round in 0..20_000 {
+        for (world, shortest) in &mut worlds {
+            let (start, before) = (Instant::now(), received(world));
+            world.turn();
+            if round > 100 {
+                *shortest = start.elapsed().min(*shortest);
+                assert_eq!(received(world) - before, SENT, "every packet arrives");
+            }
+        }
+    }
+    worlds.map(|(_, time)| time.as_nanos() as f64 / SENT as f64)
+}
+
+fn received(world: &World) -> usize {
+    world.spokes.iter().map(|spoke| spoke.received).sum()
 }
 
 /// Rules for others, and last one for all.

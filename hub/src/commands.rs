@@ -13,7 +13,11 @@ use common::node::human::HumanDuration;
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
-use hub::control::{Invited, Moved, PAGE, Reloaded, Request, Revoked, Status};
+use hub::control::{
+    Allowed, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded, Renamed,
+    Request, Revoked, RuleList, Status,
+};
+use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
 use hub::options::{self, PROGRAM};
 use hub::{advice, report};
@@ -43,8 +47,8 @@ impl From<AskError> for Failure {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
-    match answer(command, flags, operand.unwrap_or_default()) {
+pub(crate) fn run(command: &Command, flags: Flags, words: &[String]) -> Exit {
+    match answer(command, flags, words) {
         Ok(()) => Exit::Done,
         Err(Failure::Usage(sentence)) => {
             say(&sentence);
@@ -61,7 +65,8 @@ pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> E
     }
 }
 
-fn answer(command: &Command, flags: Flags, operand: String) -> Result<(), Failure> {
+fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failure> {
+    let operand = words.first().cloned().unwrap_or_default();
     let (shared, own): (Flags, Flags) = flags
         .into_iter()
         .partition(|(setting, _)| command.settings.iter().all(|known| known.name != setting.name));
@@ -75,10 +80,19 @@ fn answer(command: &Command, flags: Flags, operand: String) -> Result<(), Failur
     match command.name {
         "status" => show(&whole_status(&state)?, json, report::status)?,
         "invite" => invite(&Invitation::read(&operand, &own)?, &state, json)?,
+        "invites" => invites(own.one("cancel", values::name)?, &state, json)?,
+        "pending" => {
+            tell::<Vec<PendingStatus>>(Request::Pending, &state, json, |list| report::pending(list))?
+        }
+        "allow" => tell::<Allowed>(allow(operand, &own)?, &state, json, report::allowed)?,
+        "members" => members(&own, &state, json)?,
+        "rename" => rename(words, &state, json)?,
+        "forget" => tell::<Revoked>(Request::Forget { member: operand }, &state, json, report::forgotten)?,
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
         "renumber" => renumber(&operand, &settings, &state, json)?,
+        "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
     }
@@ -126,11 +140,99 @@ fn whole_status(state: &Path) -> Result<Status, AskError> {
     }
 }
 
+/// A number of machines.
+fn uses(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|&uses| uses > 0).ok_or_else(|| format!("{text:?} is no number of machines"))
+}
+
+/// `hub invites`: the list, or one of them made void.
+fn invites(cancel: Option<Name>, state: &Path, json: bool) -> Result<(), AskError> {
+    match cancel {
+        Some(name) => {
+            let request = Request::Cancel { name: name.clone() };
+            tell::<()>(request, state, json, |()| format!("the invite {name} is void\n"))
+        }
+        None => tell::<Vec<InviteStatus>>(Request::Invites, state, json, |list| report::invites(list)),
+    }
+}
+
+/// `hub allow`.
+fn allow(who: String, own: &Settings) -> Result<Request, String> {
+    Ok(Request::Allow {
+        who,
+        in_place_of: own.one("as", values::any)?,
+        name: own.one("name", values::name)?,
+        addresses: own.many("ip", values::member_ip)?,
+        routes: own.many("route", values::prefix)?,
+        tags: own.many("tag", values::any)?,
+    })
+}
+
+/// `hub rename`.
+fn rename(words: &[String], state: &Path, json: bool) -> Result<(), Failure> {
+    let [member, name] = words else { return Err("give a member and its new name".to_owned().into()) };
+    let name = values::name(name).map_err(|why| format!("{name:?}: {why}"))?;
+    let request = Request::Rename { member: member.clone(), name };
+    Ok(tell::<Renamed>(request, state, json, report::renamed)?)
+}
+
+/// `hub members`: those that all filters let through; with `--json` one object a line.
+fn members(own: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+    let (online, offline) = (own.switch("online")?, own.switch("offline")?);
+    let tag = own.one("tag", values::any::<Tag>)?;
+    let part = own.one("name", values::any::<String>)?.map(|part| part.to_ascii_lowercase());
+    let mut status = whole_status(state)?;
+    status.members.retain(|member: &MemberStatus| {
+        (!online || member.link.is_some())
+            && (!offline || member.link.is_none())
+            && tag.as_ref().is_none_or(|tag| member.tags.contains(tag))
+            && part.as_ref().is_none_or(|part| member.name.as_str().contains(part.as_str()))
+    });
+    let text = match json {
+        true => status.members.iter().map(to_json).collect(),
+        false => report::members(&status.members),
+    };
+    Ok(print(&text).map_err(AskError::Print)?)
+}
+
+/// `hub rules`: the list, or what is decided about one case.
+fn rules(words: &[String], is_explain: bool, state: &Path, json: bool) -> Result<(), Failure> {
+    let [from, to, service] = words else {
+        if is_explain {
+            return Err("name both ends and the service: hub rules --explain laptop nas tcp/22"
+                .to_owned()
+                .into());
+        }
+        show(&whole_rules(state)?, json, report::rules)?;
+        return Ok(());
+    };
+    let _: Service = service.parse()?;
+    let (from, to, service) = (from.clone(), to.clone(), service.clone());
+    tell::<Explained>(Request::Explain { from, to, service }, state, json, report::explained)?;
+    Ok(())
+}
+
+/// Puts the pages together; the head is that of the last one.
+fn whole_rules(state: &Path) -> Result<RuleList, AskError> {
+    let mut rules = Vec::new();
+    loop {
+        let mut page: RuleList = ask(state, &Request::Rules { from: rules.len() })?;
+        let is_last = page.rules.len() < PAGE;
+        rules.append(&mut page.rules);
+        if is_last {
+            return Ok(RuleList { rules, ..page });
+        }
+    }
+}
+
 /// What `hub invite` was told.
+#[derive(Clone)]
 struct Invitation {
     name: Name,
+    uses: Option<u32>,
     addresses: Vec<IpAddr>,
     routes: Vec<IpNetwork>,
+    tags: Vec<Tag>,
     life: HumanDuration,
     host: Option<String>,
 }
@@ -139,8 +241,10 @@ impl Invitation {
     fn read(name: &str, settings: &Settings) -> Result<Invitation, String> {
         Ok(Invitation {
             name: values::name(name).map_err(|why| format!("{name:?}: {why}"))?,
+            uses: settings.one("uses", uses)?.filter(|&uses| uses != 1),
             addresses: settings.many("ip", values::member_ip)?,
             routes: settings.many("route", values::prefix)?,
+            tags: settings.many("tag", values::any)?,
             life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),
             host: settings.one("host", values::any)?,
         })
@@ -148,13 +252,12 @@ impl Invitation {
 }
 
 fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
-    let Invitation { name, addresses, routes, life, host } = invitation;
-    let (name, addresses, routes) = (name.clone(), addresses.clone(), routes.clone());
-    let request = Request::Invite { name, addresses, routes, seconds: life.seconds() };
+    let Invitation { name, uses, addresses, routes, tags, life, host } = invitation.clone();
+    let request = Request::Invite { name, uses, addresses, routes, tags, seconds: life.seconds() };
     let invited: Invited = ask(state, &request)?;
     let port = invited.listening.port();
     let (host, how) = match host {
-        Some(host) => (with_port(host, port), None),
+        Some(host) => (with_port(&host, port), None),
         None => match own_address(invited.listening) {
             Some(address) => {
                 let how =
@@ -170,7 +273,8 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
     let line = format!("spoke --hub {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
     let printed = show(&invited, json, |_| format!("{line}\n"));
     if !json {
-        say(&format!("good once, within {}", common::node::human::duration(invited.seconds)));
+        let often = uses.map_or("once".to_owned(), |uses| format!("for {uses} machines"));
+        say(&format!("good {often}, within {}", common::node::human::duration(invited.seconds)));
         if let Some(how) = how {
             say(&how);
         }

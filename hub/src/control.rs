@@ -12,7 +12,11 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
+use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
+use crate::lan::pending::Waiting;
+use crate::lan::rules::Tag;
+use crate::lan::rules::access::Count;
 use crate::lan::saving::Renumbered;
 
 /// Most members in one page of the status.
@@ -30,18 +34,65 @@ pub enum Request {
         #[serde(default)]
         after: Option<Name>,
     },
-    /// Let someone in, once: [`Invited`].
+    /// Make an invite: [`Invited`].
     Invite {
-        /// The member's name.
+        /// The member's name, or that of an invite for several.
         name: Name,
+        /// How many machines it lets in, each under its own name; one, under this name, where it is not given.
+        #[serde(default)]
+        uses: Option<u32>,
         /// Its addresses; the hub chooses where none is given.
         #[serde(default)]
         addresses: Vec<IpAddr>,
         /// Prefixes that it may offer.
         #[serde(default)]
         routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
         /// How long the invite lives.
         seconds: u64,
+    },
+    /// The invites that can be used: [`InviteStatus`]es.
+    Invites,
+    /// Make an invite void: its name.
+    Cancel {
+        /// The name of the invite.
+        name: Name,
+    },
+    /// The machines that wait to be let in: [`PendingStatus`]es.
+    Pending,
+    /// Let a machine in: [`Allowed`].
+    Allow {
+        /// Its key, or the name under which it waits.
+        who: String,
+        /// The member whose place it takes.
+        #[serde(default)]
+        in_place_of: Option<String>,
+        /// Its name.
+        #[serde(default)]
+        name: Option<Name>,
+        /// Its addresses; the hub chooses where none is given.
+        #[serde(default)]
+        addresses: Vec<IpAddr>,
+        /// Prefixes that it may offer.
+        #[serde(default)]
+        routes: Vec<IpNetwork>,
+        /// Labels that access rules will know it by.
+        #[serde(default)]
+        tags: Vec<Tag>,
+    },
+    /// Give a member another name: [`Renamed`].
+    Rename {
+        /// A name, an address or a key.
+        member: String,
+        /// The new name.
+        name: Name,
+    },
+    /// Take a member off the list that is not on the LAN: [`Revoked`].
+    Forget {
+        /// A name, an address or a key.
+        member: String,
     },
     /// Let only members in: [`Standing`].
     Lock,
@@ -59,17 +110,56 @@ pub enum Request {
     },
     /// Read the files again: [`Reloaded`].
     Reload,
+    /// The access rules: [`RuleList`], with a page of lines.
+    Rules {
+        /// How many lines to leave out.
+        #[serde(default)]
+        from: usize,
+    },
+    /// Which access rule decides: [`Explained`].
+    Explain {
+        /// A member's name, an address, or `hub`.
+        from: String,
+        /// The same.
+        to: String,
+        /// `tcp/22`, `udp/53`, `icmp`, or a protocol's number.
+        service: String,
+    },
+}
+
+impl Request {
+    /// Whether it changes nothing.
+    pub fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Request::Status { .. }
+                | Request::Invites
+                | Request::Pending
+                | Request::Rules { .. }
+                | Request::Explain { .. }
+        )
+    }
 }
 
 /// What the server knows beside the core.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Where the hub listens.
-    pub listening: SocketAddr,
+    /// Where the hub listens; once at least.
+    pub listening: Vec<SocketAddr>,
     /// The device's name.
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
+}
+
+impl About {
+    /// The ports that the hub listens on, each once.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.listening.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
 }
 
 /// How the LAN stands at this moment.
@@ -80,7 +170,7 @@ pub struct Status {
     /// For how long it has run.
     pub up_seconds: u64,
     /// Where it listens.
-    pub listening: SocketAddr,
+    pub listening: Vec<SocketAddr>,
     /// Its device.
     pub device: String,
     /// The LAN's MTU.
@@ -99,8 +189,14 @@ pub struct Status {
     pub revoked: usize,
     /// Invites that are not used yet.
     pub invites: usize,
+    /// Machines that wait to be let in.
+    #[serde(default)]
+    pub pending: usize,
     /// Links that are not authenticated yet.
     pub half_open: usize,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
     /// Why the hub cannot write its files now, if it has something to write.
     pub trouble: Option<String>,
     /// What the kernel does not have as it should be, and why; a line each.
@@ -123,6 +219,9 @@ pub struct MemberStatus {
     pub addresses: Vec<IpAddr>,
     /// Prefixes that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules know it by.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
     /// Its link, if it is online.
     pub link: Option<LinkStatus>,
     /// How long ago it was online, if it is not and was since the hub started.
@@ -167,7 +266,7 @@ pub struct Invited {
     pub invite: String,
     /// The hub's key.
     pub hub_key: PublicKey,
-    /// Where the hub listens.
+    /// Where the hub listens first.
     pub listening: SocketAddr,
     /// How long it lives.
     pub seconds: u64,
@@ -184,8 +283,8 @@ pub struct Standing {
     pub online: usize,
     /// Invites that are not used yet.
     pub invites: usize,
-    /// The port that the hub listens on.
-    pub port: u16,
+    /// The ports that the hub listens on.
+    pub ports: Vec<u16>,
 }
 
 /// A membership that was ended.
@@ -220,6 +319,56 @@ pub struct Moved {
     pub running: bool,
 }
 
+/// An invite that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteStatus {
+    /// Its name.
+    pub name: Name,
+    /// How many machines it still lets in, where it is one for several.
+    pub uses: Option<u32>,
+    /// For how long it can still be used.
+    pub seconds: u64,
+    /// The addresses that it gives.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that it grants.
+    pub routes: Vec<IpNetwork>,
+    /// Tags that it gives.
+    pub tags: Vec<Tag>,
+}
+
+/// A machine that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// The name that it asks for. Whoever waits chooses it: compare the key.
+    pub name: Name,
+    /// Its key, which it has proved.
+    pub key: PublicKey,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// For how long it has waited.
+    pub seconds: u64,
+}
+
+/// A machine that was let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The name that it has.
+    pub name: Name,
+    /// Its key.
+    pub key: PublicKey,
+    /// Whether it waited, so that it is on the LAN in a moment.
+    pub waited: bool,
+}
+
+/// A member with another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renamed {
+    /// The name it had.
+    pub from: Name,
+    /// The name it has.
+    pub to: Name,
+}
+
 /// Files that were read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -229,6 +378,55 @@ pub struct Reloaded {
     pub changes: Vec<(Name, String)>,
     /// How many are changed.
     pub changed: usize,
+    /// The file of the TLS certificate, which was read again, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// How many access rules there are; `None` where all may reach all.
+    #[serde(default)]
+    pub rules: Option<usize>,
+}
+
+/// The access rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleList {
+    /// The file that they are read from.
+    pub file: PathBuf,
+    /// Whether that file is there: without it all may reach all.
+    pub exists: bool,
+    /// The lines: of one page, or all of them once a command has put the pages together.
+    pub rules: Vec<RuleStatus>,
+    /// Packets that were dropped as no line matches.
+    pub unmatched: u64,
+    /// Flows that may pass, and whose replies may.
+    pub flows: usize,
+}
+
+/// One access rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// The number of its line.
+    pub line: usize,
+    /// The line, shortened where it is long.
+    pub text: String,
+    /// Packets that it decided about, replies included.
+    pub packets: u64,
+}
+
+/// What the access rules say about one case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it may pass.
+    pub allowed: bool,
+    /// The line that decides, and its text; none where there are no rules, or no line matches.
+    pub line: Option<usize>,
+    /// The text of the line.
+    pub text: Option<String>,
+    /// Whether there are rules at all.
+    pub has_rules: bool,
+    /// Who sends, and from which address.
+    pub from: String,
+    /// Who receives, and at which address.
+    pub to: String,
 }
 
 /// The status with the page of members behind a name.
@@ -237,7 +435,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         up_seconds: now.saturating_duration_since(about.started_at).as_secs(),
-        listening: about.listening,
+        listening: about.listening.clone(),
         device: about.device.clone(),
         mtu: core.lan().mtu,
         subnets: core.lan().subnets.iter().collect(),
@@ -247,7 +445,9 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         known: members.len(),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
+        pending: core.pending().len(),
         half_open: core.half_open(),
+        rules: core.access_rules().map(|access| access.rules().len()),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
         drops: drops(core.drops()),
@@ -262,7 +462,7 @@ pub fn standing(core: &Core, about: &About) -> Standing {
         known: core.members().len(),
         online: online(core.members()),
         invites: core.invites().iter().count(),
-        port: about.listening.port(),
+        ports: about.ports(),
     }
 }
 
@@ -274,16 +474,81 @@ pub fn renumbered(done: &Renumbered, running: bool) -> Moved {
 }
 
 /// What a reload did.
-pub fn reloaded(core: &Core, about: &About, changes: &[Change]) -> Reloaded {
+pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Option<PathBuf>) -> Reloaded {
     let named = changes.iter().take(MAX_CHANGES).map(|change| {
         let outcome = match change.outcome {
             Outcome::Revoked => "revoked",
             Outcome::Removed => "removed",
             Outcome::Changed => "changed",
+            Outcome::Tagged => "tagged",
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    Reloaded { standing: standing(core, about), changes: named.collect(), changed: changes.len() }
+    let rules = core.access_rules().map(|access| access.rules().len());
+    let (standing, changed) = (standing(core, about), changes.len());
+    Reloaded { standing, changes: named.collect(), changed, certificate, rules }
+}
+
+/// The access rules behind the first `from` ones.
+pub fn rules(core: &Core, file: PathBuf, from: usize) -> RuleList {
+    let Some(access) = core.access_rules() else {
+        return RuleList { file, exists: false, rules: Vec::new(), unmatched: 0, flows: 0 };
+    };
+    let counts = access.counts().skip(from).take(PAGE);
+    let rules = counts.filter_map(|Count { line, packets }| {
+        let line = line?;
+        Some(RuleStatus { line, text: access.rules().text(line)?.to_owned(), packets })
+    });
+    let (rules, unmatched, flows) = (rules.collect(), access.unmatched(), access.flows());
+    RuleList { file, exists: true, rules, unmatched, flows }
+}
+
+/// Which access rule decides about a service from one end to the other.
+///
+/// # Errors
+/// A sentence that says which end or service is unknown.
+pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Explained, String> {
+    let case = core.explain(from, to, service.parse()?)?;
+    let decided = case.decision;
+    let line = decided.and_then(|decision| decision.line);
+    let text = line.and_then(|line| core.access_rules()?.rules().text(line));
+    Ok(Explained {
+        allowed: decided.is_none_or(|decision| decision.allows),
+        line,
+        text: text.map(str::to_owned),
+        has_rules: decided.is_some(),
+        from: case.from,
+        to: case.to,
+    })
+}
+
+/// The invites that can be used, by name.
+pub fn invites(core: &Core, unix_time: u64) -> Vec<InviteStatus> {
+    let alive = core.invites().iter().filter(|invite| unix_time < invite.until);
+    let one = |invite: &Invite| InviteStatus {
+        name: invite.name.clone(),
+        uses: invite.uses,
+        seconds: invite.until - unix_time,
+        addresses: invite.addresses.clone(),
+        routes: invite.routes.clone(),
+        tags: invite.tags.clone(),
+    };
+    let mut invites: Vec<InviteStatus> = alive.map(one).collect();
+    invites.sort_by(|one, other| one.name.cmp(&other.name));
+    invites
+}
+
+/// The machines that wait to be let in, who waits longest first.
+pub fn pending(core: &Core, now: Instant) -> Vec<PendingStatus> {
+    let one = |machine: &Waiting| PendingStatus {
+        name: machine.join.name.clone(),
+        key: machine.key,
+        source: SocketAddr::new(machine.source.ip().to_canonical(), machine.source.port()),
+        seconds: now.saturating_duration_since(machine.since).as_secs(),
+    };
+    let mut pending: Vec<PendingStatus> = core.pending().iter().map(one).collect();
+    pending.sort_by(|one, other| (other.seconds, &one.name).cmp(&(one.seconds, &other.name)));
+    pending
 }
 
 fn online(members: &Members) -> usize {
@@ -310,6 +575,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         key: member.key,
         addresses: member.addresses.clone(),
         routes: member.routes.clone(),
+        tags: member.tags.clone(),
         also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,

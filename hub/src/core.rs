@@ -24,14 +24,20 @@ use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
 use crate::lan::moves::Moves;
+use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
+use crate::lan::rules::Rules;
 use crate::lan::saving::{Fingerprint, Saving};
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
+mod access;
 mod files;
+mod govern;
 mod joining;
 mod offers;
 mod renumber;
+
+pub use access::Case;
 
 /// The least time between two notifications to the watchers of the list of members.
 const NOTIFY_EVERY: Duration = Duration::from_secs(1);
@@ -69,6 +75,8 @@ pub struct Files {
     pub invites: Invites,
     /// Whether `locked` was there.
     pub access: Access,
+    /// `rules`, if it was there.
+    pub rules: Option<Rules>,
     /// `subnets`.
     pub moves: Moves,
 }
@@ -77,12 +85,12 @@ impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, in Unix seconds.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
-        let Files { members, fingerprint, invites, access, moves } = files;
+        let Files { members, fingerprint, invites, access, rules, moves } = files;
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_moves(moves);
         admission.set_unix_time(unix_time);
         admission.replace_invites(invites);
-        Core {
+        let mut core = Core {
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,
@@ -92,7 +100,9 @@ impl Core {
             effects: Effects::new(),
             notify: Notify::default(),
             now: None,
-        }
+        };
+        core.set_rules(rules);
+        core
     }
 
     // ---- links
@@ -197,7 +207,8 @@ impl Core {
             | ControlFrame::Pong(_)
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
-            | ControlFrame::MembersChanged => {}
+            | ControlFrame::MembersChanged
+            | ControlFrame::Pending => {}
         }
     }
 
@@ -330,6 +341,11 @@ impl Core {
         self.admission.access()
     }
 
+    /// Who waits to be let in.
+    pub fn pending(&self) -> &Pending {
+        &self.admission.pending
+    }
+
     /// Why the files cannot be written now, if there is something to write.
     pub fn trouble(&self) -> Option<&str> {
         self.saving.trouble()
@@ -352,7 +368,7 @@ impl Core {
 
     /// Links whose other end is not authenticated yet.
     pub fn half_open(&self) -> usize {
-        self.switch.half_open()
+        self.switch.half_open().saturating_sub(self.admission.pending.len())
     }
 
     /// Packets from the hub's own kernel, and to it, that were dropped.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use common::queue::Buf;
-use common::wire::frame::Refusal;
+use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use common::wire::tunnel::Error;
 use ipnetwork::IpNetwork;
@@ -58,8 +58,6 @@ pub enum Notice {
         who: Applicant,
         /// Where it comes from.
         source: SocketAddr,
-        /// Why.
-        reason: Refusal,
         /// Why, in words.
         text: String,
     },
@@ -75,6 +73,15 @@ pub enum Notice {
         source: SocketAddr,
         /// Where the other one comes from.
         other: SocketAddr,
+    },
+    /// A machine waits at the locked hub until a person lets it in.
+    Pending {
+        /// The name that it would have.
+        name: Name,
+        /// Its key.
+        key: PublicKey,
+        /// Where it comes from.
+        source: SocketAddr,
     },
     /// A member came.
     Joined {
@@ -120,6 +127,8 @@ pub enum Notice {
     },
     /// An invite was made.
     Invited(Name),
+    /// A person let a machine in: its name and key.
+    Allowed(Name, PublicKey),
     /// An invite was used by this member.
     InviteUsed(Name),
     /// A person ended a membership.
@@ -136,6 +145,13 @@ pub enum Notice {
     Access(Access, usize),
     /// The LAN has other subnets from now on.
     Renumbered(Subnets),
+    /// Other access rules are in force: how many, if any, and whether anyone may join.
+    Rules {
+        /// How many lines decide; `None` where all may reach all.
+        count: Option<usize>,
+        /// Whether anyone may join.
+        is_open: bool,
+    },
     /// The files were read again: members, and how many of them are changed.
     Reloaded(usize, usize),
     /// The files were to be read again, which failed.

@@ -5,6 +5,7 @@ pub mod invites;
 pub mod joins;
 pub mod members;
 pub mod moves;
+pub mod pending;
 pub mod prefix_map;
 pub mod route_table;
 pub mod routes;

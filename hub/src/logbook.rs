@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::node::log_limit::LogLimiter;
-use common::wire::frame::Refusal;
 use log::{debug, info, warn};
 
 use crate::effect::{End, Notice, Who};
@@ -25,6 +24,8 @@ pub enum LogKind {
     NotJoined,
     /// A join was refused.
     Refused,
+    /// A machine waits to be let in.
+    Pending,
     /// A member joined that the hub did not know.
     Newcomer,
     /// It left, and its join was not logged.
@@ -45,8 +46,8 @@ pub enum LogKind {
 
 /// The log, as the core's notices reach it.
 pub struct Logbook {
-    /// The port that the hub listens on.
-    tcp_port: u16,
+    /// The ports that the hub listens on, for people: `port 5678`.
+    tcp_ports: String,
     /// The state directory, for people.
     state: String,
     limiter: LogLimiter<LogKind>,
@@ -56,10 +57,10 @@ pub struct Logbook {
 }
 
 impl Logbook {
-    /// The log of a hub that listens on this port, and has this state directory.
-    pub fn new(tcp_port: u16, state: String) -> Logbook {
+    /// The log of a hub that listens on these ports, as people are told, and has this state directory.
+    pub fn new(tcp_ports: String, state: String) -> Logbook {
         Logbook {
-            tcp_port,
+            tcp_ports,
             state,
             limiter: LogLimiter::default(),
             member_limiter: LogLimiter::default(),
@@ -83,8 +84,12 @@ impl Logbook {
             Notice::TurnedAway(source, why) if self.allow(LogKind::TurnedAway, now) => {
                 info!("turned {source} away: {why}");
             }
-            Notice::Refused { who, source, reason, text } if self.allow(LogKind::Refused, now) => {
-                info!("{}", refused(&who, source, reason, &text));
+            Notice::Refused { who, source, text } if self.allow(LogKind::Refused, now) => {
+                info!("{}", refused(&who, source, &text));
+            }
+            Notice::Pending { name, key, source } if self.allow(LogKind::Pending, now) => {
+                let source = source.ip().to_canonical();
+                info!("{name}, key {key}, from {source}, waits to be let in: `hub allow {name}`");
             }
             Notice::Evicted { address, from, to, was_online } if self.allow(LogKind::Evicted, now) => {
                 let state = if was_online { "unresponsive" } else { "offline" };
@@ -115,6 +120,7 @@ impl Logbook {
             | Notice::Clone { .. }
             | Notice::TurnedAway(..)
             | Notice::Refused { .. }
+            | Notice::Pending { .. }
             | Notice::Evicted { .. }
             | Notice::RouteRejected(..)
             | Notice::KernelRouteRefused(..)
@@ -143,12 +149,14 @@ impl Logbook {
                 }
             }
             Notice::Invited(name) => info!("{name} is invited"),
+            Notice::Allowed(name, key) => info!("{name} is let in: key {key}"),
             Notice::InviteUsed(name) => info!("{name} has used its invite"),
             Notice::NoMember(Who { name, addresses, .. }, outcome) => {
                 info!("{name} ({addresses}) is no longer a member: {}", why_no_member(outcome));
             }
             Notice::Access(access, members) => self.note_access(access, members),
             Notice::Renumbered(subnets) => info!("the LAN is {subnets} from now on"),
+            Notice::Rules { count, is_open } => note_rules(count, is_open),
             Notice::Reloaded(members, changed) => {
                 info!("read the files again: {members} members, {changed} of them changed");
             }
@@ -161,9 +169,9 @@ impl Logbook {
     fn note_access(&self, access: Access, members: usize) {
         match access {
             Access::Open => warn!(
-                "open: anyone who reaches port {} can join the LAN; `hub lock` lets in only members and whom you \
+                "open: anyone who reaches {} can join the LAN; `hub lock` lets in only members and whom you \
                  invite",
-                self.tcp_port
+                self.tcp_ports
             ),
             Access::Locked | Access::Invited => {
                 info!("locked: only {members} known members and those with an invite can join");
@@ -178,6 +186,9 @@ impl Logbook {
                 Some(LogKind::TurnedAway) => info!("{count} more connections were turned away"),
                 Some(LogKind::NotJoined) => info!("{count} more links closed before they joined"),
                 Some(LogKind::Refused) => info!("{count} more join requests were refused"),
+                Some(LogKind::Pending) => {
+                    info!("{count} more machines wait to be let in: `hub pending` lists them")
+                }
                 Some(LogKind::Newcomer) => info!("{count} more new members joined the LAN"),
                 Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
                 Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
@@ -200,12 +211,21 @@ impl Logbook {
     }
 }
 
+fn note_rules(count: Option<usize>, is_open: bool) {
+    match count {
+        None => info!("no access rules: everyone on the LAN may reach everyone"),
+        Some(count) if is_open => warn!(
+            "{count} access rules are in force, but anyone can join under a name and address that they allow: `hub \
+             lock` lets in only members and whom you invite"
+        ),
+        Some(count) => info!("{count} access rules are in force"),
+    }
+}
+
 /// The line about a join that was refused.
-fn refused(who: &Applicant, source: SocketAddr, reason: Refusal, text: &str) -> String {
+fn refused(who: &Applicant, source: SocketAddr, text: &str) -> String {
     let name = who.name.as_ref().map_or(String::new(), |name| format!("{name}, "));
-    // The text of this one is for who asked.
-    let why = if reason == Refusal::Locked { "the hub is locked" } else { text };
-    format!("refused {name}key {}, from {}: {why}", who.key, source.ip().to_canonical())
+    format!("refused {name}key {}, from {}: {text}", who.key, source.ip().to_canonical())
 }
 
 /// Why a person's change ended a membership.
@@ -213,7 +233,7 @@ fn why_no_member(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Revoked => "its membership was revoked",
         Outcome::Removed => "it was taken off the list of members",
-        Outcome::Changed => "its line in the list of members was changed",
+        Outcome::Changed | Outcome::Tagged => "its line in the list of members was changed",
     }
 }
 
@@ -236,11 +256,11 @@ mod tests {
         let source = "[::ffff:192.0.2.12]:44914".parse().unwrap();
         let nas = Applicant { key, name: "nas".parse().ok() };
         assert_eq!(
-            refused(&nas, source, Refusal::Locked, "the hub is locked and does not know this key"),
-            format!("refused nas, key {key}, from 192.0.2.12: the hub is locked")
+            refused(&nas, source, "no room"),
+            format!("refused nas, key {key}, from 192.0.2.12: no room")
         );
         assert_eq!(
-            refused(&Applicant { key, name: None }, source, Refusal::BadRequest, "no sense"),
+            refused(&Applicant { key, name: None }, source, "no sense"),
             format!("refused key {key}, from 192.0.2.12: no sense")
         );
     }

@@ -4,6 +4,7 @@
 mod commands;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use common::linux::sandbox::{self, Profile, User};
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     match PROGRAM.parse(std::env::args_os().skip(1)) {
         Ok(Line::Help(text)) => cli::print_all(&text).into(),
         Ok(Line::Version) => cli::print_version("hub", env!("CARGO_PKG_VERSION")),
-        Ok(Line::Command(command, flags, operand)) => commands::run(command, flags, operand).into(),
+        Ok(Line::Command(command, flags, words)) => commands::run(command, flags, &words).into(),
         Ok(Line::Run(flags)) => start(flags).into(),
         Err(error) => {
             cli::say(&error);
@@ -60,7 +61,8 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let user = options.user.as_deref().map(User::find).transpose()?;
     let config = Config {
         subnets: options.subnets,
-        listen: options.listen.map(address),
+        listen: options.listen.into_iter().map(address).collect(),
+        tls: options.tls,
         tun: options.tun,
         mtu: options.mtu,
         routes: options.routes,
@@ -71,7 +73,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
     let mut server = Server::new(&config, signals, hangups)?;
-    sandbox::enter(server.state(), None, config.user.as_ref(), Profile::Accepts)?;
+    let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+    let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
+    sandbox::enter(server.state(), None, &readable, config.user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
 }
 

@@ -15,6 +15,8 @@ pub const DEFAULT_STATE: &str = "/var/lib/hub";
 pub const DEFAULT_CONFIG: &str = "/etc/hub.toml";
 /// The port unless `--listen` says otherwise.
 pub const DEFAULT_PORT: u16 = 5678;
+/// Most places to listen in.
+const MAX_LISTEN: usize = 16;
 const DEFAULT_TUN: &str = "hub0";
 const DEFAULT_MTU: u32 = 1_500;
 
@@ -22,6 +24,9 @@ const STATE: Setting =
     Setting::one("state", "DIR", "directory of the hub's key and members").or(DEFAULT_STATE);
 const CONFIG: Setting =
     Setting::one("config", "FILE", "configuration file, or a NAME for /etc/hub/NAME.toml").or(DEFAULT_CONFIG);
+const IP: Setting = Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)");
+const ROUTE: Setting = Setting::many("route", "PREFIX", "prefix behind it that it may offer");
+const TAG: Setting = Setting::many("tag", "TAG", "label that access rules know it by");
 const JSON: Setting = Setting::switch("json", "print JSON");
 
 /// The command line of `hub`.
@@ -34,7 +39,18 @@ pub static PROGRAM: Program = Program {
             "PREFIX",
             "the LAN's prefix, such as 10.0.0.0/24; one for IPv4, one for IPv6",
         ),
-        Setting::one("listen", "[ADDR:]PORT", "where to listen; a port alone is on all addresses").or("5678"),
+        Setting::many(
+            "listen",
+            "[ADDR:]PORT",
+            "where to listen, such as 443; a port alone is on all addresses",
+        )
+        .or("5678"),
+        Setting::one(
+            "tls-cert",
+            "FILE",
+            "TLS certificate (PEM, with its issuers), for spokes with --hub wss://HOST; read again by `hub reload`",
+        ),
+        Setting::one("tls-key", "FILE", "the certificate's key (PEM)"),
         Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
         Setting::many(
@@ -54,16 +70,18 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows who is on the LAN, and how the links are",
-            operand: "",
+            operands: "",
             settings: &[],
         },
         Command {
             name: "invite",
-            help: "lets one more machine in, once: prints the line to run there",
-            operand: "NAME",
+            help: "lets one more machine in, or several: prints the line to run there",
+            operands: "NAME",
             settings: &[
-                Setting::many("ip", "ADDRESS", "address that it will have (default: a free one)"),
-                Setting::many("route", "PREFIX", "prefix behind it that it may offer"),
+                IP,
+                ROUTE,
+                TAG,
+                Setting::one("uses", "N", "how many machines it lets in, each under its own name").or("1"),
                 Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
                 Setting::one(
                     "host",
@@ -73,34 +91,90 @@ pub static PROGRAM: Program = Program {
             ],
         },
         Command {
-            name: "lock",
-            help: "lets only members join from now on, and those with an invite",
-            operand: "",
+            name: "invites",
+            help: "lists the invites that can be used",
+            operands: "",
+            settings: &[Setting::one("cancel", "NAME", "make the invite of this name void instead")],
+        },
+        Command {
+            name: "pending",
+            help: "lists the machines that wait at the locked hub: name, key, source, since when",
+            operands: "",
             settings: &[],
         },
-        Command { name: "unlock", help: "lets anyone join from now on", operand: "", settings: &[] },
+        Command {
+            name: "allow",
+            help: "lets a machine in: by the name under which it waits, or by its key (`spoke key` there)",
+            operands: "MACHINE",
+            settings: &[
+                Setting::one("name", "NAME", "name that it will have (default: the one that it asks for)"),
+                Setting::one("as", "MEMBER", "put it in the place of a member that has lost its key"),
+                IP,
+                ROUTE,
+                TAG,
+            ],
+        },
+        Command {
+            name: "members",
+            help: "lists the members, or some of them",
+            operands: "",
+            settings: &[
+                Setting::switch("online", "those that are on the LAN"),
+                Setting::switch("offline", "those that are not"),
+                Setting::one("tag", "TAG", "those with this tag"),
+                Setting::one("name", "TEXT", "those whose name holds this text"),
+            ],
+        },
+        Command {
+            name: "rename",
+            help: "gives a member (name, address or key) another name",
+            operands: "MEMBER NAME",
+            settings: &[],
+        },
+        Command {
+            name: "forget",
+            help: "takes a member that is not on the LAN off the list: its name and address are free",
+            operands: "MEMBER",
+            settings: &[],
+        },
+        Command {
+            name: "lock",
+            help: "lets only members join from now on, and those with an invite",
+            operands: "",
+            settings: &[],
+        },
+        Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",
             help: "ends a membership (name, address or key) at once and for good",
-            operand: "MEMBER",
+            operands: "MEMBER",
             settings: &[],
         },
         Command {
             name: "renumber",
             help: "moves the LAN to another subnet (one of each family, with a comma); host parts stay",
-            operand: "PREFIX",
+            operands: "PREFIX",
             settings: &[],
         },
         Command {
             name: "reload",
-            help: "reads the files members, invites and locked again, as SIGHUP does",
-            operand: "",
+            help: "reads the files members, rules, invites and locked, and the TLS certificate again, as SIGHUP does",
+            operands: "",
             settings: &[],
+        },
+        Command {
+            name: "rules",
+            help: "lists the access rules with the packets that each decided about, or explains one case",
+            operands: "[FROM TO PROTO/PORT]",
+            settings: &[Setting::switch(
+                "explain",
+                "say which line decides about a service: hub rules --explain laptop nas tcp/22",
+            )],
         },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],
@@ -109,13 +183,24 @@ pub static PROGRAM: Program = Program {
     file: DEFAULT_CONFIG,
 };
 
+/// Where the certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those of its issuers behind it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// What a hub is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The LAN's prefixes.
     pub subnets: Subnets,
-    /// Where to listen, if not on the default port of all addresses.
-    pub listen: Option<Listen>,
+    /// Where to listen; nowhere: on the default port of all addresses.
+    pub listen: Vec<Listen>,
+    /// The TLS certificate.
+    pub tls: Option<TlsFiles>,
     /// The device's name.
     pub tun: String,
     /// The LAN's MTU.
@@ -139,13 +224,37 @@ impl Options {
         values::refuse_host_bits("--route", &routes)?;
         Ok(Options {
             subnets: Subnets::new(&prefixes).map_err(|error| error.to_string())?,
-            listen: settings.one("listen", values::listen)?.filter(|&at| at != Listen::Port(DEFAULT_PORT)),
+            listen: listen(settings)?,
+            tls: tls(settings)?,
             tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
             mtu: settings.one("mtu", values::number)?.unwrap_or(DEFAULT_MTU),
             routes,
             state: state(settings)?,
             user: settings.one("user", values::any)?,
         })
+    }
+}
+
+/// Each place once; none where that is the default.
+fn listen(settings: &Settings) -> Result<Vec<Listen>, String> {
+    let mut places = Vec::new();
+    for place in settings.many("listen", values::listen)? {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    if places.len() > MAX_LISTEN {
+        return Err(format!("a hub listens in at most {MAX_LISTEN} places"));
+    }
+    Ok(if places == [Listen::Port(DEFAULT_PORT)] { Vec::new() } else { places })
+}
+
+fn tls(settings: &Settings) -> Result<Option<TlsFiles>, String> {
+    match (settings.one("tls-cert", values::any)?, settings.one("tls-key", values::any)?) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--tls-cert needs the certificate's key, too: --tls-key FILE".to_owned()),
+        (None, Some(_)) => Err("--tls-key needs the key's certificate, too: --tls-cert FILE".to_owned()),
     }
 }
 
@@ -175,13 +284,19 @@ mod tests {
     fn reads_the_lines_of_the_readme() {
         let options = read("--subnet 10.0.0.0/24").unwrap();
         assert_eq!(options.subnets.to_string(), "10.0.0.0/24");
-        assert_eq!((options.listen, options.mtu, options.tun.as_str()), (None, 1_500, "hub0"));
+        assert_eq!((options.listen.len(), options.mtu, options.tun.as_str()), (0, 1_500, "hub0"));
         assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
         let options =
             read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();
         assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
-        assert_eq!((options.listen, options.routes.len()), (Some(Listen::Port(443)), 1));
-        assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, None);
+        assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
+        assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
+        let options = read(
+            "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
+        )
+        .unwrap();
+        assert_eq!(options.listen.len(), 3, "{:?}", options.listen);
+        assert_eq!(options.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
     }
 
     #[test]
@@ -199,6 +314,10 @@ mod tests {
             (
                 "--subnet 10.0.0.0/24 --route 10.1.0.1/16",
                 "--route 10.1.0.1/16 has bits set behind its prefix: did you mean 10.1.0.0/16?",
+            ),
+            (
+                "--subnet 10.0.0.0/24 --tls-cert c",
+                "--tls-cert needs the certificate's key, too: --tls-key FILE",
             ),
             ("--hubkey x", "hub has no --hubkey: see hub --help"),
         ] {

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use common::node::human::{bytes, duration, millis, table};
 use ipnetwork::IpNetwork;
 
-use crate::control::{MemberStatus, Moved, Reloaded, Revoked, Standing, Status, Traffic};
+use crate::control::{
+    Allowed, Explained, InviteStatus, MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked,
+    RuleList, Standing, Status, Traffic,
+};
 
 /// The report of `hub status`.
 pub fn status(status: &Status) -> String {
@@ -21,17 +24,21 @@ pub fn status(status: &Status) -> String {
         status.device,
         duration(status.up_seconds)
     );
-    let _ = writeln!(text, "listening on {}, key {}", status.listening, status.key);
+    let _ = writeln!(text, "listening on {}, key {}", join(&status.listening), status.key);
     let _ = writeln!(
         text,
-        "{}: {} of {} members online{}{}{}",
+        "{}: {} of {} members online{}{}{}{}",
         if status.locked { "locked" } else { "open to anyone (`hub lock` ends that)" },
         status.online,
         status.known,
+        count(status.pending, "waiting (`hub pending`)"),
         count(status.invites, "invited"),
         count(status.revoked, "revoked"),
         count(status.half_open, "not authenticated yet"),
     );
+    if let Some(rules) = status.rules {
+        let _ = writeln!(text, "{rules} access rules (`hub rules` lists them)");
+    }
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(text, "{trouble}");
     }
@@ -52,10 +59,26 @@ pub fn status(status: &Status) -> String {
     }
     if !status.members.is_empty() {
         text.push('\n');
-        let rows: Vec<_> = status.members.iter().map(row).collect();
-        text.push_str(&table(HEADER, &rows));
+        text.push_str(&members(&status.members));
     }
     text
+}
+
+/// The table of members; with their tags where there are any.
+pub fn members(members: &[MemberStatus]) -> String {
+    let rows: Vec<_> = members.iter().map(row).collect();
+    if members.iter().all(|member| member.tags.is_empty()) {
+        return table(HEADER, &rows);
+    }
+    let with_tags = |cells: [String; 11], tags: String| {
+        let [name, address, routes, rest @ ..] = cells;
+        let [a, b, c, d, e, f, g, h] = rest;
+        [name, address, tags, routes, a, b, c, d, e, f, g, h]
+    };
+    let header = with_tags(HEADER.map(str::to_owned), "TAGS".to_owned());
+    let rows: Vec<_> =
+        rows.into_iter().zip(members).map(|(cells, member)| with_tags(cells, list(&member.tags))).collect();
+    table(header.each_ref().map(String::as_str), &rows)
 }
 
 const HEADER: [&str; 11] =
@@ -107,11 +130,11 @@ fn count(count: usize, what: &str) -> String {
 
 /// The answer to `hub lock` and `hub unlock`.
 pub fn standing(standing: &Standing) -> String {
-    let Standing { locked, known, online, invites, port } = standing;
+    let Standing { locked, known, online, invites, ports } = standing;
     if *locked {
         format!(
             "locked: the {known} members known now ({online} online) can join{}, and nobody else\n`hub invite NAME` \
-             lets another one in\n",
+             lets another one in, `hub pending` shows who asks\n",
             match invites {
                 0 => String::new(),
                 1 => ", the one with an invite".to_owned(),
@@ -119,8 +142,18 @@ pub fn standing(standing: &Standing) -> String {
             }
         )
     } else {
-        format!("open: anyone who reaches port {port} can join\n")
+        format!("open: anyone who reaches {} can join\n", named_ports(ports))
     }
+}
+
+/// Several things in a sentence.
+pub fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Ports in a sentence: `port 443`, or `ports 443 and 5678`.
+pub fn named_ports(ports: &[u16]) -> String {
+    format!("{} {}", if ports.len() == 1 { "port" } else { "ports" }, join(ports))
 }
 
 /// The answer to `hub revoke`.
@@ -136,6 +169,57 @@ pub fn revoked(revoked: &Revoked) -> String {
     )
 }
 
+/// The answer to `hub forget`.
+pub fn forgotten(forgotten: &Revoked) -> String {
+    let Revoked { name, addresses, .. } = forgotten;
+    format!("{name} ({}) is forgotten: its name and address are free\n", list(addresses))
+}
+
+/// The answer to `hub rename`.
+pub fn renamed(renamed: &Renamed) -> String {
+    format!("{} is called {} from now on\n", renamed.from, renamed.to)
+}
+
+/// The answer to `hub allow`.
+pub fn allowed(allowed: &Allowed) -> String {
+    let Allowed { name, key, waited } = allowed;
+    let next = if *waited { "it waits already, and is on the LAN in a moment" } else { "it can join now" };
+    format!("{name} is a member, with the key {key}: {next}\n")
+}
+
+/// The answer to `hub pending`.
+pub fn pending(pending: &[PendingStatus]) -> String {
+    if pending.is_empty() {
+        return "nobody waits\n".to_owned();
+    }
+    let row = |one: &PendingStatus| {
+        [one.name.to_string(), one.source.to_string(), duration(one.seconds), one.key.to_string()]
+    };
+    let rows: Vec<_> = pending.iter().map(row).collect();
+    let table = table(["NAME", "FROM", "SINCE", "KEY"], &rows);
+    format!("{table}\n`hub allow NAME` lets one in; compare its key with `spoke key` there\n")
+}
+
+/// The answer to `hub invites`.
+pub fn invites(invites: &[InviteStatus]) -> String {
+    if invites.is_empty() {
+        return "there are no invites\n".to_owned();
+    }
+    let row = |one: &InviteStatus| {
+        let uses = one.uses.map_or("once".to_owned(), |uses| format!("{uses} machines"));
+        [
+            one.name.to_string(),
+            uses,
+            duration(one.seconds),
+            list(&one.addresses),
+            list(&one.routes),
+            list(&one.tags),
+        ]
+    };
+    let rows: Vec<_> = invites.iter().map(row).collect();
+    table(["NAME", "GOOD", "FOR", "ADDRESS", "ROUTES", "TAGS"], &rows)
+}
+
 /// The answer to `hub reload`.
 pub fn reloaded(reloaded: &Reloaded) -> String {
     let mut text =
@@ -145,6 +229,12 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
     }
     if reloaded.changed > reloaded.changes.len() {
         text.push_str("  …\n");
+    }
+    if let Some(rules) = reloaded.rules {
+        let _ = writeln!(text, "{rules} access rules");
+    }
+    if let Some(file) = &reloaded.certificate {
+        let _ = writeln!(text, "new links get the TLS certificate in {}", file.display());
     }
     text
 }
@@ -181,6 +271,35 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// The answer to `hub rules`.
+pub fn rules(list: &RuleList) -> String {
+    let file = list.file.display();
+    if !list.exists {
+        return format!("no access rules: everyone on the LAN may reach everyone\n{file} would hold them\n");
+    }
+    let mut rows: Vec<_> = list
+        .rules
+        .iter()
+        .map(|rule| [rule.line.to_string(), rule.packets.to_string(), rule.text.clone()])
+        .collect();
+    rows.push(["-".to_owned(), list.unmatched.to_string(), "(no line matches: denied)".to_owned()]);
+    let flows = list.flows;
+    format!("{file}; {flows} flows may pass\n\n{}", table(["LINE", "PACKETS", "RULE"], &rows))
+}
+
+/// The answer to `hub rules --explain`.
+pub fn explained(explained: &Explained) -> String {
+    let Explained { allowed, line, text, has_rules, from, to } = explained;
+    let what = if *allowed { "allowed" } else { "denied" };
+    let why = match (line, text) {
+        (Some(line), Some(text)) => format!("by line {line}: {text}"),
+        (Some(line), None) => format!("by line {line}"),
+        (None, _) if *has_rules => "as no line matches".to_owned(),
+        (None, _) => "as there are no access rules".to_owned(),
+    };
+    format!("{from} to {to}: {what} {why}\n")
+}
+
 #[cfg(test)]
 mod tests {
     use common::wire::key::PrivateKey;
@@ -194,6 +313,7 @@ mod tests {
             key: PrivateKey::from_random([1; 32]).public(),
             addresses: vec![ip.parse().unwrap()],
             routes: vec![],
+            tags: vec![],
             link: None,
             also_from: None,
             seen_seconds_ago: None,
@@ -217,7 +337,7 @@ mod tests {
         let report = status(&Status {
             version: "1.2.3".to_owned(),
             up_seconds: 60,
-            listening: "[::]:5678".parse().unwrap(),
+            listening: vec!["[::]:5678".parse().unwrap()],
             device: "hub0".to_owned(),
             mtu: 1_500,
             subnets: vec!["10.0.0.0/24".parse().unwrap()],
@@ -227,7 +347,9 @@ mod tests {
             known: 2,
             revoked: 1,
             invites: 0,
+            pending: 0,
             half_open: 0,
+            rules: None,
             trouble: None,
             problems: vec![],
             drops: BTreeMap::new(),
@@ -248,11 +370,13 @@ mod tests {
 
     #[test]
     fn lock_says_what_it_means() {
-        let mut facts = Standing { locked: true, known: 3, online: 2, invites: 1, port: 5678 };
+        let mut facts = Standing { locked: true, known: 3, online: 2, invites: 1, ports: vec![5678] };
         let locked =
             "locked: the 3 members known now (2 online) can join, the one with an invite, and nobody else\n";
         assert!(standing(&facts).starts_with(locked));
         facts.locked = false;
         assert_eq!(standing(&facts), "open: anyone who reaches port 5678 can join\n");
+        facts.ports.insert(0, 443);
+        assert_eq!(standing(&facts), "open: anyone who reaches ports 443 and 5678 can join\n");
     }
 }

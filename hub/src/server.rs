@@ -5,7 +5,7 @@
 //! that had more than its budget is asked for again: edge-triggered, it is not reported again.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the hub's clock and sockets")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Instant, SystemTime};
@@ -16,6 +16,7 @@ use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
 use common::node::state::{self, State};
+use common::transport::stream::Stream;
 use common::transport::tcp::Link;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
@@ -28,9 +29,13 @@ use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
 use crate::lan::subnets::Subnets;
 use crate::logbook::{LogKind, Logbook};
+use crate::options::DEFAULT_PORT;
+use crate::report;
 use crate::switch::gate::MAX_SESSIONS;
 
 mod admin;
+mod audit;
+mod certificate;
 mod config;
 mod files;
 mod listener;
@@ -38,14 +43,13 @@ mod machine;
 mod requester;
 mod store;
 
+use certificate::Certificate;
 pub use config::{Config, Error};
 use listener::{Accepted, Listener};
 use machine::Machine;
-use requester::Requester;
+use requester::Asked;
 use store::Store;
 
-/// The only listener.
-const LISTENER: Source = Source::Listener(0);
 const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
@@ -59,7 +63,8 @@ pub struct Server {
     core: Core,
     logbook: Logbook,
     links: Links,
-    listener: Listener,
+    listeners: Vec<Listener>,
+    certificate: Certificate,
     machine: Machine,
     signals: Signals,
     control: Option<ControlSocket>,
@@ -75,9 +80,12 @@ pub struct Server {
 #[derive(Default)]
 struct Links {
     /// That of session `n` is at `n`.
-    links: Vec<Option<Link>>,
+    links: Vec<Option<Stream>>,
     /// The sessions of this turn that are to be flushed.
     dirty: Vec<SessionId>,
+    /// Those whose path had no room, and when to try them again.
+    held: BTreeSet<SessionId>,
+    held_until: Option<Instant>,
 }
 
 struct Signals {
@@ -89,7 +97,7 @@ struct Signals {
 #[derive(Default)]
 struct Requests {
     last: u64,
-    asked: HashMap<RequestId, Requester>,
+    asked: HashMap<RequestId, Asked>,
 }
 
 struct Clock {
@@ -116,8 +124,9 @@ impl Server {
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
         let config = &Config { subnets: store.subnets(), ..config.clone() };
-        let (listener, at) = Listener::open(config.listen)?;
-        let machine = Machine::open(config, at.port())?;
+        let certificate = Certificate::open(config.tls.clone())?;
+        let (listeners, listening) = Listener::open(&config.listen)?;
+        let machine = Machine::open(config, listening.iter().map(SocketAddr::port).collect())?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -132,15 +141,18 @@ impl Server {
         core.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
         let state = store.state().path();
+        let device = machine.tun.name().to_owned();
+        let about = About { listening, device, started_at: clock.now };
         let mut server = Server {
             core,
-            logbook: Logbook::new(at.port(), state.display().to_string()),
+            logbook: Logbook::new(report::named_ports(&about.ports()), state.display().to_string()),
             links: Links::default(),
-            listener,
+            listeners,
+            certificate,
             signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
             control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
             requests: Requests::default(),
-            about: About { listening: at, device: machine.tun.name().to_owned(), started_at: clock.now },
+            about,
             service: ServiceManager::connect(clock.now),
             machine,
             store,
@@ -148,8 +160,11 @@ impl Server {
             clock,
         };
         let events = &server.events;
-        events
-            .register(&mut server.listener.socket, LISTENER)
+        (0..)
+            .zip(&mut server.listeners)
+            .try_for_each(|(number, listener)| {
+                events.register(&mut listener.socket, Source::Listener(number))
+            })
             .and_then(|()| server.machine.register(events))
             .and_then(|()| events.register(&mut server.signals.stop, Source::Stop))
             .and_then(|()| events.register(&mut server.signals.reload, Source::Reload))
@@ -162,8 +177,10 @@ impl Server {
     fn announce(&mut self) {
         let (key, About { listening, device, .. }) = (self.core.key(), &self.about);
         info!("key {key}");
-        info!("listening on {listening}; the LAN is {}, on the device {device}", self.core.lan().subnets);
-        info!("to join: spoke --hub HOST:{} --hub-key {key}", listening.port());
+        let (places, subnets) = (report::join(listening), self.core.lan().subnets);
+        info!("listening on {places}; the LAN is {subnets}, on the device {device}");
+        let tcp_port = listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
+        info!("to join: spoke --hub HOST:{tcp_port} --hub-key {key}");
         let access = Notice::Access(self.core.access(), self.core.members().len());
         self.logbook.note(access, self.clock.now);
     }
@@ -179,8 +196,8 @@ impl Server {
         self.store.start(waker);
         let mut turn = Vec::new();
         let (subnets, device) = (self.core.lan().subnets, &self.about.device);
-        self.service
-            .ready(&format!("listening on {}; the LAN is {subnets}, on {device}", self.about.listening));
+        let places = report::join(&self.about.listening);
+        self.service.ready(&format!("listening on {places}; the LAN is {subnets}, on {device}"));
         loop {
             let deadline = self.deadline();
             let now = self
@@ -197,7 +214,7 @@ impl Server {
                     }
                     Source::Reload => self.handle_hangup(now),
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
-                    Source::Listener(_) => self.accept(now),
+                    Source::Listener(number) => self.accept(number, now),
                     Source::Device => self.read_device(now),
                     Source::Link(number) => {
                         self.serve_link(SessionId::new(number as usize), ready, now);
@@ -234,23 +251,31 @@ impl Server {
         let machine = self.machine.deadline(self.clock.now);
         let deadlines = [
             self.core.deadline(),
-            self.listener.deadline(),
             self.logbook.deadline(),
             self.service.deadline(),
+            self.links.held_until,
             control,
             machine,
         ];
-        deadlines.into_iter().flatten().min()
+        let listeners = self.listeners.iter().map(Listener::deadline);
+        deadlines.into_iter().chain(listeners).flatten().min()
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
-        if self.listener.is_due(now) {
-            self.accept(now);
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].is_due(now) {
+                self.accept(number as u16, now);
+            }
         }
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
         }
         self.service.handle_timeout(now);
+        if self.links.held_until.take_if(|at| *at <= now).is_some() {
+            std::mem::take(&mut self.links.held)
+                .into_iter()
+                .for_each(|session| self.core.mark_dirty(session));
+        }
         self.core.handle_timeouts(now);
         let members = self.core.members();
         self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
@@ -299,9 +324,11 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, now: Instant) {
+    fn accept(&mut self, number: u16, now: Instant) {
+        let source = Source::Listener(number);
         for _ in 0..TURN_ACCEPTS {
-            match self.listener.accept(now) {
+            let Some(listener) = self.listeners.get_mut(usize::from(number)) else { return };
+            match listener.accept(now) {
                 Accepted::Connection(stream, source) => {
                     if let Err(error) = self.take_in(stream, source, now)
                         && self.logbook.allow(LogKind::TurnedAway, now)
@@ -313,15 +340,15 @@ impl Server {
                 Accepted::Exhausted => {
                     // What these held is free at the end of this turn.
                     if (0..MAKE_ROOM).filter(|_| self.core.make_room(now)).count() > 0 {
-                        self.events.again(LISTENER);
+                        self.events.again(source);
                     } else {
-                        self.listener.pause(now);
+                        listener.pause(now);
                     }
                     return;
                 }
             }
         }
-        self.events.again(LISTENER);
+        self.events.again(source);
     }
 
     fn take_in(
@@ -330,7 +357,7 @@ impl Server {
         source: SocketAddr,
         now: Instant,
     ) -> std::io::Result<()> {
-        let mut link = Link::new(stream)?;
+        let mut link = Stream::server(Link::new(stream)?, self.certificate.config());
         let ephemeral = state::random()?;
         let Some(session) = self.core.accept(source, ephemeral, now) else { return Ok(()) };
         if let Err(error) = link.register(self.events.registry(), source_of(session).token()) {
@@ -375,7 +402,12 @@ impl Server {
         self.core.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
             let Some(link) = self.links.get(session) else { continue };
-            if let Err(error) = link::flush(link, |write| self.core.flush(session, now, write)) {
+            let flushed = link::flush(link, now, |write| self.core.flush(session, now, write));
+            if let Some(at) = link.held_until() {
+                self.links.held.insert(session);
+                self.links.held_until.get_or_insert(at);
+            }
+            if let Err(error) = flushed {
                 self.core.end(session, error.to_string());
             }
         }
@@ -437,11 +469,11 @@ impl Drop for Server {
 }
 
 impl Links {
-    fn get(&mut self, session: SessionId) -> Option<&mut Link> {
+    fn get(&mut self, session: SessionId) -> Option<&mut Stream> {
         self.links.get_mut(session.index())?.as_mut()
     }
 
-    fn insert(&mut self, session: SessionId, link: Link) {
+    fn insert(&mut self, session: SessionId, link: Stream) {
         if self.links.len() <= session.index() {
             self.links.resize_with(session.index() + 1, || None);
         }

@@ -22,13 +22,17 @@ use crate::ids::{MemberId, SessionId};
 use crate::lan::admission::Contact;
 use crate::lan::members::{Members, Version};
 use crate::lan::route_table::RouteTable;
+use crate::lan::rules::Rules;
+use crate::lan::rules::access::AccessControl;
 use crate::lan::subnets::Subnets;
 use crate::switch::budget::Budget;
+use crate::switch::filter::Filter;
 use crate::switch::gate::{Admittance, Gate, TurnedAway};
 use crate::switch::limits::AllLimits;
 
 mod asked;
 mod budget;
+pub(crate) mod filter;
 mod forward;
 pub mod gate;
 mod limits;
@@ -110,12 +114,19 @@ pub struct Switch {
     flow_seed: u64,
     /// The hub's own kernel.
     port: Port,
-    limits: AllLimits,
+    policing: Policing,
     /// Sessions that may have something to write.
     dirty: Vec<SessionId>,
     ended: Vec<SessionId>,
     /// Sessions that are held back, by what they wait for.
     held: VecDeque<(Version, SessionId)>,
+}
+
+/// What keeps a member from sending all that it could.
+#[derive(Default)]
+struct Policing {
+    limits: AllLimits,
+    filter: Filter,
 }
 
 /// The memory that all sessions share.
@@ -147,7 +158,7 @@ impl Switch {
             },
             flow_seed,
             port: Port::default(),
-            limits: AllLimits::default(),
+            policing: Policing::default(),
             dirty: Vec::new(),
             ended: Vec::new(),
             held: VecDeque::new(),
@@ -241,6 +252,16 @@ impl Switch {
         self.mark_dirty(session);
     }
 
+    /// Has a session wait until a person decides about its join request.
+    pub fn hold(&mut self, session: SessionId, now: Instant) {
+        let tunnel = &mut self.sessions[session.index()].tunnel;
+        match tunnel.hold(now) {
+            Ok(()) => self.timers.set(session.index(), tunnel.deadline()),
+            Err(error) => return self.end(session, End::Tunnel(error)),
+        }
+        self.mark_dirty(session);
+    }
+
     /// Refuses a session's join request, and ends it.
     pub fn refuse(&mut self, session: SessionId, reason: Refusal, text: String) {
         // It has only just begun: there is room for one frame.
@@ -300,7 +321,17 @@ impl Switch {
         })
     }
 
+    /// Puts access rules in force, or lets everything pass.
+    pub fn set_rules(&mut self, rules: Option<Rules>) {
+        self.policing.filter.set(rules);
+    }
+
     // ---- what others ask
+
+    /// The access rules, if there are any.
+    pub fn access(&self) -> Option<&AccessControl> {
+        self.policing.filter.access()
+    }
 
     /// The outer address of a session.
     pub fn source(&self, session: SessionId) -> Option<SocketAddr> {

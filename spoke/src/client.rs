@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,23 +17,30 @@ use common::node::link;
 use common::node::request::{decode, encode};
 use common::node::state::{self, State, SyncedFile};
 use common::queue::Buf;
-use common::transport::tcp::Link;
+use common::transport::layers::Stage;
+use common::transport::tls::files::{self, FileError};
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
-use log::{log, warn};
+use log::{debug, log, warn};
 use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Dialed, Lookup};
+use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
+mod connection;
 mod machine;
 
+use connection::{Connection, Opening, Plan};
 use machine::Machine;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
+
+/// Which way to the hub worked in which network, in the state directory.
+const WAYS: &str = "ways";
 
 /// How often the link is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Config {
     /// The settings of the uplink.
     pub uplink: uplink::Config,
+    /// Whose TLS certificates are trusted, if not those whom the system trusts.
+    pub tls_ca: Option<PathBuf>,
     /// The device's name.
     pub tun: String,
     /// A file in the format of hosts(5), kept in step with the members.
@@ -55,6 +63,8 @@ pub struct Config {
 pub enum Error {
     /// The state directory.
     State(state::Error),
+    /// The certificates to trust.
+    Tls(FileError),
     /// The device.
     Tun(tun::Error),
     /// The LAN.
@@ -67,6 +77,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::State(error) => error.fmt(f),
+            Error::Tls(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Uplink(error) => error.fmt(f),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
@@ -82,26 +93,23 @@ impl From<state::Error> for Error {
     }
 }
 
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Error {
+        Error::Tls(error)
+    }
+}
+
 impl From<tun::Error> for Error {
     fn from(error: tun::Error) -> Error {
         Error::Tun(error)
     }
 }
 
-/// The connection to the hub, or the attempt at one.
-enum Connection {
-    /// Nothing, for now.
-    None,
-    Lookup(Lookup),
-    Dial(Dial),
-    /// The link, which is the connection attempt of this number.
-    Link(Link, u16),
-}
-
 /// A running spoke.
 pub struct Client {
     uplink: Uplink,
     connection: Connection,
+    trust: Option<Trust>,
     machine: Machine,
     hosts: Option<SyncedFile>,
     state: State,
@@ -124,8 +132,15 @@ impl Client {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
         let pinned =
-            pins::pinned(&text, &config.uplink.hub).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+            pins::pinned(&text, &config.uplink.hubs).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
+        let trust = config
+            .uplink
+            .ways
+            .iter()
+            .any(Way::has_tls)
+            .then(|| trust(config.tls_ca.as_deref()))
+            .transpose()?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -135,6 +150,7 @@ impl Client {
         let mut client = Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
             connection: Connection::None,
+            trust,
             hosts,
             config,
             control: ControlSocket::open(
@@ -152,6 +168,9 @@ impl Client {
             look_at: now,
             scratch: Vec::new(),
         };
+        // A hint that cannot be read is none.
+        client.uplink.set_known_ways(client.state.read(WAYS).ok().flatten().unwrap_or_default());
+        client.uplink.handle_networks(client.machine.look_around());
         let events = &client.events;
         client
             .machine
@@ -212,13 +231,10 @@ impl Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let dial = match &self.connection {
-            Connection::Dial(dial) => Some(dial.deadline()),
-            Connection::None | Connection::Lookup(_) | Connection::Link(..) => None,
-        };
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
         let machine = self.machine.deadline(self.about.started_at);
-        let deadlines = [self.uplink.deadline(), dial, control, machine, self.service.deadline()];
+        let deadlines =
+            [self.uplink.deadline(), self.connection.deadline(), control, machine, self.service.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -236,6 +252,7 @@ impl Client {
         self.look_at_link(now);
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
+        self.poll_opening(now);
         self.service.handle_timeout(now);
         if let Some(control) = &mut self.control {
             control.handle_timeout(self.events.registry(), now);
@@ -293,14 +310,22 @@ impl Client {
                     Err(error) => self.uplink.handle_closed(&error, now),
                 }
             }
-            Connection::None | Connection::Lookup(_) | Connection::Dial(_) | Connection::Link(..) => {}
+            Connection::Opening(Opening { stream, number: own, .. }) if *own == number => {
+                stream.set_ready(ready.is_writable, ready.is_closed);
+                self.poll_opening(now);
+            }
+            Connection::None
+            | Connection::Lookup(_)
+            | Connection::Dial(..)
+            | Connection::Opening(_)
+            | Connection::Link(..) => {}
         }
     }
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
         let Connection::Link(link, _) = &mut self.connection else { return false };
-        match link::flush(link, |write| self.uplink.flush(now, write)) {
+        match link::flush(link, now, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
                 self.uplink.handle_closed(&error, now);
@@ -312,7 +337,7 @@ impl Client {
     fn serve_control(&mut self, source: Source, now: Instant) {
         let Some(control) = &mut self.control else { return };
         let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
-        let answer = match decode(&request) {
+        let answer = match decode(&request).map(|(request, _)| request) {
             Ok(Request::Status) => {
                 let mut status = self.uplink.status(&self.about, now);
                 status.problems.extend(self.machine.problems());
@@ -338,24 +363,19 @@ impl Client {
     }
 
     fn poll_dial(&mut self, now: Instant) {
-        let Connection::Dial(dial) = &mut self.connection else { return };
+        let Connection::Dial(dial, plan) = &mut self.connection else { return };
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
-            Dialed::Connected(hub, stream, number) => {
+            Dialed::Connected(at, stream, number) => {
                 if let Ok(source) = stream.local_addr() {
-                    self.machine.set_link(source.ip(), hub.ip());
+                    self.machine.set_link(source.ip(), at.ip());
                 }
-                match Link::new(stream).and_then(|link| Ok((link, state::random()?))) {
-                    Ok((link, ephemeral)) => {
-                        self.connection = Connection::Link(link, number);
-                        self.uplink.handle_connected(hub, ephemeral, now);
-                        // The hub may have been quicker than this turn.
-                        self.events.again(Source::Dial(number));
+                match Opening::begin(stream, number, at, plan, self.trust.as_ref(), now) {
+                    Ok(opening) => {
+                        self.connection = Connection::Opening(opening);
+                        self.poll_opening(now);
                     }
-                    Err(error) => {
-                        self.connection = Connection::None;
-                        self.uplink.handle_unreachable(Some(hub), &error, now);
-                    }
+                    Err(error) => self.fail_opening(Stage::Proxy, &error, now),
                 }
             }
             Dialed::Failed(tried, error) => {
@@ -365,29 +385,63 @@ impl Client {
         }
     }
 
+    /// Goes on with setting up what is around the tunnel, and begins the tunnel once that is there.
+    fn poll_opening(&mut self, now: Instant) {
+        let Connection::Opening(opening) = &mut self.connection else { return };
+        let opened = opening.go_on(now).and_then(|is_open| Ok((is_open, state::random()?)));
+        let stage = opening.stream.stage();
+        match opened {
+            Ok((false, _)) => {}
+            Ok((true, ephemeral)) => {
+                let Connection::Opening(Opening { stream, number, at, .. }) =
+                    std::mem::replace(&mut self.connection, Connection::None)
+                else {
+                    return;
+                };
+                self.connection = Connection::Link(stream, number);
+                self.uplink.handle_connected(at, ephemeral, now);
+                // The hub may have been quicker than this turn.
+                self.events.again(Source::Dial(number));
+            }
+            Err(error) => self.fail_opening(stage, &error, now),
+        }
+    }
+
+    fn fail_opening(&mut self, stage: Stage, error: &io::Error, now: Instant) {
+        self.connection = Connection::None;
+        self.machine.clear_link();
+        self.uplink.handle_not_opened(stage, error, now);
+    }
+
     // ---- effects
 
     fn carry_out(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(effect) = self.uplink.poll_effect() {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
-                Effect::Resolve => {
-                    let hub = &self.config.uplink.hub;
-                    let translation = match self.machine.is_unrouted(&hub.host) {
+                Effect::Resolve { host, port } => {
+                    let translation = match self.machine.is_unrouted(&host) {
                         Some(address) => Some((address, self.machine.name_servers())),
                         None => None,
                     };
-                    self.connection = Connection::Lookup(Lookup::start(hub, translation, &self.waker));
+                    let lookup = Lookup::start(host, port, translation, &self.waker);
+                    self.connection = Connection::Lookup(lookup);
                 }
-                Effect::Dial { addresses, segment } => {
+                Effect::Dial { way, addresses, segment, is_hasty } => {
                     self.machine.set_hub(&addresses);
-                    self.connection = Connection::Dial(Dial::start(addresses, segment, now));
+                    let dial = Dial::start(addresses, segment, is_hasty, now);
+                    self.connection = Connection::Dial(dial, Plan { way, is_hasty });
                     self.poll_dial(now);
                 }
                 Effect::Close { reset } => self.close(reset),
                 Effect::Remember(key) => {
                     let written = self.remember(key).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
+                }
+                Effect::RememberWays(text) => {
+                    if let Err(error) = self.state.write(WAYS, &text) {
+                        debug!("{error}; which way to the hub works here is forgotten at the end");
+                    }
                 }
                 Effect::Configure { addresses, mtu } => {
                     let configured = self.machine.configure(&addresses, mtu);
@@ -423,9 +477,10 @@ impl Client {
     fn tell_service_manager(&mut self, notice: &Notice) {
         match notice {
             Notice::OnLan { .. } => self.service.ready(&notice.to_string()),
-            Notice::Failed(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
+            Notice::Failed(_) | Notice::Pending(_) => self.service.status(&format!("OFF THE LAN: {notice}")),
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
+            | Notice::WayFailed(_)
             | Notice::NameTaken { .. }
             | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
@@ -448,7 +503,7 @@ impl Client {
 
     /// Tells the uplink whom the next look-up asks.
     fn note_name_servers(&mut self) {
-        if self.config.uplink.hub.host.parse::<IpAddr>().is_err() {
+        if self.config.uplink.ways.iter().any(Way::is_named) {
             self.uplink.handle_name_servers(self.machine.name_servers());
         }
     }
@@ -465,12 +520,12 @@ impl Client {
 
     /// Writes the hub's key down; whether it was not there yet.
     fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
-        let hub = &self.config.uplink.hub;
+        let hubs = &self.config.uplink.hubs;
         let text = self.state.read(HUBS)?.unwrap_or_default();
-        if pins::pinned(&text, hub) == Ok(Some(key)) {
+        if pins::is_pinned(&text, hubs, key) {
             return Ok(false);
         }
-        self.state.write(HUBS, &pins::with_pin(&text, hub, key)).map(|()| true)
+        self.state.write(HUBS, &pins::with_pin(&text, hubs, key)).map(|()| true)
     }
 
     fn stop(&mut self, now: Instant) -> Result<(), Error> {
@@ -479,6 +534,14 @@ impl Client {
         self.flush(now);
         Ok(())
     }
+}
+
+/// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.
+fn trust(authorities: Option<&Path>) -> Result<Trust, FileError> {
+    let tls = files::client(authorities, None)?;
+    let mut https = (*tls).clone();
+    https.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Trust { tls, https: Arc::new(https) })
 }
 
 impl Drop for Client {

@@ -1,6 +1,7 @@
 //! The commands that ask a running spoke. IO: they speak to its control socket and print.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it looks for state directories")]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -38,8 +39,8 @@ impl From<AskError> for Failure {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> Exit {
-    match answer(command, flags, operand.unwrap_or_default()) {
+pub(crate) fn run(command: &Command, flags: Flags, words: &[String]) -> Exit {
+    match answer(command, flags, words) {
         Ok(true) => Exit::Done,
         Ok(false) => Exit::Failed,
         Err(Failure::Usage(sentence)) => {
@@ -57,7 +58,7 @@ pub(crate) fn run(command: &Command, flags: Flags, operand: Option<String>) -> E
     }
 }
 
-fn answer(command: &Command, mut flags: Flags, operand: String) -> Result<bool, Failure> {
+fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool, Failure> {
     let json = Settings::of_command(&PROGRAM, flags.clone()).switch("json")?;
     flags.retain(|(setting, _)| setting.name != "json");
     let (settings, warnings) = cli::load(&PROGRAM, flags, CONFIG_FILES)?;
@@ -66,9 +67,11 @@ fn answer(command: &Command, mut flags: Flags, operand: String) -> Result<bool, 
     match command.name {
         "status" => Ok(show_status(state, json)?),
         "resolve" => {
+            let operand = words.first().map_or("", String::as_str);
             let name: Name = operand.parse().map_err(|error| format!("{operand:?}: {error}"))?;
             Ok(resolve(&name, state, json)?)
         }
+        "key" => key(&state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
         "config" => config(&settings, json),
         other => Err(format!("spoke {other} is not known").into()),
     }
@@ -79,6 +82,21 @@ fn config(settings: &Settings, json: bool) -> Result<bool, Failure> {
     let text = if json { to_json(&settings.rows().collect::<Vec<_>>()) } else { settings.report() };
     print(&text).map_err(AskError::Print)?;
     options::Options::read(settings)?;
+    Ok(true)
+}
+
+/// `spoke key`: of the spoke that runs, or else of the state directory.
+fn key(state: &Path, json: bool) -> Result<bool, Failure> {
+    let key = match ask::<Status>(state, &Request::Status) {
+        Ok(status) => status.key,
+        Err(AskError::Nobody(_)) => {
+            let state = state::State::open(state).map_err(|error| AskError::Refused(error.to_string()))?;
+            state.key().map_err(|error| AskError::Refused(error.to_string()))?.public()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let text = if json { to_json(&BTreeMap::from([("key", key)])) } else { format!("{key}\n") };
+    print(&text).map_err(AskError::Print)?;
     Ok(true)
 }
 

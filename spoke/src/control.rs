@@ -56,9 +56,12 @@ pub struct Status {
     pub key: PublicKey,
     /// The hub, as the command line names it.
     pub hub: String,
+    /// The ways to it, in the order in which they are tried.
+    #[serde(default)]
+    pub ways: Vec<WayStatus>,
     /// The hub's key, once it is known.
     pub hub_key: Option<PublicKey>,
-    /// `on-lan`, `joining`, `connecting`, `looking-up` or `waiting`.
+    /// `on-lan`, `pending`, `joining`, `connecting`, `looking-up` or `waiting`.
     pub phase: String,
     /// For how long it has not been on the LAN, while it is not.
     #[serde(default)]
@@ -77,13 +80,27 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
 }
 
+/// A way to the hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayStatus {
+    /// The hub, what carries the tunnel, and the proxy.
+    pub way: String,
+    /// Whether it is in use, or tried now or next.
+    pub is_current: bool,
+    /// Why it did not work the last time, if that is so.
+    pub answer: Option<String>,
+}
+
 /// How the link stands. Counts begin with the link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinkStatus {
     /// For how long this spoke is on the LAN.
     pub seconds: u64,
-    /// The hub's outer address.
+    /// What this spoke is connected to: the hub's outer address, or that of the proxy before it.
     pub hub_address: SocketAddr,
+    /// The way that the link goes: the hub, what carries the tunnel, and the proxy.
+    #[serde(default)]
+    pub way: String,
     /// The last round trip.
     pub round_trip_ms: Option<f64>,
     /// Packets and bytes from the hub.

@@ -13,13 +13,14 @@ use common::transport::tcp;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Waker};
 
-use crate::uplink::target::Target;
 use crate::{dns, nat64};
 
 /// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// The same, where there are other ways to try.
+const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
 /// Most addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
 /// The port of name servers.
@@ -45,12 +46,17 @@ type Work = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
 impl Lookup {
     /// Starts looking up; `waker` wakes the event loop at the end, and at once where no thread can be had.
     ///
-    /// `translation`: the hub's IPv4 address, if it is one to which there is no way, and name servers, by which a
+    /// `translation`: the host's IPv4 address, if it is one to which there is no way, and name servers, by which a
     /// network that has IPv6 alone may tell how it is reached all the same.
-    pub fn start(hub: &Target, translation: Option<(Ipv4Addr, Vec<IpAddr>)>, waker: &Arc<Waker>) -> Lookup {
+    pub fn start(
+        host: String,
+        port: u16,
+        translation: Option<(Ipv4Addr, Vec<IpAddr>)>,
+        waker: &Arc<Waker>,
+    ) -> Lookup {
         Lookup::start_by(
             |work| std::thread::Builder::new().name("look-up".to_owned()).spawn(work),
-            hub,
+            (host, port),
             translation,
             waker,
         )
@@ -58,11 +64,11 @@ impl Lookup {
 
     fn start_by(
         spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
-        hub: &Target,
+        (host, port): (String, u16),
         translation: Option<(Ipv4Addr, Vec<IpAddr>)>,
         waker: &Arc<Waker>,
     ) -> Lookup {
-        let (host, port, wake) = (hub.host.clone(), hub.port, Arc::clone(waker));
+        let wake = Arc::clone(waker);
         let thread = spawn(Box::new(move || {
             let translated = translation.map_or_else(Vec::new, |(hub, servers)| translate(hub, &servers));
             let translated = translated.into_iter().map(|address| SocketAddr::from((address, port)));
@@ -156,8 +162,9 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes.
-    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, now: Instant) -> Dial {
+    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes;
+    /// `is_hasty`: whether to give up soon.
+    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, is_hasty: bool, now: Instant) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
@@ -165,7 +172,7 @@ impl Dial {
             tried: Vec::new(),
             segment,
             next_at: now,
-            give_up_at: now + GIVE_UP_AFTER,
+            give_up_at: now + if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER },
             failure: Failure {
                 at: None,
                 error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
@@ -257,7 +264,7 @@ mod tests {
         const WAKE: mio::Token = mio::Token(3);
         let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
-        let lookup = Lookup::start_by(spawn, &"127.0.0.1:80".parse().unwrap(), None, &waker);
+        let lookup = Lookup::start_by(spawn, ("127.0.0.1".to_owned(), 80), None, &waker);
         poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
         assert!(events.iter().any(|event| event.token() == WAKE), "the loop is not woken");
         lookup.finish()

@@ -13,10 +13,12 @@ use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::state::{self, State};
 use common::node::values;
+use common::transport::proxy::{ProxyUrl, from_environment};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
-use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM};
-use spoke::uplink;
+use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
+use spoke::uplink::way::Way;
+use spoke::uplink::{self, ways};
 
 /// Several spokes may run on one machine, so that none has a file unless it is told so.
 const CONFIG_FILES: ConfigFiles = ConfigFiles { default: None, directory: "/etc/spoke" };
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
     match PROGRAM.parse(std::env::args_os().skip(1)) {
         Ok(Line::Help(text)) => cli::print_all(&text).into(),
         Ok(Line::Version) => cli::print_version("spoke", env!("CARGO_PKG_VERSION")),
-        Ok(Line::Command(command, flags, operand)) => commands::run(command, flags, operand).into(),
+        Ok(Line::Command(command, flags, words)) => commands::run(command, flags, &words).into(),
         Ok(Line::Run(flags)) => start(flags).into(),
         Err(error) => {
             cli::say(&error);
@@ -73,8 +75,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open_as(path, user.as_ref().map(User::uid))?,
         None => default_state(options.addresses.first(), user.as_ref())?,
     };
+    let HubPath { hubs, proxy: named, tls_ca } = options.path;
+    let proxies = hubs.iter().map(|hub| proxy(named.as_ref(), &hub.host)).collect::<Result<Vec<_>, _>>()?;
+    let ways = ways::named(&hubs.iter().cloned().zip(proxies).collect::<Vec<_>>());
     let uplink = uplink::Config {
-        hub: options.hub,
+        hubs,
+        ways,
         hub_key: options.hub_key,
         addresses: options.addresses,
         name: options.name.unwrap_or_else(cli::host_name),
@@ -87,11 +93,23 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     // The numeric form of an address needs no look-up.
-    let reach = if uplink.hub.host.parse::<IpAddr>().is_ok() { Profile::Connects } else { Profile::Resolves };
-    let config = Config { uplink, tun: options.tun, hosts: options.hosts };
+    let reach = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
+    let config = Config { uplink, tls_ca, tun: options.tun, hosts: options.hosts };
     let mut client = Client::new(config, state, signals)?;
-    sandbox::enter(client.state(), client.hosts(), user.as_ref(), reach)?;
+    sandbox::enter(client.state(), client.hosts(), &[], user.as_ref(), reach)?;
     Ok(client.run()?)
+}
+
+/// The proxy to go through: the one that was named, or that of the environment.
+fn proxy(named: Option<&Option<ProxyUrl>>, hub: &str) -> Result<Option<ProxyUrl>, String> {
+    if let Some(named) = named {
+        return Ok(named.clone());
+    }
+    let found = from_environment(hub, |name| std::env::var(name).ok())?;
+    Ok(found.map(|(variable, url)| {
+        log::info!("going through the proxy {url} ({variable} in the environment)");
+        url
+    }))
 }
 
 /// The state directory where none was named: that of this machine, which is one member, whatever address it asks for.

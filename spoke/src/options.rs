@@ -7,6 +7,7 @@ use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::values;
 use common::packet::{MAX_MTU, MIN_MTU};
+use common::transport::proxy::ProxyUrl;
 use common::wire::frame::MAX_ROUTES;
 use common::wire::invite::Secret;
 use common::wire::key::PublicKey;
@@ -19,6 +20,9 @@ use crate::uplink::target::{Scheme, Target};
 pub const DEFAULT_STATE: &str = "/var/lib/spoke";
 const DEFAULT_TUN: &str = "spoke0";
 
+/// Most places that a hub is given by.
+const MAX_HUBS: usize = 8;
+
 const STATE: Setting =
     Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
 const CONFIG: Setting =
@@ -30,7 +34,24 @@ pub static PROGRAM: Program = Program {
     name: "spoke",
     about: "Joins this machine to the LAN of a hub.",
     settings: &[
-        Setting::one("hub", "HOST[:PORT]", "where the hub is; port 5678 unless given"),
+        Setting::many(
+            "hub",
+            "HOST[:PORT]",
+            "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
+             WebSocket and TLS; auto://HOST[:PORT] by whatever works. Several are tried in this order",
+        ),
+        Setting::one(
+            "proxy",
+            "URL",
+            "go through a proxy: http://[USER:PASSWORD@]HOST:PORT or socks5://… (default: https_proxy, all_proxy and \
+             no_proxy of the environment, as curl reads them; an empty URL is none)",
+        )
+        .secret(),
+        Setting::one(
+            "tls-ca",
+            "FILE",
+            "whom to trust as issuers of TLS certificates (PEM; default: whom the system trusts)",
+        ),
         Setting::many(
             "ip",
             "ADDRESS",
@@ -70,14 +91,25 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "status",
             help: "shows how this machine is on the LAN, and who else is",
-            operand: "",
+            operands: "",
             settings: &[],
         },
-        Command { name: "resolve", help: "prints the addresses of a member", operand: "NAME", settings: &[] },
+        Command {
+            name: "key",
+            help: "prints this machine's key, by which `hub allow` knows it; makes one at first use",
+            operands: "",
+            settings: &[],
+        },
+        Command {
+            name: "resolve",
+            help: "prints the addresses of a member",
+            operands: "NAME",
+            settings: &[],
+        },
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",
-            operand: "",
+            operands: "",
             settings: &[],
         },
     ],
@@ -89,8 +121,8 @@ pub static PROGRAM: Program = Program {
 /// What a spoke is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the hub is.
-    pub hub: Target,
+    /// How the hub is reached.
+    pub path: Path,
     /// The hub's key, if it is known beforehand.
     pub hub_key: Option<PublicKey>,
     /// The addresses to ask for: at most one of each family.
@@ -113,6 +145,17 @@ pub struct Options {
     pub user: Option<String>,
 }
 
+/// How the hub is reached.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// Where the hub is: one place or several.
+    pub hubs: Vec<Target>,
+    /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
+    pub proxy: Option<Option<ProxyUrl>>,
+    /// Whom to trust as issuers of TLS certificates.
+    pub tls_ca: Option<PathBuf>,
+}
+
 /// An invite, or where to read it.
 #[derive(Clone, Debug)]
 pub enum Invite {
@@ -128,11 +171,7 @@ impl Options {
     /// # Errors
     /// A sentence that says which one is invalid, and what to write instead.
     pub fn read(settings: &Settings) -> Result<Options, String> {
-        let hub: Target =
-            settings.one("hub", values::any)?.ok_or("say where the hub is: spoke --hub HOST[:PORT]")?;
-        if hub.scheme != Scheme::Tcp {
-            return Err(format!("this version goes by TCP alone, not by {}://", hub.scheme.name()));
-        }
+        let path = path(settings)?;
         let addresses = settings.many("ip", values::member_ip)?;
         if [IpAddr::is_ipv4, IpAddr::is_ipv6]
             .iter()
@@ -150,7 +189,7 @@ impl Options {
             return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
         }
         Ok(Options {
-            hub,
+            path,
             hub_key: settings.one("hub-key", values::any)?,
             addresses,
             name: settings.one("name", values::name)?,
@@ -163,6 +202,26 @@ impl Options {
             user: settings.one("user", values::any)?,
         })
     }
+}
+
+fn path(settings: &Settings) -> Result<Path, String> {
+    let hubs: Vec<Target> = settings.many("hub", values::any)?;
+    if hubs.is_empty() {
+        return Err("say where the hub is: spoke --hub HOST[:PORT]".to_owned());
+    }
+    if hubs.len() > MAX_HUBS {
+        return Err(format!("--hub is given more than {MAX_HUBS} times"));
+    }
+    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) {
+        return Err("this version does not go by icmp://".to_owned());
+    }
+    let (proxy, tls_ca) = (settings.one("proxy", proxy)?, settings.one("tls-ca", values::any)?);
+    Ok(Path { hubs, proxy, tls_ca })
+}
+
+/// An empty one is none, as for curl.
+fn proxy(text: &str) -> Result<Option<ProxyUrl>, String> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn route_policy(settings: &Settings) -> Result<RoutePolicy, String> {
@@ -201,7 +260,10 @@ mod tests {
     #[test]
     fn reads_the_lines_of_the_readme() {
         let options = read("--hub host:5678 --ip 10.0.0.2").unwrap();
-        assert_eq!((options.hub.to_string().as_str(), options.tun.as_str()), ("host:5678", "spoke0"));
+        assert_eq!(
+            (options.path.hubs[0].to_string().as_str(), options.tun.as_str()),
+            ("host:5678", "spoke0")
+        );
         assert_eq!(options.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert!(options.state.is_none() && options.name.is_none() && options.invite.is_none());
         let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";
@@ -209,6 +271,13 @@ mod tests {
         let options = read(&format!("--hub 192.0.2.1:5678 --hub-key {key} --invite {secret}")).unwrap();
         assert_eq!(options.hub_key.map(|key| key.to_string()).as_deref(), Some(key));
         assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
+        let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
+        assert_eq!(
+            options.path.proxy.flatten().map(|url| url.to_string()).as_deref(),
+            Some("http://proxy:3128")
+        );
+        assert_eq!(read("--hub h --proxy=").unwrap().path.proxy, Some(None));
+        assert_eq!(read("--hub h").unwrap().path.proxy, None);
         let options = read("--hub=h --route=192.168.5.0/24 --accept-route=0.0.0.0/0 --no-routes").unwrap();
         let RoutePolicy { offered, accepted, none } = options.route_policy;
         assert_eq!((offered.len(), accepted.len(), none), (1, 1, true));
@@ -224,6 +293,11 @@ mod tests {
             ("--hub h --ip 10.0.0.2/24", "--ip 10.0.0.2/24: give 10.0.0.2 alone; the hub knows the /24"),
             ("--hub h --ip 10.0.0.2 --ip 10.0.0.3", "give at most one IPv4 and one IPv6 --ip"),
             ("--hub h --tun all", "--tun all: all is not a device name"),
+            (
+                "--hub h --proxy https://ann:secret@proxy",
+                "--proxy …: this is no proxy: TLS to a proxy is not supported; most of them speak HTTP on the same port; \
+                 write http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ in front of HOST if it wants them",
+            ),
             ("--hub h --mtu 67", "--mtu 67 is not 576 to 65535"),
             (
                 "--hub h --invite 29d10b3762fd5266a92d936735a0c6a0 --invite-file f",

@@ -6,7 +6,7 @@ use std::path::Path;
 use common::node::human::{bytes, duration, millis, table};
 use common::node::text::Printable;
 
-use crate::control::{Status, Traffic};
+use crate::control::{Status, Traffic, WayStatus};
 
 /// The report of `spoke status`.
 pub fn status(status: &Status) -> String {
@@ -40,6 +40,9 @@ pub fn status(status: &Status) -> String {
             duration(link.seconds),
             link.hub_address
         );
+        if !link.way.is_empty() && link.way != status.hub {
+            let _ = writeln!(text, "the link leads to {}", Printable(&link.way));
+        }
         let _ = writeln!(
             text,
             "received {}, sent {}, {} in the queue",
@@ -47,6 +50,11 @@ pub fn status(status: &Status) -> String {
             traffic(link.sent),
             bytes(link.queue_bytes as u64)
         );
+    }
+    if status.ways.len() > 1 {
+        for way in &status.ways {
+            let _ = writeln!(text, "way {}: {}", Printable(&way.way), answer(way, status.link.is_some()));
+        }
     }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {}", Printable(problem));
@@ -64,12 +72,22 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// What came of a way to the hub.
+fn answer(way: &WayStatus, is_on_lan: bool) -> String {
+    match &way.answer {
+        None if way.is_current && is_on_lan => "in use".to_owned(),
+        None => "not tried since it worked, or at all".to_owned(),
+        Some(why) => Printable::whole(why).to_string(),
+    }
+}
+
 /// What a spoke that is not on the LAN does about it.
 fn doing(phase: &str) -> &'static str {
     match phase {
         "looking-up" => "looking up the hub's name",
         "connecting" => "connecting to the hub",
         "joining" => "joining",
+        "pending" => "waiting to be let in by the hub's owner",
         _ => "waiting before the next try",
     }
 }
@@ -117,6 +135,7 @@ mod tests {
             device: "spoke0".to_owned(),
             key: PrivateKey::from_random([1; 32]).public(),
             hub: "hub.example.org:5678".to_owned(),
+            ways: vec![],
             hub_key: None,
             phase: "connecting".to_owned(),
             off_seconds: Some(7),
@@ -165,7 +184,8 @@ mod tests {
             problems: vec!["route 192.168.5.0/24 is not installed: because".to_owned()],
             link: Some(LinkStatus {
                 seconds: 120,
-                hub_address: "192.0.2.1:5678".parse().unwrap(),
+                hub_address: "192.0.2.1:3128".parse().unwrap(),
+                way: "hub.example.org:5678 through the proxy http://192.0.2.1:3128".to_owned(),
                 round_trip_ms: Some(0.5),
                 received: Traffic { packets: 2, bytes: 2_048 },
                 sent: Traffic { packets: 1, bytes: 84 },
@@ -179,7 +199,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "on the LAN for 2 m through 192.0.2.1:5678, round trip 0.50 ms",
+                "on the LAN for 2 m through 192.0.2.1:3128, round trip 0.50 ms",
+                "the link leads to hub.example.org:5678 through the proxy http://192.0.2.1:3128",
                 "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
                 "problem: route 192.168.5.0/24 is not installed: because",
                 "dropped not-on-lan:4",

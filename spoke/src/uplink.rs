@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use common::packet::drops::{Drops, Reason};
 use common::queue::{Buf, Pool};
+use common::transport::layers::Stage;
 use common::wire::frame::{Farewell, Join};
 use common::wire::inbox::Inbox;
 use common::wire::invite::Secret;
@@ -31,6 +32,7 @@ mod effect;
 mod frames;
 pub mod grant;
 pub mod hosts;
+pub mod known_ways;
 mod learned;
 pub mod members;
 mod packets;
@@ -43,6 +45,8 @@ pub mod routes;
 mod segments;
 mod status;
 pub mod target;
+pub mod way;
+pub mod ways;
 
 pub use effect::{Effect, Error, Notice};
 pub use segments::Health;
@@ -56,6 +60,8 @@ use retry::Retry;
 use routes::RoutePolicy;
 use segments::Segments;
 use target::Target;
+use way::Way;
+use ways::{Next, Ways};
 
 /// Unused buffers that the spoke keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
@@ -63,8 +69,10 @@ const SPARE_BYTES: usize = 8 * 1024 * 1024;
 /// The settings of the uplink.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the hub is.
-    pub hub: Target,
+    /// The hub, as the person has named it.
+    pub hubs: Vec<Target>,
+    /// The ways to it, in the order in which they are tried: one at least.
+    pub ways: Vec<Way>,
     /// The hub's key, where the person gave it.
     pub hub_key: Option<PublicKey>,
     /// The addresses to ask for.
@@ -97,7 +105,7 @@ enum Phase {
 
 struct Linked {
     tunnel: Tunnel,
-    /// The hub's outer address.
+    /// What it is connected to: the hub's outer address, or that of the proxy before it.
     hub: SocketAddr,
     /// What the hub granted, while the device is being configured for it.
     welcome: Option<common::wire::frame::Welcome>,
@@ -107,6 +115,8 @@ struct Linked {
     probe: Option<Probe>,
     /// Whether anything came from the other end.
     is_heard: bool,
+    /// Whether a person at the hub has to let this spoke in.
+    is_pending: bool,
 }
 
 impl Linked {
@@ -126,6 +136,8 @@ struct Identity {
     addresses: Vec<IpNetwork>,
     /// Whether a hub has let it in since it started.
     was_on_lan: bool,
+    /// Whether it was logged that it waits for a person at the hub.
+    has_said_pending: bool,
 }
 
 impl Identity {
@@ -155,6 +167,8 @@ struct OuterNetwork {
     hub_addresses: Vec<IpAddr>,
     /// Name servers of this machine.
     name_servers: Vec<IpAddr>,
+    /// Which way to the hub worked in which network: [`known_ways`].
+    known_ways: String,
     /// Whether full packets pass on the path to the hub.
     segments: Segments,
 }
@@ -164,6 +178,7 @@ pub struct Uplink {
     config: Config,
     key: PrivateKey,
     phase: Phase,
+    ways: Ways,
     retry: Retry,
     pin: Pin,
     identity: Identity,
@@ -185,7 +200,13 @@ impl Uplink {
     ) -> Uplink {
         Uplink {
             pin: Pin::new(config.hub_key.or(pinned)),
-            identity: Identity { name: config.name.clone(), addresses: Vec::new(), was_on_lan: false },
+            identity: Identity {
+                name: config.name.clone(),
+                addresses: Vec::new(),
+                was_on_lan: false,
+                has_said_pending: false,
+            },
+            ways: Ways::new(config.ways.clone()),
             config,
             key,
             phase: Phase::Paused(now),
@@ -202,6 +223,11 @@ impl Uplink {
             },
             effects: VecDeque::new(),
         }
+    }
+
+    /// Which way worked in which network, as it was written down: before anything else.
+    pub fn set_known_ways(&mut self, text: String) {
+        self.outer.known_ways = text;
     }
 
     /// The next thing to do.
@@ -238,7 +264,7 @@ impl Uplink {
         match &mut self.phase {
             Phase::Paused(until) if *until <= now => {
                 self.phase = Phase::Resolving;
-                self.effects.push_back(Effect::Resolve);
+                self.resolve();
             }
             Phase::Linked(linked) => {
                 if let Err(error) = linked.tunnel.handle_timeout(now) {
@@ -251,7 +277,12 @@ impl Uplink {
 
     // ---- towards the hub
 
-    /// The outcome of [`Effect::Resolve`]: the hub's addresses, or why there are none.
+    fn resolve(&mut self) {
+        let (host, port) = self.ways.begin().first_hop();
+        self.effects.push_back(Effect::Resolve { host: host.to_owned(), port });
+    }
+
+    /// The outcome of [`Effect::Resolve`]: the addresses to connect to, or why there are none.
     pub fn handle_resolved(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) {
         if !matches!(self.phase, Phase::Resolving) {
             return;
@@ -263,20 +294,34 @@ impl Uplink {
                 // No route may lead the dialling itself into the LAN.
                 self.set_routes();
                 self.phase = Phase::Dialling;
-                self.effects.push_back(Effect::Dial { addresses, segment: self.outer.segments.limit() });
+                let (way, segment) = (self.ways.current().clone(), self.outer.segments.limit());
+                let is_hasty = self.ways.is_hasty();
+                self.effects.push_back(Effect::Dial { way, addresses, segment, is_hasty });
             }
-            Err(error) => self.try_again(advice::lookup(&self.config.hub.host, &error), now),
+            Err(error) => self.try_again(advice::lookup(self.ways.current(), &error), now),
         }
     }
 
     /// [`Effect::Dial`] did not lead to a connection. `tried`: the address that failed with this error, if one did.
     pub fn handle_unreachable(&mut self, tried: Option<SocketAddr>, error: &io::Error, now: Instant) {
         if matches!(self.phase, Phase::Dialling) {
-            self.try_again(advice::connect(&self.config.hub, tried, error), now);
+            self.try_again(advice::connect(self.ways.current(), tried, error), now);
         }
     }
 
-    /// [`Effect::Dial`] led to a connection with the hub at this address. `ephemeral`: 32 random bytes.
+    /// [`Effect::Dial`] led to a connection, on which what is to be around the tunnel could not be set up, as it was at
+    /// this stage.
+    pub fn handle_not_opened(&mut self, stage: Stage, error: &io::Error, now: Instant) {
+        if matches!(self.phase, Phase::Dialling) {
+            if advice::needs_a_person(error) {
+                self.retry.slow_down();
+            }
+            self.try_again(advice::opening(self.ways.current(), stage, error), now);
+        }
+    }
+
+    /// [`Effect::Dial`] led to a connection with the hub, itself or by the proxy at this address, and the tunnel's bytes
+    /// may flow. `ephemeral`: 32 random bytes.
     pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
         if !matches!(self.phase, Phase::Dialling) {
             return;
@@ -300,13 +345,14 @@ impl Uplink {
             joined_at: None,
             probe: None,
             is_heard: false,
+            is_pending: false,
         }));
     }
 
     /// The connection failed, or was closed by the other end: [`io::ErrorKind::UnexpectedEof`].
     pub fn handle_closed(&mut self, error: &io::Error, now: Instant) {
         if let Phase::Linked(linked) = &self.phase {
-            let why = advice::broken(&self.config.hub, linked.progress(), error);
+            let why = advice::broken(self.ways.current(), linked.progress(), error);
             self.judge_segments(now);
             self.try_again(why, now);
         }
@@ -322,7 +368,7 @@ impl Uplink {
     fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
         if let tunnel::Error::HubKey { seen } = error {
             let error = Error::KeyChanged {
-                hub: self.config.hub.to_string(),
+                hub: self.ways.current().hub.to_string(),
                 known: self.pin.key().unwrap_or(seen),
                 seen,
                 pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
@@ -332,7 +378,7 @@ impl Uplink {
             return;
         }
         let Phase::Linked(linked) = &self.phase else { return };
-        let why = advice::failed(&self.config.hub, linked.progress(), &error);
+        let why = advice::failed(self.ways.current(), linked.progress(), &error);
         self.judge_segments(now);
         if error == tunnel::Error::Silent {
             self.close_link(true, now);
@@ -358,9 +404,24 @@ impl Uplink {
         }
     }
 
-    /// Ends the attempt or the link, and begins again after a pause.
+    /// Ends the attempt or the link, and begins again: by the next way at once, after the last one with a pause.
     fn try_again(&mut self, why: String, now: Instant) {
         self.close_link(false, now);
+        let was_on_lan = self.retry.off_since().is_none();
+        let why = if was_on_lan {
+            self.ways.begin_round();
+            why
+        } else {
+            let (is_news, next) = self.ways.failed(&why);
+            if is_news && self.ways.are_several() {
+                self.effects.push_back(Effect::Log(Notice::WayFailed(why.clone())));
+            }
+            if next == Next::Another {
+                self.phase = Phase::Paused(now);
+                return self.set_routes();
+            }
+            if self.ways.are_several() { advice::no_way(self.ways.len()) } else { why }
+        };
         let (pause, notice) = self.retry.failed(why, now);
         self.effects.extend(notice.map(Effect::Log));
         self.phase = Phase::Paused(now + pause);
@@ -386,7 +447,7 @@ impl Uplink {
 
     /// The outcome of [`Effect::Remember`]: whether it was news, or why it could not be written.
     pub fn handle_remembered(&mut self, written: Result<bool, String>, now: Instant) {
-        let hub = self.config.hub.clone();
+        let hub = self.ways.current().hub.clone();
         let notice = match written {
             Ok(true) => self.pin.key().map(|key| Notice::HubRemembered { hub, key }),
             Ok(false) => None,
@@ -410,7 +471,29 @@ impl Uplink {
     pub fn handle_networks(&mut self, networks: Vec<IpNetwork>) {
         if self.outer.own_networks != networks {
             self.outer.own_networks = networks;
+            self.prefer_known_way();
             self.set_routes();
+        }
+    }
+
+    /// Begins the next round with the way that worked in this network.
+    fn prefer_known_way(&mut self) {
+        let network = known_ways::network_name(&self.outer.own_networks);
+        let known = network.and_then(|network| known_ways::known(&self.outer.known_ways, &network));
+        // A network that appears beside the one that the link goes through says nothing about it.
+        if known.is_some() || !self.is_on_lan() {
+            self.ways.prefer(known);
+        }
+    }
+
+    /// Remembers the way that works in this network.
+    fn note_way(&mut self) {
+        self.ways.worked();
+        let Some(network) = known_ways::network_name(&self.outer.own_networks) else { return };
+        let way = self.ways.current().to_string();
+        if self.ways.are_several() && known_ways::known(&self.outer.known_ways, &network) != Some(&way) {
+            self.outer.known_ways = known_ways::with_way(&self.outer.known_ways, &network, &way);
+            self.effects.push_back(Effect::RememberWays(self.outer.known_ways.clone()));
         }
     }
 

@@ -257,9 +257,10 @@ pub(crate) fn packet(data: &[u8]) {
 
 /// Requests through the control sockets: whatever is understood can be said again.
 pub(crate) fn control(data: &[u8]) {
-    if let Ok(request) = common::node::request::decode::<hub::control::Request>(data) {
+    if let Ok((request, _)) = common::node::request::decode::<hub::control::Request>(data) {
         let again = common::node::request::to_json(&request);
-        assert_eq!(common::node::request::decode(again.as_bytes()), Ok(request));
+        let by = common::node::request::By::default();
+        assert_eq!(common::node::request::decode(again.as_bytes()), Ok((request, by)));
     }
 }
 

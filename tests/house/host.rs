@@ -21,6 +21,10 @@ use super::{Context, Failure, Process, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What names a proxy to programs, which those of a test are not to hear of.
+const PROXY_VARIABLES: [&str; 6] =
+    ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
+
 /// Whether a host forwards: IPv4 and IPv6.
 const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
@@ -125,6 +129,9 @@ impl Host {
         let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", "KILL", "--", "sh", "-c", IF_PARENT_LIVES]);
         wrapped.arg(std::process::id().to_string()).arg(command.get_program()).args(command.get_args());
+        for name in PROXY_VARIABLES {
+            wrapped.env_remove(name);
+        }
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => wrapped.env(key, value),

@@ -19,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "the house is all IO: threads, sockets, files and the clock")]
 #![allow(clippy::print_stderr, reason = "the output of programs is shown when a test fails")]
 
+mod authority;
 mod capture;
 mod host;
 mod lan;
@@ -27,11 +28,13 @@ mod net;
 mod probe;
 mod process;
 mod said;
+mod tool;
 pub(crate) mod wire;
 
 use std::fmt;
 use std::io;
 
+pub(crate) use authority::{Authority, Valid};
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
@@ -45,6 +48,7 @@ pub(crate) use probe::{
 };
 pub(crate) use process::Process;
 pub(crate) use said::{Said, ask_hub, ask_spoke, run};
+pub(crate) use tool::{is_missing, wait_for_port};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

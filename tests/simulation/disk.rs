@@ -27,6 +27,7 @@ impl Disk {
             fingerprint: Fingerprint::of(&self.members),
             invites: self.parse_invites().unwrap(),
             access: if self.locked { Access::Locked } else { Access::Open },
+            rules: None,
             moves: self.moves.clone(),
         }
     }
@@ -95,6 +96,6 @@ impl Disk {
         let (members, invites) = (self.parse_members()?, self.parse_invites()?);
         let fingerprint = Fingerprint::of(&self.members);
         let members = Box::new(ReadMembers { members, fingerprint });
-        Ok(Files { members: Ok(members), invites, locked: self.locked })
+        Ok(Files { members: Ok(members), invites, locked: self.locked, rules: None })
     }
 }

@@ -122,9 +122,11 @@ fn invite_last(world: &mut World) {
     let invite = Invite {
         hash: Secret(secret).hash(),
         name: "guest".parse().expect("a name"),
+        uses: None,
         until: 1,
         addresses: vec![],
         routes: vec![],
+        tags: vec![],
     };
     if world.request(Command::Invite(invite)).is_ok() {
         world.spokes[last].invite = Some(secret);

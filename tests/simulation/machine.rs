@@ -13,6 +13,7 @@ use common::wire::tunnel::{Error, Flushed, QUEUE_BYTES};
 use ipnetwork::IpNetwork;
 use spoke::control::About;
 use spoke::uplink::routes::{RouteMode, RoutePolicy};
+use spoke::uplink::target::Target;
 use spoke::uplink::{self, Effect, Notice, Uplink};
 
 use crate::pipe::Read;
@@ -120,7 +121,8 @@ impl World {
         let name = Name::nearest(&format!("s{}", self.rng.below(3)));
         let spoke = &self.spokes[at];
         let config = uplink::Config {
-            hub: HUB_OUTSIDE.parse().unwrap(),
+            hubs: vec![HUB_OUTSIDE.parse().unwrap()],
+            ways: vec![HUB_OUTSIDE.parse::<Target>().unwrap().into()],
             hub_key: None,
             addresses,
             name,
@@ -287,14 +289,15 @@ impl World {
         let soon = now + Duration::from_micros(self.rng.below(3_000) as u64);
         let Some(process) = &mut self.spokes[at].process else { return };
         match effect {
-            Effect::Resolve => process.way = Way::Lookup(soon),
-            Effect::Dial { addresses, segment } => {
+            Effect::Resolve { .. } => process.way = Way::Lookup(soon),
+            Effect::Dial { addresses, segment, .. } => {
                 assert_eq!(segment, None, "streams in memory have no packets");
                 assert_eq!(addresses, [HUB_OUTSIDE.parse::<SocketAddr>().unwrap()]);
                 process.way = Way::Dial(soon);
             }
             Effect::Close { reset } => self.hang_up(at, reset),
             Effect::Remember(key) => self.remember(at, key),
+            Effect::RememberWays(_) => unreachable!("there is one way"),
             Effect::Configure { addresses, mtu } => {
                 assert_eq!(mtu, 1_500);
                 process.kernel.configure(addresses);

@@ -118,7 +118,8 @@ impl User {
 /// Confines this process for good. To be called once, when the device, the sockets, the keys and `state` are
 /// open, and before any thread is started: later ones inherit everything.
 ///
-/// From here on files can be written only in `state` and in the directory of `synced`; `state` belongs to the user that
+/// From here on files can be written only in `state` and in the directory of `synced`, and read there, where `profile`
+/// needs it and in `readable`; `state` belongs to the user that
 /// the process runs as. The process can run no program, and keeps no capability but CAP_NET_ADMIN, for addresses and
 /// routes.
 ///
@@ -127,6 +128,7 @@ impl User {
 pub fn enter<S: StateDirectory>(
     state: &S,
     synced: Option<&S::SyncedFile>,
+    readable: &[PathBuf],
     user: Option<&User>,
     profile: Profile,
 ) -> Result<(), Error> {
@@ -147,7 +149,7 @@ pub fn enter<S: StateDirectory>(
     if let Err(error) = prctl::set_no_new_privs() {
         warn!("cannot give up new privileges: {}", error.desc());
     }
-    match confine_files(state.directory(), synced.map(S::directory_of), profile) {
+    match confine_files(state.directory(), synced.map(S::directory_of), readable, profile) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
             debug!("this kernel's Landlock is older: the use of files is partly confined")
@@ -176,11 +178,12 @@ fn keep_net_admin_only() -> Result<(), CapsError> {
     caps::set(None, CapSet::Permitted, &held)
 }
 
-/// Lets files be read and written in `state`, written in `synced`, and read where `profile` needs it. Also keeps TCP
+/// Lets files be read and written in `state`, written in `synced`, and read in `readable` and where `profile` needs it. Also keeps TCP
 /// ports from being bound, connections from being made by a program that makes none, and signals within this process.
 fn confine_files(
     state: BorrowedFd<'_>,
     synced: Option<BorrowedFd<'_>>,
+    readable: &[PathBuf],
     profile: Profile,
 ) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
@@ -197,13 +200,14 @@ fn confine_files(
         .create()?
         .add_rule(PathBeneath::new(state, in_state))?
         .add_rules(synced)?
-        .add_rules(path_beneath_rules(readable(profile), AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules(of_profile(profile), AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules(readable, AccessFs::ReadFile))?
         .restrict_self()?;
     Ok(confined.ruleset)
 }
 
 /// Paths that are read outside of the state directory; missing ones are skipped.
-fn readable(profile: Profile) -> Vec<PathBuf> {
+fn of_profile(profile: Profile) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/proc/sys/net")];
     if profile == Profile::Connects {
         // Name servers, to be asked about NAT64: the file alone, where others are beside it.
@@ -226,6 +230,17 @@ fn readable(profile: Profile) -> Vec<PathBuf> {
         paths.push(nearest_directory(&link_target(Path::new("/etc/resolv.conf"))));
     }
     paths
+}
+
+/// What a program has to be able to read so that it can read this file again after someone has replaced it: the
+/// file's directory, and that of the file that it is a link to. Of a file right in `/etc` or `/`, itself alone.
+pub fn directories_of(file: &Path) -> Vec<PathBuf> {
+    let directory = |file: &Path| {
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let directory = absolute.parent().filter(|parent| *parent != Path::new("/etc"));
+        directory.filter(|parent| parent.parent().is_some()).map_or(absolute.clone(), Path::to_owned)
+    };
+    [file.to_owned(), link_target(file)].map(|file| directory(&file)).to_vec()
 }
 
 /// The target of a chain of symbolic links, which need not exist.
@@ -254,6 +269,16 @@ mod tests {
     fn an_unknown_user_is_named() {
         let error = User::find("no.such-user").unwrap_err().to_string();
         assert!(error.contains("no user \"no.such-user\""), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_may_be_replaced_is_read_by_its_directory() {
+        let read = |file: &str| directories_of(Path::new(file));
+        let own = PathBuf::from("/etc/letsencrypt/live/hub");
+        assert_eq!(read("/etc/letsencrypt/live/hub/privkey.pem"), [own.clone(), own]);
+        let alone = PathBuf::from("/etc/hub.pem");
+        assert_eq!(read("/etc/hub.pem"), [alone.clone(), alone]);
+        assert!(read("hub.pem").iter().all(|directory| directory.is_absolute()));
     }
 
     #[test]

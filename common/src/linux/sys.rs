@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
+use crate::queue::flight::Sample;
+
 /// `struct ifreq` (linux/if.h) as TUNSETIFF reads it: the name, the flags, and the remainder of the union.
 #[repr(C)]
 pub(super) struct InterfaceRequest {
@@ -94,6 +96,38 @@ pub struct TcpInfo {
     pub out_of_order: u32,
     /// Since when no packet has arrived.
     pub unheard: Duration,
+}
+
+/// What the kernel knows of the way of what a TCP socket sends; `None` where it has seen no round trip, and before Linux
+/// 4.18.
+pub(crate) fn tcp_flight(socket: BorrowedFd<'_>) -> Option<Sample> {
+    // Where `struct tcp_info` has them (linux/tcp.h).
+    const SND_MSS: usize = 16;
+    const UNACKED: usize = 24;
+    const SACKED: usize = 28;
+    const LOST: usize = 32;
+    const RETRANS: usize = 36;
+    const RTT: usize = 68;
+    const TOTAL_RETRANS: usize = 100;
+    const NOTSENT_BYTES: usize = 144;
+    const MIN_RTT: usize = 148;
+    const DELIVERED: usize = 192;
+    let info = read_tcp_info(socket, DELIVERED)?;
+    let of = |offset| word(&info, offset);
+    if matches!(of(MIN_RTT), 0 | u32::MAX) {
+        return None;
+    }
+    // As `tcp_packets_in_flight` (net/tcp.h).
+    let in_flight =
+        (u64::from(of(UNACKED)) + u64::from(of(RETRANS))).saturating_sub((of(SACKED) + of(LOST)).into());
+    Some(Sample {
+        shortest: Duration::from_micros(of(MIN_RTT).into()),
+        round_trip: Duration::from_micros(of(RTT).into()),
+        segment: of(SND_MSS),
+        held: in_flight * u64::from(of(SND_MSS)) + u64::from(of(NOTSENT_BYTES)),
+        delivered: of(DELIVERED),
+        resent: of(TOTAL_RETRANS),
+    })
 }
 
 /// What the kernel knows of a TCP connection; `None` before Linux 5.4.

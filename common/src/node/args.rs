@@ -72,10 +72,17 @@ pub struct Command {
     pub name: &'static str,
     /// What it does, for the help.
     pub help: &'static str,
-    /// What stands for the word behind it in the help; empty where there is none.
-    pub operand: &'static str,
+    /// What stands for the words behind it in the help, such as `NAME`; in brackets where they may be missing.
+    pub operands: &'static str,
     /// Its own settings.
     pub settings: &'static [Setting],
+}
+
+impl Command {
+    /// What stands for each word behind it.
+    fn words(&self) -> impl Iterator<Item = &'static str> {
+        self.operands.trim_matches(['[', ']']).split_ascii_whitespace()
+    }
 }
 
 /// All that a command line may hold.
@@ -109,8 +116,8 @@ pub enum Line {
     Version,
     /// To run.
     Run(Flags),
-    /// A command: the flags before or behind it, and the word behind it.
-    Command(&'static Command, Flags, Option<String>),
+    /// A command: the flags before or behind it, and the words behind it.
+    Command(&'static Command, Flags, Vec<String>),
 }
 
 impl Program {
@@ -127,7 +134,7 @@ impl Program {
         let mut parser = Parser::from_args(words);
         let mut flags = Flags::new();
         let mut command: Option<&'static Command> = None;
-        let mut operand: Option<String> = None;
+        let mut operands: Vec<String> = Vec::new();
         while let Some(arg) = parser.next().map_err(|error| self.bad(&error))? {
             match arg {
                 Arg::Short('h') => return Ok(Line::Help(self.help(command))),
@@ -152,27 +159,32 @@ impl Program {
                     match command {
                         None if word == "help" => return Ok(Line::Help(self.help(None))),
                         None => command = Some(self.find_command(&word)?),
-                        Some(command) if command.operand.is_empty() => {
-                            let Command { name, .. } = command;
-                            return Err(format!("{} {name} takes no {word:?}", self.name));
+                        Some(command) if operands.len() == command.words().count() => {
+                            return Err(self.too_many(command, &word));
                         }
-                        Some(command) if operand.is_some() => {
-                            return Err(format!(
-                                "{} {} takes one {}",
-                                self.name, command.name, command.operand
-                            ));
-                        }
-                        Some(_) => operand = Some(word),
+                        Some(_) => operands.push(word),
                     }
                 }
             }
         }
         match command {
             None => Ok(Line::Run(flags)),
-            Some(Command { name, operand: missing, .. }) if !missing.is_empty() && operand.is_none() => {
-                Err(format!("{0} {name} needs a {missing}: {0} {name} {missing}", self.name))
-            }
-            Some(command) => Ok(Line::Command(command, flags, operand)),
+            Some(command) => match command.words().nth(operands.len()) {
+                Some(missing) if !(command.operands.starts_with('[') && operands.is_empty()) => {
+                    let Command { name, operands, .. } = command;
+                    Err(format!("{0} {name} needs a {missing}: {0} {name} {operands}", self.name))
+                }
+                _ => Ok(Line::Command(command, flags, operands)),
+            },
+        }
+    }
+
+    fn too_many(&self, command: &Command, word: &str) -> String {
+        let Command { name, operands, .. } = command;
+        match command.words().count() {
+            0 => format!("{} {name} takes no {word:?}", self.name),
+            1 => format!("{} {name} takes one {operands}", self.name),
+            _ => format!("{} {name} takes {operands}, and no {word:?}", self.name),
         }
     }
 
@@ -237,9 +249,9 @@ impl Program {
         let mut text = String::new();
         // A String takes whatever is written to it.
         let _ = match command {
-            Some(Command { name, help, operand, settings }) => {
-                let operand = if operand.is_empty() { String::new() } else { format!(" {operand}") };
-                let _ = writeln!(text, "{help}\n\nusage: {} {name}{operand} [OPTIONS]\n", self.name);
+            Some(Command { name, help, operands, settings }) => {
+                let operands = if operands.is_empty() { String::new() } else { format!(" {operands}") };
+                let _ = writeln!(text, "{help}\n\nusage: {} {name}{operands} [OPTIONS]\n", self.name);
                 list(&mut text, settings.iter().chain(self.shared));
                 Ok(())
             }
@@ -338,13 +350,14 @@ mod tests {
             Setting::switch("no-routes", "none"),
         ],
         commands: &[
-            Command { name: "status", help: "Shows.", operand: "", settings: &[] },
+            Command { name: "status", help: "Shows.", operands: "", settings: &[] },
             Command {
                 name: "invite",
                 help: "Invites.",
-                operand: "NAME",
+                operands: "NAME",
                 settings: &[Setting::one("for", "TIME", "how long")],
             },
+            Command { name: "rules", help: "Explains.", operands: "[FROM TO]", settings: &[] },
         ],
         shared: &[Setting::one("state", "DIR", "state"), Setting::switch("json", "print JSON")],
         bare: "subnet",
@@ -375,14 +388,17 @@ mod tests {
 
     #[test]
     fn reads_commands_with_what_stands_before_and_behind() {
-        let Ok(Line::Command(command, flags, operand)) = parse("--state d invite phone --for 1h --json")
-        else {
+        let Ok(Line::Command(command, flags, words)) = parse("--state d invite phone --for 1h --json") else {
             panic!()
         };
-        assert_eq!((command.name, operand.as_deref()), ("invite", Some("phone")));
+        assert_eq!((command.name, words), ("invite", vec!["phone".to_owned()]));
         assert_eq!(shown(&flags), "state=d for=1h json=true");
-        let Ok(Line::Command(_, _, operand)) = parse("invite -- --odd") else { panic!() };
-        assert_eq!(operand.as_deref(), Some("--odd"));
+        let Ok(Line::Command(_, _, words)) = parse("invite -- --odd") else { panic!() };
+        assert_eq!(words, ["--odd"]);
+        for (line, count) in [("rules", 0), ("rules a b", 2)] {
+            let Ok(Line::Command(_, _, words)) = parse(line) else { panic!("{line}") };
+            assert_eq!(words.len(), count);
+        }
     }
 
     #[test]
@@ -410,7 +426,7 @@ mod tests {
             ("--subnt x", "hub has no --subnt; did you mean --subnet?"),
             ("--frobnicate", "hub has no --frobnicate: see hub --help"),
             ("stauts", "hub has no command \"stauts\"; did you mean hub status?"),
-            ("frobnicate", "hub has no command \"frobnicate\": the commands are status, invite"),
+            ("frobnicate", "hub has no command \"frobnicate\": the commands are status, invite, rules"),
             ("10.0.0.0/24", "\"10.0.0.0/24\" belongs to no flag; did you mean --subnet 10.0.0.0/24?"),
             ("--listen", "--listen needs a value: --listen ADDR:PORT"),
             ("--listen a --listen b", "--listen is given twice"),
@@ -420,6 +436,8 @@ mod tests {
             ("status x", "hub status takes no \"x\""),
             ("invite", "hub invite needs a NAME: hub invite NAME"),
             ("invite a b", "hub invite takes one NAME"),
+            ("rules a", "hub rules needs a TO: hub rules [FROM TO]"),
+            ("rules a b c", "hub rules takes [FROM TO], and no \"c\""),
             ("-s", "hub has no -s; did you mean --subnet?"),
             ("-x", "hub has no -x: see hub --help"),
             ("--versio", "hub has no --versio; did you mean --version?"),

@@ -26,7 +26,9 @@ use slab::Slab;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::node::event_loop::Source;
-use crate::node::request::{Answer, MAX_CONNECTIONS, MAX_REQUEST, Ticket, encode};
+use crate::node::request::{
+    Answer, By, Caller, MAX_CONNECTIONS, MAX_REQUEST, Ticket, encode, encode_request,
+};
 use crate::node::state;
 
 /// The socket's name in the state directory.
@@ -129,6 +131,14 @@ impl ControlSocket {
                 None
             }
         }
+    }
+
+    /// Who made a request, by what the kernel knows of its connection and by what the request says.
+    pub fn caller(&self, ticket: Ticket, by: By) -> Caller {
+        let connection = self.connections.get(ticket.slot).filter(|one| one.serial == ticket.serial);
+        let peer = connection.and_then(|one| getsockopt(&one.stream, PeerCredentials).ok());
+        let (uid, pid) = peer.map_or((u32::MAX, 0), |peer| (peer.uid(), peer.pid()));
+        Caller { uid, pid, sudo_user: by.sudo_user, from: by.from }
     }
 
     /// Answers a request, if its connection is still open.
@@ -313,12 +323,19 @@ pub fn ask<T: DeserializeOwned>(state: &Path, request: &impl Serialize) -> Resul
     }
 }
 
+/// Who runs this command, as far as its environment says.
+fn by() -> By {
+    let variable = |name| std::env::var(name).ok();
+    let from = variable("SSH_CONNECTION").and_then(|text| Some(text.split_whitespace().next()?.to_owned()));
+    By { sudo_user: variable("SUDO_USER"), from }
+}
+
 fn exchange(path: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(&SockAddr::unix(path)?)?;
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = encode_request(request, &by())?;
     line.push(b'\n');
     (&socket).write_all(&line)?;
     let mut answer = Vec::new();

@@ -1,10 +1,12 @@
-//! One read and one write of a tunnel's socket, for both programs. IO, by [`Link`].
+//! One read and one write of what carries a tunnel, for both programs. IO, by [`Stream`].
 //!
-//! The core opens and seals; the socket's state stays with its [`Link`].
+//! The core opens and seals; the socket's state, and that of the layers around the tunnel, stays with the [`Stream`].
 
 use std::io;
+use std::time::Instant;
 
-use crate::transport::tcp::{Filled, Link};
+use crate::transport::stream::Stream;
+use crate::transport::tcp::Filled;
 
 /// What a read left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +23,11 @@ pub enum Outcome {
 /// Why the link closed: [`io::ErrorKind::UnexpectedEof`] where the other end closed it. What came before it is received
 /// all the same.
 pub fn read(
-    link: &mut Link,
+    stream: &mut Stream,
     receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
 ) -> io::Result<Outcome> {
     let mut filled = Ok(Filled::Nothing);
-    receive(&mut |space| match link.read(space) {
+    receive(&mut |space| match stream.read(space) {
         Ok((len, said)) => {
             filled = Ok(said);
             len
@@ -44,19 +46,20 @@ pub fn read(
 }
 
 /// Writes until the socket is full or a burst is out: `flush` is the core's, and gets what takes its bytes. Returns what
-/// the core says; `None` where the socket is full, and nothing was to be sealed.
+/// the core says; `None` where the socket or the path is full, and nothing was to be sealed.
 ///
 /// # Errors
-/// Where the socket failed.
+/// Where the socket failed, or what is around the tunnel.
 pub fn flush<T>(
-    link: &mut Link,
+    stream: &mut Stream,
+    now: Instant,
     flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
 ) -> io::Result<Option<T>> {
-    if !link.is_writable() {
+    if !stream.may_write(now)? {
         return Ok(None);
     }
     let mut failed = None;
-    let flushed = flush(&mut |bytes| match link.write(bytes) {
+    let flushed = flush(&mut |bytes| match stream.write(bytes) {
         Ok(len) => len,
         Err(error) => {
             failed = Some(error);

@@ -313,6 +313,21 @@ impl State {
         })
     }
 
+    /// How many bytes a file has; `None` where there is none.
+    pub fn size(&self, name: &str) -> Option<u64> {
+        let found = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(found.st_size).ok()
+    }
+
+    /// Gives a file another name, in the place of what has it.
+    pub fn rename(&self, name: &str, to: &str) -> Result<(), Error> {
+        renameat(&self.directory, name, &self.directory, to).map_err(|error| Error::Io {
+            tried: "rename",
+            path: self.path.join(name),
+            error: error.into(),
+        })
+    }
+
     /// Removes a file; none there is fine.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {

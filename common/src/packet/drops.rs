@@ -37,6 +37,7 @@ reasons! {
     Delay "delay" "CoDel: the packet waited too long in the queue to the receiver.",
     NeighbourDiscovery "neighbour-discovery" "IPv6 neighbour discovery, which has no place on a TUN device.",
     HiddenUpperLayer "hidden-upper-layer" "An IPv6 fragment that hides what it carries: headers that go on beyond the first one, or a fragment of a fragment.",
+    Denied "denied" "The access rules do not let it pass.",
     RateLimit "rate-limit" "More broadcast or multicast than one source may send.",
     NotOnLan "not-on-lan" "The tunnel to the hub is not up.",
     Device "device" "The TUN device did not take the packet.",

@@ -1,4 +1,4 @@
-//! ICMP errors for packets that the hub cannot deliver: unreachable, or too big. Pure.
+//! ICMP errors for packets that the hub does not deliver: unreachable, prohibited, or too big. Pure.
 //!
 //! An answer has all its checksums and an empty virtio-net header. It quotes the original as the hub saw it,
 //! as the kernel does too: a partial checksum stays partial, and a super-packet keeps its own lengths.
@@ -55,6 +55,20 @@ pub fn unreachable(
     broadcast: Option<Ipv4Addr>,
 ) -> Option<Answer> {
     let message = if header.is_ipv6() { [1, 3, 0, 0, 0, 0, 0, 0] } else { [3, 1, 0, 0, 0, 0, 0, 0] };
+    answer(original, header, from, broadcast, message)
+}
+
+/// "Communication administratively prohibited" (RFC 1812, section 5.2.7.1: type 3, code 13; RFC 4443: type 1, code 1):
+/// a rule forbids the packet.
+///
+/// None where [`unreachable()`] is.
+pub fn prohibited(
+    original: &[u8],
+    header: &Header,
+    from: IpAddr,
+    broadcast: Option<Ipv4Addr>,
+) -> Option<Answer> {
+    let message = if header.is_ipv6() { [1, 1, 0, 0, 0, 0, 0, 0] } else { [3, 13, 0, 0, 0, 0, 0, 0] };
     answer(original, header, from, broadcast, message)
 }
 

@@ -1,6 +1,6 @@
 //! Relations between prefixes. Pure.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -28,6 +28,15 @@ pub fn is_private(prefix: IpNetwork) -> bool {
         V4.into_iter().any(|(address, length)| is_in(IpNetwork::new(address.into(), length)))
     } else {
         is_in(IpNetwork::new(V6.0.into(), V6.1))
+    }
+}
+
+/// Which part of the internet an address is counted for: an IPv4 address alone, or an IPv6 /64, all of which one machine
+/// can have.
+pub fn source_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        v4 => v4,
     }
 }
 

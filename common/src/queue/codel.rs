@@ -20,12 +20,12 @@ impl Law {
     /// For a link whose own round trip is known, beside those that follow it. All that waits here belongs to flows that
     /// take at least that long to react.
     ///
-    /// The delay that a flow may have is then a quarter of that round trip. It is its own: others overtake it. With less
-    /// of it, a cubic flow that is told of congestion leaves a long line idle for seconds.
+    /// The delay that a flow may have is then half of that round trip. It is its own: others overtake it. With less of it,
+    /// a cubic flow that is told of congestion leaves a long line idle for seconds.
     pub(crate) fn with_round_trip(nanoseconds: u64) -> Law {
         Law {
-            target: Law::USUAL.target.max(nanoseconds / 4),
-            interval: Law::USUAL.interval.saturating_add(nanoseconds),
+            target: Law::USUAL.target.max(nanoseconds / 2),
+            interval: Law::USUAL.interval.saturating_add(nanoseconds.saturating_mul(2)),
         }
     }
 }
@@ -168,15 +168,15 @@ mod tests {
     #[test]
     fn a_long_round_trip_gives_a_flow_longer_to_react() {
         let law = Law::with_round_trip(200 * MS);
-        assert_eq!(law, Law { target: 50 * MS, interval: 300 * MS });
+        assert_eq!(law, Law { target: 100 * MS, interval: 500 * MS });
         let mut codel = Codel::default();
         let mut signals = |sojourn: u64| {
-            (0..4_000)
+            (0..6_000)
                 .filter(|&t| codel.must_signal(law, t * MS / 10, sojourn * MS, FULL))
                 .collect::<Vec<_>>()
         };
-        assert!(signals(49).is_empty());
-        assert_eq!(signals(51), [3_000]);
+        assert!(signals(99).is_empty());
+        assert_eq!(signals(101), [5_000]);
         assert_eq!(Law::with_round_trip(MS / 10).target, Law::USUAL.target);
     }
 }

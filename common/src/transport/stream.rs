@@ -15,14 +15,13 @@ use rustls::ServerConfig;
 
 use super::layers::{Layers, Stage};
 use super::sniff::{Carries, sniff};
-use super::tcp::{Broken, Filled, Flushed, Link};
-use crate::queue::{Buf, Pool};
+use super::tcp::{Filled, Link, TcpInfo};
 use crate::wire::hello::HELLO_LEN;
-use crate::wire::inbox::Inbox;
-use crate::wire::tunnel::Tunnel;
 
 /// Most bytes that layers take from the socket at once.
 const MAX_READ: usize = 64 * 1024;
+/// As many before they are open: what is said then is short.
+const MAX_OPENING_READ: usize = 4 * 1024;
 
 /// What carries one tunnel.
 #[derive(Debug)]
@@ -91,34 +90,27 @@ impl Stream {
         self.link.set_ready(is_writable, is_closed);
     }
 
+    /// How the kernel sees the connection; `None` where it is too old to tell.
+    pub fn info(&self) -> Option<TcpInfo> {
+        self.link.info()
+    }
+
     /// Has the close reset the connection.
     pub fn abort(&self) {
         self.link.abort();
     }
 
-    // ---- receiving
-
-    /// Reads once into the inbox, behind what the tunnel had left.
-    pub fn fill(
-        &mut self,
-        tunnel: &mut Tunnel,
-        inbox: &mut Inbox,
-        pool: &mut Pool,
-        now: Instant,
-    ) -> io::Result<Filled> {
-        let mut filled = Ok(Filled::Nothing);
-        tunnel.fill(inbox, pool, now, |space| match self.read(space) {
-            Ok((len, said)) => {
-                filled = Ok(said);
-                len
-            }
-            Err(error) => {
-                filled = Err(error);
-                0
-            }
-        });
-        filled
+    /// A client: goes on with setting its layers up, and tells whether the tunnel's bytes may flow. What has come for
+    /// the tunnel by then is not reported by an event any more: it is to be read at once.
+    pub fn open(&mut self) -> io::Result<bool> {
+        match &mut self.around {
+            Around::Layers(layered) => layered.open(&mut self.link),
+            Around::Nothing => Ok(true),
+            Around::Unknown(_) => Ok(false),
+        }
     }
+
+    // ---- receiving
 
     /// Reads once: how many of the tunnel's bytes came, and what that says about the socket. `space` has room for
     /// [`HELLO_LEN`] bytes at least.
@@ -162,35 +154,18 @@ impl Stream {
 
     // ---- sending
 
-    /// Writes what the socket takes, up to one burst of newly sealed bytes. `outbox` is one of
-    /// [`outbox`](crate::wire::tunnel::outbox), for all links.
-    pub fn flush(
-        &mut self,
-        tunnel: &mut Tunnel,
-        outbox: &mut Buf,
-        pool: &mut Pool,
-        now: Instant,
-    ) -> Result<Flushed, Broken> {
-        let layered = match &mut self.around {
-            Around::Nothing => return self.link.flush(tunnel, outbox, pool, now),
-            Around::Unknown(_) => return Ok(Flushed::Done),
-            Around::Layers(layered) => layered,
-        };
-        layered.flush_unsent(&mut self.link)?;
-        if !layered.is_writable(&self.link) {
-            return Ok(Flushed::Done);
+    /// Sends what the layers have left, and tells whether to write the tunnel's bytes then: they would be taken, and the
+    /// path takes more.
+    pub fn may_write(&mut self, now: Instant) -> io::Result<bool> {
+        if let Around::Layers(layered) = &mut self.around {
+            layered.flush_unsent(&mut self.link)?;
         }
-        let mut failed = None;
-        let flushed = tunnel.flush(outbox, pool, now, |bytes| {
-            layered.write(&mut self.link, bytes).unwrap_or_else(|error| {
-                failed = Some(error);
-                0
-            })
-        });
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(flushed?),
-        }
+        Ok(self.is_writable() && self.link.may_write(now))
+    }
+
+    /// When to ask [`Stream::may_write`] again, where the socket has room and the path has none.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.link.held_until()
     }
 
     /// Whether the tunnel's bytes would be taken.
@@ -215,6 +190,27 @@ impl Stream {
 }
 
 impl Layered {
+    fn open(&mut self, link: &mut Link) -> io::Result<bool> {
+        let mut space = [0; MAX_OPENING_READ];
+        self.flush_unsent(link)?;
+        while !self.layers.is_open() {
+            let (len, filled) = link.read(&mut space)?;
+            self.receive(link, &space[..len]);
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            match filled {
+                Filled::More => {}
+                Filled::Drained | Filled::Nothing => break,
+                Filled::Closed => {
+                    let closed = self.layers.closed().map(io::Error::other);
+                    return Err(closed.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+        }
+        Ok(self.layers.is_open())
+    }
+
     fn read(&mut self, link: &mut Link, space: &mut [u8]) -> io::Result<(usize, Filled)> {
         if self.layers.has_plain() || self.failed.is_some() {
             return self.take(space, Filled::More);

@@ -7,8 +7,10 @@
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use log::info;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -16,7 +18,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::linux::sys::{set_socket_option, shortest_round_trip, tcp_info};
+use crate::linux::sys::{set_socket_option, shortest_round_trip, tcp_flight, tcp_info};
+use crate::queue::flight::{self, Flight};
 use crate::queue::{Buf, Pool};
 use crate::wire::inbox::Inbox;
 use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
@@ -88,6 +91,19 @@ pub struct Link {
     ends: bool,
     /// The receive buffer is bounded.
     is_bounded: bool,
+    path: Path,
+    /// Whether the congestion control may be changed.
+    is_adaptive: bool,
+    /// When to ask again whether the path takes more.
+    held_until: Option<Instant>,
+}
+
+/// The way of what is sent.
+#[derive(Debug)]
+enum Path {
+    Unknown,
+    Short,
+    Long(Box<Flight>),
 }
 
 impl Link {
@@ -98,7 +114,24 @@ impl Link {
         socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
         set_longest_retry(&stream)?;
-        Ok(Link { stream, writable: true, ends: false, is_bounded: false })
+        Ok(Link {
+            stream,
+            writable: true,
+            ends: false,
+            is_bounded: false,
+            path: Path::Unknown,
+            is_adaptive: true,
+            held_until: None,
+        })
+    }
+
+    /// Chooses the congestion control, which then stays.
+    ///
+    /// # Errors
+    /// The kernel does not have it, or does not let this process choose it.
+    pub fn set_congestion(&mut self, name: &str) -> io::Result<()> {
+        self.is_adaptive = false;
+        SockRef::from(&self.stream).set_tcp_congestion(name.as_bytes())
     }
 
     /// Registers the socket for both directions; its interest never changes.
@@ -192,7 +225,7 @@ impl Link {
         pool: &mut Pool,
         now: Instant,
     ) -> Result<Flushed, Broken> {
-        if !self.is_writable() {
+        if !self.may_write(now) {
             return Ok(Flushed::Done);
         }
         let mut failed = None;
@@ -213,22 +246,58 @@ impl Link {
         self.writable
     }
 
+    /// Whether to write: no write has filled the socket since it was last reported writable, and the path takes more.
+    pub fn may_write(&mut self, now: Instant) -> bool {
+        self.held_until = None;
+        if !self.writable {
+            return false;
+        }
+        if let Path::Unknown = self.path
+            && let Some(shortest) = shortest_round_trip(self.stream.as_fd())
+        {
+            self.path = if shortest < flight::LONG { Path::Short } else { Path::Long(Box::default()) };
+        }
+        let Path::Long(flight) = &mut self.path else { return true };
+        let Some(sample) = tcp_flight(self.stream.as_fd()) else { return true };
+        let may_send = flight.may_send(&sample, now);
+        if self.is_adaptive && flight.is_explored() {
+            self.is_adaptive = false;
+            if make_steady(&self.stream) {
+                flight.changed();
+            }
+        }
+        if !may_send {
+            self.held_until = Some(now + flight::LOOK_AGAIN);
+        }
+        may_send
+    }
+
+    /// When to ask [`Link::may_write`] again, where the socket has room and the path has none.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.held_until
+    }
+
     /// Writes once, and returns how many bytes the socket took; fewer than there are say that it is full.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.write_once(bytes)?;
+        self.writable = written == bytes.len();
+        if !self.writable
+            && let Path::Long(flight) = &mut self.path
+        {
+            flight.was_limited();
+        }
+        Ok(written)
+    }
+
+    fn write_once(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             // Without the mark, bytes would be added to the kernel's last unsent segment, up to 64 KiB of it,
             // whatever TCP_NOTSENT_LOWAT says (tcp_sendmsg_locked only asks before it begins a new one).
             return match SockRef::from(&self.stream)
                 .send_with_flags(bytes, libc::MSG_EOR | libc::MSG_NOSIGNAL)
             {
-                Ok(len) => {
-                    self.writable = len == bytes.len();
-                    Ok(len)
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable = false;
-                    Ok(0)
-                }
+                Ok(len) => Ok(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
@@ -247,6 +316,23 @@ const RECEIVE_RATE: f64 = 2.5e9;
 
 fn most_received(round_trip: Duration) -> usize {
     ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
+}
+
+/// The congestion control that goes by what arrives: it does not take a loss for congestion, and it knows the path after a
+/// pause as before.
+const STEADY: &str = "bbr";
+
+/// Has the connection go by what arrives; whether the kernel does it.
+fn make_steady(stream: &TcpStream) -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let Err(error) = SockRef::from(stream).set_tcp_congestion(STEADY.as_bytes()) else { return true };
+    if !SAID.swap(true, Ordering::Relaxed) {
+        info!(
+            "a long path would be faster with the congestion control {STEADY}, which cannot be used here ({error}); \
+             load it: modprobe tcp_bbr"
+        );
+    }
+    false
 }
 
 /// The longest time between two retransmissions, in milliseconds; the kernel allows no less.

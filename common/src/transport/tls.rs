@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, InvalidMessage,
-    ServerConfig, ServerConnection,
+    AlertDescription, CertificateError, ClientConnection, Connection, InvalidMessage, ServerConnection,
 };
+pub use rustls::{ClientConfig, ServerConfig};
 
 /// Why there is no TLS, or no more. Its text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -48,6 +48,7 @@ mod kind {
     pub(super) const MEMBERS_CHANGED: u8 = 10;
     /// From here on, unknown kinds and tags are skipped.
     pub(super) const OPTIONAL: u8 = 128;
+    pub(super) const PENDING: u8 = 128;
 }
 
 /// What a spoke asks for when it joins.
@@ -205,6 +206,8 @@ pub enum ControlFrame {
     },
     /// To a spoke that watches: the list of members is another one now.
     MembersChanged,
+    /// The hub is locked, and a person has to decide: the spoke waits on this link. One of an earlier version ends it.
+    Pending,
 }
 
 /// What a frame's header announces.
@@ -272,7 +275,8 @@ impl ControlFrame {
                 ControlFrame::AskMembers { after: fields.name, watch: fields.code.is_some() }
             }
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
-            kind::OPTIONAL.. => return Ok(None),
+            kind::PENDING => ControlFrame::Pending,
+            later if later >= kind::OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
         Ok(Some(control))
@@ -327,6 +331,7 @@ impl ControlFrame {
                 kind::ASK_MEMBERS
             }
             ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
+            ControlFrame::Pending => kind::PENDING,
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);

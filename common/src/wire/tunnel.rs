@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::queue::{Buf, Pool, Queue};
 use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, Welcome};
-use crate::wire::hello::hello;
+use crate::wire::hello::{UnknownProtocol, hello};
 use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
 use crate::wire::noise::Role;
@@ -61,6 +61,8 @@ enum State {
     Handshake(Greeting),
     /// Hub: has to decide. Spoke: waits for the decision.
     Joining,
+    /// The same for as long as a person takes: both ends ping.
+    Pending,
     /// On the LAN.
     Open,
     /// The last frame was queued or received; the link closes.
@@ -260,7 +262,8 @@ impl Tunnel {
             Ok(None) => return Ok(Shaken::Wait),
             Err(error) => {
                 // The hello tells a spoke of another version which one this hub has.
-                if self.role == Role::Hub && matches!(error, Error::UnknownProtocol(_)) {
+                let is_version = matches!(error, Error::UnknownProtocol(UnknownProtocol::Version(_)));
+                if self.role == Role::Hub && is_version {
                     self.outbound.unsent = Some(pool.copy(&hello()));
                 }
                 return Err(error);
@@ -312,11 +315,15 @@ impl Tunnel {
                 }
                 Ok(None)
             }
-            (Role::Spoke, ControlFrame::Welcome(_)) if matches!(self.state, State::Joining) => {
+            (Role::Spoke, ControlFrame::Pending) if matches!(self.state, State::Joining) => {
+                self.wait(now);
+                Ok(Some(control))
+            }
+            (Role::Spoke, ControlFrame::Welcome(_)) if self.is_asking() => {
                 self.open_up(now);
                 Ok(Some(control))
             }
-            (Role::Spoke, ControlFrame::Refused { .. }) if matches!(self.state, State::Joining) => {
+            (Role::Spoke, ControlFrame::Refused { .. }) if self.is_asking() => {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
@@ -369,9 +376,31 @@ impl Tunnel {
 
     /// Hub: lets the spoke in.
     pub fn welcome(&mut self, welcome: Welcome, now: Instant) -> Result<(), Error> {
-        debug_assert!(matches!(self.state, State::Joining));
+        debug_assert!(self.is_asking());
         self.open_up(now);
         self.control(&ControlFrame::Welcome(welcome))
+    }
+
+    /// Hub: has the spoke wait until a person decides.
+    pub fn hold(&mut self, now: Instant) -> Result<(), Error> {
+        debug_assert!(matches!(self.state, State::Joining));
+        self.wait(now);
+        self.control(&ControlFrame::Pending)
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.state = State::Pending;
+        self.liveness.opened(now);
+    }
+
+    /// Whether the spoke asks to join and is not answered.
+    fn is_asking(&self) -> bool {
+        matches!(self.state, State::Joining | State::Pending)
+    }
+
+    /// Whether each end pings the other.
+    fn is_kept_alive(&self) -> bool {
+        matches!(self.state, State::Open | State::Pending)
     }
 
     fn open_up(&mut self, now: Instant) {
@@ -458,12 +487,12 @@ impl Tunnel {
 
     /// When `handle_timeout` has something to do next.
     pub fn deadline(&self) -> Instant {
-        if self.is_open() { self.liveness.deadline() } else { self.liveness.handshake_deadline() }
+        if self.is_kept_alive() { self.liveness.deadline() } else { self.liveness.handshake_deadline() }
     }
 
     /// Pings when that is due; an error says that the link is dead.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        if !self.is_open() {
+        if !self.is_kept_alive() {
             let is_late = now >= self.liveness.handshake_deadline();
             return if is_late { Err(Error::TooSlow) } else { Ok(()) };
         }

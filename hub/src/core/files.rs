@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use common::wire::frame::Farewell;
+use common::wire::name::Name;
 
 use super::Core;
 use crate::effect::{Effect, Notice, Who};
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Outcome, Version};
-use crate::lan::saving::{Answer, Command, Done, Files, Job, ReadMembers, Revocation, Running, Written};
+use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers, Running, Written};
 
 impl Core {
     /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
@@ -17,7 +18,11 @@ impl Core {
         match command {
             // Its link ends at once, whatever the disk is doing.
             Command::Revoke(who) => self.revoke(request, &who, now),
+            Command::Allow(allow) => self.allow(request, allow, now),
+            Command::Rename(who, name) => self.rename(request, &who, name, now),
+            Command::Forget(who) => self.forget_member(request, &who, now),
             command @ (Command::Invite(_)
+            | Command::Cancel(_)
             | Command::SetAccess(_)
             | Command::Renumber(_)
             | Command::Reload) => {
@@ -48,6 +53,7 @@ impl Core {
             };
             let job = match command {
                 Command::Invite(invite) => self.start_invite(request, invite),
+                Command::Cancel(name) => self.start_cancel(request, name),
                 Command::SetAccess(access) => {
                     self.saving.run(Running::Access(request, access));
                     Some(Job::SetLocked(access != Access::Open))
@@ -57,7 +63,7 @@ impl Core {
                     self.saving.run(Running::Reload(request));
                     Some(Job::Read)
                 }
-                Command::Revoke(_) => None,
+                Command::Revoke(_) | Command::Allow(_) | Command::Rename(..) | Command::Forget(_) => None,
             };
             self.effects.extend(job.map(|job| Effect::Save(Box::new(job))));
         }
@@ -86,6 +92,17 @@ impl Core {
         }
     }
 
+    fn start_cancel(&mut self, request: RequestId, name: Name) -> Option<Job> {
+        let mut invites = self.admission.invites().clone();
+        if !invites.cancel(&name) {
+            self.answer(request, Err(format!("there is no invite for {name}: `hub invites` lists them")));
+            return None;
+        }
+        let text = invites.to_text();
+        self.saving.run(Running::Cancel(request, name, text.clone()));
+        Some(Job::Write { invites: Some(text), members: None, taken: self.saving.taken() })
+    }
+
     /// Takes the outcome of the job of [`Effect::Save`].
     pub fn handle_done(&mut self, done: Done, now: Instant) {
         match (self.saving.take_running(), done) {
@@ -102,9 +119,17 @@ impl Core {
                 }
                 self.answer(request, added.map(|()| Answer::Invited));
             }
+            (Some(Running::Cancel(request, name, text)), Done::Written { invites: Some(written), .. }) => {
+                if written.is_ok() {
+                    self.admission.cancel_invite(&name, &text);
+                }
+                let answer = written.map(|()| Answer::Cancelled(name));
+                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
+            }
             (Some(Running::Access(request, access)), Done::SetLocked(written)) => {
                 if written.is_ok() {
                     self.set_access(access);
+                    self.reopen_pending(now);
                 }
                 let answer = written.map(|()| Answer::Access(access));
                 self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
@@ -165,7 +190,7 @@ impl Core {
         } else if let Some(trouble) = self.saving.fail(version, trouble.join("; and "), now) {
             self.note(Notice::NotSaved(trouble));
         }
-        self.answer_revocations();
+        self.answer_awaited();
     }
 
     fn end_trouble(&mut self) {
@@ -191,14 +216,19 @@ impl Core {
         };
         let change = self.admission.revoke(id);
         self.carry_out(std::slice::from_ref(&change), now);
-        // The member is off the LAN whether or not the write succeeds; the answer reports the write.
+        let done = format!("{} is revoked and off the LAN", change.member.name);
+        self.await_writing(request, Answer::Revoked(change), done, now);
+    }
+
+    /// Answers once the change is written. It holds whether or not that succeeds; the answer reports the write.
+    pub(super) fn await_writing(&mut self, request: RequestId, answer: Answer, done: String, now: Instant) {
         let version = self.admission.members().version();
-        self.saving.await_revocation(Revocation { request, version, change });
+        self.saving.await_writing(Awaited { request, version, answer, done });
         self.saving.retry_now();
         self.start_job(now);
     }
 
-    fn answer_revocations(&mut self) {
+    fn answer_awaited(&mut self) {
         let is_saved = !self.admission.members().is_changed();
         while let Some((request, answer)) = self.saving.next_answer(is_saved) {
             self.answer(request, answer);
@@ -213,12 +243,14 @@ impl Core {
             Err(_) => Vec::new(),
         };
         self.admission.replace_invites(files.invites);
+        self.set_rules(files.rules);
         // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
         let access = if files.locked { Access::Locked } else { Access::Open };
         if access != self.admission.access() {
             self.set_access(access);
         }
+        self.reopen_pending(now);
         self.note(Notice::Reloaded(self.admission.members().len(), changes.len()));
         Ok(changes)
     }
@@ -227,19 +259,21 @@ impl Core {
         self.saving.take(read.fingerprint);
         let changes = self.admission.replace_members(read.members);
         self.carry_out(&changes, now);
+        self.reopen_pending(now);
         changes
     }
 
-    fn carry_out(&mut self, changes: &[Change], now: Instant) {
+    pub(super) fn carry_out(&mut self, changes: &[Change], now: Instant) {
         // All links end before anything else happens: then no session is left whose member is gone.
         for Change { id, member, outcome } in changes {
             let farewell = match outcome {
                 Outcome::Revoked => Farewell::Revoked,
                 // The key may be let in again: an open hub does that, and a mistake in the file can be mended.
                 Outcome::Removed | Outcome::Changed => Farewell::Changed,
+                Outcome::Tagged => continue,
             };
             // The link of one that is still in the list tells its own end.
-            if *outcome != Outcome::Changed {
+            if outcome.is_gone() {
                 let who = Who { id: *id, name: member.name.clone(), addresses: member.addresses_text() };
                 self.note(Notice::NoMember(who, *outcome));
             }
@@ -247,7 +281,7 @@ impl Core {
                 self.switch.dismiss(session, farewell, (*outcome).into());
             }
         }
-        for Change { id, .. } in changes.iter().filter(|change| change.outcome != Outcome::Changed) {
+        for Change { id, .. } in changes.iter().filter(|change| change.outcome.is_gone()) {
             self.withdraw_routes(*id);
             self.notify_watchers(now);
         }

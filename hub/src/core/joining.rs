@@ -12,6 +12,7 @@ use crate::effect::{End, Notice};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::admission::{Applicant, Contact as _, DISPUTE_STEP, Ruling, Welcomed};
 use crate::lan::joins::{self, Question};
+use crate::lan::pending::Waiting;
 
 impl Core {
     pub(super) fn handle_join(
@@ -119,10 +120,11 @@ impl Core {
         match ruling {
             Ruling::Refused(who, reason, text) => {
                 if let Some(source) = self.switch.source(session) {
-                    self.note(Notice::Refused { who, source, reason, text: text.clone() });
+                    self.note(Notice::Refused { who, source, text: text.clone() });
                 }
                 self.switch.refuse(session, reason, text);
             }
+            Ruling::Unknown(key, join) => self.hold(session, key, join, now),
             Ruling::Dispute { holder, is_asked } => {
                 let name = self.name(holder);
                 if let Some(source) = self.switch.source(session) {
@@ -136,6 +138,28 @@ impl Core {
                 self.switch.wake(session, now + DISPUTE_STEP);
             }
             Ruling::Welcome(welcomed) => self.welcome(session, welcomed, now),
+        }
+    }
+
+    /// Has a machine wait until a person lets it in.
+    fn hold(&mut self, session: SessionId, key: PublicKey, join: Join, now: Instant) {
+        let Some(source) = self.switch.source(session) else { return };
+        let name = join.name.clone();
+        let machine = Waiting { key, join, source, since: now };
+        if let Some(loser) = self.admission.pending.insert(session, machine) {
+            let text = "others wait for the hub's owner in its place".to_owned();
+            self.switch.refuse(loser, Refusal::Locked, text);
+        }
+        self.switch.hold(session, now);
+        self.note(Notice::Pending { name, key, source });
+    }
+
+    /// Decides about those who wait: one may be a member now, or the hub open.
+    pub(super) fn reopen_pending(&mut self, now: Instant) {
+        for (session, machine) in self.admission.take_decided() {
+            if self.switch.is_live(session) {
+                self.decide(session, machine.key, Ok(machine.join), now);
+            }
         }
     }
 

@@ -12,10 +12,11 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 
 use crate::ids::{MemberId, SessionId};
-use crate::lan::invites::{Invite, Invites};
+use crate::lan::invites::{Invite, Invites, format_invite, parse_invite};
 use crate::lan::joins::Joins;
-use crate::lan::members::{Access, Change, Decision, Members, parse_rights, rights_text};
+use crate::lan::members::{Access, Change, Decision, Members};
 use crate::lan::moves::{Moves, Step};
+use crate::lan::pending::{Pending, Waiting};
 use crate::lan::saving::{Job, Saving};
 use crate::lan::subnets::Subnets;
 
@@ -37,6 +38,8 @@ pub enum Ruling {
     Welcome(Welcomed),
     /// Refused: the reason, as a code and as text.
     Refused(Applicant, Refusal, String),
+    /// The hub is locked and does not know the key: a person has to decide.
+    Unknown(PublicKey, Join),
     /// Pending: ping this member, and check again every [`DISPUTE_STEP`].
     Dispute {
         /// The member.
@@ -106,6 +109,8 @@ pub struct Admission {
     asked: BTreeMap<MemberId, Instant>,
     /// How often keys join.
     pub(crate) joins: Joins,
+    /// Who waits for a person.
+    pub(crate) pending: Pending,
 }
 
 impl Admission {
@@ -121,6 +126,7 @@ impl Admission {
             disputes: BTreeMap::new(),
             asked: BTreeMap::new(),
             joins: Joins::default(),
+            pending: Pending::default(),
         }
     }
 
@@ -194,6 +200,7 @@ impl Admission {
         let decision = self.members.admit(*key, join, access, &dead);
         let has_used_invite = self.settle_claim(claim, &decision);
         match decision {
+            Decision::Refused(Refusal::Locked, _) => Ruling::Unknown(request.key, request.join),
             Decision::Refused(reason, text) => request.refused(reason, text),
             Decision::Dispute(holder) => self.dispute(session, request, holder, contact, now),
             Decision::Member { id, evicted } => {
@@ -242,6 +249,15 @@ impl Admission {
     pub fn forget_session(&mut self, session: SessionId) {
         self.disputes.remove(&session);
         self.joins.take_question(session);
+        self.pending.remove(session);
+    }
+
+    /// Takes out those who wait and for whom there is a decision now.
+    pub(crate) fn take_decided(&mut self) -> Vec<(SessionId, Waiting)> {
+        let (members, is_open) = (&self.members, self.access != Access::Locked);
+        self.pending.take(|machine| {
+            is_open || members.by_key(&machine.key).is_some() || members.is_revoked(&machine.key)
+        })
     }
 
     /// Settles a dispute if the holder was heard since or is gone, or if its time is over; `None` while it is open.
@@ -285,6 +301,13 @@ impl Admission {
         Ok(invites)
     }
 
+    /// Makes the invite of this name void; `text` is written and does not have it.
+    pub fn cancel_invite(&mut self, name: &Name, text: &str) {
+        self.invites.cancel(name);
+        self.invites.set_saved_text(text);
+        self.reserve(None);
+    }
+
     /// Adds an invite that is written: `text` has it.
     pub fn add_invite(&mut self, invite: Invite, text: &str) -> Result<(), String> {
         self.check_invite(&invite)?;
@@ -295,15 +318,14 @@ impl Admission {
     }
 
     fn check_invite(&self, invite: &Invite) -> Result<(), String> {
-        if self.members.by_name(&invite.name).is_some() {
+        if invite.uses.is_none() && self.members.by_name(&invite.name).is_some() {
             return Err(format!(
                 "{0} is a member already: `hub revoke {0}` first, or use another name",
                 invite.name
             ));
         }
         // A text that cannot be parsed must not be written: the hub would not start.
-        let rights = rights_text(&invite.addresses, &invite.routes);
-        parse_rights(rights.split_whitespace(), self.subnets)?;
+        parse_invite(&format_invite(invite), self.subnets)?;
         for &address in &invite.addresses {
             if let Some(holder) = self.members.holder(address) {
                 return Err(format!("{address} is held by {}", self.members.member(holder).name));
@@ -344,7 +366,10 @@ impl Admission {
         let Some(invite) = self.invites.find(&secret, self.unix_time) else {
             return Err("the invite is unknown, used or expired: ask for a new one".to_owned());
         };
-        join.name = invite.name.clone();
+        // Several machines keep the names that they have.
+        if invite.uses.is_none() {
+            join.name = invite.name.clone();
+        }
         for &granted in &invite.addresses {
             join.addresses.retain(|wanted| wanted.is_ipv4() != granted.is_ipv4());
             join.addresses.push(granted);
@@ -362,10 +387,11 @@ impl Admission {
             Decision::Dispute(_) | Decision::Refused(..) => None,
         };
         if let Some(id) = admitted {
-            let routes =
-                self.invites.iter().find(|invite| invite.hash == hash).map(|invite| invite.routes.clone());
-            self.members.set_routes(id, &routes.unwrap_or_default());
-            self.invites.remove(hash);
+            let invite = self.invites.iter().find(|invite| invite.hash == hash);
+            let (routes, tags) = invite.map(|one| (&*one.routes, &*one.tags)).unwrap_or_default();
+            self.members.set_routes(id, routes);
+            self.members.set_tags(id, tags);
+            self.invites.use_up(hash);
         }
         self.reserve(None);
         admitted.is_some()

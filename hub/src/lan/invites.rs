@@ -4,6 +4,8 @@
 //! # hash of the secret  name    until       addresses  options
 //! 9f9f5111…64 digits    laptop  1767225600  10.0.0.7   route=192.168.5.0/24
 //! ```
+//! `uses=N` lets N machines in, each under a name of its own; such an invite has no addresses.
+//!
 //! Only the hash of a secret is stored, so that reading the file does not allow a join. `until` is in Unix seconds. A
 //! person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
@@ -13,26 +15,31 @@ use common::wire::invite::{Secret, SecretHash};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use crate::lan::members::{BadLine, Version, parse_rights, rights_text};
+use crate::lan::members::{BadLine, Rights, Version, rights_text};
 use crate::lan::moves::{INVITES_COLUMN, Moves};
+use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 
 /// Most invites at a time.
 pub const MAX_INVITES: usize = 1_000;
 
-/// What an invite grants to whoever shows its secret first.
+/// What an invite grants to whoever shows its secret first, or to the first ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invite {
     /// The hash of its secret.
     pub hash: SecretHash,
-    /// The member's name.
+    /// The member's name; of an invite for several machines, its own.
     pub name: Name,
+    /// How many machines it still lets in, each under its own name; `None`: one, under this name.
+    pub uses: Option<u32>,
     /// When it expires, in Unix seconds.
     pub until: u64,
     /// The member's addresses; the hub chooses for a family that is missing.
     pub addresses: Vec<IpAddr>,
     /// Prefixes that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules will know it by.
+    pub tags: Vec<Tag>,
 }
 
 #[derive(Clone)]
@@ -43,6 +50,13 @@ enum Line {
     Invite(Invite, String),
 }
 
+/// What was taken of an invite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    One,
+    All,
+}
+
 /// All invites that are not used yet.
 #[derive(Clone, Default)]
 pub struct Invites {
@@ -51,8 +65,8 @@ pub struct Invites {
     version: Version,
     /// The state that was last read or written.
     saved: Version,
-    /// What was taken out since.
-    removed: Vec<(SecretHash, Version)>,
+    /// What was used up or taken out since.
+    removed: Vec<(SecretHash, Taken, Version)>,
 }
 
 impl Invites {
@@ -98,7 +112,7 @@ impl Invites {
     /// Notes that the text of this state was written.
     pub fn set_saved(&mut self, version: Version) {
         self.saved = self.saved.max(version);
-        self.removed.retain(|&(_, removed)| removed > version);
+        self.removed.retain(|&(.., removed)| removed > version);
     }
 
     /// Tells that this text was written: nothing is left to save if it is what the invites are now.
@@ -115,8 +129,11 @@ impl Invites {
         if is_outdated {
             new.set_outdated();
         }
-        for (hash, _) in std::mem::take(&mut self.removed) {
-            new.remove(hash);
+        for (hash, taken, _) in std::mem::take(&mut self.removed) {
+            match taken {
+                Taken::One => new.use_up(hash),
+                Taken::All => new.retain(|invite| invite.hash != hash),
+            }
         }
         *self = new;
     }
@@ -144,7 +161,7 @@ impl Invites {
         if self.iter().count() >= MAX_INVITES {
             return Err(format!("there are {MAX_INVITES} invites already"));
         }
-        let line = invite_text(&invite);
+        let line = format_invite(&invite);
         self.lines.push(Line::Invite(invite, line));
         self.version = self.version.next();
         Ok(())
@@ -164,13 +181,31 @@ impl Invites {
             let moved: Vec<IpAddr> = moved.filter(|&address| subnets.check(address).is_ok()).collect();
             let is_whole = moved.len() == invite.addresses.len();
             invite.addresses = moved;
-            *text = if is_whole { moves.translate_line(text, INVITES_COLUMN) } else { invite_text(invite) };
+            *text = if is_whole { moves.translate_line(text, INVITES_COLUMN) } else { format_invite(invite) };
         }
     }
 
-    /// Takes out an invite that was used.
-    pub fn remove(&mut self, hash: SecretHash) {
+    /// Notes that a machine has used an invite; after its last use it is gone.
+    pub fn use_up(&mut self, hash: SecretHash) {
+        for line in &mut self.lines {
+            if let Line::Invite(invite, text) = line
+                && invite.hash == hash
+                && let Some(uses @ 2..) = invite.uses
+            {
+                invite.uses = Some(uses - 1);
+                *text = format_invite(invite);
+                self.version = self.version.next();
+                return self.removed.push((hash, Taken::One, self.version));
+            }
+        }
         self.retain(|invite| invite.hash != hash);
+    }
+
+    /// Takes out the invite of this name; whether there was one.
+    pub fn cancel(&mut self, name: &Name) -> bool {
+        let before = self.version;
+        self.retain(|invite| invite.name != *name);
+        self.version > before
     }
 
     /// Forgets the invites that have expired by now (Unix seconds).
@@ -188,13 +223,8 @@ impl Invites {
         if !gone.is_empty() {
             self.version = self.version.next();
         }
-        self.removed.extend(gone.into_iter().map(|hash| (hash, self.version)));
+        self.removed.extend(gone.into_iter().map(|hash| (hash, Taken::All, self.version)));
     }
-}
-
-fn invite_text(invite: &Invite) -> String {
-    let Invite { hash, name, until, addresses, routes } = invite;
-    format!("{hash} {name} {until} {}", rights_text(addresses, routes))
 }
 
 /// What two invites must not share.
@@ -209,7 +239,7 @@ fn clash(one: &Invite, other: &Invite) -> Option<String> {
     Some(format!("the address {address}"))
 }
 
-fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, String> {
+pub(crate) fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, String> {
     let mut words = line.split_whitespace();
     let hash = words.next().unwrap_or_default();
     let hash = hash.parse().map_err(|_| format!("{hash:?} is no hash of 64 hexadecimal digits"))?;
@@ -217,8 +247,28 @@ fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, String> {
     let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
     let until = words.next().ok_or("the time is missing")?;
     let until = until.parse().map_err(|_| format!("{until:?} is no time in Unix seconds"))?;
-    let (addresses, routes) = parse_rights(words, subnets)?;
-    Ok(Invite { hash, name, until, addresses, routes })
+    let (mut uses, mut rights) = (None, Vec::new());
+    for word in words {
+        match word.strip_prefix("uses=") {
+            Some(number) => {
+                let number = number.parse().ok().filter(|&uses: &u32| uses > 0);
+                uses = Some(number.ok_or_else(|| format!("{word:?} is no number of uses"))?);
+            }
+            None => rights.push(word),
+        }
+    }
+    let Rights { addresses, routes, tags } = Rights::parse(rights.into_iter(), subnets)?;
+    if uses.is_some() && !addresses.is_empty() {
+        return Err("several machines cannot have one address".to_owned());
+    }
+    Ok(Invite { hash, name, uses, until, addresses, routes, tags })
+}
+
+/// What `parse_invite` reads.
+pub(crate) fn format_invite(invite: &Invite) -> String {
+    let Invite { hash, name, uses, until, addresses, routes, tags } = invite;
+    let uses = uses.map_or(String::new(), |uses| format!(" uses={uses}"));
+    format!("{hash} {name} {until} {}{uses}", rights_text(addresses, routes, tags))
 }
 
 #[cfg(test)]
@@ -237,9 +287,11 @@ mod tests {
         Invite {
             hash: secret(seed).hash(),
             name: name.parse().unwrap(),
+            uses: None,
             until,
             addresses: ip.map(|ip| ip.parse().unwrap()).into_iter().collect(),
             routes: vec![],
+            tags: vec![],
         }
     }
 
@@ -251,7 +303,7 @@ mod tests {
         assert_eq!(invites.find(&secret(1), 99), Some(&invite(1, "a", 100, Some("10.0.0.7"))));
         assert_eq!(invites.find(&secret(1), 100), None, "expired");
         assert_eq!(invites.find(&secret(2), 0), None, "unknown");
-        invites.remove(secret(1).hash());
+        invites.use_up(secret(1).hash());
         assert!(invites.is_changed());
         assert_eq!(invites.find(&secret(1), 0), None, "used");
     }
@@ -262,12 +314,31 @@ mod tests {
         invites.add(invite(1, "a", 100, None)).unwrap();
         invites.set_saved(invites.version());
         let text = invites.to_text();
-        invites.remove(secret(1).hash());
+        invites.use_up(secret(1).hash());
         invites.replace(Invites::parse(&text, subnets()).unwrap());
         assert!(invites.find(&secret(1), 0).is_none() && invites.is_changed());
         invites.set_saved(invites.version());
         invites.replace(Invites::parse(&text, subnets()).unwrap());
         assert!(invites.find(&secret(1), 0).is_some(), "now a person has put it there again");
+    }
+
+    #[test]
+    fn one_for_several_machines_counts_down_whatever_an_older_text_says() {
+        let mut invites = Invites::default();
+        invites.add(Invite { uses: Some(3), ..invite(1, "fleet", 100, None) }).unwrap();
+        let text = invites.to_text();
+        assert!(text.ends_with(" - uses=3\n"), "{text}");
+        invites.set_saved(invites.version());
+        invites.use_up(secret(1).hash());
+        assert!(invites.is_changed() && invites.to_text().ends_with(" - uses=2\n"));
+        invites.replace(Invites::parse(&text, subnets()).unwrap());
+        assert_eq!(invites.find(&secret(1), 0).unwrap().uses, Some(2));
+        invites.use_up(secret(1).hash());
+        invites.use_up(secret(1).hash());
+        assert_eq!(invites.find(&secret(1), 0), None);
+        invites.add(Invite { uses: Some(9), ..invite(2, "fleet", 100, None) }).unwrap();
+        assert!(!invites.cancel(&"other".parse().unwrap()) && invites.cancel(&"fleet".parse().unwrap()));
+        assert_eq!(invites.iter().count(), 0);
     }
 
     #[test]
@@ -324,6 +395,8 @@ mod tests {
             (format!("{hash} b soon"), "no time"),
             (format!("{hash} b 100 10.0.1.7"), "not in the LAN's subnet"),
             (format!("{hash} b 100 - what"), "is invalid"),
+            (format!("{hash} b 100 - uses=0"), "no number of uses"),
+            (format!("{hash} b 100 10.0.0.9 uses=2"), "several machines"),
             (format!("{hash} laptop 100"), "the name laptop"),
             (format!("{hash} b 100 10.0.0.7"), "the address 10.0.0.7"),
             (format!("{} b 100", secret(1).hash()), "the same hash"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! # key                                        name    addresses            options
-//! hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo= laptop  10.0.0.2,fd00::2     route=192.168.5.0/24
+//! hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo= laptop  10.0.0.2,fd00::2     route=192.168.5.0/24 tag=office
 //! ```
 //! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
@@ -20,6 +20,7 @@ use ipnetwork::IpNetwork;
 use slab::Slab;
 
 use crate::ids::{MemberId, SessionId};
+use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 use addresses::Addresses;
 use member::{format_member, outdated, parse_member, parse_revoked};
@@ -117,6 +118,8 @@ pub struct Members {
     /// Lines that were passed over: they stay in the text and mean nothing.
     skipped: Vec<BadLine>,
     journal: Journal,
+    /// Counts the changes of what access rules know members by.
+    parties: u64,
 }
 
 impl Members {
@@ -141,6 +144,7 @@ impl Members {
                 // Appended text would become part of an unterminated last line.
                 is_prefix: text.is_empty() || text.ends_with('\n'),
             },
+            parties: 0,
         };
         // Some editors put a mark of their own in front.
         let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
@@ -195,6 +199,11 @@ impl Members {
     /// The state that the list is in.
     pub fn version(&self) -> Version {
         self.journal.version
+    }
+
+    /// Counts the changes of what access rules know members by: a name or a tag is another one, or a member is gone.
+    pub fn parties(&self) -> u64 {
+        self.parties
     }
 
     /// The first state of the list that has a member's line as it is.
@@ -395,10 +404,10 @@ impl Members {
                     evicted.retain(|&(holder, _)| holder != forgotten);
                     self.forget(forgotten);
                 }
-                let (routes, version) = (Vec::new(), self.change());
+                let (routes, tags, version) = (Vec::new(), Vec::new(), self.change());
                 let (session, seen_at) = (None, None);
                 let (added, changed) = (version, version);
-                let member = Member { key, name, addresses, routes, session, seen_at, added, changed };
+                let member = Member { key, name, addresses, routes, tags, session, seen_at, added, changed };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
                 self.lines.push(Line::Member(id, None));
                 id
@@ -411,6 +420,13 @@ impl Members {
     pub fn set_routes(&mut self, id: MemberId, routes: &[IpNetwork]) {
         if self.member(id).routes != routes {
             self.update(id, |member| member.routes = routes.to_vec());
+        }
+    }
+
+    /// Labels a member for access rules.
+    pub fn set_tags(&mut self, id: MemberId, tags: &[Tag]) {
+        if self.member(id).tags != tags {
+            self.update(id, |member| member.tags = tags.to_vec());
         }
     }
 
@@ -462,6 +478,7 @@ impl Members {
         if let Some(at) = self.change_line(id) {
             self.lines.remove(at);
         }
+        self.parties += 1;
         self.change();
     }
 
@@ -515,6 +532,8 @@ impl Members {
                 self.lines[at] = Line::Member(id, None);
             }
             self.table[id.index()].changed = self.change();
+            let member = self.member(id);
+            self.parties += u64::from((&member.name, &member.tags) != (&before.name, &before.tags));
         }
     }
 
@@ -553,7 +572,8 @@ fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
 /// How many bytes a member's line has at most.
 fn line_size(member: &Member) -> usize {
     const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
-    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes)
+    let tags: usize = member.tags.iter().map(|tag| tag.as_str().len() + 1).sum();
+    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes) + tags + 5
 }
 
 fn routes_size(routes: &[IpNetwork]) -> usize {
@@ -563,11 +583,12 @@ fn routes_size(routes: &[IpNetwork]) -> usize {
 
 mod addresses;
 mod edit;
+mod govern;
 mod member;
 
 pub use edit::{Change, Outcome};
 pub use member::{Member, Version};
-pub(crate) use member::{parse_rights, rights_text};
+pub(crate) use member::{Rights, rights_text};
 
 #[cfg(test)]
 mod tests;

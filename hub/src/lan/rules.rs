@@ -20,11 +20,14 @@ use ipnetwork::IpNetwork;
 
 pub mod access;
 mod flows;
+mod fragments;
 #[cfg(test)]
 mod tests;
 
 /// Most lines that decide.
 pub const MAX_RULES: usize = 10_000;
+/// Longest text of a line that is kept to be shown, in characters.
+const MAX_SHOWN: usize = 200;
 /// Longest list of ends or services in one line or group.
 const MAX_LIST: usize = 1_000;
 /// Groups within groups.
@@ -82,9 +85,11 @@ enum Services {
     Icmp,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     line: usize,
+    /// What a person wrote, without its comment.
+    text: Box<str>,
     allows: bool,
     from: Vec<Selector>,
     to: Vec<Selector>,
@@ -93,7 +98,7 @@ struct Rule {
 }
 
 /// The lines of a file, in their order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     rules: Vec<Rule>,
 }
@@ -122,7 +127,7 @@ impl Rules {
                 "" => Ok(()),
                 "group" => parse_group(rest, &mut groups),
                 "allow" | "deny" if rules.len() < MAX_RULES => {
-                    parse_rule(index + 1, word == "allow", rest, &groups).map(|rule| rules.push(rule))
+                    parse_rule((index + 1, line), word == "allow", rest, &groups).map(|rule| rules.push(rule))
                 }
                 "allow" | "deny" => Err(format!("there are more than {MAX_RULES} rules")),
                 other => Err(format!("a line begins with allow, deny or group, not with {other:?}")),
@@ -140,6 +145,12 @@ impl Rules {
     /// Whether no line decides, so that everything is denied.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The text of a line that decides, by its number; shortened where it is long.
+    pub fn text(&self, line: usize) -> Option<&str> {
+        let at = self.rules.binary_search_by_key(&line, |rule| rule.line).ok()?;
+        self.rules.get(at).map(|rule| &*rule.text)
     }
 
     /// Which line decides about the first packet from one end to the other.
@@ -225,7 +236,12 @@ fn parse_group(rest: &str, groups: &mut Groups) -> Result<(), String> {
     Ok(())
 }
 
-fn parse_rule(line: usize, allows: bool, rest: &str, groups: &Groups) -> Result<Rule, String> {
+fn parse_rule(
+    (line, text): (usize, &str),
+    allows: bool,
+    rest: &str,
+    groups: &Groups,
+) -> Result<Rule, String> {
     let (from, rest) = rest.split_once("->").ok_or("write FROM -> TO behind allow or deny")?;
     let (to, services) = match rest.split_once('[') {
         None => (rest, Vec::new()),
@@ -235,7 +251,11 @@ fn parse_rule(line: usize, allows: bool, rest: &str, groups: &Groups) -> Result<
         }
     };
     let ((_, from), (_, to)) = (parse_ends(from, groups)?, parse_ends(to, groups)?);
-    Ok(Rule { line, allows, from, to, services })
+    let shown = match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    };
+    Ok(Rule { line, text: shown, allows, from, to, services })
 }
 
 /// The ends of a list, and how deep the groups in it are nested.

@@ -4,9 +4,11 @@
 //! is held until the state of the list that it depends on was written, or the write has failed.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::packet::prefix::overlap;
+use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
@@ -14,6 +16,7 @@ use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::members::{Access, Change, Members, Patch, Version};
 use crate::lan::moves::{Moves, Step};
+use crate::lan::rules::{Rules, Tag};
 use crate::lan::subnets::Subnets;
 
 /// How long to wait before the files are written again after that failed.
@@ -90,6 +93,8 @@ pub struct Files {
     pub invites: Invites,
     /// Whether `locked` is there.
     pub locked: bool,
+    /// `rules`, if it is there.
+    pub rules: Option<Rules>,
 }
 
 /// A text without what a crash in the middle of adding lines leaves behind: a last line that has no end, and makes no
@@ -122,8 +127,16 @@ impl Fingerprint {
 /// A command that changes or reads the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Let someone in, once.
+    /// Make an invite.
     Invite(Invite),
+    /// Make the invite of this name void.
+    Cancel(Name),
+    /// Let a machine in.
+    Allow(Allow),
+    /// Give a member, named as for `Revoke`, this name.
+    Rename(String, Name),
+    /// Take a member that is not on the LAN off the list.
+    Forget(String),
     /// Say who may join.
     SetAccess(Access),
     /// Revoke a member: its name, an address of it, or its key.
@@ -132,6 +145,23 @@ pub enum Command {
     Renumber(Subnets),
     /// Read the files again.
     Reload,
+}
+
+/// A machine to let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Its key, or the name that it waits under.
+    pub who: String,
+    /// The member whose place it takes, named as for [`Command::Revoke`].
+    pub in_place_of: Option<String>,
+    /// Its name; the one that it waits under where none is given.
+    pub name: Option<Name>,
+    /// Its addresses; the hub chooses for a family that is missing.
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that it may offer.
+    pub routes: Vec<IpNetwork>,
+    /// Labels that access rules will know it by.
+    pub tags: Vec<Tag>,
 }
 
 /// The outcome of a command.
@@ -145,6 +175,14 @@ pub enum Answer {
     Revoked(Change),
     /// The LAN has moved.
     Renumbered(Renumbered),
+    /// A machine is a member now: its name and key, and whether it waited.
+    Allowed(Name, PublicKey, bool),
+    /// A member has another name: what it was, and the name.
+    Renamed(Change, Name),
+    /// A member is off the list: what it was.
+    Forgotten(Change),
+    /// The invite of this name is void.
+    Cancelled(Name),
     /// The files were read: what that changed.
     Reloaded(Vec<Change>),
 }
@@ -186,6 +224,8 @@ pub(crate) enum Running {
     Changes { members: Version, invites: Version },
     /// An invite, with the text that has it.
     Invite(RequestId, Invite, String),
+    /// An invite that is void, with the text that does not have it.
+    Cancel(RequestId, Name, String),
     /// Who may join.
     Access(RequestId, Access),
     /// Other subnets.
@@ -194,18 +234,20 @@ pub(crate) enum Running {
     Reload(RequestId),
 }
 
-/// A revoked membership; its answer waits until the change was written, or the write has failed.
-pub(crate) struct Revocation {
+/// A change that holds already; its answer waits until it was written, or the write has failed.
+pub(crate) struct Awaited {
     pub(crate) request: RequestId,
     pub(crate) version: Version,
-    pub(crate) change: Change,
+    pub(crate) answer: Answer,
+    /// What was done, for a person who hears that it could not be written.
+    pub(crate) done: String,
 }
 
 /// Which job is done, and what waits for it.
 pub struct Saving {
     running: Option<Running>,
     requests: VecDeque<(RequestId, Command)>,
-    revocations: Vec<Revocation>,
+    awaited: Vec<Awaited>,
     /// The state of the list of members of which writing has ended, well or not.
     attempted: Version,
     /// When to try again to write.
@@ -224,7 +266,7 @@ impl Saving {
         Saving {
             running: None,
             requests: VecDeque::new(),
-            revocations: Vec::new(),
+            awaited: Vec::new(),
             attempted: Version::default(),
             retry_at: None,
             rewritten_at: None,
@@ -345,18 +387,18 @@ impl Saving {
         self.trouble.is_some() && self.retry_at.is_none_or(|at| at <= now)
     }
 
-    pub(crate) fn await_revocation(&mut self, revocation: Revocation) {
-        self.revocations.push(revocation);
+    pub(crate) fn await_writing(&mut self, awaited: Awaited) {
+        self.awaited.push(awaited);
     }
 
-    /// A revocation that can be answered, with the answer.
+    /// A change that can be answered, with the answer.
     pub(crate) fn next_answer(&mut self, is_saved: bool) -> Option<(RequestId, Result<Answer, String>)> {
-        let settled = |revocation: &Revocation| revocation.version <= self.attempted;
-        let at = self.revocations.iter().position(settled)?;
-        let Revocation { request, change, .. } = self.revocations.swap_remove(at);
+        let settled = |awaited: &Awaited| awaited.version <= self.attempted;
+        let at = self.awaited.iter().position(settled)?;
+        let Awaited { request, answer, done, .. } = self.awaited.swap_remove(at);
         let answer = match self.trouble.as_ref().filter(|_| !is_saved) {
-            Some(trouble) => Err(format!("{} is revoked and off the LAN, but {trouble}", change.member.name)),
-            None => Ok(Answer::Revoked(change)),
+            Some(trouble) => Err(format!("{done}, but {trouble}")),
+            None => Ok(answer),
         };
         Some((request, answer))
     }

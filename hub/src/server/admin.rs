@@ -1,21 +1,24 @@
-//! The server's part of commands: the control socket, and the signal to read the files again. IO.
+//! The server's part of commands: the control socket, the signal to read the files again, the audit file. IO.
 
 use std::io::Read as _;
 use std::time::Instant;
 
 use common::node::event_loop::Source;
-use common::node::request::{Ticket, decode, encode};
+use common::node::request::{Caller, Ticket, decode, encode};
 use common::node::state;
 use common::wire::invite::Secret;
+use log::info;
+use serde_json::{Value, json};
 
 use super::Server;
-use super::requester::Requester;
-use crate::control::{self, Invited, Request, Revoked};
+use super::audit::Entry;
+use super::requester::{Asked, Requester, summary};
+use crate::control::{self, Allowed, Invited, Renamed, Request, Revoked};
 use crate::effect::Notice;
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
-use crate::lan::members::Access;
-use crate::lan::saving::{Answer, Command};
+use crate::lan::members::{Access, Change};
+use crate::lan::saving::{Allow, Answer, Command};
 use crate::lan::subnets::Subnets;
 
 /// The longest life of an invite.
@@ -26,52 +29,105 @@ impl Server {
     pub(super) fn serve_control(&mut self, source: Source, now: Instant) {
         let Some(control) = &mut self.control else { return };
         let Some((ticket, request)) = control.serve(source, self.events.registry(), now) else { return };
-        match decode(&request) {
-            Ok(Request::Status { after }) => {
+        match decode::<Request>(&request) {
+            Ok((request, _)) if request.is_question() => {
+                let answer = self.answer_question(request, now);
+                self.reply(ticket, answer, now);
+            }
+            Ok((request, by)) => {
+                let caller = control.caller(ticket, by);
+                self.change(ticket, request, caller, now);
+            }
+            Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),
+        }
+    }
+
+    /// Answers a request that changes nothing.
+    fn answer_question(&mut self, request: Request, now: Instant) -> Vec<u8> {
+        match request {
+            Request::Status { after } => {
                 let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
                 status.problems = self.machine.problems();
-                self.reply(ticket, encode(Ok(status)), now);
+                encode(Ok(status))
             }
-            Ok(Request::Invite { name, addresses, routes, seconds }) => {
+            Request::Invites => encode(Ok(control::invites(&self.core, self.clock.unix_time))),
+            Request::Pending => encode(Ok(control::pending(&self.core, now))),
+            Request::Rules { from } => encode(Ok(control::rules(&self.core, self.store.rules_file(), from))),
+            Request::Explain { from, to, service } => {
+                encode(control::explain(&self.core, &from, &to, &service))
+            }
+            Request::Invite { .. }
+            | Request::Cancel { .. }
+            | Request::Allow { .. }
+            | Request::Rename { .. }
+            | Request::Forget { .. }
+            | Request::Lock
+            | Request::Unlock
+            | Request::Revoke { .. }
+            | Request::Renumber { .. }
+            | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
+        }
+    }
+
+    /// Has the core change something.
+    fn change(&mut self, ticket: Ticket, request: Request, caller: Caller, now: Instant) {
+        let text = serde_json::to_value(&request).unwrap_or_default();
+        let mut requester = Requester::Command(ticket);
+        let command = match request {
+            Request::Invite { name, uses, addresses, routes, tags, seconds } => {
                 let random = match state::random() {
                     Ok(random) => random,
                     Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
                 };
                 let [secret, _] = random.as_chunks().0 else { unreachable!("32 bytes are 2 times 16") };
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
-                let until = self.clock.unix_time + seconds;
-                let invite = Invite { hash: secret.hash(), name, until, addresses, routes };
-                self.request(Requester::Invite(ticket, secret, seconds), Command::Invite(invite), now);
+                let (hash, until) = (secret.hash(), self.clock.unix_time + seconds);
+                requester = Requester::Invite(ticket, secret, seconds);
+                Command::Invite(Invite { hash, name, uses, until, addresses, routes, tags })
             }
-            Ok(Request::Lock) => {
-                self.request(Requester::Command(ticket), Command::SetAccess(Access::Locked), now);
+            Request::Cancel { name } => Command::Cancel(name),
+            Request::Allow { who, in_place_of, name, addresses, routes, tags } => {
+                Command::Allow(Allow { who, in_place_of, name, addresses, routes, tags })
             }
-            Ok(Request::Unlock) => {
-                self.request(Requester::Command(ticket), Command::SetAccess(Access::Open), now);
-            }
-            Ok(Request::Revoke { member }) => {
-                self.request(Requester::Command(ticket), Command::Revoke(member), now);
-            }
-            Ok(Request::Renumber { subnets }) => match Subnets::new(&subnets) {
-                Ok(subnets) => self.request(Requester::Command(ticket), Command::Renumber(subnets), now),
-                Err(error) => self.reply(ticket, encode::<()>(Err(error.to_string())), now),
+            Request::Rename { member, name } => Command::Rename(member, name),
+            Request::Forget { member } => Command::Forget(member),
+            Request::Lock => Command::SetAccess(Access::Locked),
+            Request::Unlock => Command::SetAccess(Access::Open),
+            Request::Revoke { member } => Command::Revoke(member),
+            Request::Renumber { subnets } => match Subnets::new(&subnets) {
+                Ok(subnets) => Command::Renumber(subnets),
+                Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
             },
-            Ok(Request::Reload) => self.request(Requester::Command(ticket), Command::Reload, now),
-            Err(text) => self.reply(ticket, encode::<()>(Err(text)), now),
-        }
+            Request::Reload => Command::Reload,
+            Request::Status { .. }
+            | Request::Invites
+            | Request::Pending
+            | Request::Rules { .. }
+            | Request::Explain { .. } => return,
+        };
+        self.request(Asked { requester, by: Some(caller), request: text }, command, now);
     }
 
     /// Reloads because of a signal.
     pub(super) fn handle_hangup(&mut self, now: Instant) {
         // Several signals may have left a byte each; one reload handles all of them.
         while matches!(self.signals.reload.read(&mut [0; 64]), Ok(1..)) {}
-        self.request(Requester::Signal, Command::Reload, now);
+        let request = json!({"command": "reload"});
+        self.request(Asked { requester: Requester::Signal, by: None, request }, Command::Reload, now);
     }
 
-    fn request(&mut self, requester: Requester, command: Command, now: Instant) {
+    fn request(&mut self, asked: Asked, command: Command, now: Instant) {
         self.requests.last += 1;
         let request = RequestId(self.requests.last);
-        self.requests.asked.insert(request, requester);
+        self.requests.asked.insert(request, asked);
+        // Where the certificate is of no use, nothing changes.
+        if matches!(command, Command::Reload)
+            && let Err(error) = self.certificate.reload()
+        {
+            let text =
+                format!("{error}; links still get the TLS certificate as it was, and nothing is changed");
+            return self.answer(request, Err(text), now);
+        }
         self.core.request(request, command, now);
     }
 
@@ -81,10 +137,11 @@ impl Server {
         }
     }
 
-    /// Passes on what a request led to.
+    /// Passes on what a request led to, and notes who made it.
     pub(super) fn answer(&mut self, request: RequestId, answer: Result<Answer, String>, now: Instant) {
-        let Some(asked) = self.requests.asked.remove(&request) else { return };
-        match asked {
+        let Some(Asked { requester, by, request }) = self.requests.asked.remove(&request) else { return };
+        self.audit(by, request, answer.as_ref().err());
+        match requester {
             Requester::Signal => {
                 if let Err(text) = answer {
                     self.logbook.note(Notice::ReloadFailed(text), now);
@@ -94,7 +151,7 @@ impl Server {
                 let invited = answer.map(|_| Invited {
                     invite: secret.to_hex(),
                     hub_key: self.core.key(),
-                    listening: self.about.listening,
+                    listening: self.about.listening[0],
                     seconds,
                 });
                 self.reply(ticket, encode(invited), now);
@@ -106,20 +163,38 @@ impl Server {
         }
     }
 
+    /// Writes down who asked for what, and whether it was done.
+    fn audit(&mut self, by: Option<Caller>, request: Value, error: Option<&String>) {
+        let who = by.as_ref().map_or("a signal".to_owned(), Caller::to_string);
+        let refused = if error.is_some() { " (refused)" } else { "" };
+        info!("{}{refused}, by {who}", summary(&request));
+        let entry = Entry::new(self.clock.unix_time, by, request, error.cloned());
+        self.store.audit(entry.line());
+    }
+
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
             Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
-            Ok(Answer::Reloaded(changes)) => encode(Ok(control::reloaded(&self.core, &self.about, &changes))),
-            Ok(Answer::Revoked(change)) => encode(Ok(Revoked {
-                name: change.member.name,
-                key: change.member.key,
-                addresses: change.member.addresses,
-                online: change.member.session.is_some(),
-                file: self.store.members_file(),
-            })),
-            Ok(Answer::Invited) => encode(Ok(())),
+            Ok(Answer::Reloaded(changes)) => {
+                let certificate = self.certificate.file();
+                encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))
+            }
+            Ok(Answer::Revoked(change) | Answer::Forgotten(change)) => encode(Ok(self.revoked(change))),
+            Ok(Answer::Allowed(name, key, waited)) => encode(Ok(Allowed { name, key, waited })),
+            Ok(Answer::Renamed(change, to)) => encode(Ok(Renamed { from: change.member.name, to })),
+            Ok(Answer::Invited | Answer::Cancelled(_)) => encode(Ok(())),
             Err(text) => encode::<()>(Err(text)),
+        }
+    }
+
+    fn revoked(&self, change: Change) -> Revoked {
+        Revoked {
+            name: change.member.name,
+            key: change.member.key,
+            addresses: change.member.addresses,
+            online: change.member.session.is_some(),
+            file: self.store.members_file(),
         }
     }
 }

@@ -8,17 +8,21 @@ use std::net::SocketAddr;
 use common::linux::sandbox::User;
 use common::linux::tun;
 use common::node::state;
+use common::transport::tls::files::FileError;
 use ipnetwork::IpNetwork;
 
 use crate::lan::subnets::Subnets;
+use crate::options::TlsFiles;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The LAN's prefixes.
     pub subnets: Subnets,
-    /// Where to listen; without it, on port 5678 of all addresses.
-    pub listen: Option<SocketAddr>,
+    /// Where to listen; nowhere: on port 5678 of all addresses.
+    pub listen: Vec<SocketAddr>,
+    /// The TLS certificate.
+    pub tls: Option<TlsFiles>,
     /// The device's name.
     pub tun: String,
     /// The LAN's MTU.
@@ -38,6 +42,8 @@ pub enum Error {
     State(state::Error),
     /// The device.
     Tun(tun::Error),
+    /// The TLS certificate.
+    Tls(FileError),
     /// The port.
     Listen(SocketAddr, io::Error),
     /// The system.
@@ -49,6 +55,7 @@ impl fmt::Display for Error {
         match self {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
+            Error::Tls(error) => error.fmt(f),
             Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(
                     f,
@@ -68,6 +75,12 @@ impl std::error::Error for Error {}
 impl From<state::Error> for Error {
     fn from(error: state::Error) -> Error {
         Error::State(error)
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Error {
+        Error::Tls(error)
     }
 }
 

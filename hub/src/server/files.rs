@@ -1,5 +1,5 @@
-//! The hub's files: `members`, `invites`, `subnets` and `locked` in the state directory. IO; the core decides what is
-//! written when.
+//! The hub's files: `members`, `rules`, `invites`, `subnets` and `locked` in the state directory. IO; the core decides
+//! what is written when.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +13,14 @@ use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::members::{Access, BadLine, Members, Patch};
 use crate::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
+use crate::lan::rules::Rules;
 use crate::lan::saving::{self, Done, Fingerprint, Job, ReadMembers, Renumbered, Written, without_torn_line};
 use crate::lan::subnets::Subnets;
 
 /// The list of members.
 pub(super) const MEMBERS: &str = "members";
+/// The access rules; only a person writes them.
+pub(super) const RULES: &str = "rules";
 /// The invites.
 const INVITES: &str = "invites";
 /// The LAN's subnets, and where they were before.
@@ -92,6 +95,7 @@ impl StateFiles {
             fingerprint: Fingerprint::of(text),
             invites: self.read_invites()?,
             access: if self.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
+            rules: self.read_rules()?,
             moves: self.moves.clone(),
         })
     }
@@ -194,7 +198,7 @@ impl StateFiles {
             None => Err(format!("{} is missing", self.members_file().display())),
         };
         let (invites, locked) = (self.read_invites()?, self.state.read(LOCKED)?.is_some());
-        Ok(saving::Files { members, invites, locked })
+        Ok(saving::Files { members, invites, locked, rules: self.read_rules()? })
     }
 
     /// A crash may have left part of an appended line; no welcome that depended on it was sent.
@@ -239,6 +243,12 @@ impl StateFiles {
             invites.set_outdated();
         }
         Ok(invites)
+    }
+
+    fn read_rules(&self) -> Result<Option<Rules>, state::Error> {
+        let Some(text) = self.state.read(RULES)? else { return Ok(None) };
+        let rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        Ok(Some(rules))
     }
 
     fn members_file(&self) -> PathBuf {

@@ -1,5 +1,5 @@
-//! The listening socket. IO.
-#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the listening socket")]
+//! The listening sockets. IO.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it owns the listening sockets")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is logged that connections cannot be accepted.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// The listening socket, and what went wrong with it.
+/// A listening socket, and what went wrong with it.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     again_at: Option<Instant>,
@@ -34,10 +34,16 @@ pub(super) enum Accepted {
 }
 
 impl Listener {
-    /// Listens on the given address, or on port 5678 of all addresses of both families.
-    pub(super) fn open(at: Option<SocketAddr>) -> Result<(Listener, SocketAddr), Error> {
-        let (socket, at) = listen(at)?;
-        Ok((Listener { socket, again_at: None, logged_at: None }, at))
+    /// Listens on the given addresses, or on port 5678 of all addresses of both families.
+    pub(super) fn open(at: &[SocketAddr]) -> Result<(Vec<Listener>, Vec<SocketAddr>), Error> {
+        let places = if at.is_empty() { vec![None] } else { at.iter().copied().map(Some).collect() };
+        places
+            .into_iter()
+            .map(|place| {
+                let (socket, at) = listen(place)?;
+                Ok((Listener { socket, again_at: None, logged_at: None }, at))
+            })
+            .collect()
     }
 
     /// Takes the next connection.

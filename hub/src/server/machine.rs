@@ -43,8 +43,8 @@ pub(super) struct Machine {
 /// The rules that lead to these routes, and the machine's own answers around them.
 #[derive(Debug, Default)]
 struct Rules {
-    /// The port that the hub listens on.
-    tcp_port: u16,
+    /// The ports that the hub listens on.
+    tcp_ports: BTreeSet<u16>,
     /// As they were last made.
     installed: Vec<Rule>,
     /// Why they are not as they are to be.
@@ -61,11 +61,11 @@ pub(super) struct Seen {
 }
 
 impl Machine {
-    /// Makes the device, sets it up, and listens to the kernel. `tcp_port`: what the hub listens on.
+    /// Makes the device, sets it up, and listens to the kernel. `tcp_ports`: what the hub listens on.
     ///
     /// # Errors
     /// Where the device cannot be what the command line says.
-    pub(super) fn open(config: &Config, tcp_port: u16) -> Result<Machine, tun::Error> {
+    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>) -> Result<Machine, tun::Error> {
         let mut tun = Tun::open(&config.tun)?;
         let mut device = Device::default();
         device.configure(&mut tun, device_config(config.subnets, config.mtu))?;
@@ -80,7 +80,7 @@ impl Machine {
             device,
             mtu: config.mtu,
             routes: BTreeMap::new(),
-            rules: Rules { tcp_port, ..Rules::default() },
+            rules: Rules { tcp_ports, ..Rules::default() },
             monitor: monitor.ok(),
             pacer: Pacer::default(),
             problems: Vec::new(),
@@ -156,7 +156,7 @@ impl Machine {
     /// Makes the rules what they are to be: none where there is no route. The priorities of those that someone else
     /// had removed.
     fn apply_rules(&mut self) -> BTreeSet<u32> {
-        let Rules { tcp_port, installed, .. } = &self.rules;
+        let Rules { tcp_ports, installed, .. } = &self.rules;
         if self.routes.is_empty() && installed.is_empty() {
             self.rules.failed = None;
             return BTreeSet::new();
@@ -178,7 +178,7 @@ impl Machine {
         let (mut made, mut failed) = (Vec::new(), None);
         for family in [Family::V4, Family::V6] {
             let is_needed = self.routes.keys().any(|prefix| Family::of(prefix.ip()) == family);
-            let wanted = rules::rules(family, device, table(device), *tcp_port, &others);
+            let wanted = rules::rules(family, device, table(device), tcp_ports, &others);
             let wanted = if is_needed { wanted } else { Vec::new() };
             let observed: Vec<Rule> = observed.iter().filter(|rule| rule.family == family).copied().collect();
             match replace_rules(netlink, &observed, wanted) {

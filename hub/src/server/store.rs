@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use common::node::state::{self, State};
-use log::debug;
+use log::{debug, warn};
 use mio::Waker;
 
-use super::files::{MEMBERS, StateFiles};
+use super::audit;
+use super::files::{MEMBERS, RULES, StateFiles};
 use crate::core::Files;
 use crate::lan::saving::{Done, Job};
 use crate::lan::subnets::Subnets;
@@ -23,9 +24,17 @@ pub(super) struct Store {
     thread: Option<Thread>,
 }
 
+/// What the thread does.
+enum Work {
+    /// A job, of which the core hears.
+    Job(Job),
+    /// A line for the audit file.
+    Audit(String),
+}
+
 /// The thread, by what goes there and what comes back.
 struct Thread {
-    jobs: Sender<Job>,
+    jobs: Sender<Work>,
     done: Receiver<Done>,
 }
 
@@ -41,8 +50,16 @@ impl Store {
     pub(super) fn start(&mut self, waker: Arc<Waker>) {
         let mut files = self.files.clone();
         let ((jobs, next), (report, done)) = (channel(), channel());
+        let state = Arc::clone(&self.state);
         let work = move || {
-            while let Ok(job) = next.recv() {
+            while let Ok(work) = next.recv() {
+                let job = match work {
+                    Work::Job(job) => job,
+                    Work::Audit(line) => {
+                        write_audit(&state, &line);
+                        continue;
+                    }
+                };
                 if report.send(files.run(job)).is_err() {
                     return;
                 }
@@ -71,15 +88,29 @@ impl Store {
         self.state.path().join(MEMBERS)
     }
 
+    /// Where the access rules are.
+    pub(super) fn rules_file(&self) -> PathBuf {
+        self.state.path().join(RULES)
+    }
+
     /// Has a job done. What it led to, where that is known at once.
     pub(super) fn run(&mut self, job: Job) -> Option<Done> {
         match &self.thread {
             Some(thread) => {
                 // The thread ends after us.
-                let _ = thread.jobs.send(job);
+                let _ = thread.jobs.send(Work::Job(job));
                 None
             }
             None => Some(self.files.run(job)),
+        }
+    }
+
+    /// Adds a line to the audit file.
+    pub(super) fn audit(&mut self, line: String) {
+        match &self.thread {
+            // The thread ends after us.
+            Some(thread) => drop(thread.jobs.send(Work::Audit(line))),
+            None => write_audit(&self.state, &line),
         }
     }
 
@@ -91,5 +122,11 @@ impl Store {
     /// The same, once it is done.
     pub(super) fn wait_done(&mut self) -> Option<Done> {
         self.thread.as_ref()?.done.recv().ok()
+    }
+}
+
+fn write_audit(state: &State, line: &str) {
+    if let Err(error) = audit::append(state, line) {
+        warn!("{error}; not in the audit file: {}", line.trim_end());
     }
 }

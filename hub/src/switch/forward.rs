@@ -1,4 +1,4 @@
-//! A packet's path through the hub: opened, checked, routed, queued. Pure.
+//! A packet's path through the hub: opened, checked, routed, held against the access rules, queued. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use super::{Effects, Fabric, Port, Switch};
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
 use crate::switch::asked::Asked;
+use crate::switch::filter::Path;
 use crate::switch::router::{self, Verdict};
 
 impl Switch {
@@ -103,14 +104,14 @@ impl Switch {
             trace!("{header} from {name}: {verdict:?}");
         }
         match verdict {
+            Verdict::Tun | Verdict::To(_) if !self.allows(member, verdict, &packet, &header, fabric, now) => {
+                let answer = self.prohibited(from, &packet, &header);
+                self.drop_answered(from, packet, Reason::Denied, answer, effects, now);
+            }
             Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
             Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
             Verdict::Flood if self.may_flood(member, &packet, now) => {
-                self.flood(member, &mut packet, &header, now);
-                match from {
-                    Some(_) => effects.push_back(Effect::Deliver(packet)),
-                    None => self.buffers.pool.give(packet),
-                }
+                self.flood(from, member, packet, &header, fabric, effects, now);
             }
             Verdict::Flood => self.drop(from, packet, Reason::RateLimit),
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
@@ -119,6 +120,24 @@ impl Switch {
             }
             Verdict::Drop(reason) => self.drop(from, packet, reason),
         }
+    }
+
+    /// Whether the access rules let a packet take the way to which it is routed.
+    fn allows(
+        &mut self,
+        from: Option<MemberId>,
+        verdict: Verdict,
+        packet: &[u8],
+        header: &Header,
+        fabric: Fabric<'_>,
+        now: Instant,
+    ) -> bool {
+        let to = match verdict {
+            Verdict::To(to) => Some(to),
+            Verdict::Tun => None,
+            Verdict::Flood | Verdict::Drop(_) => return true,
+        };
+        self.policing.filter.allows(Path { from, to }, header, packet, fabric.members, &self.subnets, now)
     }
 
     /// Queues a packet for a member, in fragments where it takes no packet of that size.
@@ -168,7 +187,9 @@ impl Switch {
     ) {
         self.drop(from, packet, reason);
         let member = from.and_then(|session| self.sessions[session.index()].member);
-        let Some(answer) = answer.filter(|_| self.limits.of(member, now).answer(now)) else { return };
+        let Some(answer) = answer.filter(|_| self.policing.limits.of(member, now).answer(now)) else {
+            return;
+        };
         let answer = self.buffers.pool.copy(&answer);
         let Some(session) = from else { return effects.push_back(Effect::Deliver(answer)) };
         match answer.get(VNET_LEN..).ok_or(Reason::Malformed).and_then(packet::parse) {
@@ -179,7 +200,7 @@ impl Switch {
 
     /// Whether a source may send this packet to everyone.
     fn may_flood(&mut self, from: Option<MemberId>, bytes: &[u8], now: Instant) -> bool {
-        self.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
+        self.policing.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
     }
 
     fn port(&mut self, from: Option<SessionId>) -> &mut Port {
@@ -221,6 +242,11 @@ impl Switch {
         icmp::unreachable(bytes, header, self.answerer(from, header)?, self.broadcast())
     }
 
+    /// The answer to a packet that the access rules forbid.
+    fn prohibited(&self, from: Option<SessionId>, bytes: &[u8], header: &Header) -> Option<Answer> {
+        icmp::prohibited(bytes, header, self.answerer(from, header)?, self.broadcast())
+    }
+
     /// Source of an ICMP error: the hub's address, or the destination when it goes to our own kernel, which drops
     /// packets from its own address.
     fn answerer(&self, from: Option<SessionId>, header: &Header) -> Option<IpAddr> {
@@ -250,10 +276,43 @@ impl Switch {
         self.mark_dirty(session);
     }
 
-    fn flood(&mut self, from: Option<MemberId>, bytes: &mut [u8], header: &Header, now: Instant) {
+    /// Sends a packet to all who may have it: members, and the hub's own kernel if it comes from a member.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet's whole story, on the way that must stay short"
+    )]
+    fn flood(
+        &mut self,
+        from: Option<SessionId>,
+        member: Option<MemberId>,
+        mut packet: Buf,
+        header: &Header,
+        fabric: Fabric<'_>,
+        effects: &mut Effects,
+        now: Instant,
+    ) {
+        self.flood_members(member, &mut packet, header, fabric, now);
+        if from.is_some() && self.allows(member, Verdict::Tun, &packet, header, fabric, now) {
+            return effects.push_back(Effect::Deliver(packet));
+        }
+        self.buffers.pool.give(packet);
+    }
+
+    fn flood_members(
+        &mut self,
+        from: Option<MemberId>,
+        bytes: &mut [u8],
+        header: &Header,
+        fabric: Fabric<'_>,
+        now: Instant,
+    ) {
         for index in 0..self.sessions.capacity() {
             let Some(entry) = self.sessions.get(index) else { continue };
             if !entry.tunnel.is_open() || entry.end.is_some() || entry.member == from {
+                continue;
+            }
+            let receiver = entry.member.map_or(Verdict::Flood, Verdict::To);
+            if !self.allows(from, receiver, bytes, header, fabric, now) {
                 continue;
             }
             let to = SessionId::new(index);

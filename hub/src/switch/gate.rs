@@ -19,6 +19,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use common::packet::prefix::source_network;
 use common::queue::token_bucket::TokenBucket;
 
 use crate::ids::SessionId;
@@ -130,7 +131,7 @@ impl Gate {
     /// Decides about a connection from `address`. To be followed by [`Gate::enter`] unless it is refused; a
     /// link that is replaced does not count any more, and stays to be closed.
     pub fn admit(&mut self, address: IpAddr, now: Instant) -> Admittance {
-        let network = network(address);
+        let network = source_network(address);
         self.sweep(now);
         let source = self.sources.entry(network).or_insert_with(|| Source::new(now));
         if source.members == 0 && source.penalty(now) >= SLOW_FROM && !source.slowed.take(now) {
@@ -155,7 +156,7 @@ impl Gate {
 
     /// Takes in a link that was admitted.
     pub fn enter(&mut self, address: IpAddr, session: SessionId, now: Instant) {
-        let waiting = self.waiting.entry(network(address)).or_default();
+        let waiting = self.waiting.entry(source_network(address)).or_default();
         waiting.push(HalfOpen { session, since: now, greeted: false });
         self.half_open += 1;
         self.links += 1;
@@ -174,7 +175,7 @@ impl Gate {
 
     /// Notes that a link has begun the handshake.
     pub fn greeted(&mut self, address: IpAddr, session: SessionId) {
-        let waiting = self.waiting.get_mut(&network(address)).into_iter().flatten();
+        let waiting = self.waiting.get_mut(&source_network(address)).into_iter().flatten();
         for link in waiting.filter(|link| link.session == session) {
             link.greeted = true;
         }
@@ -182,7 +183,7 @@ impl Gate {
 
     /// Notes that a link's other end is a member now.
     pub fn joined(&mut self, address: IpAddr, session: SessionId, now: Instant) {
-        let network = network(address);
+        let network = source_network(address);
         self.take(network, session);
         self.links += 1;
         self.sources.entry(network).or_insert_with(|| Source::new(now)).members += 1;
@@ -190,7 +191,7 @@ impl Gate {
 
     /// Notes that a member's link has closed.
     pub fn left(&mut self, address: IpAddr, now: Instant) {
-        let network = network(address);
+        let network = source_network(address);
         let Some(source) = self.sources.get_mut(&network).filter(|source| source.members > 0) else { return };
         source.members -= 1;
         self.links -= 1;
@@ -201,7 +202,7 @@ impl Gate {
 
     /// Notes that a link has closed whose other end did not become a member.
     pub fn failed(&mut self, address: IpAddr, session: SessionId, now: Instant) {
-        let network = network(address);
+        let network = source_network(address);
         // An evicted link is gone already, and its source got the penalty then.
         if self.take(network, session) {
             self.punish(network, now);
@@ -289,13 +290,6 @@ impl Source {
 /// Where the link is that goes first: the oldest silent one, or the oldest.
 fn victim(waiting: &[HalfOpen]) -> usize {
     waiting.iter().position(|link| !link.greeted).unwrap_or(0)
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
-    }
 }
 
 #[cfg(test)]

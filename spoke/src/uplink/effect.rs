@@ -18,19 +18,30 @@ use super::advice;
 use super::grant::RejectedConfig;
 use super::routes::{RouteMode, Skip};
 use super::target::Target;
+use super::way::Way;
 use crate::control::Page;
 
 /// One action for the shell, which carries them out in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Look the hub's name up; answer by `handle_resolved`.
-    Resolve,
-    /// Connect to the first of these that answers; answer by `handle_connected` or `handle_unreachable`.
+    /// Look a name up, if it is one; answer by `handle_resolved`.
+    Resolve {
+        /// Name or address, without brackets: the hub's, or the proxy's.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Connect to the first of these that answers, and set up what is around the tunnel; answer by `handle_connected`,
+    /// `handle_unreachable` or `handle_not_opened`.
     Dial {
-        /// The hub's.
+        /// What to speak there.
+        way: Way,
+        /// The hub's, or the proxy's.
         addresses: Vec<SocketAddr>,
         /// Largest segment to send and to ask for, in bytes with TCP's options; the kernel's choice without one.
         segment: Option<u16>,
+        /// Whether to give up soon, as there are other ways to try.
+        is_hasty: bool,
     },
     /// Close the connection, by a reset where the other end could not hear a goodbye.
     Close {
@@ -39,6 +50,8 @@ pub enum Effect {
     },
     /// Write down that the hub has this key; answer by `handle_remembered`.
     Remember(PublicKey),
+    /// Write down which way worked in which network: the whole text of `ways`.
+    RememberWays(String),
     /// Give the device exactly these addresses and this MTU; answer by `handle_configured`.
     Configure {
         /// With the prefix length of the LAN.
@@ -131,6 +144,8 @@ impl std::error::Error for Error {}
 pub enum Notice {
     /// An attempt failed, or a link was lost.
     Failed(String),
+    /// One of several ways to the hub does not work.
+    WayFailed(String),
     /// It fails for the same reason again and again.
     FailedAgain(String, usize),
     /// On the LAN.
@@ -139,8 +154,10 @@ pub enum Notice {
         addresses: Vec<IpAddr>,
         /// The own name.
         name: Name,
-        /// The hub's outer address.
+        /// The hub's outer address, or that of the proxy before it.
         hub: SocketAddr,
+        /// The proxy.
+        proxy: Option<String>,
     },
     /// The hub gave another address than the wanted one: the LAN has other subnets than before.
     AddressMoved {
@@ -175,6 +192,8 @@ pub enum Notice {
     },
     /// It is not.
     HubNotRemembered(String),
+    /// A person at the hub has to let this spoke in.
+    Pending(String),
     /// The process ends.
     Stopping,
 }
@@ -188,6 +207,7 @@ impl Notice {
             Notice::RouteAroundHub(_) => Some("routes hold the hub itself"),
             Notice::TooManyRoutes(_) => Some("announcements of routes were too long"),
             Notice::Failed(_)
+            | Notice::WayFailed(_)
             | Notice::FailedAgain(..)
             | Notice::OnLan { .. }
             | Notice::OfferRefused(_)
@@ -196,6 +216,7 @@ impl Notice {
             | Notice::SmallSegments(_)
             | Notice::HubRemembered { .. }
             | Notice::HubNotRemembered(_)
+            | Notice::Pending(_)
             | Notice::Stopping => None,
         }
     }
@@ -211,8 +232,10 @@ impl Notice {
             | Notice::TooManyRoutes(_)
             | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
+            | Notice::Pending(_)
             | Notice::HubNotRemembered(_) => Level::Warn,
             Notice::OnLan { .. }
+            | Notice::WayFailed(_)
             | Notice::RouteSkipped(..)
             | Notice::HubRemembered { .. }
             | Notice::Stopping => Level::Info,
@@ -224,10 +247,15 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Notice::Failed(why) => write!(f, "{why}; trying again until it works"),
+            Notice::WayFailed(why) => f.write_str(why),
             Notice::FailedAgain(why, count) => write!(f, "{why} (tried {count} times)"),
-            Notice::OnLan { addresses, name, hub } => {
+            Notice::OnLan { addresses, name, hub, proxy } => {
                 let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                write!(f, "on the LAN as {} ({name}), through {hub}", own.join(" and "))
+                write!(f, "on the LAN as {} ({name}), through ", own.join(" and "))?;
+                match proxy {
+                    Some(proxy) => write!(f, "the proxy {proxy}"),
+                    None => write!(f, "{hub}"),
+                }
             }
             Notice::AddressMoved { wanted, given } => {
                 write!(
@@ -251,6 +279,7 @@ impl fmt::Display for Notice {
             Notice::HubNotRemembered(why) => {
                 write!(f, "{why}; until then the hub's key is not remembered when the spoke ends")
             }
+            Notice::Pending(text) => f.write_str(text),
             Notice::Stopping => f.write_str("stopping"),
         }
     }

@@ -30,6 +30,7 @@ impl Uplink {
             }
             ControlFrame::Members { peers, last } => self.handle_members(peers, last, now),
             ControlFrame::MembersChanged => self.refresh_members(now),
+            ControlFrame::Pending => self.handle_pending(),
             // The tunnel answers or refuses these itself.
             ControlFrame::Ping(_) | ControlFrame::Pong(_) | ControlFrame::AskMembers { .. } => {}
         }
@@ -37,11 +38,11 @@ impl Uplink {
 
     fn handle_refused(&mut self, reason: Refusal, text: String, now: Instant) {
         self.pin_hub();
-        let text = if reason == Refusal::Locked {
-            advice::locked(&self.config.name, &self.key.public())
-        } else {
-            text
-        };
+        if reason == Refusal::Locked {
+            // Its owner may let this machine in at any time.
+            self.retry.slow_down();
+            return self.try_again(advice::locked(&self.config.name, &self.key.public()), now);
+        }
         let refused = Error::Refused(reason, text);
         if reason == Refusal::Revoked {
             self.effects.push_back(Effect::Exit(refused));
@@ -50,6 +51,17 @@ impl Uplink {
                 self.retry.count_clone();
             }
             self.end_or_try_again(refused, now);
+        }
+    }
+
+    /// A person at the hub has to decide.
+    fn handle_pending(&mut self) {
+        self.pin_hub();
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        linked.is_pending = true;
+        if !std::mem::replace(&mut self.identity.has_said_pending, true) {
+            let text = advice::locked(&self.config.name, &self.key.public());
+            self.effects.push_back(Effect::Log(Notice::Pending(text)));
         }
     }
 
@@ -74,7 +86,7 @@ impl Uplink {
             Farewell::Changed => "our membership was changed",
             Farewell::Other(_) => "it said goodbye",
         };
-        self.try_again(format!("lost the hub {}: {why}", self.config.hub), now);
+        self.try_again(format!("lost the hub {}: {why}", self.ways.current().hub), now);
     }
 
     // ---- the welcome
@@ -104,7 +116,9 @@ impl Uplink {
         linked.joined_at = Some(now);
         let hub = linked.hub;
         self.identity.was_on_lan = true;
+        self.identity.has_said_pending = false;
         self.retry.succeeded();
+        self.note_way();
         let refused =
             self.config.route_policy.offered.iter().filter(|&offer| !welcome.routes.contains(offer));
         self.effects.extend(refused.map(|&offer| Effect::Log(Notice::OfferRefused(offer))));
@@ -124,6 +138,7 @@ impl Uplink {
             addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
             name: welcome.name.clone(),
             hub,
+            proxy: self.ways.current().proxy.as_ref().map(ToString::to_string),
         }));
         self.identity.name = welcome.name;
         self.identity.addresses = welcome.addresses;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::probe::Probe;
-use super::{Effect, Phase, Uplink, advice};
+use super::{Phase, Uplink, advice};
 
 /// A change of the path of the connection to the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +38,15 @@ impl Uplink {
         match &mut self.phase {
             Phase::Paused(until) => {
                 *until = now;
+                self.ways.begin_anew();
                 self.retry.begin_anew();
             }
             Phase::Dialling => {
                 // Attempts hold on to the address and the route that they began with.
+                self.ways.begin_anew();
                 self.retry.begin_anew();
                 self.phase = Phase::Resolving;
-                self.effects.push_back(Effect::Resolve);
+                self.resolve();
             }
             Phase::Resolving | Phase::Linked(_) => {}
         }
@@ -64,7 +66,7 @@ impl Uplink {
     /// Ends the link, which the hub cannot hear of, and begins again at once.
     fn redial(&mut self, why: &str, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
-        let why = advice::ended(&self.config.hub, linked.progress(), &why);
+        let why = advice::ended(self.ways.current(), linked.progress(), &why);
         self.close_link(true, now);
         self.retry.begin_anew();
         self.try_again(why, now);
@@ -78,13 +80,17 @@ mod tests {
     use std::io;
     use std::net::SocketAddr;
     use std::path::PathBuf;
+    use std::str::FromStr as _;
     use std::time::Duration;
 
     use common::wire::key::PrivateKey;
 
     use super::super::routes::RoutePolicy;
-    use super::super::{Config, Uplink};
+    use super::super::target::Target;
+    use super::super::{Config, Effect, Uplink};
     use super::*;
+
+    const WAYS: [&str; 2] = ["203.0.113.5", "203.0.113.5:443"];
 
     fn hub() -> SocketAddr {
         "203.0.113.5:5678".parse().unwrap()
@@ -92,7 +98,8 @@ mod tests {
 
     fn uplink(now: Instant) -> Uplink {
         let config = Config {
-            hub: "203.0.113.5".parse().unwrap(),
+            hubs: vec!["203.0.113.5".parse().unwrap()],
+            ways: WAYS.map(|way| Target::from_str(way).unwrap().into()).to_vec(),
             hub_key: None,
             addresses: Vec::new(),
             name: "laptop".parse().unwrap(),
@@ -114,7 +121,7 @@ mod tests {
         let mut uplink = uplink(now);
         uplink.handle_timeout(now);
         uplink.handle_resolved(Ok(vec![hub()]), now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve, Effect::Dial { .. }]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }, Effect::Dial { .. }]));
         uplink
     }
 
@@ -123,23 +130,48 @@ mod tests {
         let now = Instant::now();
         let mut uplink = dialling(now);
         uplink.handle_network_change(now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }]));
         // The look-up under way goes on: it ends by itself.
         uplink.handle_network_change(now);
         assert!(effects(&mut uplink).is_empty());
         // The pauses have become long.
-        for _ in 0..10 {
+        for _ in 0..10 * WAYS.len() {
             uplink.handle_resolved(Err(io::Error::other("no such name")), now);
             let at = uplink.deadline().unwrap();
             uplink.handle_timeout(at);
         }
-        uplink.handle_resolved(Err(io::Error::other("no such name")), now);
-        effects(&mut uplink);
+        for _ in WAYS {
+            uplink.handle_resolved(Err(io::Error::other("no such name")), now);
+            effects(&mut uplink);
+            uplink.handle_timeout(now);
+        }
         assert!(uplink.deadline().unwrap() > now + Duration::from_secs(4));
         uplink.handle_network_change(now);
         assert_eq!(uplink.deadline(), Some(now));
         uplink.handle_timeout(now);
-        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve]));
+        assert!(matches!(effects(&mut uplink)[..], [Effect::Resolve { .. }]));
+    }
+
+    #[test]
+    fn a_change_of_the_network_changes_no_way_that_is_in_use() {
+        let now = Instant::now();
+        let current = |uplink: &Uplink| uplink.ways.current().to_string();
+        let mut uplink = dialling(now);
+        uplink.handle_unreachable(None, &io::ErrorKind::TimedOut.into(), now);
+        uplink.handle_timeout(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        // The answer to this look-up belongs to the way that it was asked for.
+        uplink.handle_networks(vec!["192.168.1.2/24".parse().unwrap()]);
+        uplink.handle_network_change(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        uplink.handle_resolved(Ok(vec![hub()]), now);
+        uplink.handle_connected(hub(), [2; 32], now);
+        uplink.handle_networks(vec!["192.168.2.2/24".parse().unwrap()]);
+        uplink.handle_network_change(now);
+        assert_eq!(current(&uplink), "203.0.113.5:443");
+        // Once it is off, all begins with the first one.
+        uplink.handle_closed(&io::ErrorKind::ConnectionReset.into(), now);
+        assert_eq!(current(&uplink), "203.0.113.5:5678");
     }
 
     #[test]

@@ -3,10 +3,23 @@
 use std::time::Instant;
 
 use super::effect::small_segments;
-use super::{Phase, Uplink};
-use crate::control::{About, LinkStatus, Status, drops};
+use super::way::Way;
+use super::{Phase, Uplink, advice};
+use crate::control::{About, LinkStatus, Status, WayStatus, drops};
 
 impl Uplink {
+    /// Why this spoke is not on the LAN.
+    fn trouble(&self, is_on_lan: bool) -> Option<String> {
+        match &self.phase {
+            Phase::Linked(linked) if linked.is_pending && !is_on_lan => {
+                Some(advice::locked(&self.config.name, &self.key.public()))
+            }
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Linked(_) => {
+                self.retry.reason().filter(|_| !is_on_lan).map(str::to_owned)
+            }
+        }
+    }
+
     /// How this spoke stands at this moment, without members.
     pub fn status(&self, about: &About, now: Instant) -> Status {
         let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
@@ -17,6 +30,7 @@ impl Uplink {
             Phase::Resolving => "looking-up",
             Phase::Dialling => "connecting",
             Phase::Linked(linked) => match linked.joined_at {
+                None if linked.is_pending => "pending",
                 None => "joining",
                 Some(joined_at) => {
                     let (received, sent) = linked.tunnel.traffic();
@@ -24,6 +38,7 @@ impl Uplink {
                     link = Some(LinkStatus {
                         seconds: ago(joined_at),
                         hub_address: linked.hub,
+                        way: self.ways.current().to_string(),
                         round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
                         received: received.into(),
                         sent: sent.into(),
@@ -40,15 +55,20 @@ impl Uplink {
             addresses: self.identity.addresses.clone(),
             device: about.device.clone(),
             key: self.key.public(),
-            hub: self.config.hub.to_string(),
+            hub: self.config.hubs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            ways: self.ways.iter().map(way_status).collect(),
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
-            trouble: self.retry.reason().filter(|_| link.is_none()).map(str::to_owned),
+            trouble: self.trouble(link.is_some()),
             problems: self.outer.segments.limit().map(small_segments).into_iter().collect(),
             link,
             drops: drops(&dropped),
             members: Vec::new(),
         }
     }
+}
+
+fn way_status((way, answer, is_current): (&Way, Option<&str>, bool)) -> WayStatus {
+    WayStatus { way: way.to_string(), is_current, answer: answer.map(str::to_owned) }
 }

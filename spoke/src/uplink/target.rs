@@ -75,6 +75,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// What HTTP calls the host: with the port, unless that is its scheme's own.
+    pub fn web_host(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
+    }
+
     /// What the hub's key is filed under: the host and port as they always were, for TCP and for whichever way works.
     pub fn pin_name(&self) -> String {
         match self.scheme {
@@ -274,5 +280,8 @@ mod tests {
         assert_eq!(pin("tcp://hub"), "hub:5678");
         assert_eq!(pin("auto://hub"), "hub:5678");
         assert_eq!(pin("wss://hub/a"), "wss://hub:443/a");
+        let web_host = |text: &str| text.parse::<Target>().unwrap().web_host();
+        assert_eq!(web_host("wss://hub/a"), "hub");
+        assert_eq!(web_host("ws://hub:443"), "hub:443");
     }
 }

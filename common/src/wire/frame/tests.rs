@@ -48,6 +48,7 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
         (proptest::option::of(names()), any::<bool>())
             .prop_map(|(after, watch)| ControlFrame::AskMembers { after, watch }),
         Just(ControlFrame::MembersChanged),
+        Just(ControlFrame::Pending),
     ]
 }
 
@@ -89,7 +90,12 @@ proptest! {
 #[test]
 fn skips_what_is_optional_and_refuses_what_is_not() {
     let header = |kind| Header { kind, len: 1 };
-    assert_eq!(ControlFrame::decode(header(128), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(129), b"?"), Ok(None));
+    assert_eq!(
+        ControlFrame::decode(header(128), b"?"),
+        Ok(Some(ControlFrame::Pending)),
+        "its body is left to grow"
+    );
     assert_eq!(ControlFrame::decode(header(255), b"?"), Ok(None));
     for unknown in [0, kind::PACKET, 99, 127] {
         assert_eq!(ControlFrame::decode(header(unknown), b""), Err(BadFrame), "{unknown}");

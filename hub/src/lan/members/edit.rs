@@ -21,6 +21,15 @@ pub enum Outcome {
     Removed,
     /// It has another name, other addresses or other routes.
     Changed,
+    /// It has other tags, and nothing else is changed: its link stays.
+    Tagged,
+}
+
+impl Outcome {
+    /// Whether it is no member any more.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Outcome::Revoked | Outcome::Removed)
+    }
 }
 
 /// A member that was changed by a person, as it was before.
@@ -79,6 +88,7 @@ impl Members {
     pub fn revoke(&mut self, id: MemberId) -> Change {
         self.unindex(id);
         let version = self.change();
+        self.parties += 1;
         let member = self.table.remove(id.index());
         self.revoked.insert(member.key);
         if let Some(at) = self.change_line(id) {
@@ -176,6 +186,7 @@ impl Members {
                 None if new.is_revoked(&member.key) => Outcome::Revoked,
                 None => Outcome::Removed,
                 Some(same) if !grants_equal(member, new.member(same)) => Outcome::Changed,
+                Some(same) if member.tags != new.member(same).tags => Outcome::Tagged,
                 Some(_) => continue,
             };
             changes.push(Change { id: MemberId::new(id), member: member.clone(), outcome });
@@ -220,6 +231,7 @@ impl Members {
         self.revoked = new.revoked;
         self.newly_revoked = new.newly_revoked;
         self.journal = new.journal;
+        self.parties += 1;
         changes
     }
 }

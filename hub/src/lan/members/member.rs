@@ -11,7 +11,11 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{MemberId, SessionId};
+use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
+
+/// Most tags of one member.
+const MAX_TAGS: usize = 32;
 
 /// Counts the changes of a list: its state after so many of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +39,8 @@ pub struct Member {
     pub addresses: Vec<IpAddr>,
     /// Prefixes behind it that it may offer.
     pub routes: Vec<IpNetwork>,
+    /// Labels that access rules know it by.
+    pub tags: Vec<Tag>,
     /// Its session, while it is on the LAN.
     pub session: Option<SessionId>,
     /// When it was last on the LAN, if that was since the hub started.
@@ -58,58 +64,95 @@ pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, Strin
     let key = key.parse().map_err(|bad| format!("{} is no key: {bad}", quoted(key)))?;
     let name = words.next().ok_or("the name is missing")?;
     let name = name.parse().map_err(|bad| format!("{} is no name: {bad}", quoted(name)))?;
-    let (addresses, routes) = parse_rights(words, subnets)?;
+    let Rights { addresses, routes, tags } = Rights::parse(words, subnets)?;
     let (added, changed) = Default::default();
-    Ok(Member { key, name, addresses, routes, session: None, seen_at: None, added, changed })
-}
-
-/// Reads what a line grants: addresses or `-`, and `route=` with prefixes.
-pub(crate) fn parse_rights<'a>(
-    words: impl Iterator<Item = &'a str>,
-    subnets: Subnets,
-) -> Result<(Vec<IpAddr>, Vec<IpNetwork>), String> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    let mut routes = Vec::new();
-    for (index, word) in words.enumerate() {
-        if let Some(list) = word.strip_prefix("route=") {
-            for route in list.split(',') {
-                let parsed: IpNetwork =
-                    route.parse().map_err(|_| format!("{} is no prefix", quoted(route)))?;
-                if parsed.network() != parsed.ip() {
-                    return Err(format!("route {route} has bits set behind its prefix"));
-                }
-                routes.push(parsed);
-            }
-        } else if index == 0 && word != "-" {
-            for address in word.split(',') {
-                let parsed: IpAddr =
-                    address.parse().map_err(|_| format!("{} is no address", quoted(address)))?;
-                subnets.check(parsed).map_err(|unfit| format!("{parsed} {unfit}"))?;
-                if addresses.iter().any(|other| other.is_ipv4() == parsed.is_ipv4()) {
-                    return Err("two addresses of one family".to_owned());
-                }
-                addresses.push(parsed);
-            }
-        } else if word != "-" {
-            return Err(format!("{} is invalid here", quoted(word)));
-        }
-    }
-    if routes.len() > MAX_ROUTES {
-        return Err(format!("more than {MAX_ROUTES} routes"));
-    }
-    Ok((addresses, routes))
+    Ok(Member { key, name, addresses, routes, tags, session: None, seen_at: None, added, changed })
 }
 
 pub(super) fn format_member(member: &Member) -> String {
-    format!("{} {} {}", member.key, member.name, rights_text(&member.addresses, &member.routes))
+    let Member { key, name, addresses, routes, tags, .. } = member;
+    format!("{key} {name} {}", rights_text(addresses, routes, tags))
 }
 
-/// What `parse_rights` reads.
-pub(crate) fn rights_text(addresses: &[IpAddr], routes: &[IpNetwork]) -> String {
+/// What a line grants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rights {
+    /// Addresses, at most one of each family.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Prefixes to offer.
+    pub(crate) routes: Vec<IpNetwork>,
+    /// Labels for access rules.
+    pub(crate) tags: Vec<Tag>,
+}
+
+impl Rights {
+    /// Reads addresses or `-`, and `route=` and `tag=` with lists.
+    pub(crate) fn parse<'a>(
+        words: impl Iterator<Item = &'a str>,
+        subnets: Subnets,
+    ) -> Result<Rights, String> {
+        let mut rights = Rights::default();
+        for (index, word) in words.enumerate() {
+            if let Some(list) = word.strip_prefix("route=") {
+                let routes: Result<Vec<_>, _> = list.split(',').map(parse_route).collect();
+                rights.routes.extend(routes?);
+            } else if let Some(list) = word.strip_prefix("tag=") {
+                list.split(',').try_for_each(|tag| rights.add_tag(tag))?;
+            } else if index == 0 && word != "-" {
+                list_addresses(word, subnets, &mut rights.addresses)?;
+            } else if word != "-" {
+                return Err(format!("{} is invalid here", quoted(word)));
+            }
+        }
+        if rights.routes.len() > MAX_ROUTES {
+            return Err(format!("more than {MAX_ROUTES} routes"));
+        }
+        Ok(rights)
+    }
+
+    fn add_tag(&mut self, text: &str) -> Result<(), String> {
+        let tag: Tag = text.parse().map_err(|bad| format!("{} is no tag: {bad}", quoted(text)))?;
+        if self.tags.contains(&tag) {
+            return Err(format!("the tag {tag} twice"));
+        }
+        if self.tags.len() >= MAX_TAGS {
+            return Err(format!("more than {MAX_TAGS} tags"));
+        }
+        self.tags.push(tag);
+        Ok(())
+    }
+}
+
+fn parse_route(text: &str) -> Result<IpNetwork, String> {
+    let route: IpNetwork = text.parse().map_err(|_| format!("{} is no prefix", quoted(text)))?;
+    if route.network() != route.ip() {
+        return Err(format!("route {text} has bits set behind its prefix"));
+    }
+    Ok(route)
+}
+
+fn list_addresses(word: &str, subnets: Subnets, addresses: &mut Vec<IpAddr>) -> Result<(), String> {
+    for address in word.split(',') {
+        let parsed: IpAddr = address.parse().map_err(|_| format!("{} is no address", quoted(address)))?;
+        subnets.check(parsed).map_err(|unfit| format!("{parsed} {unfit}"))?;
+        if addresses.iter().any(|other| other.is_ipv4() == parsed.is_ipv4()) {
+            return Err("two addresses of one family".to_owned());
+        }
+        addresses.push(parsed);
+    }
+    Ok(())
+}
+
+/// What [`Rights::parse`] reads.
+pub(crate) fn rights_text(addresses: &[IpAddr], routes: &[IpNetwork], tags: &[Tag]) -> String {
     let mut text = if addresses.is_empty() { "-".to_owned() } else { comma_separated(addresses) };
     if !routes.is_empty() {
         text.push_str(" route=");
         text.push_str(&comma_separated(routes));
+    }
+    if !tags.is_empty() {
+        text.push_str(" tag=");
+        text.push_str(&comma_separated(tags));
     }
     text
 }

@@ -1,22 +1,19 @@
 //! Rules applied to packets: replies pass, fragments share the fate of their packet, each rule counts. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::packet::{Fragment, Header};
 
 use super::flows::{Flows, Key};
+use super::fragments::{FragmentKey, Fragments};
 use super::{Decision, End, Rules, Service};
 
 pub use super::flows::Party;
 
 /// Most pairs of parties for which the rules that concern them are kept.
 const MAX_PAIRS: usize = 4_096;
-/// Most packets whose fragments are remembered.
-const MAX_FRAGMENTED: usize = 4_096;
-/// How long fragments of a packet may be under way (RFC 791: 15 s; Linux: 30 s).
-const FRAGMENT_LIFE: Duration = Duration::from_secs(30);
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -33,14 +30,6 @@ pub struct Count {
     pub packets: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FragmentKey {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    id: u32,
-}
-
 /// The rules in force, and what they have let pass.
 #[derive(Debug, Default)]
 pub struct AccessControl {
@@ -49,9 +38,7 @@ pub struct AccessControl {
     generation: u32,
     flows: Flows,
     pairs: HashMap<(Party, Party), Box<[usize]>>,
-    fragments: HashMap<FragmentKey, (bool, Instant)>,
-    /// The same in the order in which they came.
-    fragment_order: VecDeque<FragmentKey>,
+    fragments: Fragments,
     counts: Vec<u64>,
     unmatched: u64,
 }
@@ -71,17 +58,21 @@ impl AccessControl {
         self.parties_changed();
     }
 
-    /// A member has another name or other tags: what is known of pairs is out of date.
+    /// A member has another name or other tags, or is another one: what is known of pairs is out of date.
     pub fn parties_changed(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.pairs.clear();
         self.fragments.clear();
-        self.fragment_order.clear();
     }
 
     /// The rules.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Packets that no rule matched.
+    pub fn unmatched(&self) -> u64 {
+        self.unmatched
     }
 
     /// How many flows are known.
@@ -114,25 +105,14 @@ impl AccessControl {
         let Header { source, destination, .. } = *header;
         // The protocol of later IPv6 fragments may be that of an extension header.
         let protocol = if header.is_ipv6() { 0 } else { header.protocol };
-        let key = FragmentKey { source, destination, protocol, id };
+        let key = FragmentKey { from, to, source, destination, protocol, id };
         if header.fragment == Fragment::Later {
             // One that comes before the first is sent again with all others.
-            return self.fragments.get(&key).is_some_and(|&(allowed, until)| allowed && now <= until);
+            return self.fragments.may_pass(&key, now);
         }
         let allowed = self.allows_whole(from, to, header, ip, now, &end);
-        self.remember_fragment(key, allowed, now);
+        self.fragments.note(key, allowed, now);
         allowed
-    }
-
-    fn remember_fragment(&mut self, key: FragmentKey, allowed: bool, now: Instant) {
-        if self.fragments.insert(key, (allowed, now + FRAGMENT_LIFE)).is_none() {
-            self.fragment_order.push_back(key);
-        }
-        if self.fragment_order.len() > MAX_FRAGMENTED
-            && let Some(oldest) = self.fragment_order.pop_front()
-        {
-            self.fragments.remove(&oldest);
-        }
     }
 
     fn allows_whole<'a>(
@@ -157,8 +137,7 @@ impl AccessControl {
         if self.is_known(&key, from, to, now, end) {
             return true;
         }
-        // An echo request is never an answer.
-        if !is_echo_request(header, l4) && self.is_known(&key.reversed(), to, from, now, end) {
+        if !is_opening(header, l4) && self.is_known(&key.reversed(), to, from, now, end) {
             return true;
         }
         match self.decide(from, to, &key, service, end) {
@@ -235,12 +214,7 @@ impl AccessControl {
     /// Frees the flows that have ended; once a minute is enough.
     pub fn sweep(&mut self, now: Instant) {
         self.flows.sweep(now);
-        while let Some(oldest) = self.fragment_order.front()
-            && self.fragments.get(oldest).is_none_or(|&(_, until)| until < now)
-        {
-            self.fragments.remove(oldest);
-            self.fragment_order.pop_front();
-        }
+        self.fragments.sweep(now);
     }
 }
 
@@ -264,8 +238,16 @@ fn service_of(key: &Key) -> Service {
     }
 }
 
-fn is_echo_request(header: &Header, l4: &[u8]) -> bool {
-    matches!((header.protocol, l4.first()), (ICMP, Some(8)) | (ICMPV6, Some(128)))
+/// Whether a packet asks for something, and so is never a reply: an echo request, or TCP's SYN without ACK.
+fn is_opening(header: &Header, l4: &[u8]) -> bool {
+    const SYN_AND_ACK: u8 = 0x12;
+    const SYN: u8 = 0x02;
+    match header.protocol {
+        ICMP => l4.first() == Some(&8),
+        ICMPV6 => l4.first() == Some(&128),
+        TCP => l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == SYN),
+        _ => false,
+    }
 }
 
 /// The identifier of an echo request or reply.

@@ -36,7 +36,7 @@ impl House {
             Admittance::Admit => {}
             Admittance::Replace(old) => {
                 let source = self.open.remove(&old).expect("an open link is replaced");
-                let penalty = |house: &House| house.gate.sources[&network(source)].penalty(house.now);
+                let penalty = |house: &House| house.gate.sources[&source_network(source)].penalty(house.now);
                 let before = penalty(self);
                 self.gate.failed(source, old, self.now);
                 assert_eq!(penalty(self), before, "it has been punished already");
@@ -89,7 +89,7 @@ fn sources_are_addresses_and_ipv6_networks() {
         ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true),
         ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
     ] {
-        assert_eq!(network(ip(one)) == network(ip(other)), same, "{one} {other}");
+        assert_eq!(source_network(ip(one)) == source_network(ip(other)), same, "{one} {other}");
     }
 }
 

@@ -1,0 +1,356 @@
+//! How much of a long path's capacity one connection keeps in flight, and whether its losses mean congestion. Pure.
+//!
+//! TCP's own congestion control finds out how much a path takes by filling the queue before its bottleneck; a ping waits
+//! in that queue, and at its end everything is lost that is too much. What waits in our own queue instead waits for
+//! nobody but its own flow. So no more is handed to the kernel than the path needs: its delivery rate times its shortest
+//! round trip, and a little more, by which a faster path is found out, as with BBR (draft-ietf-ccwg-bbr).
+//!
+//! If round trips stay long all the same, it is somebody else who fills the queue. Then holding back would leave the path
+//! to them: for some seconds only the congestion control counts.
+
+use std::time::{Duration, Instant};
+
+/// On shorter paths neither the queue nor a lost packet costs what is worth a look, and timers are too coarse.
+pub const LONG: Duration = Duration::from_millis(5);
+/// How soon is looked again where enough is in flight.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// In flight beyond what the path holds: a share of that, and what it delivers until it is looked again.
+const GAIN: f64 = 1.1;
+const LATE: Duration = Duration::from_millis(2);
+/// Windows of at least a round trip each, of which the best rate counts.
+const WINDOWS: usize = 10;
+/// The path is full once so many windows in a row have brought no more than this.
+const FULL_AFTER: u32 = 3;
+const GROWTH: f64 = 1.25;
+/// Windows with a queue that is not ours before the path is shared.
+const SHARED_AFTER: u32 = 8;
+/// How long it is shared before it is tried again.
+const SHARED_FOR: Duration = Duration::from_secs(10);
+/// Windows with losses, and no queue that could have overflowed, after which losses are no sign of congestion.
+const RANDOM_AFTER: u32 = 2;
+
+/// What the kernel says of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The shortest round trip of the last minutes.
+    pub shortest: Duration,
+    /// The smoothed one of now.
+    pub round_trip: Duration,
+    /// Bytes of one segment.
+    pub segment: u32,
+    /// Bytes that the kernel holds, sent and not, but for what is known to have arrived or to be lost.
+    pub held: u64,
+    /// Segments that have arrived, modulo 2³².
+    pub delivered: u32,
+    /// Segments that were sent again, modulo 2³².
+    pub resent: u32,
+}
+
+/// What is known of one path.
+#[derive(Debug)]
+pub struct Flight {
+    phase: Phase,
+    /// Bytes a second, of the last windows.
+    rates: [f64; WINDOWS],
+    next: usize,
+    window: Option<Window>,
+    /// Windows in a row with a queue that is not ours.
+    queued: u32,
+    /// Windows with losses and without a queue, less those with both.
+    random: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// It takes more and more.
+    Growing { best: f64, flat: u32 },
+    /// Its capacity is known.
+    Full,
+    /// Others fill its queue.
+    Shared(Instant),
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    looked_at: Instant,
+    delivered: u32,
+    resent: u32,
+    /// Whether there was more to send than the kernel or [`Flight`] took.
+    is_limited: bool,
+}
+
+impl Default for Flight {
+    fn default() -> Flight {
+        Flight {
+            phase: Phase::Growing { best: 0.0, flat: 0 },
+            rates: [0.0; WINDOWS],
+            next: 0,
+            window: None,
+            queued: 0,
+            random: 0,
+        }
+    }
+}
+
+impl Flight {
+    /// Takes note of a connection that has something to send; whether it may be handed to the kernel.
+    pub fn may_send(&mut self, sample: &Sample, now: Instant) -> bool {
+        self.watch(sample, now);
+        if let Phase::Shared(until) = self.phase
+            && now >= until
+        {
+            (self.phase, self.queued) = (Phase::Full, 0);
+        }
+        let may_send = match self.phase {
+            Phase::Growing { .. } | Phase::Shared(_) => true,
+            Phase::Full => (sample.held as f64) < self.limit(sample),
+        };
+        if !may_send {
+            self.was_limited();
+        }
+        may_send
+    }
+
+    /// The kernel took less than it was given. Where that never happens, it is not the path that limits what is sent.
+    pub fn was_limited(&mut self) {
+        if let Some(window) = &mut self.window {
+            window.is_limited = true;
+        }
+    }
+
+    /// Whether the time for a congestion control that paces itself by what arrives has come: segments are lost that no
+    /// queue has dropped, or the path is full. It keeps what it knows of the path where nothing is sent for a while, and
+    /// bears losses. Before, its pacing would stretch what a flow inside sends, which takes that for the end of the path.
+    pub fn is_explored(&self) -> bool {
+        self.random >= RANDOM_AFTER || !matches!(self.phase, Phase::Growing { .. })
+    }
+
+    /// Another congestion control begins. Where losses held the last one back, this one finds out how much there is.
+    pub fn changed(&mut self) {
+        if self.random >= RANDOM_AFTER {
+            *self = Flight::default();
+        }
+    }
+
+    /// Bytes that may be in flight.
+    fn limit(&self, sample: &Sample) -> f64 {
+        let needed = self.rate() * (sample.shortest.as_secs_f64() * GAIN + LATE.as_secs_f64());
+        needed.max(f64::from(sample.segment) * 10.0)
+    }
+
+    /// Bytes a second.
+    fn rate(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    fn watch(&mut self, sample: &Sample, now: Instant) {
+        let fresh = Window {
+            began: now,
+            looked_at: now,
+            delivered: sample.delivered,
+            resent: sample.resent,
+            is_limited: false,
+        };
+        let Some(window) = &mut self.window else {
+            self.window = Some(fresh);
+            return;
+        };
+        // A pause says nothing about the path.
+        if now.saturating_duration_since(window.looked_at) > sample.round_trip.max(sample.shortest) {
+            self.window = Some(fresh);
+            return;
+        }
+        window.looked_at = now;
+        let length = now.saturating_duration_since(window.began);
+        if length < sample.shortest.max(LONG) {
+            return;
+        }
+        let delivered = sample.delivered.wrapping_sub(window.delivered);
+        let (is_lossy, is_limited) = (sample.resent != window.resent, window.is_limited);
+        self.window = Some(fresh);
+        let rate = f64::from(delivered) * f64::from(sample.segment) / length.as_secs_f64();
+        // What was not limited by the path may only show that it takes more.
+        if is_limited || rate > self.rate() {
+            self.rates[self.next] = rate;
+            self.next = (self.next + 1) % WINDOWS;
+        }
+        if is_limited {
+            self.note_growth(rate);
+        }
+        self.note_queue(sample, is_lossy, now);
+    }
+
+    fn note_growth(&mut self, rate: f64) {
+        let Phase::Growing { best, flat } = &mut self.phase else { return };
+        if rate >= *best * GROWTH {
+            (*best, *flat) = (rate, 0);
+            return;
+        }
+        *flat += 1;
+        if *flat >= FULL_AFTER {
+            self.phase = Phase::Full;
+        }
+    }
+
+    fn note_queue(&mut self, sample: &Sample, is_lossy: bool, now: Instant) {
+        let is_longer_than = |factor: f64| sample.round_trip > sample.shortest.mul_f64(factor) + LATE;
+        if is_lossy {
+            self.random = match (is_longer_than(1.25), is_longer_than(1.5)) {
+                (false, _) => self.random.saturating_add(1),
+                (true, false) => self.random,
+                (true, true) => self.random.saturating_sub(1),
+            };
+        }
+        let Phase::Full = self.phase else { return };
+        self.queued = if is_longer_than(1.5) { self.queued + 1 } else { 0 };
+        if self.queued >= SHARED_AFTER {
+            self.phase = Phase::Shared(now + SHARED_FOR);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u32 = 1_448;
+    const STEP: Duration = Duration::from_millis(1);
+
+    /// A path with a queue before its bottleneck, and a sender that has always more to send.
+    struct Path {
+        now: Instant,
+        /// Segments a step.
+        rate: f64,
+        /// Steps both ways, without a queue.
+        length: f64,
+        /// What others keep in the queue, in segments.
+        others: f64,
+        window: f64,
+        /// Segments a step that there are to send.
+        offered: f64,
+        /// In flight.
+        held: f64,
+        delivered: f64,
+        resent: u32,
+        flight: Flight,
+    }
+
+    impl Path {
+        fn new(rate: f64, length: f64) -> Path {
+            Path {
+                now: Instant::now(),
+                rate,
+                length,
+                others: 0.0,
+                window: 10.0,
+                offered: f64::INFINITY,
+                held: 0.0,
+                delivered: 0.0,
+                resent: 0,
+                flight: Flight::default(),
+            }
+        }
+
+        fn queue(&self) -> f64 {
+            (self.held - self.rate * self.length).max(0.0) + self.others
+        }
+
+        fn run(&mut self, steps: u32) {
+            for _ in 0..steps {
+                self.now += STEP;
+                let round_trip = self.length + self.queue() / self.rate;
+                let arrives = (self.held / round_trip).min(self.rate);
+                self.held -= arrives;
+                self.delivered += arrives;
+                // A window that doubles each round trip, and ends at four times what the path holds.
+                self.window = (self.window + arrives).min(self.rate * self.length * 4.0);
+                let sample = Sample {
+                    shortest: STEP.mul_f64(self.length),
+                    round_trip: STEP.mul_f64(round_trip),
+                    segment: SEGMENT,
+                    held: (self.held * f64::from(SEGMENT)) as u64,
+                    delivered: self.delivered as u32,
+                    resent: self.resent,
+                };
+                if self.flight.may_send(&sample, self.now) {
+                    // A write of two steps' worth, but for what waits for a step.
+                    let more = (2.0 * self.rate).min(self.offered);
+                    if self.held + more > self.window {
+                        self.flight.was_limited();
+                    }
+                    self.held = (self.held + more).min(self.window.max(self.held));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_path_is_kept_busy_without_a_queue() {
+        for (rate, length) in [(8.6, 40.0), (4.3, 100.0), (1.7, 200.0), (80.0, 10.0)] {
+            let mut path = Path::new(rate, length);
+            path.run(3_000);
+            let before = path.delivered;
+            path.run(1_000);
+            let share = (path.delivered - before) / (rate * 1_000.0);
+            assert!(share > 0.98, "{share} of {rate} a step");
+            assert!(path.queue() < rate * (length * 0.12 + 5.0), "{} are queued", path.queue());
+        }
+    }
+
+    #[test]
+    fn a_sender_with_little_to_send_does_not_make_a_path_narrow() {
+        let mut path = Path::new(8.6, 40.0);
+        path.offered = 0.5;
+        path.run(5_000);
+        path.offered = f64::INFINITY;
+        path.run(1_000);
+        let before = path.delivered;
+        path.run(1_000);
+        assert!(path.delivered - before > 8_400.0, "{}", path.delivered - before);
+    }
+
+    #[test]
+    fn a_path_that_gets_faster_is_used() {
+        let mut path = Path::new(2.0, 40.0);
+        path.run(3_000);
+        path.rate = 16.0;
+        path.run(2_000);
+        let before = path.delivered;
+        path.run(1_000);
+        assert!(path.delivered - before > 15_500.0, "{}", path.delivered - before);
+    }
+
+    #[test]
+    fn a_path_that_others_fill_is_not_left_to_them() {
+        let mut path = Path::new(8.6, 40.0);
+        path.run(3_000);
+        path.others = 300.0;
+        path.run(3_000);
+        assert!(matches!(path.flight.phase, Phase::Shared(_)), "{:?}", path.flight);
+        path.others = 0.0;
+        path.run(11_000);
+        assert!(matches!(path.flight.phase, Phase::Full), "it is tried again: {:?}", path.flight);
+        assert!(path.queue() < 8.6 * 12.0);
+    }
+
+    #[test]
+    fn losses_without_a_queue_are_random_and_others_are_not() {
+        let mut path = Path::new(8.6, 40.0);
+        path.run(3_000);
+        for _ in 0..5 {
+            path.resent += 1;
+            path.run(60);
+        }
+        assert!(path.flight.random >= RANDOM_AFTER);
+        let mut path = Path::new(8.6, 40.0);
+        path.others = 300.0;
+        for _ in 0..50 {
+            path.resent += 1;
+            path.run(60);
+        }
+        assert!(path.flight.random < RANDOM_AFTER);
+    }
+}

@@ -1,0 +1,112 @@
+//! Machines that a person lets in, and members that a person renames or forgets. Pure.
+
+use std::time::Instant;
+
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+
+use super::Core;
+use crate::effect::Notice;
+use crate::ids::{MemberId, RequestId};
+use crate::lan::members::{Access, Rights};
+use crate::lan::saving::{Allow, Answer};
+
+impl Core {
+    pub(super) fn allow(&mut self, request: RequestId, allow: Allow, now: Instant) {
+        let allowed = self.machine(&allow.who).and_then(|(key, wanted)| {
+            let id = self.let_in(key, wanted.as_ref(), allow)?;
+            Ok((id, key, wanted.is_some()))
+        });
+        match allowed {
+            Ok((id, key, is_waiting)) => {
+                let name = self.name(id);
+                self.note(Notice::Allowed(name.clone(), key));
+                self.reopen_pending(now);
+                let done = format!("{name} is a member");
+                self.await_writing(request, Answer::Allowed(name, key, is_waiting), done, now);
+            }
+            Err(text) => self.answer(request, Err(text)),
+        }
+    }
+
+    /// The key of a machine that a person names by its key, or by the name under which it waits; and that name.
+    fn machine(&self, who: &str) -> Result<(PublicKey, Option<Name>), String> {
+        let pending = &self.admission.pending;
+        if let Ok(key) = who.parse::<PublicKey>() {
+            return Ok((key, pending.by_key(&key).map(|machine| machine.join.name.clone())));
+        }
+        let waiting = who.parse().map(|name: Name| pending.by_name(&name)).unwrap_or_default();
+        match waiting[..] {
+            [machine] => Ok((machine.key, Some(machine.join.name.clone()))),
+            [] => Err(format!("no machine waits under the name or key {who:?}: `hub pending` lists them")),
+            _ => {
+                let one = |machine: &&crate::lan::pending::Waiting| {
+                    format!("{} from {}", machine.key, machine.source.ip().to_canonical())
+                };
+                let keys: Vec<String> = waiting.iter().map(one).collect();
+                Err(format!(
+                    "several machines wait under the name {who}: name one by its key: {}",
+                    keys.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn let_in(&mut self, key: PublicKey, wanted: Option<&Name>, allow: Allow) -> Result<MemberId, String> {
+        let Allow { in_place_of, name, addresses, routes, tags, .. } = allow;
+        let members = self.admission.members();
+        if let Some(old) = in_place_of {
+            let id = self.admission.find(&old)?;
+            let name = &members.member(id).name;
+            if members.member(id).session.is_some() {
+                return Err(format!("{name} is on the LAN: no other machine can take its place"));
+            }
+            self.admission.members_mut().rekey(id, key)?;
+            return Ok(id);
+        }
+        let name = match (name, wanted) {
+            (Some(name), _) => name,
+            (None, Some(wanted)) => members.name_for(wanted, &key),
+            (None, None) => return Err("this machine does not wait: give it a name with --name".to_owned()),
+        };
+        self.admission.members_mut().allow(key, name, Rights { addresses, routes, tags })
+    }
+
+    pub(super) fn rename(&mut self, request: RequestId, who: &str, name: Name, now: Instant) {
+        if self.admission.access() == Access::Open {
+            let text =
+                "the hub is open, so that each machine chooses its name (`spoke --name`): `hub lock` first";
+            return self.answer(request, Err(text.to_owned()));
+        }
+        let renamed =
+            self.admission.find(who).and_then(|id| self.admission.members_mut().rename(id, name.clone()));
+        match renamed {
+            Ok(change) => {
+                self.carry_out(std::slice::from_ref(&change), now);
+                self.notify_watchers(now);
+                let done = format!("{} is called {name}", change.member.name);
+                self.await_writing(request, Answer::Renamed(change, name), done, now);
+            }
+            Err(text) => self.answer(request, Err(text)),
+        }
+    }
+
+    pub(super) fn forget_member(&mut self, request: RequestId, who: &str, now: Instant) {
+        let found = self.admission.find(who).and_then(|id| {
+            let member = self.admission.members().member(id);
+            match member.session {
+                Some(_) => Err(format!("{0} is on the LAN: stop it there, or `hub revoke {0}`", member.name)),
+                None => Ok(id),
+            }
+        });
+        match found {
+            Ok(id) => {
+                let change = self.admission.members_mut().remove(id);
+                self.carry_out(std::slice::from_ref(&change), now);
+                let done = format!("{} is forgotten", change.member.name);
+                self.await_writing(request, Answer::Forgotten(change), done, now);
+            }
+            Err(text) => self.answer(request, Err(text)),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The connection to the hub, from the look-up to the link. IO, by what it holds.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::node::state;
+use common::transport::layers::Layers;
+use common::transport::stream::Stream;
+use common::transport::tcp::Link;
+use mio::net::TcpStream;
+
+use crate::dial::{Dial, Lookup};
+use crate::uplink::way::{Trust, Way};
+
+/// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
+const OPENING_TIME: Duration = Duration::from_secs(15);
+/// The same, where there are other ways to try.
+const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
+
+/// The connection to the hub, or the attempt at one.
+pub(super) enum Connection {
+    /// Nothing, for now.
+    None,
+    Lookup(Lookup),
+    /// With what is to be spoken then.
+    Dial(Dial, Plan),
+    Opening(Opening),
+    /// The link, which is the connection attempt of this number.
+    Link(Stream, u16),
+}
+
+/// What is to be done with a connection once it is there.
+pub(super) struct Plan {
+    pub(super) way: Way,
+    /// Whether to give up soon.
+    pub(super) is_hasty: bool,
+}
+
+/// A connection on which what is around the tunnel is being set up.
+pub(super) struct Opening {
+    pub(super) stream: Stream,
+    /// The connection attempt that it is.
+    pub(super) number: u16,
+    /// What it is connected to.
+    pub(super) at: SocketAddr,
+    pub(super) give_up_at: Instant,
+}
+
+impl Connection {
+    /// When there is something to do without an event.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Connection::Dial(dial, _) => Some(dial.deadline()),
+            Connection::Opening(opening) => Some(opening.give_up_at),
+            Connection::Link(stream, _) => stream.held_until(),
+            Connection::None | Connection::Lookup(_) => None,
+        }
+    }
+}
+
+impl Opening {
+    /// Begins to speak on a connection what this way needs.
+    ///
+    /// # Errors
+    /// Where the socket fails, or what is to be said cannot be.
+    pub(super) fn begin(
+        stream: TcpStream,
+        number: u16,
+        at: SocketAddr,
+        plan: &Plan,
+        trust: Option<&Trust>,
+        now: Instant,
+    ) -> io::Result<Opening> {
+        let link = Link::new(stream)?;
+        let mut key = [0; 16];
+        key.copy_from_slice(&state::random()?[..16]);
+        let stream = match plan.way.plan(trust, key).map_err(io::Error::other)? {
+            None => Stream::plain(link),
+            Some(layers) => Stream::client(link, Layers::client(layers).map_err(io::Error::other)?),
+        };
+        let time = if plan.is_hasty { HASTY_OPENING_TIME } else { OPENING_TIME };
+        Ok(Opening { stream, number, at, give_up_at: now + time })
+    }
+
+    /// Goes on; whether the tunnel's bytes may flow.
+    ///
+    /// # Errors
+    /// Why they never will.
+    pub(super) fn go_on(&mut self, now: Instant) -> io::Result<bool> {
+        let is_open = self.stream.open()?;
+        if !is_open && now >= self.give_up_at {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(is_open)
+    }
+}
