@@ -11,10 +11,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use house::{Binaries, HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ping_until, start_hub, state};
+use house::{
+    Binaries, HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, ping, ping_until, start_hub,
+    state,
+};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
+/// How long to look for an answer that must not come.
+const SILENCE: Duration = Duration::from_millis(300);
 const TO_BOTH: &str = "10.44.0.0/24,fd44::/64";
 const BACK: &str = "10.0.0.0/24,fd00::/64";
 
@@ -36,6 +41,12 @@ fn start_with(net: &Net, subnets: &[&str]) -> (Process, String) {
     let hub = net.hub().spawn("hub", &command).unwrap();
     let line = hub.wait_for_line(HUB_LISTENS, SOON).unwrap();
     (hub, line)
+}
+
+/// Whether the audit file has a renumbering to this subnet that was done.
+fn is_audited(net: &Net, to: &str) -> bool {
+    let is_it = |line: &str| line.contains("renumber") && line.contains(to) && !line.contains("error");
+    read(net, "audit").lines().any(is_it)
 }
 
 fn stop(process: &Process) {
@@ -133,10 +144,71 @@ fn a_stopped_hub_is_moved_too_and_the_next_start_has_it() {
     ping_until(lan.net.spoke(0), Ipv4Addr::new(10, 44, 0, 3).into(), SOON).unwrap();
     stop(&hub);
     assert!(read(&lan.net, "members").contains("10.44.0.2"));
+    // Nobody ran who could write it down, so the command did.
+    assert!(is_audited(&lan.net, "10.44.0.0/24"), "{}", read(&lan.net, "audit"));
     ask_hub(&lan.net, &["renumber", "10.0.0.0/24"]).good();
     let hub = start_hub(&lan.net, &lan.binaries, &[]).unwrap();
     stop(&hub);
     assert_eq!(read(&lan.net, "members"), before);
+}
+
+#[test]
+fn access_rules_tags_and_machines_that_are_let_in_go_along() {
+    let net = Net::new(4).unwrap();
+    let lan = Lan::with(net, 3).unwrap();
+    ask_hub(&lan.net, &["lock"]).good();
+    let rules = "allow 10.0.0.2 -> spoke1\nallow tag:all -> 10.0.0.0/28\nallow * -> 10.0.0.1\n";
+    fs::write(file(&lan.net, "rules"), rules).unwrap();
+    let members = read(&lan.net, "members").replace(" 10.0.0.4\n", " 10.0.0.4 tag=all\n");
+    fs::write(file(&lan.net, "members"), &members).unwrap();
+    ask_hub(&lan.net, &["reload"]).good();
+    let holds = |network: [u8; 3]| {
+        let at = |last: u8| IpAddr::from([network[0], network[1], network[2], last]);
+        for (from, to) in [(0, 3), (2, 2), (2, 3), (1, 1)] {
+            ping_until(lan.net.spoke(from), at(to), SOON).unwrap();
+        }
+        for (from, to) in [(1, 2), (0, 4), (1, 4)] {
+            ping(lan.net.spoke(from), at(to), 56, SILENCE).unwrap_err();
+        }
+        let [from, to] = [at(3), at(2)].map(|address| address.to_string());
+        let said = ask_hub(&lan.net, &["rules", "--explain", "spoke2", &to, "tcp/22"]).good();
+        assert!(said.contains("allowed by line 2: allow tag:all -> 10.0.0.0/28"), "{said}");
+        let said = ask_hub(&lan.net, &["rules", "--explain", &from, &to, "tcp/22"]).good();
+        assert!(said.contains("denied as no line matches"), "{said}");
+    };
+    holds([10, 0, 0]);
+
+    let marks = [0, 1, 2].map(|i| lan.spokes[i].mark());
+    ask_hub(&lan.net, &["renumber", "10.44.0.0/24"]).good();
+    for (i, mark) in marks.into_iter().enumerate() {
+        lan.spokes[i].wait_for_line_after(mark, "on the LAN as 10.44.0.", SOON).unwrap();
+    }
+    holds([10, 44, 0]);
+    assert_eq!(read(&lan.net, "members"), members.replace("10.0.0.", "10.44.0."));
+
+    // Addresses of before mean those of now for whoever is let in, too.
+    ask_hub(&lan.net, &["invite", "phone", "--ip", "10.0.0.77", "--tag", "all"]).good();
+    ask_hub(&lan.net, &["invite", "fleet", "--uses", "3", "--tag", "all"]).good();
+    let key = ask_spoke(&lan.net, 3, &["key"]).good();
+    ask_hub(&lan.net, &["allow", key.trim(), "--name", "camera", "--ip", "10.0.0.66"]).good();
+    let invites = read(&lan.net, "invites");
+    assert!(invites.contains(" 10.44.0.77 tag=all") && invites.contains(" - tag=all uses=3"), "{invites}");
+    assert!(read(&lan.net, "members").contains(" camera 10.44.0.66"));
+
+    // The next start reads the rules in the same way, and says so.
+    lan.hub.kill().unwrap();
+    let marks = [0, 1, 2].map(|i| lan.spokes[i].mark());
+    let (hub, _) = start_with(&lan.net, &["10.44.0.0/24"]);
+    hub.wait_for_line("line 1: 10.0.0.2/32 stands for 10.44.0.2/32", SOON).unwrap();
+    for (i, mark) in marks.into_iter().enumerate() {
+        lan.spokes[i].wait_for_line_after(mark, "on the LAN as 10.44.0.", SOON).unwrap();
+    }
+    holds([10, 44, 0]);
+    ask_hub(&lan.net, &["renumber", "10.55.0.0/24"]).good();
+    let invites = read(&lan.net, "invites");
+    assert!(invites.contains(" 10.55.0.77 tag=all") && invites.contains(" - tag=all uses=3"), "{invites}");
+    assert!(is_audited(&lan.net, "10.55.0.0/24"), "{}", read(&lan.net, "audit"));
+    drop(hub);
 }
 
 #[test]

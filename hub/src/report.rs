@@ -259,8 +259,8 @@ pub fn moved(moved: &Moved) -> String {
     let (old, new) = (list(|step| step.0), list(|step| step.1));
     let _ = writeln!(
         text,
-        "write --subnet {} where the hub is started, and new addresses where spokes have --ip; until then the old ones \
-         mean the new ones",
+        "write --subnet {} where the hub is started, and new addresses where spokes have --ip and where `rules` has old \
+         ones; until then the old ones mean the new ones",
         new.join(" --subnet ")
     );
     let _ = writeln!(text, "`hub renumber {}` undoes it", old.join(","));

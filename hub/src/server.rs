@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use common::linux::sandbox::User;
@@ -22,7 +23,7 @@ use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
 
-use crate::control::{About, Moved, renumbered};
+use crate::control::{About, Moved, Request, renumbered};
 use crate::core::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{RequestId, SessionId};
@@ -113,7 +114,16 @@ struct Clock {
 /// A sentence that says why nothing is changed.
 pub fn renumber_stopped(state: &std::path::Path, user: Option<&User>, new: Subnets) -> Result<Moved, String> {
     let state = State::open_as(state, user.map(User::uid)).map_err(|error| error.to_string())?;
-    Ok(renumbered(&files::renumber(state, new)?, false))
+    let state = Arc::new(state);
+    let done = files::renumber(&state, new);
+    let request = Request::Renumber { subnets: new.iter().collect() };
+    let request = serde_json::to_value(request).unwrap_or_default();
+    let error = done.as_ref().err().cloned();
+    let entry = audit::Entry::new(unix_time(), Some(socket::this_caller()), request, error);
+    store::write_audit(&state, &entry.line());
+    // The hub may run as another user than who does this.
+    state.give_to_owner().map_err(|error| error.to_string())?;
+    Ok(renumbered(&done?, false))
 }
 
 impl Server {

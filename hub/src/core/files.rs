@@ -78,7 +78,8 @@ impl Core {
         }
     }
 
-    fn start_invite(&mut self, request: RequestId, invite: Invite) -> Option<Job> {
+    fn start_invite(&mut self, request: RequestId, mut invite: Invite) -> Option<Job> {
+        self.admission.moves().translate_all(&mut invite.addresses);
         match self.admission.with_invite(&invite) {
             Ok(invites) => {
                 let text = invites.to_text();

@@ -54,6 +54,10 @@ impl Core {
         let renumbered = Renumbered::new(self.admission.members(), self.admission.invites(), steps);
         self.switch.dismiss_all(Farewell::Changed, "the LAN has another subnet");
         self.switch.set_subnets(to);
+        if let Some(mut rules) = self.access_rules().map(|access| access.rules().clone()) {
+            rules.locate(|prefix| moves.translate_prefix(prefix));
+            self.set_rules(Some(rules));
+        }
         self.admission.renumber(to, moves);
         self.routes.set_subnets(to);
         self.lan.subnets = to;

@@ -171,9 +171,7 @@ impl Admission {
         contact: &impl Contact,
         now: Instant,
     ) -> Ruling {
-        for address in join.addresses.iter_mut().chain(&mut join.had) {
-            *address = self.moves.translate(*address);
-        }
+        self.moves.translate_all(join.addresses.iter_mut().chain(&mut join.had));
         self.decide(session, Request { key, join, found_dead: Vec::new() }, contact, now)
     }
 

@@ -6,7 +6,7 @@
 //! 10.44.0.0/24   10.0.0.0/24
 //! fd00:44::/64
 //! ```
-//! A former subnet in `--subnet`, in `--ip`, in `members` or in `invites` means the present one, with the same host part. So
+//! A former subnet in `--subnet`, in `--ip`, in `members`, in `invites` or in `rules` means the present one, with the same host part. So
 //! nothing that was written down before has to be changed at once, and whatever a crash leaves half done is done at the
 //! next start. Subnets that overlap keep addresses as they are.
 
@@ -71,7 +71,7 @@ impl Moves {
     pub fn to_text(&self) -> String {
         let mut text = String::from(
             "# The LAN's subnet, and behind it those from which `hub renumber` has moved it: in --subnet, in --ip, in\n\
-             # members and in invites they mean the first one.\n",
+             # members, in invites and in rules they mean the first one.\n",
         );
         for Family { present, former } in &self.families {
             let former = former.iter().fold(String::new(), |text, prefix| format!("{text} {prefix}"));
@@ -140,6 +140,29 @@ impl Moves {
         }
         let from = former.iter().find(|former| former.contains(address) && !overlap(**former, *present));
         from.and_then(|&from| Step { from, to: *present }.apply(address)).unwrap_or(address)
+    }
+
+    /// Has each address be what it means now.
+    pub fn translate_all<'a>(&self, addresses: impl IntoIterator<Item = &'a mut IpAddr>) {
+        addresses.into_iter().for_each(|address| *address = self.translate(*address));
+    }
+
+    /// What a prefix in the access rules means now, and what else: a part of a former subnet is the same part of the present
+    /// one, and what held a former subnet and more holds the present one, too.
+    pub fn translate_prefix(&self, prefix: IpNetwork) -> (IpNetwork, Option<IpNetwork>) {
+        let family = self.families.iter().find(|family| family.present.is_ipv4() == prefix.is_ipv4());
+        let Some(&Family { present, ref former }) = family else { return (prefix, None) };
+        if overlap(prefix, present) {
+            return (prefix, None);
+        }
+        let from = former.iter().find(|&&former| overlap(former, prefix) && !overlap(former, present));
+        let Some(&from) = from else { return (prefix, None) };
+        if prefix.prefix() < from.prefix() {
+            return (prefix, Some(present));
+        }
+        let network = Step { from, to: present }.apply(prefix.network());
+        let length = prefix.prefix().max(present.prefix());
+        (network.and_then(|network| IpNetwork::new(network, length).ok()).unwrap_or(prefix), None)
     }
 
     /// The text of `members` or `invites` with the addresses as they are now, in the word with this number.
@@ -283,6 +306,33 @@ mod tests {
         assert_eq!(step("10.0.0.0/16", "10.0.5.0/24").apply(ip("10.0.0.7")), None);
         let last = step("10.0.0.0/8", "239.0.0.0/8");
         assert_eq!(last.apply(ip("10.255.255.255")), Some(ip("239.255.255.255")));
+    }
+
+    #[test]
+    fn prefixes_in_access_rules_go_along_and_wider_ones_hold_the_lan_as_before() {
+        let mut moves = started(&["10.0.0.0/16", "fd00::/64"]);
+        moves.renumber(subnets(&["192.168.8.0/22", "fd44::/64"])).unwrap();
+        for (written, means, beside) in [
+            ("10.0.1.7/32", "192.168.9.7/32", None),
+            ("10.0.2.0/24", "192.168.10.0/24", None),
+            ("10.0.0.0/16", "192.168.8.0/22", None),
+            ("10.0.0.0/18", "192.168.8.0/22", None),
+            ("10.0.64.0/18", "10.0.64.0/18", None),
+            ("10.0.0.0/8", "10.0.0.0/8", Some("192.168.8.0/22")),
+            ("0.0.0.0/0", "0.0.0.0/0", None),
+            ("192.168.0.0/16", "192.168.0.0/16", None),
+            ("192.168.8.4/32", "192.168.8.4/32", None),
+            ("172.16.0.0/12", "172.16.0.0/12", None),
+            ("fd00::2/128", "fd44::2/128", None),
+        ] {
+            let beside = beside.map(|beside| beside.parse().unwrap());
+            let expected = (means.parse().unwrap(), beside);
+            assert_eq!(moves.translate_prefix(written.parse().unwrap()), expected, "{written}");
+        }
+        moves.renumber(subnets(&["192.168.0.0/16"])).unwrap();
+        let still = ("192.168.8.4/32".parse().unwrap(), None);
+        assert_eq!(moves.translate_prefix(still.0), still, "subnets that overlap keep addresses");
+        assert_eq!(Moves::default().translate_prefix(still.0), still);
     }
 
     #[test]

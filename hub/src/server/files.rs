@@ -247,7 +247,14 @@ impl StateFiles {
 
     fn read_rules(&self) -> Result<Option<Rules>, state::Error> {
         let Some(text) = self.state.read(RULES)? else { return Ok(None) };
-        let rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        let mut rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        rules.locate(|prefix| self.moves.translate_prefix(prefix));
+        for (line, written, means) in rules.located().take(MAX_SKIPPED_LOGGED) {
+            warn!(
+                "{}: line {line}: {written} stands for {means}, as `hub renumber` has moved the LAN",
+                self.state.path().join(RULES).display()
+            );
+        }
         Ok(Some(rules))
     }
 
@@ -257,8 +264,8 @@ impl StateFiles {
 }
 
 /// Moves the LAN of a hub that does not run: that is written down, and the next start reads everything so.
-pub(super) fn renumber(state: State, new: Subnets) -> Result<Renumbered, String> {
-    let (_, known) = read_moves(&state).map_err(to_text)?;
+pub(super) fn renumber(state: &Arc<State>, new: Subnets) -> Result<Renumbered, String> {
+    let (_, known) = read_moves(state).map_err(to_text)?;
     let Some(subnets) = known.present() else {
         let path = state.path().join(SUBNETS);
         return Err(format!(
@@ -269,12 +276,11 @@ pub(super) fn renumber(state: State, new: Subnets) -> Result<Renumbered, String>
     let mut moves = known.clone();
     let steps = moves.renumber(new)?;
     let to = moves.present().ok_or("the LAN has no subnet")?;
-    let files = StateFiles { state: Arc::new(state), subnets, moves: known, written: None };
+    let files = StateFiles { state: Arc::clone(state), subnets, moves: known, written: None };
     let text = files.state.read(MEMBERS).map_err(to_text)?.unwrap_or_default();
     let found = files.read_at_start(&text).map_err(to_text)?;
     Admission::check_steps(&found.members, &found.invites, &steps, to)?;
-    let state = &files.state;
-    state.write(SUBNETS, &moves.to_text()).and_then(|()| state.give_to_owner()).map_err(to_text)?;
+    state.write(SUBNETS, &moves.to_text()).map_err(to_text)?;
     Ok(Renumbered::new(&found.members, &found.invites, steps))
 }
 

@@ -125,7 +125,7 @@ impl Store {
     }
 }
 
-fn write_audit(state: &State, line: &str) {
+pub(super) fn write_audit(state: &State, line: &str) {
     if let Err(error) = audit::append(state, line) {
         warn!("{error}; not in the audit file: {}", line.trim_end());
     }
