@@ -155,7 +155,10 @@ fn a_running_hub_that_cannot_write_tells_it_once_harms_nobody_and_catches_up() {
         assert_eq!(lan.spokes[0].mark(), mark, "a member noticed: {:#?}", lan.spokes[0].lines());
         assert_eq!(disk.files(), before, "nothing half-written, nothing left behind");
         let lines = lan.hub.lines();
-        assert_eq!(lines.iter().filter(|line| line.contains(reason)).count(), 1, "{lines:#?}");
+        let told = lines.iter().filter(|line| line.contains(reason));
+        let (of_audit, of_members): (Vec<_>, Vec<_>) = told.partition(|line| line.contains("/audit: "));
+        // Three commands, and a reload by each of the two ways: who changed what is at least in the log.
+        assert_eq!((of_members.len(), of_audit.len()), (1, 5), "{lines:#?}");
 
         disk.end(trouble);
         let soon = match trouble {

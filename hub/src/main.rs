@@ -12,6 +12,7 @@ use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::values::Listen;
+use common::transport::tcp;
 use hub::advice;
 use hub::options::{DEFAULT_CONFIG, Options, PROGRAM};
 use hub::server::{self, Config, Server};
@@ -69,6 +70,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         state: options.state,
         user,
     };
+    if let Some(name) = &options.congestion {
+        tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
+    }
     cli::warn_if_not_forwarding(&config.routes);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;

@@ -53,6 +53,11 @@ pub static PROGRAM: Program = Program {
         Setting::one("tls-key", "FILE", "the certificate's key (PEM)"),
         Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
+        Setting::one(
+            "congestion",
+            "NAME",
+            "TCP congestion control of all links, such as cubic (default: the system's, and bbr on long paths)",
+        ),
         Setting::many(
             "route",
             "PREFIX",
@@ -211,6 +216,8 @@ pub struct Options {
     pub state: PathBuf,
     /// The user to become.
     pub user: Option<String>,
+    /// The congestion control of all links, if it is not to be chosen by the path.
+    pub congestion: Option<String>,
 }
 
 impl Options {
@@ -231,6 +238,7 @@ impl Options {
             routes,
             state: state(settings)?,
             user: settings.one("user", values::any)?,
+            congestion: settings.one("congestion", values::any)?,
         })
     }
 }

@@ -14,6 +14,7 @@ use common::node::logger;
 use common::node::state::{self, State};
 use common::node::values;
 use common::transport::proxy::{ProxyUrl, from_environment};
+use common::transport::tcp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
@@ -90,6 +91,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         follows_members: options.hosts.is_some(),
         pins: state.path().join(HUBS),
     };
+    if let Some(name) = &options.congestion {
+        tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
+    }
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     // The numeric form of an address needs no look-up.

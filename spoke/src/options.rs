@@ -67,6 +67,11 @@ pub static PROGRAM: Program = Program {
         Setting::switch("no-routes", "take no routes but those of --accept-route (default: private ones)"),
         Setting::one("mtu", "BYTES", "largest packet that the device takes, if less than the LAN's"),
         Setting::one(
+            "congestion",
+            "NAME",
+            "TCP congestion control of all links, such as cubic (default: the system's, and bbr on long paths)",
+        ),
+        Setting::one(
             "hosts",
             "FILE",
             "keep this file, in the format of /etc/hosts, in step with the members",
@@ -143,6 +148,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// The user to become.
     pub user: Option<String>,
+    /// The congestion control of all links, if it is not to be chosen by the path.
+    pub congestion: Option<String>,
 }
 
 /// How the hub is reached.
@@ -200,6 +207,7 @@ impl Options {
             hosts: settings.one("hosts", values::any)?,
             state: state(settings)?,
             user: settings.one("user", values::any)?,
+            congestion: settings.one("congestion", values::any)?,
         })
     }
 }

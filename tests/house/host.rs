@@ -322,7 +322,7 @@ fn private_directory() -> Result<PathBuf> {
         .ok_or_else(|| Failure::new("none of /var/lib, /srv, /media and /dev/shm can be used in a namespace"))
 }
 
-fn missing_tool(program: &str, package: &str, error: &io::Error) -> Failure {
+pub(super) fn missing_tool(program: &str, package: &str, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::NotFound {
         return Failure::new(format!("`{program}` is missing: install it (Debian: apt install {package})"));
     }

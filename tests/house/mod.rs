@@ -23,6 +23,7 @@ mod authority;
 mod capture;
 mod host;
 mod lan;
+pub(crate) mod line;
 mod names;
 mod net;
 mod probe;

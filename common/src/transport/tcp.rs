@@ -7,6 +7,7 @@
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,28 @@ pub fn connect(address: SocketAddr, segment: Option<u16>) -> io::Result<TcpStrea
     }
 }
 
+/// The congestion control of all links, where it was chosen.
+static CONGESTION: OnceLock<String> = OnceLock::new();
+
+/// Chooses the congestion control of all links that begin from now on; it then stays. Only the first choice counts.
+///
+/// # Errors
+/// A sentence that says which ones this kernel has.
+pub fn choose_congestion(name: &str) -> Result<(), String> {
+    const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+    let tried = Socket::new(Domain::IPV4, Type::STREAM, None)
+        .and_then(|socket| socket.set_tcp_congestion(name.as_bytes()));
+    if let Err(error) = tried {
+        let available = std::fs::read_to_string(AVAILABLE).unwrap_or_default();
+        let list = available.split_ascii_whitespace().collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "the congestion control {name} cannot be used here ({error}); there are: {list}"
+        ));
+    }
+    let _ = CONGESTION.set(name.to_owned());
+    Ok(())
+}
+
 /// The socket of one tunnel.
 #[derive(Debug)]
 pub struct Link {
@@ -114,24 +137,18 @@ impl Link {
         socket.set_tcp_user_timeout(Some(DEAD_AFTER + Duration::from_secs(2)))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
         set_longest_retry(&stream)?;
+        if let Some(name) = CONGESTION.get() {
+            socket.set_tcp_congestion(name.as_bytes())?;
+        }
         Ok(Link {
             stream,
             writable: true,
             ends: false,
             is_bounded: false,
             path: Path::Unknown,
-            is_adaptive: true,
+            is_adaptive: CONGESTION.get().is_none(),
             held_until: None,
         })
-    }
-
-    /// Chooses the congestion control, which then stays.
-    ///
-    /// # Errors
-    /// The kernel does not have it, or does not let this process choose it.
-    pub fn set_congestion(&mut self, name: &str) -> io::Result<()> {
-        self.is_adaptive = false;
-        SockRef::from(&self.stream).set_tcp_congestion(name.as_bytes())
     }
 
     /// Registers the socket for both directions; its interest never changes.

@@ -8,7 +8,6 @@
 #![allow(clippy::disallowed_methods, reason = "it is all IO")]
 #![allow(dead_code, reason = "what it shares with the benchmark `lan` is more than it needs")]
 
-mod emulator;
 #[path = "../lan/field.rs"]
 mod field;
 #[path = "../../../tests/house/mod.rs"]
@@ -29,8 +28,8 @@ use std::{env, fs, thread};
 
 use argh::FromArgs;
 
-use emulator::{Emulator, Line};
 use field::Field;
+use house::line::{self, Emulator, Line};
 use house::{Context, Failure, Host, Result};
 use systems::{Running, SYSTEMS, start_ours};
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
@@ -74,42 +73,42 @@ struct Course {
     wait: f64,
 }
 
-const fn line(ms: u64, megabits: f64, percent_lost: f64) -> Line {
+const fn long_line(ms: u64, megabits: f64, percent_lost: f64) -> Line {
     Line { round_trip: Duration::from_millis(ms), megabits, percent_lost }
 }
 
 const COURSES: [Course; 5] = [
     Course {
         title: "40 ms, 100 Mbit/s",
-        line: line(40, 100.0, 0.0),
+        line: long_line(40, 100.0, 0.0),
         from_start: false,
         reach: (0.93, "bare cubic"),
         wait: 1.25,
     },
     Course {
         title: "100 ms, 50 Mbit/s, from the start",
-        line: line(100, 50.0, 0.0),
+        line: long_line(100, 50.0, 0.0),
         from_start: true,
         reach: (0.93, "bare cubic"),
         wait: 1.25,
     },
     Course {
         title: "40 ms, 100 Mbit/s, 1 % lost",
-        line: line(40, 100.0, 1.0),
+        line: long_line(40, 100.0, 1.0),
         from_start: false,
         reach: (0.85, "bare bbr"),
         wait: 1.5,
     },
     Course {
         title: "100 ms, 50 Mbit/s, 0.1 % lost",
-        line: line(100, 50.0, 0.1),
+        line: long_line(100, 50.0, 0.1),
         from_start: false,
         reach: (0.85, "bare bbr"),
         wait: 1.25,
     },
     Course {
         title: "200 ms, 20 Mbit/s, 3 % lost",
-        line: line(200, 20.0, 3.0),
+        line: long_line(200, 20.0, 3.0),
         from_start: false,
         reach: (0.7, "bare bbr"),
         wait: 1.75,
@@ -219,7 +218,7 @@ fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
     let mut emulator: Option<Emulator> = None;
     let field = Field::with_cables(2, |hub, end, i| {
         if i == 0 {
-            emulator = Some(emulator::connect(&path, (end, "eth0"), (hub, "e0"), course.line)?);
+            emulator = Some(line::connect(&path, (end, "eth0"), (hub, "e0"), course.line)?);
             return Ok(());
         }
         hub.ip(&format!(

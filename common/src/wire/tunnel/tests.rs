@@ -23,6 +23,8 @@ const FLOW: u32 = 7;
 /// Wire kinds that the tests forge.
 const PACKET: u8 = 1;
 const FIRST_UNKNOWN: u8 = 10;
+/// The first of those from 128 on that is unknown.
+const FIRST_UNKNOWN_OPTIONAL: u8 = 129;
 const FIRST_OPTIONAL: u8 = 128;
 
 fn key(seed: u8) -> PrivateKey {

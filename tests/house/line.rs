@@ -1,6 +1,8 @@
 //! A long line: a host between two others that passes Ethernet frames on, later, and not all of them.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use std::os::fd::AsRawFd as _;
 
-use crate::house::{Context, Failure, Host, Result};
+use super::host::missing_tool;
+use super::{Context, Failure, Host, Result};
 
 /// All protocols, as packet(7) wants the number: in network order.
 const ETH_P_ALL: i32 = 0x0003_u16.to_be() as i32;
@@ -66,7 +68,7 @@ impl Drop for Emulator {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             if let Ok(Err(error)) = thread.join() {
-                eprintln!("the emulated line broke: {error}");
+                let _ = writeln!(io::stderr(), "the emulated line broke: {error}");
             }
         }
     }
@@ -170,14 +172,22 @@ pub(crate) fn connect(path: &Host, near: (&Host, &str), far: (&Host, &str), line
         ))?;
         host.ip(&format!("link set {device} up"))?;
         for (host, device) in [(path, own), (host, device)] {
-            let mut plain = crate::systems::command("ethtool");
-            plain.args(["-K", device, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"]);
-            host.output(plain).map_err(|failure| {
-                Failure::new(format!("{failure}: install ethtool (Debian: apt install ethtool)"))
-            })?;
+            make_plain(host, device)?;
         }
         // What the path's own kernel has to say is none of their business.
         path.ip(&format!("link set {own} arp off"))?;
     }
     Emulator::start(path, ["near", "far"], line)
+}
+
+/// Has a device send frames as they are on a cable: each with its checksum, none larger than the MTU.
+fn make_plain(host: &Host, device: &str) -> Result<()> {
+    let arguments = ["-K", device, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"];
+    let arguments = arguments.map(str::to_owned);
+    let output = host.run(move || Command::new("ethtool").args(arguments).output());
+    let output = output.map_err(|error| missing_tool("ethtool", "ethtool", &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("ethtool: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }

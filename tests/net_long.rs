@@ -1,0 +1,120 @@
+//! A LAN over a long line: what the programs make of it.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+
+#[path = "house/mod.rs"]
+mod house;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use house::line::{Emulator, Line, connect};
+use house::{Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, allow_cubic, is_missing, transfer};
+
+const SOON: Duration = Duration::from_secs(20);
+const ROUND_TRIP: Duration = Duration::from_millis(40);
+
+/// A hub, and a spoke far from it. Programs are dropped before the hosts that hold them.
+struct Far {
+    hub_program: Process,
+    spoke_program: Process,
+    _line: Emulator,
+    hub: Host,
+    spoke: Host,
+    _path: Host,
+}
+
+impl Far {
+    fn new(line: Line, options: &[&str]) -> Far {
+        allow_cubic().unwrap();
+        let [path, hub, spoke] = ["path", "hub", "spoke"].map(|name| Host::new(name).unwrap());
+        let emulator = connect(&path, (&spoke, "eth0"), (&hub, "eth0"), line).unwrap();
+        hub.ip("addr add 192.0.2.1/24 dev eth0").unwrap();
+        spoke.ip("addr add 192.0.2.2/24 dev eth0").unwrap();
+        let binaries = Binaries::find().unwrap();
+        let start = |host: &Host, program, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(arguments).args(options).arg("--state").arg(host.private().join("state"));
+            host.spawn(host.name(), &command).unwrap()
+        };
+        let hub_program = start(&hub, &binaries.hub, &["--subnet", "10.0.0.0/24"]);
+        hub_program.wait_for_line(HUB_LISTENS, SOON).unwrap();
+        let spoke_program = start(&spoke, &binaries.spoke, &["--hub", "192.0.2.1", "--ip", "10.0.0.2"]);
+        spoke_program.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+        Far { hub_program, spoke_program, _line: emulator, hub, spoke, _path: path }
+    }
+
+    /// What ss(8) says about the link, at the hub and at the spoke.
+    fn links(&self) -> [String; 2] {
+        [(&self.hub, "sport"), (&self.spoke, "dport")].map(|(host, port)| {
+            let mut command = Command::new("ss");
+            command.args(["-tinH", "state", "established", &format!("( {port} = 5678 )")]);
+            let output = host.output(command).unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    /// Sends this much each way.
+    fn send(&self, bytes: u64) {
+        let far = transfer(&self.hub, &self.spoke, [10, 0, 0, 2].into(), bytes).unwrap();
+        far.finish().unwrap();
+        let near = transfer(&self.spoke, &self.hub, [10, 0, 0, 1].into(), bytes).unwrap();
+        near.finish().unwrap();
+    }
+}
+
+/// The number behind `name`, as in `unacked:5`.
+fn field(text: &str, name: &str) -> u64 {
+    let value = text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
+    value.map_or(0, |value| value.rsplit('/').next().unwrap_or_default().parse().unwrap())
+}
+
+#[test]
+fn losses_that_are_no_congestion_are_borne() {
+    if is_missing("ethtool", "ethtool") {
+        return;
+    }
+    let line = Line { round_trip: ROUND_TRIP, megabits: 50.0, percent_lost: 1.0 };
+    let far = Far::new(line, &[]);
+    far.send(3_000_000);
+    for (link, who) in far.links().iter().zip(["hub", "spoke"]) {
+        assert!(link.contains(" bbr "), "{who}: {link}");
+    }
+    assert!(far.hub_program.is_running() && far.spoke_program.is_running());
+    drop(far);
+    // Unless the person has chosen.
+    let far = Far::new(line, &["--congestion", "cubic"]);
+    far.send(300_000);
+    assert!(far.links().iter().all(|link| link.contains(" cubic ")), "{:?}", far.links());
+}
+
+#[test]
+fn a_long_line_is_not_filled_until_it_drops() {
+    if is_missing("ethtool", "ethtool") {
+        return;
+    }
+    let far = Far::new(Line { round_trip: ROUND_TRIP, megabits: 30.0, percent_lost: 0.0 }, &[]);
+    // Until the path is known.
+    far.send(8_000_000);
+    let before = far.links().map(|link| field(&link, "retrans"));
+    let began = Instant::now();
+    far.send(8_000_000);
+    assert_eq!(far.links().map(|link| field(&link, "retrans")), before, "in {:?}", began.elapsed());
+}
+
+#[test]
+fn an_unknown_congestion_control_is_refused_with_those_that_there_are() {
+    let host = Host::new("host").unwrap();
+    let binaries = Binaries::find().unwrap();
+    for (program, arguments) in
+        [(&binaries.hub, &["--subnet", "10.0.0.0/24"][..]), (&binaries.spoke, &["--hub", "192.0.2.1"][..])]
+    {
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--congestion", "hopeful"]);
+        command.arg("--state").arg(host.private().join("state"));
+        let refused = host.spawn("refused", &command).unwrap();
+        refused.wait_for_line("the congestion control hopeful cannot be used here", SOON).unwrap();
+        refused.wait_for_line("cubic", SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success());
+    }
+}
