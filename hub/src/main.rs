@@ -59,6 +59,7 @@ fn start(flags: Flags) -> Exit {
 }
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let config = Config {
         subnets: options.subnets,
         listen: options.listen.into_iter().map(address).collect(),
@@ -67,6 +68,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         mtu: options.mtu,
         routes: options.routes,
         state: options.state,
+        user,
     };
     if let Some(name) = &options.congestion {
         tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
@@ -74,11 +76,10 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     cli::warn_if_not_forwarding(&config.routes);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
-    let user = options.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
     let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
     let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
-    sandbox::enter(server.state(), None, &readable, user.as_ref(), Profile::Accepts)?;
+    sandbox::enter(server.state(), None, &readable, config.user.as_ref(), Profile::Accepts)?;
     Ok(server.run()?)
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use common::linux::sandbox::User;
 use common::linux::tun;
 use common::node::state;
 use common::transport::tls::files::FileError;
@@ -30,6 +31,8 @@ pub struct Config {
     pub routes: Vec<IpNetwork>,
     /// The state directory.
     pub state: std::path::PathBuf,
+    /// The user to become.
+    pub user: Option<User>,
 }
 
 /// Why the hub cannot run. Its text says what to do.
