@@ -6,7 +6,7 @@
 mod house;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use house::line::{Emulator, Line, connect};
 use house::{Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, allow_cubic, is_missing, transfer};
@@ -63,12 +63,6 @@ impl Far {
     }
 }
 
-/// The number behind `name`, as in `unacked:5`.
-fn field(text: &str, name: &str) -> u64 {
-    let value = text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
-    value.map_or(0, |value| value.rsplit('/').next().unwrap_or_default().parse().unwrap())
-}
-
 #[test]
 fn losses_that_are_no_congestion_are_borne() {
     if is_missing("ethtool", "ethtool") {
@@ -86,20 +80,6 @@ fn losses_that_are_no_congestion_are_borne() {
     let far = Far::new(line, &["--congestion", "cubic"]);
     far.send(300_000);
     assert!(far.links().iter().all(|link| link.contains(" cubic ")), "{:?}", far.links());
-}
-
-#[test]
-fn a_long_line_is_not_filled_until_it_drops() {
-    if is_missing("ethtool", "ethtool") {
-        return;
-    }
-    let far = Far::new(Line { round_trip: ROUND_TRIP, megabits: 30.0, percent_lost: 0.0 }, &[]);
-    // Until the path is known.
-    far.send(8_000_000);
-    let before = far.links().map(|link| field(&link, "retrans"));
-    let began = Instant::now();
-    far.send(8_000_000);
-    assert_eq!(far.links().map(|link| field(&link, "retrans")), before, "in {:?}", began.elapsed());
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod house;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -77,6 +77,46 @@ fn the_lan_goes_on_with_nothing_left_but_the_lan() {
     let taker = second.spawn("taker", &command).unwrap();
     taker.wait_for_line("on the LAN as 10.0.0.77", SOON).unwrap();
     again.wait_for_line("same key", SOON).unwrap();
+}
+
+#[test]
+fn another_user_keeps_its_state_in_a_volume_that_all_can_write() {
+    require_tun().unwrap();
+    for mode in [0o777, 0o2770, 0o1777] {
+        let (net, binaries) = (Net::new(1).unwrap(), Binaries::find().unwrap());
+        for (host, program) in [(net.hub(), "hub"), (net.spoke(0), "spoke")] {
+            let volume = house::state(host, program);
+            fs::create_dir(&volume).unwrap();
+            fs::set_permissions(&volume, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let own_user = ["--user", "nobody"];
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            let hub = start_hub(&net, &binaries, &own_user).unwrap();
+            let spoke = spawn_spoke(&net, &binaries, 0, &own_user).unwrap();
+            spoke.wait_for_line("on the LAN as 10.0.0.2 (", SOON).unwrap();
+            for (host, program) in [(net.hub(), &hub), (net.spoke(0), &spoke)] {
+                assert_eq!(ids(program), [NOBODY; 4]);
+                let name = if host.name() == "hub" { "hub" } else { "spoke" };
+                let inner = house::state(host, name).join("private");
+                let metadata = fs::metadata(&inner).unwrap();
+                assert_eq!((metadata.uid(), metadata.permissions().mode() & 0o777), (NOBODY, 0o700));
+                assert_eq!(fs::metadata(inner.join("key")).unwrap().uid(), NOBODY);
+                keys.push(fs::read(inner.join("key")).unwrap());
+            }
+            assert!(house::ask_hub(&net, &["status"]).good().contains("1 of 1 members online"));
+            assert!(house::ask_spoke(&net, 0, &["status"]).good().contains("10.0.0.2"));
+            for program in [spoke, hub] {
+                program.signal(Signal::SIGTERM).unwrap();
+                assert!(program.wait_exit(SOON).unwrap().success());
+            }
+        }
+        assert!(keys[2..].chunks(2).all(|later| later == &keys[..2]), "each start has the same keys");
+        // What another user might have put there is not taken for one's own.
+        let hub = net.hub().spawn("hub", &hub_command(&net, &binaries, &[])).unwrap();
+        assert_eq!(hub.wait_exit(SOON).unwrap().code(), Some(1));
+        hub.wait_for_line("can be written by others: run `chmod 700", SOON).unwrap();
+    }
 }
 
 #[test]

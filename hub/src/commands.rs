@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use common::linux::sandbox::User;
 use common::node::args::{Command, Flags};
 use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
@@ -13,10 +14,11 @@ use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
 use hub::control::{
-    Allowed, Explained, InviteStatus, Invited, MemberStatus, PAGE, PendingStatus, Reloaded, Renamed, Request,
-    Revoked, RuleList, Status,
+    Allowed, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded, Renamed,
+    Request, Revoked, RuleList, Status,
 };
 use hub::lan::rules::{Service, Tag};
+use hub::lan::subnets::Subnets;
 use hub::options::{self, PROGRAM};
 use hub::{advice, report};
 use ipnetwork::IpNetwork;
@@ -89,6 +91,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
+        "renumber" => renumber(&operand, &settings, &state, json)?,
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
@@ -277,6 +280,22 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
         }
     }
     printed
+}
+
+/// Asks the hub, or, where none runs, does it in its files.
+fn renumber(operand: &str, settings: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+    let subnets: Result<Vec<IpNetwork>, String> = operand.split(',').map(values::subnet).collect();
+    let subnets = subnets.map_err(|why| format!("{operand}: {why}"))?;
+    let checked = Subnets::new(&subnets).map_err(|error| error.to_string().replace("--subnet ", ""))?;
+    let moved: Moved = match ask(state, &Request::Renumber { subnets }) {
+        Err(AskError::Nobody(_)) if state.exists() => {
+            let user = settings.one::<String>("user", values::any)?;
+            let user = user.as_deref().map(User::find).transpose().map_err(|error| error.to_string())?;
+            hub::server::renumber_stopped(state, user.as_ref(), checked).map_err(AskError::Refused)?
+        }
+        asked => asked?,
+    };
+    Ok(show(&moved, json, report::moved)?)
 }
 
 /// `HOST[:PORT]` with a port.

@@ -17,6 +17,7 @@ use crate::lan::members::{Access, Change, Member, Members, Outcome};
 use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::rules::access::Count;
+use crate::lan::saving::Renumbered;
 
 /// Most members in one page of the status.
 pub const PAGE: usize = 500;
@@ -101,6 +102,11 @@ pub enum Request {
     Revoke {
         /// A name, an address or a key.
         member: String,
+    },
+    /// Move the LAN to other subnets: [`Moved`].
+    Renumber {
+        /// One for each family that is to move.
+        subnets: Vec<IpNetwork>,
     },
     /// Read the files again: [`Reloaded`].
     Reload,
@@ -296,6 +302,23 @@ pub struct Revoked {
     pub file: PathBuf,
 }
 
+/// A LAN that has moved to other subnets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// From where to where.
+    pub steps: Vec<(IpNetwork, IpNetwork)>,
+    /// Members in all.
+    pub members: usize,
+    /// Those of them that are online, and come back for their new addresses.
+    pub online: usize,
+    /// Invites with addresses.
+    pub invites: usize,
+    /// Routes of members that the LAN itself covers now, with the members' names; a few.
+    pub hidden: Vec<(IpNetwork, Name)>,
+    /// Whether a running hub has done it.
+    pub running: bool,
+}
+
 /// An invite that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteStatus {
@@ -441,6 +464,13 @@ pub fn standing(core: &Core, about: &About) -> Standing {
         invites: core.invites().iter().count(),
         ports: about.ports(),
     }
+}
+
+/// What a renumbering did.
+pub fn renumbered(done: &Renumbered, running: bool) -> Moved {
+    let Renumbered { steps, members, online, invites, hidden } = done.clone();
+    let steps = steps.into_iter().map(|step| (step.from, step.to)).collect();
+    Moved { steps, members, online, invites, hidden, running }
 }
 
 /// What a reload did.

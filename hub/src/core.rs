@@ -23,6 +23,7 @@ use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
+use crate::lan::moves::Moves;
 use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
 use crate::lan::rules::Rules;
@@ -35,6 +36,7 @@ mod govern;
 mod joining;
 mod names;
 mod offers;
+mod renumber;
 
 pub use access::Case;
 
@@ -76,15 +78,18 @@ pub struct Files {
     pub access: Access,
     /// `rules`, if it was there.
     pub rules: Option<Rules>,
+    /// `subnets`.
+    pub moves: Moves,
 }
 
 impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, in Unix seconds.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
-        let Files { mut members, fingerprint, invites, access, rules } = files;
+        let Files { mut members, fingerprint, invites, access, rules, moves } = files;
         members.set_hub_name(lan.hub_name.clone());
         let mut admission = Admission::new(members, access, lan.subnets);
+        admission.set_moves(moves);
         admission.set_unix_time(unix_time);
         admission.replace_invites(invites);
         let mut core = Core {

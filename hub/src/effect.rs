@@ -14,6 +14,7 @@ use crate::lan::admission::Applicant;
 use crate::lan::members::{Access, Outcome};
 use crate::lan::route_table::RejectedRoute;
 use crate::lan::saving::Job;
+use crate::lan::subnets::Subnets;
 use crate::switch::gate::TurnedAway;
 
 pub use crate::lan::saving::Answer;
@@ -35,6 +36,8 @@ pub enum Effect {
     AddRoute(IpNetwork),
     /// Remove that route.
     RemoveRoute(IpNetwork),
+    /// Give the device the hub's addresses in these subnets, and no others.
+    SetSubnets(Subnets),
     /// Do a job on the files, and report it by [`Core::handle_done`](crate::core::Core::handle_done). There is never
     /// more than one job at a time.
     Save(Box<Job>),
@@ -140,6 +143,8 @@ pub enum Notice {
     KernelRouteCovers(IpNetwork, IpAddr),
     /// Who may join from now on; how many members there are.
     Access(Access, usize),
+    /// The LAN has other subnets from now on.
+    Renumbered(Subnets),
     /// Other access rules are in force: how many, if any, and whether anyone may join.
     Rules {
         /// How many lines decide; `None` where all may reach all.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod invites;
 pub mod joins;
 pub mod members;
+pub mod moves;
 pub mod pending;
 pub mod prefix_map;
 pub mod route_table;

@@ -155,6 +155,7 @@ impl Logbook {
                 info!("{name} ({addresses}) is no longer a member: {}", why_no_member(outcome));
             }
             Notice::Access(access, members) => self.note_access(access, members),
+            Notice::Renumbered(subnets) => info!("the LAN is {subnets} from now on"),
             Notice::Rules { count, is_open } => note_rules(count, is_open),
             Notice::Reloaded(members, changed) => {
                 info!("read the files again: {members} members, {changed} of them changed");

@@ -59,6 +59,7 @@ fn start(flags: Flags) -> Exit {
 }
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let config = Config {
         subnets: options.subnets,
         listen: options.listen.into_iter().map(address).collect(),
@@ -68,6 +69,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         routes: options.routes,
         state: options.state,
         zone: options.zone,
+        user,
     };
     if let Some(name) = &options.congestion {
         tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
@@ -75,13 +77,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     cli::warn_if_not_forwarding(&config.routes);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
-    let user = options.user.as_deref().map(User::find).transpose()?;
     let mut server = Server::new(&config, signals, hangups)?;
     let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
     let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
     // The ports are bound already.
     let needs = Needs { profile: Profile::Accepts, readable: &readable, binds_names: false };
-    sandbox::enter(server.state(), None, user.as_ref(), needs)?;
+    sandbox::enter(server.state(), None, config.user.as_ref(), needs)?;
     Ok(server.run()?)
 }
 

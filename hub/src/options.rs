@@ -159,6 +159,12 @@ pub static PROGRAM: Program = Program {
             settings: &[],
         },
         Command {
+            name: "renumber",
+            help: "moves the LAN to another subnet (one of each family, with a comma); host parts stay",
+            operands: "PREFIX",
+            settings: &[],
+        },
+        Command {
             name: "reload",
             help: "reads the files members, rules, invites and locked, and the TLS certificate again, as SIGHUP does",
             operands: "",

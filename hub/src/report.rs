@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use common::node::human::{bytes, duration, millis, table};
+use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Explained, InviteStatus, MemberStatus, PendingStatus, Reloaded, Renamed, Revoked, RuleList,
-    Standing, Status, Traffic,
+    Allowed, Explained, InviteStatus, MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked,
+    RuleList, Standing, Status, Traffic,
 };
 
 /// The report of `hub status`.
@@ -236,6 +237,38 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
         let _ = writeln!(text, "new links get the TLS certificate in {}", file.display());
     }
     text
+}
+
+/// What `hub renumber` prints.
+pub fn moved(moved: &Moved) -> String {
+    let steps: Vec<String> = moved.steps.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+    let (members, invites) = (counted(moved.members, "member"), counted(moved.invites, "invite"));
+    let mut text = format!("moved {}: {members} and {invites} keep their host parts", steps.join(" and "));
+    let _ = match (moved.running, moved.online) {
+        (false, _) => writeln!(text, "; it holds when the hub starts"),
+        (true, 0) => writeln!(text),
+        (true, online) => writeln!(text, "; {online} online come back with their new addresses"),
+    };
+    for (route, name) in &moved.hidden {
+        let _ =
+            writeln!(text, "the route {route} of {name} is in the new subnet: it does not count any more");
+    }
+    let list = |end: fn(&(IpNetwork, IpNetwork)) -> IpNetwork| -> Vec<String> {
+        moved.steps.iter().map(|step| end(step).to_string()).collect()
+    };
+    let (old, new) = (list(|step| step.0), list(|step| step.1));
+    let _ = writeln!(
+        text,
+        "write --subnet {} where the hub is started, and new addresses where spokes have --ip and where `rules` has old \
+         ones; until then the old ones mean the new ones",
+        new.join(" --subnet ")
+    );
+    let _ = writeln!(text, "`hub renumber {}` undoes it", old.join(","));
+    text
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The answer to `hub rules`.

@@ -8,8 +8,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use common::linux::sandbox::User;
 use common::linux::service_manager::ServiceManager;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
@@ -24,11 +26,12 @@ use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
 
-use crate::control::About;
+use crate::control::{About, Moved, Request, renumbered};
 use crate::core::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
+use crate::lan::subnets::Subnets;
 use crate::logbook::{LogKind, Logbook};
 use crate::options::DEFAULT_PORT;
 use crate::report;
@@ -109,13 +112,32 @@ struct Clock {
     unix_time: u64,
 }
 
+/// Moves the LAN of a hub that does not run to other subnets; `state`: its state directory; `user`: whom it becomes.
+///
+/// # Errors
+/// A sentence that says why nothing is changed.
+pub fn renumber_stopped(state: &std::path::Path, user: Option<&User>, new: Subnets) -> Result<Moved, String> {
+    let state = State::open_as(state, user.map(User::uid)).map_err(|error| error.to_string())?;
+    let state = Arc::new(state);
+    let done = files::renumber(&state, new);
+    let request = Request::Renumber { subnets: new.iter().collect() };
+    let request = serde_json::to_value(request).unwrap_or_default();
+    let error = done.as_ref().err().cloned();
+    let entry = audit::Entry::new(unix_time(), Some(socket::this_caller()), request, error);
+    store::write_audit(&state, &entry.line());
+    // The hub may run as another user than who does this.
+    state.give_to_owner().map_err(|error| error.to_string())?;
+    Ok(renumbered(&done?, false))
+}
+
 impl Server {
     /// Opens everything that the hub needs. A byte on `signals` stops it, one on `hangups` has it read its files
     /// again.
     pub fn new(config: &Config, signals: StdUnixStream, hangups: StdUnixStream) -> Result<Server, Error> {
-        let state = State::open(&config.state)?;
+        let state = State::open_as(&config.state, config.user.as_ref().map(User::uid))?;
         let key = state.key()?;
         let (store, files) = Store::open(state, config.subnets)?;
+        let config = &Config { subnets: store.subnets(), ..config.clone() };
         let certificate = Certificate::open(config.tls.clone())?;
         let (listeners, listening) = Listener::open(&config.listen)?;
         let machine = Machine::open(config, listening.iter().map(SocketAddr::port).collect())?;
@@ -437,6 +459,11 @@ impl Server {
                 Effect::RemoveRoute(prefix) => {
                     let set = self.machine.remove_route(prefix);
                     self.log_route(prefix, "withdrawn", set, now);
+                }
+                Effect::SetSubnets(subnets) => {
+                    if let Err(error) = self.machine.set_subnets(subnets) {
+                        warn!("{error}");
+                    }
                 }
                 Effect::Save(job) => {
                     if let Some(done) = self.store.run(*job) {

@@ -165,6 +165,11 @@ impl Switch {
         }
     }
 
+    /// Sets the LAN's own prefixes.
+    pub fn set_subnets(&mut self, subnets: Subnets) {
+        self.subnets = subnets;
+    }
+
     fn session(&self, session: SessionId) -> Option<&Session> {
         self.sessions.get(session.index())
     }

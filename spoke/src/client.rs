@@ -200,6 +200,7 @@ impl Client {
     pub fn run(&mut self) -> Result<(), Error> {
         let result = self.serve();
         self.machine.set_routes(BTreeMap::new(), &[], Instant::now());
+        self.machine.close();
         if let Some(Err(error)) = self.hosts.as_ref().map(SyncedFile::clear) {
             warn!("{error}; it still names members");
         }
@@ -510,6 +511,7 @@ impl Client {
             Notice::FailedAgain(..)
             | Notice::WayFailed(_)
             | Notice::NameTaken { .. }
+            | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
             | Notice::SmallSegments(_)

@@ -4,18 +4,21 @@
 //! can remove routes and rules, and the kernel removes routes with the device's addresses without an announcement.
 //!
 //! A prefix that holds the hub itself has its route in a table of the device's own, to which the rules of `rules`
-//! lead; all other routes are in the main table. Whatever is made here carries the protocol number
+//! lead; single addresses that are reached around the LAN, `direct`, have another one; all other routes are in the main
+//! table. Whatever is made here carries the protocol number
 //! [`common::linux::netlink::OUR_PROTOCOL`], and rules also the index of the device: several spokes on one machine each keep to their
 //! own, and nothing else is touched.
 
+pub mod direct;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use common::linux::netlink::{Error, Family, MAIN_TABLE, Netlink, Route, Rule};
-use common::linux::policy::{self, OTHER_GENERATION, remove_rules, table};
+use common::linux::policy::{self, OTHER_GENERATION, direct_table, remove_rules, table};
 use common::linux::tun::Tun;
+use direct::Hop;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
 use rules::Policy;
@@ -32,6 +35,8 @@ const MAX_NAMED: usize = 4;
 pub struct KernelRoutes {
     wanted: BTreeMap<IpNetwork, RouteMode>,
     hub: Vec<IpAddr>,
+    /// The addresses that are reached around the device.
+    direct: BTreeMap<IpAddr, Hop>,
     /// The device that all of it belongs to.
     device: u32,
     installed: BTreeMap<IpNetwork, RouteMode>,
@@ -111,9 +116,19 @@ impl KernelRoutes {
     pub fn set(&mut self, tun: &Tun, routes: BTreeMap<IpNetwork, RouteMode>, hub: &[IpAddr]) -> bool {
         self.wanted = routes;
         self.hub = hub.to_vec();
-        self.failed.retain(|prefix, _| self.wanted.contains_key(prefix));
+        let direct = &self.direct;
+        self.failed.retain(|prefix, _| self.wanted.contains_key(prefix) || direct.contains_key(&prefix.ip()));
         self.apply(tun);
         std::mem::take(&mut self.lines.is_used)
+    }
+
+    /// Has exactly these addresses reached around the device. What cannot be installed is told, and tried again by
+    /// [`KernelRoutes::reconcile`].
+    pub fn set_direct(&mut self, tun: &Tun, direct: BTreeMap<IpAddr, Hop>) {
+        self.direct = direct;
+        let (wanted, direct) = (&self.wanted, &self.direct);
+        self.failed.retain(|prefix, _| wanted.contains_key(prefix) || direct.contains_key(&prefix.ip()));
+        self.apply(tun);
     }
 
     /// Whether to keep the lines about changes back.
@@ -133,7 +148,8 @@ impl KernelRoutes {
 
     /// Whether nothing is installed.
     pub fn is_empty(&self) -> bool {
-        self.installed.is_empty() && self.v4.installed.is_empty() && self.v6.installed.is_empty()
+        let has_rules = !self.v4.installed.is_empty() || !self.v6.installed.is_empty();
+        self.installed.is_empty() && self.direct.is_empty() && !has_rules
     }
 
     /// The failures, one line each. Bounded.
@@ -198,6 +214,7 @@ impl KernelRoutes {
                 Err(error) => warn!("route {prefix} not withdrawn: {error}"),
             }
         }
+        self.apply_direct(tun);
         // Rules first, so that the tunnel never runs through itself.
         let missing = self.apply_rules(tun);
         let to_add: Vec<(IpNetwork, RouteMode)> = self
@@ -251,6 +268,52 @@ impl KernelRoutes {
         self.is_told_of_ipv6 = is_missing;
     }
 
+    /// Has the routes around the device in their table. They go with the interfaces that they lead to, so they are looked
+    /// at each time that there are any.
+    fn apply_direct(&mut self, tun: &Tun) {
+        let table = direct_table(self.device);
+        for family in [Family::V4, Family::V6] {
+            let wanted: Vec<Route> = self
+                .direct
+                .iter()
+                .filter(|(address, _)| Family::of(**address) == family)
+                .map(|(&address, &Hop { interface, gateway })| Route {
+                    prefix: address.into(),
+                    gateway,
+                    interface,
+                    table,
+                    metric: None,
+                })
+                .collect();
+            // Without its rule a table leads nowhere.
+            if wanted.is_empty() && self.family(family).is_idle() {
+                continue;
+            }
+            let observed = match tun.netlink().table(family, table) {
+                Ok(observed) => observed,
+                Err(error) => {
+                    debug!("{error}");
+                    continue;
+                }
+            };
+            let is_same = |one: &Route, other: &Route| {
+                (one.prefix, one.gateway, one.interface) == (other.prefix, other.gateway, other.interface)
+            };
+            for stray in observed.iter().filter(|route| !wanted.iter().any(|other| is_same(route, other))) {
+                if let Err(error) = tun.netlink().remove_route(stray) {
+                    warn!("cannot remove an old route: {error}");
+                }
+            }
+            for route in wanted.iter().filter(|route| !observed.iter().any(|other| is_same(route, other))) {
+                match tun.netlink().add_route(route) {
+                    Ok(()) => drop(self.failed.remove(&route.prefix)),
+                    // Its interface may be about to go, and then it is not wanted any more.
+                    Err(error) => drop(self.failed.insert(route.prefix, error.to_string())),
+                }
+            }
+        }
+    }
+
     /// Installs the rules, each family for itself.
     fn apply_rules(&mut self, tun: &Tun) -> BTreeSet<u32> {
         let around: BTreeSet<IpNetwork> = self
@@ -259,7 +322,7 @@ impl KernelRoutes {
             .filter(|(_, mode)| **mode == RouteMode::Around)
             .map(|(&prefix, _)| prefix)
             .collect();
-        if around.is_empty() && self.v4.is_idle() && self.v6.is_idle() {
+        if around.is_empty() && self.direct.is_empty() && self.v4.is_idle() && self.v6.is_idle() {
             return BTreeSet::new();
         }
         let mut missing = BTreeSet::new();
@@ -278,7 +341,10 @@ impl KernelRoutes {
         }
         let (device, table, hub) = (self.device, table(self.device), std::mem::take(&mut self.hub));
         for family in [Family::V4, Family::V6] {
-            let policy = Policy { family, table, around: &around, hub: &hub, lan: &lan, others: &others };
+            let has_direct = self.direct.keys().any(|&address| Family::of(address) == family);
+            let direct = has_direct.then(|| direct_table(device));
+            let policy =
+                Policy { family, table, around: &around, hub: &hub, lan: &lan, others: &others, direct };
             let is_own = |rule: &&Rule| rule.family == family && rule.owner & !OTHER_GENERATION == device;
             let observed: Vec<Rule> = observed.iter().filter(is_own).copied().collect();
             missing.extend(self.family(family).apply(tun.netlink(), &policy, device, observed));
@@ -295,6 +361,14 @@ impl KernelRoutes {
         self.installed.clear();
         let rules = [&mut self.v4, &mut self.v6].map(|family| std::mem::take(&mut family.installed));
         remove_rules(tun.netlink(), &rules.concat());
+        // These lead to other devices, and their table has the number of the one that is gone.
+        for family in [Family::V4, Family::V6] {
+            for route in tun.netlink().table(family, direct_table(self.device)).unwrap_or_default() {
+                if let Err(error) = tun.netlink().remove_route(&route) {
+                    debug!("{error}");
+                }
+            }
+        }
         self.device = tun.index();
     }
 

@@ -71,9 +71,10 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             Some(secret.map_err(|why| format!("{}: {why}", path.display()))?)
         }
     };
+    let user = options.user.as_deref().map(User::find).transpose()?;
     let state = match &options.state {
-        Some(path) => State::open(path)?,
-        None => default_state(options.addresses.first())?,
+        Some(path) => State::open_as(path, user.as_ref().map(User::uid))?,
+        None => default_state(options.addresses.first(), user.as_ref())?,
     };
     let HubPath { hubs, proxy: named, tls_ca } = options.path;
     let proxies = hubs.iter().map(|hub| proxy(named.as_ref(), &hub.host)).collect::<Result<Vec<_>, _>>()?;
@@ -95,7 +96,6 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
-    let user = options.user.as_deref().map(User::find).transpose()?;
     // The numeric form of an address needs no look-up.
     let profile = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
     let config =
@@ -123,8 +123,9 @@ fn proxy(named: Option<&Option<ProxyUrl>>, hub: &str) -> Result<Option<ProxyUrl>
 ///
 /// Earlier versions gave a second spoke on a machine a directory below, named after its address. Such a second member
 /// is still there if it was on a LAN, which is told by its knowing a hub; a failed start left a key alone.
-fn default_state(address: Option<&IpAddr>) -> Result<State, state::Error> {
+fn default_state(address: Option<&IpAddr>, user: Option<&User>) -> Result<State, state::Error> {
     let shared = Path::new(DEFAULT_STATE);
     let own = address.map(|address| shared.join(address.to_string()));
-    State::open(own.as_deref().filter(|own| state::inner(own).join(HUBS).exists()).unwrap_or(shared))
+    let path = own.as_deref().filter(|own| state::inner(own).join(HUBS).exists()).unwrap_or(shared);
+    State::open_as(path, user.map(User::uid))
 }

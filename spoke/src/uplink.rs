@@ -140,6 +140,13 @@ struct Identity {
     has_said_pending: bool,
 }
 
+impl Identity {
+    /// Whether the device is set to this address.
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.ip() == address)
+    }
+}
+
 /// What packets pass through.
 struct Buffers {
     pool: Pool,

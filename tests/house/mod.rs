@@ -24,6 +24,7 @@ mod capture;
 mod host;
 mod lan;
 pub(crate) mod line;
+mod names;
 mod net;
 mod probe;
 mod process;
@@ -41,6 +42,7 @@ pub(crate) use lan::{
     Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_tun, require_tun, spawn_spoke,
     spoke_command, start_hub, state,
 };
+pub(crate) use names::serve_names;
 pub(crate) use net::{Direction, Net};
 pub(crate) use probe::{
     Transfer, checksum, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until, transfer,

@@ -20,6 +20,7 @@ use hub::ids::SessionId;
 use hub::lan::Lan;
 use hub::lan::invites::Invites;
 use hub::lan::members::{Access, Members};
+use hub::lan::moves::Moves;
 use hub::lan::rules::Rules;
 use hub::lan::saving::{Done, Fingerprint, Job, Written};
 use hub::lan::subnets::Subnets;
@@ -78,6 +79,7 @@ impl World {
             invites: Invites::default(),
             access: Access::Open,
             rules,
+            moves: Moves::default(),
         };
         let mut hub = Core::new(PrivateKey::from_random([1; 32]), lan, files, 7, 0);
         let mut pool = Pool::new(8 << 20);
@@ -159,6 +161,7 @@ impl World {
                 other @ (Effect::Close { .. }
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::SetSubnets(_)
                 | Effect::Answer(..)) => panic!("the hub wants {other:?}"),
             }
         }

@@ -2,12 +2,14 @@
 
 use hub::lan::invites::Invites;
 use hub::lan::members::{Access, Members, Patch};
+use hub::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
 use hub::lan::saving::{Done, Files, Fingerprint, Job, ReadMembers, Written};
 use hub::lan::subnets::Subnets;
 
 /// The texts of the files.
 pub(crate) struct Disk {
     pub(crate) subnets: Subnets,
+    moves: Moves,
     pub(crate) members: String,
     invites: String,
     locked: bool,
@@ -21,16 +23,19 @@ impl Disk {
     /// What a hub that starts reads.
     pub(crate) fn files(&self) -> hub::core::Files {
         hub::core::Files {
-            members: Members::parse(&self.members, self.subnets).unwrap(),
+            members: self.parse_members().unwrap(),
             fingerprint: Fingerprint::of(&self.members),
-            invites: Invites::parse(&self.invites, self.subnets).unwrap(),
+            invites: self.parse_invites().unwrap(),
             access: if self.locked { Access::Locked } else { Access::Open },
             rules: None,
+            moves: self.moves.clone(),
         }
     }
 
     pub(crate) fn new(subnets: Subnets, members: String, locked: bool) -> Disk {
-        Disk { subnets, members, invites: String::new(), locked, is_full: false, has_failed: false }
+        let mut moves = Moves::default();
+        moves.start(subnets);
+        Disk { subnets, moves, members, invites: String::new(), locked, is_full: false, has_failed: false }
     }
 
     /// Whether all can be written, and was.
@@ -62,14 +67,33 @@ impl Disk {
                 Done::Written { invites, members }
             }
             Job::SetLocked(locked) => Done::SetLocked(self.write().map(|()| self.locked = locked)),
+            Job::Move(moves, subnets) => {
+                let written = self.write();
+                if written.is_ok() {
+                    (self.moves, self.subnets) = (*moves, subnets);
+                }
+                Done::Moved(written)
+            }
             Job::Read => Done::Read(self.read()),
         }
     }
 
+    fn parse_members(&self) -> Result<Members, String> {
+        let moved = self.moves.translate_text(&self.members, MEMBERS_COLUMN);
+        let mut members = Members::parse(&moved, self.subnets).map_err(|bad| bad.why)?;
+        if moved != self.members {
+            members.set_outdated();
+        }
+        Ok(members)
+    }
+
+    fn parse_invites(&self) -> Result<Invites, String> {
+        let moved = self.moves.translate_text(&self.invites, INVITES_COLUMN);
+        Invites::parse(&moved, self.subnets).map_err(|bad| bad.why)
+    }
+
     fn read(&self) -> Result<Files, String> {
-        let bad = |bad: hub::lan::members::BadLine| bad.why;
-        let members = Members::parse(&self.members, self.subnets).map_err(bad)?;
-        let invites = Invites::parse(&self.invites, self.subnets).map_err(bad)?;
+        let (members, invites) = (self.parse_members()?, self.parse_invites()?);
         let fingerprint = Fingerprint::of(&self.members);
         let members = Box::new(ReadMembers { members, fingerprint });
         Ok(Files { members: Ok(members), invites, locked: self.locked, rules: None })

@@ -255,7 +255,7 @@ impl World {
                     self.job = Some((self.now + time, job));
                 }
                 Effect::Answer(_, answer) => self.answer = Some(*answer),
-                Effect::AddRoute(_) | Effect::RemoveRoute(_) | Effect::Log(_) => {}
+                Effect::AddRoute(_) | Effect::RemoveRoute(_) | Effect::SetSubnets(_) | Effect::Log(_) => {}
             }
         }
     }

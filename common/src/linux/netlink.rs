@@ -230,6 +230,23 @@ impl Netlink {
             .map_err(|refusal| refusal.to("list the routes"))
     }
 
+    /// The routes of this family in one table, whoever made them; of several next hops the first counts. A machine may
+    /// have very many.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn table(&self, family: Family, table: u32) -> Result<Vec<Route>, Error> {
+        let read = |message: &Message<'_>| {
+            codec::read_route(message)
+                .filter(|route| route.table == table && Family::of(route.prefix.ip()) == family)
+        };
+        match self.dump(|| codec::list_table(family, table), read) {
+            // A table without a route is none.
+            Err(refusal) if refusal.is(libc::ENOENT) => Ok(Vec::new()),
+            listed => listed.map_err(|refusal| refusal.to("list the routes of a table")),
+        }
+    }
+
     /// Where the kernel sends what goes to `destination`.
     /// `None` where there is no route.
     ///

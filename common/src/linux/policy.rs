@@ -12,9 +12,17 @@ const FIRST_TABLE: u32 = 0x5678_0000;
 /// owner, and then the old ones be removed, so that there is no moment without.
 pub const OTHER_GENERATION: u32 = 1 << 31;
 
+/// As many tables again, for what must not go through the device.
+const FIRST_DIRECT_TABLE: u32 = 0x5679_0000;
+
 /// The routing table of a device, by its index.
 pub fn table(device: u32) -> u32 {
     FIRST_TABLE.wrapping_add(device)
+}
+
+/// The table with the routes to single addresses around a device.
+pub fn direct_table(device: u32) -> u32 {
+    FIRST_DIRECT_TABLE.wrapping_add(device)
 }
 
 /// Removes the rules that killed processes left: those of devices that are gone, and of an earlier one with the index

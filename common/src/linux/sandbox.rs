@@ -89,6 +89,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl User {
+    /// Its number.
+    pub fn uid(&self) -> Uid {
+        self.uid
+    }
+
     /// Looks a user up by name.
     pub fn find(name: &str) -> Result<User, Error> {
         match unistd::User::from_name(name) {

@@ -60,6 +60,13 @@ pub enum Error {
     NoDevice(io::Error),
     /// No CAP_NET_ADMIN, or no right to open /dev/net/tun.
     NotAllowed(io::Error),
+    /// The device was moved to another network namespace.
+    Moved {
+        /// Its name.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Another interface has this name.
     NameTaken {
         /// The name that was wanted.
@@ -109,7 +116,13 @@ impl Tun {
     /// As for [`Tun::open`]; `NameTaken` too where the device is still there.
     pub fn reattach(&mut self) -> Result<(), Error> {
         let request = InterfaceRequest::new(&self.name).ok_or_else(|| Error::BadName(self.name.clone()))?;
-        self.attach(request)
+        match self.attach(request) {
+            // The file still has a device, which is not to be seen here.
+            Err(Error::NameTaken { name, source }) if source.raw_os_error() == Some(libc::EEXIST) => {
+                Err(Error::Moved { name, source })
+            }
+            attached => attached,
+        }
     }
 
     fn attach(&mut self, request: InterfaceRequest) -> Result<(), Error> {
@@ -378,6 +391,9 @@ impl fmt::Display for Error {
             Error::NameTaken { name, .. } => {
                 write!(f, "an interface called {name} is there already: choose another with --tun NAME")
             }
+            Error::Moved { name, .. } => {
+                write!(f, "someone has moved {name} to another network namespace: start this program again")
+            }
             Error::Descriptors(source) => {
                 write!(f, "no descriptor left: {source}: raise `ulimit -n` (LimitNOFILE= in a systemd unit)")
             }
@@ -399,6 +415,7 @@ impl std::error::Error for Error {
             | Error::NotAllowed(source)
             | Error::Descriptors(source)
             | Error::NameTaken { source, .. }
+            | Error::Moved { source, .. }
             | Error::Other { source, .. } => Some(source),
             Error::Netlink(error) => error.source(),
         }

@@ -19,7 +19,7 @@ use log::warn;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slab::Slab;
@@ -321,6 +321,12 @@ pub fn ask<T: DeserializeOwned>(state: &Path, request: &impl Serialize) -> Resul
         Ok(Answer::Error(text)) => Err(AskError::Refused(text)),
         Err(_) => Err(AskError::Garbled(path)),
     }
+}
+
+/// Who runs this command, for one that does without a running program.
+pub fn this_caller() -> Caller {
+    let By { sudo_user, from } = by();
+    Caller { uid: Uid::current().as_raw(), pid: Pid::this().as_raw(), sudo_user, from }
 }
 
 /// Who runs this command, as far as its environment says.

@@ -181,6 +181,14 @@ impl State {
     /// # Errors
     /// [`Error::Exposed`] where others can write to what is there already, or made the directory below.
     pub fn open(path: &Path) -> Result<State, Error> {
+        State::open_as(path, None)
+    }
+
+    /// As [`State::open`], for a process that becomes `user`: what that user was given at an earlier start is its own.
+    ///
+    /// # Errors
+    /// As [`State::open`].
+    pub fn open_as(path: &Path, user: Option<Uid>) -> Result<State, Error> {
         let metadata = make_directory(path)?;
         let inner = path.join(PRIVATE);
         let is_exposed = metadata.mode() & 0o022 != 0;
@@ -189,7 +197,9 @@ impl State {
             return State::lock(path, &metadata);
         }
         let own = make_directory(&inner)?;
-        let is_ours = own.uid() == Uid::effective().as_raw() || own.uid() == metadata.uid();
+        let is_ours = own.uid() == Uid::effective().as_raw()
+            || own.uid() == metadata.uid()
+            || user.is_some_and(|user| own.uid() == user.as_raw());
         if is_exposed && (!is_ours || inner.is_symlink()) {
             return Err(Error::Exposed { path: path.to_owned(), has: metadata.mode() & 0o022, mode: 0o700 });
         }
@@ -362,6 +372,20 @@ impl State {
         Ok(())
     }
 
+    /// Makes its files those of the directory's owner, whoever this process is: the program that they are for may run as
+    /// another user.
+    ///
+    /// # Errors
+    /// As [`State::give_to`].
+    pub fn give_to_owner(&self) -> Result<(), Error> {
+        let own = fstat(&self.directory).map_err(|error| Error::Io {
+            tried: "open the state directory",
+            path: self.path.clone(),
+            error: error.into(),
+        })?;
+        self.give_to(Uid::from_raw(own.st_uid), Gid::from_raw(own.st_gid))
+    }
+
     /// The error for a line of a file that is invalid.
     pub fn damaged(&self, name: &str, line: usize, why: impl fmt::Display) -> Error {
         Error::Damaged { path: self.path.join(name), line, why: why.to_string() }
@@ -444,16 +468,21 @@ impl SyncedFile {
     }
 
     /// Whether there is no such file, or an empty one, or one with our first line. A link counts as what it leads
-    /// to; what is no file at all is left to [`SyncedFile::write`] to fail at.
+    /// to. A directory is left to [`SyncedFile::write`] to fail at; a device, a pipe and a link to nothing are not ours,
+    /// though there is nothing to read.
     fn is_ours(&self) -> io::Result<bool> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let file = match openat(&self.directory, self.name.as_os_str(), flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::ENOENT) => return Ok(true),
+            Err(Errno::ENOENT) => {
+                let link = fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+                return Ok(link.is_err());
+            }
             Err(error) => return Err(error.into()),
         };
-        if file.metadata()?.is_dir() {
-            return Ok(true);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(metadata.is_dir());
         }
         let mut start = Vec::new();
         file.take(self.marker.len() as u64).read_to_end(&mut start)?;
@@ -670,6 +699,27 @@ mod tests {
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "nothing else is left");
         fs::write(&path, "").unwrap();
         assert!(SyncedFile::open(&path, MARKER).is_ok(), "an empty one may be made beforehand");
+    }
+
+    #[test]
+    fn puts_no_file_in_the_place_of_a_device_a_pipe_or_a_link_to_nothing() {
+        let scratch = Scratch::new();
+        fs::create_dir(&scratch.0).unwrap();
+        let make = |program: &str, name: &str, arguments: &[&str]| {
+            let path = scratch.0.join(name);
+            let status = std::process::Command::new(program).arg(&path).args(arguments).status();
+            status.is_ok_and(|status| status.success()).then_some(path)
+        };
+        symlink(scratch.0.join("nowhere"), scratch.0.join("dangling")).unwrap();
+        let pipe = make("mkfifo", "pipe", &[]).unwrap();
+        // Only root makes devices; this is /dev/null.
+        let device = make("mknod", "null", &["c", "1", "3"]);
+        for path in [pipe, scratch.0.join("dangling")].into_iter().chain(device) {
+            let before = fs::symlink_metadata(&path).unwrap();
+            let error = SyncedFile::open(&path, MARKER).unwrap_err();
+            assert!(matches!(error, Error::NotOurs(_)), "{}: {error}", path.display());
+            assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), before.ino());
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! nobody but its own flow. So no more is handed to the kernel than the path needs: its delivery rate times its shortest
 //! round trip, and a little more, by which a faster path is found out, as with BBR (draft-ietf-ccwg-bbr).
 //!
-//! If round trips stay long all the same, it is somebody else who fills the queue. Then holding back would leave the path
-//! to them: for some seconds only the congestion control counts.
+//! If round trips stay long all the same, it is somebody else who fills the queue. Then holding back so much would leave the
+//! path to them: for some seconds it is twice what the path needs.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// In flight beyond what the path holds: a share of that, and what it delivers until it is looked again.
 const GAIN: f64 = 1.1;
+/// The same where others fill the queue: as much as BBR has.
+const SHARED_GAIN: f64 = 2.0;
 const LATE: Duration = Duration::from_millis(2);
 /// Windows of at least a round trip each, of which the best rate counts.
 const WINDOWS: usize = 10;
@@ -104,8 +106,9 @@ impl Flight {
             (self.phase, self.queued) = (Phase::Full, 0);
         }
         let may_send = match self.phase {
-            Phase::Growing { .. } | Phase::Shared(_) => true,
-            Phase::Full => (sample.held as f64) < self.limit(sample),
+            Phase::Growing { .. } => true,
+            Phase::Full => self.has_room(sample, GAIN),
+            Phase::Shared(_) => self.has_room(sample, SHARED_GAIN),
         };
         if !may_send {
             self.was_limited();
@@ -134,10 +137,10 @@ impl Flight {
         }
     }
 
-    /// Bytes that may be in flight.
-    fn limit(&self, sample: &Sample) -> f64 {
-        let needed = self.rate() * (sample.shortest.as_secs_f64() * GAIN + LATE.as_secs_f64());
-        needed.max(f64::from(sample.segment) * 10.0)
+    /// Whether less is in flight than `gain` times what the path holds.
+    fn has_room(&self, sample: &Sample, gain: f64) -> bool {
+        let needed = self.rate() * (sample.shortest.as_secs_f64() * gain + LATE.as_secs_f64());
+        (sample.held as f64) < needed.max(f64::from(sample.segment) * 10.0)
     }
 
     /// Bytes a second.

@@ -21,7 +21,11 @@ impl Core {
             Command::Allow(allow) => self.allow(request, allow, now),
             Command::Rename(who, name) => self.rename(request, &who, name, now),
             Command::Forget(who) => self.forget_member(request, &who, now),
-            command @ (Command::Invite(_) | Command::Cancel(_) | Command::SetAccess(_) | Command::Reload) => {
+            command @ (Command::Invite(_)
+            | Command::Cancel(_)
+            | Command::SetAccess(_)
+            | Command::Renumber(_)
+            | Command::Reload) => {
                 if !self.saving.enqueue(request, command) {
                     self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
                 }
@@ -54,6 +58,7 @@ impl Core {
                     self.saving.run(Running::Access(request, access));
                     Some(Job::SetLocked(access != Access::Open))
                 }
+                Command::Renumber(subnets) => self.start_renumber(request, subnets),
                 Command::Reload => {
                     self.saving.run(Running::Reload(request));
                     Some(Job::Read)
@@ -73,7 +78,8 @@ impl Core {
         }
     }
 
-    fn start_invite(&mut self, request: RequestId, invite: Invite) -> Option<Job> {
+    fn start_invite(&mut self, request: RequestId, mut invite: Invite) -> Option<Job> {
+        self.admission.moves().translate_all(&mut invite.addresses);
         match self.admission.with_invite(&invite) {
             Ok(invites) => {
                 let text = invites.to_text();
@@ -127,6 +133,10 @@ impl Core {
                     self.reopen_pending(now);
                 }
                 let answer = written.map(|()| Answer::Access(access));
+                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
+            }
+            (Some(Running::Move(request, steps, moves, to)), Done::Moved(written)) => {
+                let answer = written.map(|()| Answer::Renumbered(self.renumber(steps, moves, to)));
                 self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
             }
             (Some(Running::Reload(request)), Done::Read(read)) => {

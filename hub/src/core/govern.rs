@@ -53,7 +53,8 @@ impl Core {
     }
 
     fn let_in(&mut self, key: PublicKey, wanted: Option<&Name>, allow: Allow) -> Result<MemberId, String> {
-        let Allow { in_place_of, name, addresses, routes, tags, .. } = allow;
+        let Allow { in_place_of, name, mut addresses, routes, tags, .. } = allow;
+        self.admission.moves().translate_all(&mut addresses);
         let members = self.admission.members();
         if let Some(old) = in_place_of {
             let id = self.admission.find(&old)?;

@@ -15,6 +15,7 @@ use crate::ids::{MemberId, SessionId};
 use crate::lan::invites::{Invite, Invites, format_invite, parse_invite};
 use crate::lan::joins::Joins;
 use crate::lan::members::{Access, Change, Decision, Members};
+use crate::lan::moves::{Moves, Step};
 use crate::lan::pending::{Pending, Waiting};
 use crate::lan::saving::{Job, Saving};
 use crate::lan::subnets::Subnets;
@@ -99,6 +100,8 @@ pub struct Admission {
     invites: Invites,
     access: Access,
     subnets: Subnets,
+    /// Where the LAN's subnets were before.
+    moves: Moves,
     /// The time of day, for invites: Unix seconds.
     unix_time: u64,
     disputes: BTreeMap<SessionId, Dispute>,
@@ -118,6 +121,7 @@ impl Admission {
             invites: Invites::default(),
             access,
             subnets,
+            moves: Moves::default(),
             unix_time: 0,
             disputes: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -163,10 +167,11 @@ impl Admission {
         &mut self,
         session: SessionId,
         key: PublicKey,
-        join: Join,
+        mut join: Join,
         contact: &impl Contact,
         now: Instant,
     ) -> Ruling {
+        self.moves.translate_all(join.addresses.iter_mut().chain(&mut join.had));
         self.decide(session, Request { key, join, found_dead: Vec::new() }, contact, now)
     }
 
@@ -421,6 +426,68 @@ impl Admission {
     /// Strikes a member off the list for good. Its link is for the caller to end.
     pub fn revoke(&mut self, id: MemberId) -> Change {
         self.members.revoke(id)
+    }
+
+    /// Sets where the LAN's subnets were before: addresses of those mean addresses of the present ones.
+    pub fn set_moves(&mut self, moves: Moves) {
+        self.moves = moves;
+    }
+
+    /// Where the LAN's subnets were before.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
+    /// Moves all members and invites to other subnets.
+    pub fn renumber(&mut self, subnets: Subnets, moves: Moves) {
+        self.subnets = subnets;
+        self.members.renumber(subnets, &moves);
+        self.invites.renumber(subnets, &moves);
+        self.moves = moves;
+        self.reserve(None);
+    }
+
+    /// Whether all members and invites have a place in the subnets that these steps lead to.
+    ///
+    /// # Errors
+    /// A sentence that names one which has none.
+    pub fn check_steps(
+        members: &Members,
+        invites: &Invites,
+        steps: &[Step],
+        to: Subnets,
+    ) -> Result<(), String> {
+        let members = members.iter().map(|(_, member)| (&member.name, &member.addresses));
+        let invites = invites.iter().map(|invite| (&invite.name, &invite.addresses));
+        for (name, addresses) in members.chain(invites) {
+            for &address in addresses {
+                let Some(step) = steps.iter().find(|step| step.from.contains(address)) else { continue };
+                let (from, new) = (step.from, step.to);
+                match step.apply(address) {
+                    Some(moved) => {
+                        to.check(moved).map_err(|unfit| {
+                            format!(
+                                "{address} of {name} cannot become {moved}, which {unfit}; nothing is changed"
+                            )
+                        })?;
+                    }
+                    None if new.prefix() > from.prefix() && !common::packet::prefix::overlap(new, from) => {
+                        return Err(format!(
+                            "{new} is too small: it has no host for {address} of {name}; take a prefix of /{}, or \
+                             revoke that member; nothing is changed",
+                            from.prefix()
+                        ));
+                    }
+                    None => {
+                        return Err(format!(
+                            "{new} is a part of {from}, where addresses stay as they are, and {address} of {name} is not \
+                             in it: take a subnet apart from {from}; nothing is changed"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes over a list of members that was read anew; tells who is changed by it.

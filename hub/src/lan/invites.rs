@@ -16,6 +16,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::lan::members::{BadLine, Rights, Version, rights_text};
+use crate::lan::moves::{INVITES_COLUMN, Moves};
 use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 
@@ -123,7 +124,11 @@ impl Invites {
 
     /// Takes over invites that were read anew; those that were used since the text was last written stay used.
     pub fn replace(&mut self, mut new: Invites) {
+        let is_outdated = new.is_changed();
         (new.version, new.saved) = (self.version.next(), self.version.next());
+        if is_outdated {
+            new.set_outdated();
+        }
         for (hash, taken, _) in std::mem::take(&mut self.removed) {
             match taken {
                 Taken::One => new.use_up(hash),
@@ -160,6 +165,24 @@ impl Invites {
         self.lines.push(Line::Invite(invite, line));
         self.version = self.version.next();
         Ok(())
+    }
+
+    /// Notes that the text that was read is not what it is to be, though it means the same.
+    pub fn set_outdated(&mut self) {
+        self.version = self.version.next();
+    }
+
+    /// Moves all addresses to other subnets; those that have no place there are chosen when the members come.
+    pub fn renumber(&mut self, subnets: Subnets, moves: &Moves) {
+        self.version = self.version.next();
+        for line in &mut self.lines {
+            let Line::Invite(invite, text) = line else { continue };
+            let moved = invite.addresses.iter().map(|&address| moves.translate(address));
+            let moved: Vec<IpAddr> = moved.filter(|&address| subnets.check(address).is_ok()).collect();
+            let is_whole = moved.len() == invite.addresses.len();
+            invite.addresses = moved;
+            *text = if is_whole { moves.translate_line(text, INVITES_COLUMN) } else { format_invite(invite) };
+        }
     }
 
     /// Notes that a machine has used an invite; after its last use it is gone.

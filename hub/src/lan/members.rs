@@ -147,7 +147,9 @@ impl Members {
             },
             parties: 0,
         };
-        for (index, line) in text.lines().enumerate() {
+        // Some editors put a mark of their own in front.
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
+        for (index, line) in lines.enumerate() {
             let bad = |why| BadLine { line: index + 1, why };
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 members.lines.push(Line::Text(line.to_owned()));

@@ -134,7 +134,7 @@ impl RouteTable {
         if network != prefix.ip() {
             return Err(RejectedRoute::HostBits);
         }
-        if prefix.prefix() < 4 || network.is_loopback() || network.is_multicast() || is_link_local(network) {
+        if prefix.prefix() < 4 || has_no_hosts(prefix) {
             return Err(RejectedRoute::TooWide);
         }
         if subnets.iter().any(|subnet| overlap(subnet, prefix)) {
@@ -197,11 +197,25 @@ impl RouteTable {
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+/// Whether addresses in this prefix mean no host somewhere else (RFC 6890): who has a prefix may send from it.
+fn has_no_hosts(prefix: IpNetwork) -> bool {
+    const V4: [([u8; 4], u8); 4] = [
+        // "This network", loopback, link-local; multicast, reserved and broadcast.
+        ([0, 0, 0, 0], 8),
+        ([127, 0, 0, 0], 8),
+        ([169, 254, 0, 0], 16),
+        ([224, 0, 0, 0], 3),
+    ];
+    const V6: [(u16, u16, u8); 3] = [
+        // Unspecified, loopback, IPv4 in disguise; link-local; multicast.
+        (0, 0, 32),
+        (0xfe80, 0, 10),
+        (0xff00, 0, 8),
+    ];
+    let v4 = V4.iter().map(|&(address, length)| (IpAddr::from(address), length));
+    let v6 = V6.iter().map(|&(a, b, length)| (IpAddr::from([a, b, 0, 0, 0, 0, 0, 0]), length));
+    let mut none = v4.chain(v6).filter_map(|(address, length)| IpNetwork::new(address, length).ok());
+    none.any(|none| none.is_ipv4() == prefix.is_ipv4() && overlap(none, prefix))
 }
 
 /// One family's prefixes, cut into ranges that do not overlap: the owner of an address is that of the last
@@ -387,7 +401,24 @@ mod tests {
         assert_eq!(check("192.0.0.0/16", b), Err(RejectedRoute::HubNetwork(net("192.0.2.0/24"))));
         assert_eq!(check("0.0.0.0/0", b), Err(RejectedRoute::TooWide));
         assert_eq!(check("127.0.0.0/8", b), Err(RejectedRoute::TooWide));
-        assert_eq!(check("169.254.0.0/16", b), Err(RejectedRoute::TooWide));
+        for no_hosts in [
+            "169.254.0.0/16",
+            "0.0.0.0/8",
+            "112.0.0.0/4",
+            "160.0.0.0/4",
+            "240.0.0.0/4",
+            "255.255.255.255/32",
+            "::1/128",
+            "::ffff:0:0/96",
+            "::/16",
+            "fe00::/8",
+            "f000::/4",
+        ] {
+            assert_eq!(check(no_hosts, b), Err(RejectedRoute::TooWide), "{no_hosts}");
+        }
+        for fine in ["126.0.0.0/8", "128.0.0.0/4", "64:ff9b::/96", "2002::/16"] {
+            assert_eq!(check(fine, b), Ok(()), "{fine}");
+        }
         assert_eq!(check("192.168.7.1/24", b), Err(RejectedRoute::HostBits));
     }
 

@@ -203,6 +203,11 @@ impl Routes {
         !self.offers.free.is_empty()
     }
 
+    /// Sets the LAN's own prefixes; to be called while nobody is on it, as offers are not looked at again.
+    pub fn set_subnets(&mut self, subnets: Subnets) {
+        self.subnets = subnets;
+    }
+
     fn check(&self, prefix: IpNetwork, id: MemberId) -> Result<(), RejectedRoute> {
         self.table.check(prefix, id, &self.subnets, &self.hub_networks)
     }

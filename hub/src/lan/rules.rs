@@ -75,7 +75,17 @@ enum Selector {
     Hub,
     Named(Name),
     Tagged(Tag),
-    Within(IpNetwork),
+    Within(Place),
+}
+
+/// A prefix that a person wrote, and what it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    written: IpNetwork,
+    /// What stands in its place.
+    prefix: IpNetwork,
+    /// What is meant beside that.
+    beside: Option<IpNetwork>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +145,29 @@ impl Rules {
             read.map_err(|why| BadLine { line: index + 1, why })?;
         }
         Ok(Rules { rules })
+    }
+
+    /// Has the prefixes of all lines stand for what `means` says of each as it is written: for one that takes its place,
+    /// and maybe for another beside that.
+    pub fn locate(&mut self, means: impl Fn(IpNetwork) -> (IpNetwork, Option<IpNetwork>)) {
+        for selector in self.rules.iter_mut().flat_map(|rule| rule.from.iter_mut().chain(&mut rule.to)) {
+            if let Selector::Within(place) = selector {
+                (place.prefix, place.beside) = means(place.written);
+            }
+        }
+    }
+
+    /// The prefixes that stand for others, each with the number of its line, and with those.
+    pub fn located(&self) -> impl Iterator<Item = (usize, IpNetwork, String)> {
+        let ends = self
+            .rules
+            .iter()
+            .flat_map(|rule| rule.from.iter().chain(&rule.to).map(move |end| (rule.line, end)));
+        ends.filter_map(|(line, end)| {
+            let Selector::Within(Place { written, prefix, beside }) = end else { return None };
+            let also = beside.map(|beside| format!(" and {beside}")).unwrap_or_default();
+            (prefix != written || beside.is_some()).then(|| (line, *written, format!("{prefix}{also}")))
+        })
     }
 
     /// How many lines decide.
@@ -203,8 +236,14 @@ impl Selector {
             Selector::Hub => end.name.is_none(),
             Selector::Named(name) => end.name == Some(name),
             Selector::Tagged(tag) => end.tags.contains(tag),
-            Selector::Within(prefix) => prefix.contains(end.address),
+            Selector::Within(place) => place.contains(end.address),
         }
+    }
+}
+
+impl Place {
+    fn contains(&self, address: IpAddr) -> bool {
+        self.prefix.contains(address) || self.beside.is_some_and(|beside| beside.contains(address))
     }
 }
 
@@ -276,7 +315,9 @@ fn parse_ends(text: &str, groups: &Groups) -> Result<(usize, Vec<Selector>), Str
             _ if word == "*" => ends.push(Selector::All),
             _ if word == "hub" => ends.push(Selector::Hub),
             _ => ends.push(match word.parse::<IpNetwork>() {
-                Ok(prefix) if prefix.network() == prefix.ip() => Selector::Within(prefix),
+                Ok(prefix) if prefix.network() == prefix.ip() => {
+                    Selector::Within(Place { written: prefix, prefix, beside: None })
+                }
                 Ok(prefix) => {
                     let (network, length) = (prefix.network(), prefix.prefix());
                     return Err(format!(

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use common::packet::prefix::overlap;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -14,12 +15,16 @@ use ipnetwork::IpNetwork;
 use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::members::{Access, Change, Members, Patch, Version};
+use crate::lan::moves::{Moves, Step};
 use crate::lan::rules::{Rules, Tag};
+use crate::lan::subnets::Subnets;
 
 /// How long to wait before the files are written again after that failed.
 pub const SAVE_PAUSE: Duration = Duration::from_secs(10);
 /// A long text is written as a whole at most so often: what changes meanwhile goes into the next one.
 const REWRITE_EVERY: Duration = Duration::from_millis(100);
+/// Most routes that the answer to a renumbering names.
+const MAX_HIDDEN: usize = 10;
 /// Most requests that wait for the files.
 const MAX_REQUESTS: usize = 64;
 
@@ -37,6 +42,8 @@ pub enum Job {
     },
     /// Make the file `locked`, or remove it.
     SetLocked(bool),
+    /// Write that the LAN has moved to other subnets; what is read from now on is read for those.
+    Move(Box<Moves>, Subnets),
     /// Read all files.
     Read,
 }
@@ -52,6 +59,8 @@ pub enum Done {
     },
     /// Of [`Job::SetLocked`].
     SetLocked(Result<(), String>),
+    /// Of [`Job::Move`].
+    Moved(Result<(), String>),
     /// Of [`Job::Read`].
     Read(Result<Files, String>),
 }
@@ -132,6 +141,8 @@ pub enum Command {
     SetAccess(Access),
     /// Revoke a member: its name, an address of it, or its key.
     Revoke(String),
+    /// Move the LAN to these subnets, each in the place of that of its family.
+    Renumber(Subnets),
     /// Read the files again.
     Reload,
 }
@@ -162,6 +173,8 @@ pub enum Answer {
     Access(Access),
     /// A membership has ended: what it was.
     Revoked(Change),
+    /// The LAN has moved.
+    Renumbered(Renumbered),
     /// A machine is a member now: its name and key, and whether it waited.
     Allowed(Name, PublicKey, bool),
     /// A member has another name: what it was, and the name.
@@ -174,6 +187,37 @@ pub enum Answer {
     Reloaded(Vec<Change>),
 }
 
+/// What was moved to other subnets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renumbered {
+    /// From where to where.
+    pub steps: Vec<Step>,
+    /// Members.
+    pub members: usize,
+    /// Those of them that are online, and come back.
+    pub online: usize,
+    /// Invites with addresses.
+    pub invites: usize,
+    /// Routes of members that lie in a new subnet and do not count any more, with the members' names; few.
+    pub hidden: Vec<(IpNetwork, Name)>,
+}
+
+impl Renumbered {
+    /// What these steps move.
+    pub fn new(members: &Members, invites: &Invites, steps: Vec<Step>) -> Renumbered {
+        let routes =
+            members.iter().flat_map(|(_, member)| member.routes.iter().map(|&route| (route, &member.name)));
+        let hidden = routes.filter(|(route, _)| steps.iter().any(|step| overlap(step.to, *route)));
+        Renumbered {
+            members: members.len(),
+            online: members.iter().filter(|(_, member)| member.session.is_some()).count(),
+            invites: invites.iter().filter(|invite| !invite.addresses.is_empty()).count(),
+            hidden: hidden.map(|(route, name)| (route, name.clone())).take(MAX_HIDDEN).collect(),
+            steps,
+        }
+    }
+}
+
 /// A job that is being done, and what it is for.
 pub(crate) enum Running {
     /// The changes up to these states.
@@ -184,6 +228,8 @@ pub(crate) enum Running {
     Cancel(RequestId, Name, String),
     /// Who may join.
     Access(RequestId, Access),
+    /// Other subnets.
+    Move(RequestId, Vec<Step>, Moves, Subnets),
     /// The files as they are.
     Reload(RequestId),
 }

@@ -19,6 +19,7 @@ use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change};
 use crate::lan::saving::{Allow, Answer, Command};
+use crate::lan::subnets::Subnets;
 
 /// The longest life of an invite.
 const MAX_INVITE_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -63,6 +64,7 @@ impl Server {
             | Request::Lock
             | Request::Unlock
             | Request::Revoke { .. }
+            | Request::Renumber { .. }
             | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
         }
     }
@@ -92,6 +94,10 @@ impl Server {
             Request::Lock => Command::SetAccess(Access::Locked),
             Request::Unlock => Command::SetAccess(Access::Open),
             Request::Revoke { member } => Command::Revoke(member),
+            Request::Renumber { subnets } => match Subnets::new(&subnets) {
+                Ok(subnets) => Command::Renumber(subnets),
+                Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
+            },
             Request::Reload => Command::Reload,
             Request::Status { .. }
             | Request::Invites
@@ -169,6 +175,7 @@ impl Server {
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
+            Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
             Ok(Answer::Reloaded(changes)) => {
                 let certificate = self.certificate.file();
                 encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))

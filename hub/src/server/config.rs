@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use common::linux::sandbox::User;
 use common::linux::tun;
 use common::node::names::zone::Zone;
 use common::node::state;
@@ -33,6 +34,8 @@ pub struct Config {
     pub state: std::path::PathBuf,
     /// The zone of names to answer for.
     pub zone: Option<Zone>,
+    /// The user to become.
+    pub user: Option<User>,
 }
 
 /// Why the hub cannot run. Its text says what to do.

@@ -1,17 +1,20 @@
-//! The hub's files: `members`, `rules`, `invites` and `locked` in the state directory. IO; the core decides what is written when.
+//! The hub's files: `members`, `rules`, `invites`, `subnets` and `locked` in the state directory. IO; the core decides
+//! what is written when.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::node::state::{self, Stamp, State};
 use common::node::text::Printable;
-use log::warn;
+use log::{debug, warn};
 
 use crate::core::Files;
+use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
 use crate::lan::members::{Access, BadLine, Members, Patch};
+use crate::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
 use crate::lan::rules::Rules;
-use crate::lan::saving::{self, Done, Fingerprint, Job, ReadMembers, Written, without_torn_line};
+use crate::lan::saving::{self, Done, Fingerprint, Job, ReadMembers, Renumbered, Written, without_torn_line};
 use crate::lan::subnets::Subnets;
 
 /// The list of members.
@@ -20,6 +23,8 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const RULES: &str = "rules";
 /// The invites.
 const INVITES: &str = "invites";
+/// The LAN's subnets, and where they were before.
+const SUBNETS: &str = "subnets";
 /// A file that is there while the hub is locked.
 const LOCKED: &str = "locked";
 
@@ -33,6 +38,8 @@ const MAX_SKIPPED_LOGGED: usize = 10;
 pub(super) struct StateFiles {
     state: Arc<State>,
     subnets: Subnets,
+    /// Where the subnets were before.
+    moves: Moves,
     /// What `members` was like after we last wrote it.
     written: Option<WrittenMembers>,
 }
@@ -54,18 +61,63 @@ enum Found {
 }
 
 impl StateFiles {
-    /// Reads all files of a state directory.
-    pub(super) fn open(state: Arc<State>, subnets: Subnets) -> Result<(StateFiles, Files), state::Error> {
-        let files = StateFiles { state, subnets, written: None };
+    /// Reads all files of a state directory, for a hub that is started with these subnets.
+    pub(super) fn open(state: Arc<State>, given: Subnets) -> Result<(StateFiles, Files), state::Error> {
+        let (before, known) = read_moves(&state)?;
+        let mut moves = known.clone();
+        let subnets = moves.start(given);
+        if subnets != given {
+            warn!(
+                "`hub renumber` has moved the LAN from {given} to {subnets}: start the hub with --subnet {subnets}"
+            );
+        }
+        let files = StateFiles { state, subnets, moves, written: None };
         let text = files.state.read(MEMBERS)?.unwrap_or_default();
-        let found = Files {
-            members: files.parse_members_at_start(&text)?,
-            fingerprint: Fingerprint::of(&text),
-            invites: files.read_invites()?,
-            access: if files.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
-            rules: files.read_rules()?,
-        };
+        let found = files.read_at_start(&text).map_err(|error| files.other_subnet(error, &known))?;
+        let now = files.moves.to_text();
+        if before.as_ref() != Some(&now)
+            && let Err(error) = files.state.write(SUBNETS, &now)
+        {
+            // It is needed for the next `hub renumber` alone.
+            debug!("{error}");
+        }
         Ok((files, found))
+    }
+
+    /// What the LAN's subnets are.
+    pub(super) fn subnets(&self) -> Subnets {
+        self.subnets
+    }
+
+    fn read_at_start(&self, text: &str) -> Result<Files, state::Error> {
+        Ok(Files {
+            members: self.parse_members_at_start(text)?,
+            fingerprint: Fingerprint::of(text),
+            invites: self.read_invites()?,
+            access: if self.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
+            rules: self.read_rules()?,
+            moves: self.moves.clone(),
+        })
+    }
+
+    /// Says how to take everybody along to another subnet, if that is why a line is invalid.
+    fn other_subnet(&self, error: state::Error, known: &Moves) -> state::Error {
+        let Some(before) = known.present() else { return error };
+        let new: Vec<String> = self
+            .subnets
+            .iter()
+            .filter(|&subnet| before.iter().all(|known| known != subnet))
+            .map(|subnet| subnet.to_string())
+            .collect();
+        let state::Error::Damaged { path, line, why } = error else { return error };
+        if new.is_empty() {
+            return state::Error::Damaged { path, line, why };
+        }
+        let why = format!(
+            "{why}; the LAN was {before} so far: `hub renumber {}` takes all members along, without more to mend",
+            new.join(",")
+        );
+        state::Error::Damaged { path, line, why }
     }
 
     /// Does a job.
@@ -77,6 +129,13 @@ impl StateFiles {
             }
             Job::SetLocked(true) => Done::SetLocked(self.state.write(LOCKED, LOCKED_TEXT).map_err(to_text)),
             Job::SetLocked(false) => Done::SetLocked(self.state.remove(LOCKED).map_err(to_text)),
+            Job::Move(moves, subnets) => {
+                let written = self.state.write(SUBNETS, &moves.to_text()).map_err(to_text);
+                if written.is_ok() {
+                    (self.moves, self.subnets) = (*moves, subnets);
+                }
+                Done::Moved(written)
+            }
             Job::Read => Done::Read(self.read_all().map_err(to_text)),
         }
     }
@@ -157,7 +216,11 @@ impl StateFiles {
     }
 
     fn parse_members(&self, text: &str) -> Result<Members, BadLine> {
-        let members = Members::parse(text, self.subnets)?;
+        let moved = self.moves.translate_text(text, MEMBERS_COLUMN);
+        let mut members = Members::parse(&moved, self.subnets)?;
+        if moved != text {
+            members.set_outdated();
+        }
         for BadLine { line, why } in members.skipped().iter().take(MAX_SKIPPED_LOGGED) {
             warn!(
                 "{}: line {line} is passed over: {why}; it stays in the file",
@@ -173,18 +236,60 @@ impl StateFiles {
 
     fn read_invites(&self) -> Result<Invites, state::Error> {
         let text = self.state.read(INVITES)?.unwrap_or_default();
-        Invites::parse(&text, self.subnets).map_err(|bad| self.state.damaged(INVITES, bad.line, bad.why))
+        let moved = self.moves.translate_text(&text, INVITES_COLUMN);
+        let mut invites = Invites::parse(&moved, self.subnets)
+            .map_err(|bad| self.state.damaged(INVITES, bad.line, bad.why))?;
+        if moved != text {
+            invites.set_outdated();
+        }
+        Ok(invites)
     }
 
     fn read_rules(&self) -> Result<Option<Rules>, state::Error> {
         let Some(text) = self.state.read(RULES)? else { return Ok(None) };
-        let rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        let mut rules = Rules::parse(&text).map_err(|bad| self.state.damaged(RULES, bad.line, bad.why))?;
+        rules.locate(|prefix| self.moves.translate_prefix(prefix));
+        for (line, written, means) in rules.located().take(MAX_SKIPPED_LOGGED) {
+            warn!(
+                "{}: line {line}: {written} stands for {means}, as `hub renumber` has moved the LAN",
+                self.state.path().join(RULES).display()
+            );
+        }
         Ok(Some(rules))
     }
 
     fn members_file(&self) -> PathBuf {
         self.state.path().join(MEMBERS)
     }
+}
+
+/// Moves the LAN of a hub that does not run: that is written down, and the next start reads everything so.
+pub(super) fn renumber(state: &Arc<State>, new: Subnets) -> Result<Renumbered, String> {
+    let (_, known) = read_moves(state).map_err(to_text)?;
+    let Some(subnets) = known.present() else {
+        let path = state.path().join(SUBNETS);
+        return Err(format!(
+            "{} is missing, so the LAN's subnet is not known: start the hub once with its --subnet of before",
+            path.display()
+        ));
+    };
+    let mut moves = known.clone();
+    let steps = moves.renumber(new)?;
+    let to = moves.present().ok_or("the LAN has no subnet")?;
+    let files = StateFiles { state: Arc::clone(state), subnets, moves: known, written: None };
+    let text = files.state.read(MEMBERS).map_err(to_text)?.unwrap_or_default();
+    let found = files.read_at_start(&text).map_err(to_text)?;
+    Admission::check_steps(&found.members, &found.invites, &steps, to)?;
+    state.write(SUBNETS, &moves.to_text()).map_err(to_text)?;
+    Ok(Renumbered::new(&found.members, &found.invites, steps))
+}
+
+/// The text of `subnets`, and what it says.
+fn read_moves(state: &State) -> Result<(Option<String>, Moves), state::Error> {
+    let text = state.read(SUBNETS)?;
+    let moves = Moves::parse(text.as_deref().unwrap_or_default());
+    let moves = moves.map_err(|bad| state.damaged(SUBNETS, bad.line, bad.why))?;
+    Ok((text, moves))
 }
 
 fn to_text(error: state::Error) -> String {

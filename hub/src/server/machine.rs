@@ -20,11 +20,14 @@ use ipnetwork::IpNetwork;
 use log::{debug, warn};
 
 use super::Config;
+use crate::lan::subnets::Subnets;
 
 /// The device and what the kernel has through it.
 pub(super) struct Machine {
     pub(super) tun: Tun,
     device: Device,
+    /// The LAN's.
+    mtu: u32,
     /// The prefixes that the kernel is to reach through the device, and why it does not.
     routes: BTreeMap<IpNetwork, Option<String>>,
     rules: Rules,
@@ -65,8 +68,7 @@ impl Machine {
     pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>) -> Result<Machine, tun::Error> {
         let mut tun = Tun::open(&config.tun)?;
         let mut device = Device::default();
-        let addresses = config.subnets.hub().chain(config.subnets.hub_link_local()).collect();
-        device.configure(&mut tun, DeviceConfig { addresses, mtu: config.mtu })?;
+        device.configure(&mut tun, device_config(config.subnets, config.mtu))?;
         if let Some(error) = device.take_failure() {
             return Err(error);
         }
@@ -76,6 +78,7 @@ impl Machine {
         Ok(Machine {
             tun,
             device,
+            mtu: config.mtu,
             routes: BTreeMap::new(),
             rules: Rules { tcp_ports, ..Rules::default() },
             monitor: monitor.ok(),
@@ -94,6 +97,18 @@ impl Machine {
     /// Gives a packet to the hub's own kernel; whether it took it.
     pub(super) fn deliver(&mut self, packet: &mut Buf) -> bool {
         self.tun.deliver(packet, &mut self.scratch).is_ok()
+    }
+
+    /// Gives the device the hub's addresses in these subnets, and no others.
+    ///
+    /// # Errors
+    /// Where the device is gone and cannot be made anew.
+    pub(super) fn set_subnets(&mut self, subnets: Subnets) -> Result<(), tun::Error> {
+        self.device.configure(&mut self.tun, device_config(subnets, self.mtu))?;
+        // The kernel takes routes away with addresses.
+        self.restore_routes();
+        self.note_problems();
+        Ok(())
     }
 
     /// Adds a kernel route to a prefix through the LAN.
@@ -279,6 +294,11 @@ impl Machine {
         }
         self.problems = problems;
     }
+}
+
+/// The hub's addresses in these subnets.
+fn device_config(subnets: Subnets, mtu: u32) -> DeviceConfig {
+    DeviceConfig { addresses: subnets.hub().chain(subnets.hub_link_local()).collect(), mtu }
 }
 
 /// Makes `observed` into `wanted`. Rules that are asked in an order are made anew together; of the others only those

@@ -73,6 +73,11 @@ impl Store {
         }
     }
 
+    /// The LAN's subnets at start.
+    pub(super) fn subnets(&self) -> Subnets {
+        self.files.subnets()
+    }
+
     /// The state directory.
     pub(super) fn state(&self) -> &State {
         &self.state
@@ -120,7 +125,7 @@ impl Store {
     }
 }
 
-fn write_audit(state: &State, line: &str) {
+pub(super) fn write_audit(state: &State, line: &str) {
     if let Err(error) = audit::append(state, line) {
         warn!("{error}; not in the audit file: {}", line.trim_end());
     }

@@ -4,12 +4,12 @@
 //! another program changed. The uplink decides what follows for the link.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use common::linux::device::{Device, DeviceConfig, Step};
 use common::linux::monitor::{Drained, Monitor, Pacer};
-use common::linux::netlink::NextHop;
+use common::linux::netlink::{Family, MAIN_TABLE, NextHop, Route};
 use common::linux::surroundings::{self, Path, Surroundings};
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
@@ -19,9 +19,14 @@ use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
 
 use crate::dns;
+use crate::kernel_routes::direct::{Hop, Needs};
 use crate::kernel_routes::{KernelRoutes, name_some};
 use crate::uplink::path::PathChange;
 use crate::uplink::routes::RouteMode;
+
+/// How often the name servers are read anew while the machine is in a network with the LAN's addresses: the kernel does
+/// not announce them.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The machine's network configuration, as far as it concerns the spoke.
 pub(super) struct Machine {
@@ -53,6 +58,10 @@ struct Outer {
     hub: Vec<IpAddr>,
     /// The ways to them when they were last looked at.
     hops: Vec<Option<NextHop>>,
+    /// Addresses of the LAN's subnet that are reached around it.
+    direct: BTreeMap<IpAddr, Hop>,
+    /// When to look for others of them again.
+    look_at: Option<Instant>,
 }
 
 /// The result of an observation.
@@ -104,7 +113,10 @@ impl Machine {
 
     /// When [`Machine::poll`] has something to do.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.pacer.deadline(now).into_iter().chain(self.log_limiter.deadline()).min()
+        [self.pacer.deadline(now), self.log_limiter.deadline(), self.outer.look_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Observes the kernel's state after announced changes, and restores what another program changed.
@@ -121,7 +133,14 @@ impl Machine {
                 None => info!("{count} more lines were kept back"),
             }
         }
+        let is_due = self.outer.look_at.take_if(|at| *at <= now).is_some();
+        if !self.overlaps.is_empty() {
+            self.outer.look_at.get_or_insert(now + LOOK_EVERY);
+        }
         if self.pacer.take(now).is_none() {
+            if is_due {
+                self.set_direct();
+            }
             return Ok(None);
         }
         let steps = self.device.reconcile(&mut self.tun)?;
@@ -162,7 +181,7 @@ impl Machine {
             self.routes.reconcile(&self.tun);
         }
         self.note_problems();
-        self.warn_of_overlaps();
+        self.set_direct();
         Ok(())
     }
 
@@ -189,6 +208,11 @@ impl Machine {
             self.is_quiet = !self.log_limiter.allow(KIND, now);
         }
         self.routes.set_quiet(false);
+    }
+
+    /// Takes away what would outlive the device.
+    pub(super) fn close(&mut self) {
+        self.routes.set_direct(&self.tun, BTreeMap::new());
     }
 
     fn tell_of_steps(&mut self, steps: &[Step], now: Instant) {
@@ -237,6 +261,8 @@ impl Machine {
     /// The hub's addresses, as they were found.
     pub(super) fn set_hub(&mut self, hub: &[SocketAddr]) {
         self.outer.hub = hub.iter().map(|address| address.ip().to_canonical()).collect();
+        // None of them is dialled through the device.
+        self.set_direct();
         self.outer.hops = self.hops();
     }
 
@@ -245,11 +271,13 @@ impl Machine {
         let (source, hub) = (source.to_canonical(), hub.to_canonical());
         let hop = surroundings::way(&self.tun, source, hub).ok().flatten();
         self.outer.link = Some((source, hub, hop));
+        self.set_direct();
     }
 
     /// There is no connection any more.
     pub(super) fn clear_link(&mut self) {
         self.outer.link = None;
+        self.set_direct();
     }
 
     /// The IPv4 address that this is, if the machine has no way there.
@@ -278,9 +306,7 @@ impl Machine {
         let before = self.surroundings.clone();
         let networks = self.look_around();
         let is_elsewhere = before != self.surroundings;
-        if is_elsewhere {
-            self.warn_of_overlaps();
-        }
+        self.set_direct();
         let hops = self.hops();
         let is_moved = hops != self.outer.hops || (self.outer.hub.is_empty() && is_elsewhere);
         self.outer.hops = hops;
@@ -311,6 +337,50 @@ impl Machine {
         self.outer.hub.iter().map(|&hub| surroundings::new_way(&self.tun, hub).ok().flatten()).collect()
     }
 
+    /// Has the addresses of the LAN's subnet that this machine needs outside of it reached there.
+    fn set_direct(&mut self) {
+        let (name_servers, own) = (self.name_servers(), self.surroundings.networks().collect::<Vec<_>>());
+        let needs = Needs {
+            lan: &self.lan,
+            own: &own,
+            hub: &self.outer.hub,
+            name_servers: &name_servers,
+            is_linked: self.outer.link.is_some(),
+        };
+        let direct = if needs.is_any() { needs.hops(&self.other_routes()) } else { BTreeMap::new() };
+        if direct != self.outer.direct {
+            self.outer.direct = direct.clone();
+            self.routes.set_direct(&self.tun, direct);
+        }
+        self.warn_of_overlaps();
+    }
+
+    /// The routes of the main table that lead out by other devices.
+    fn other_routes(&self) -> Vec<Route> {
+        let tables = [Family::V4, Family::V6].map(|family| self.tun.netlink().table(family, MAIN_TABLE));
+        // A kernel without IPv6 has no routes of it.
+        let routes = tables.into_iter().filter_map(|table| table.map_err(|error| debug!("{error}")).ok());
+        routes.flatten().filter(|route| route.interface != self.tun.index()).collect()
+    }
+
+    /// One line about the LAN's prefix, if the kernel sends nothing of it into the device: someone has a rule or a route of
+    /// another kind for it, which is theirs.
+    fn elsewhere(&self, lan: IpNetwork) -> Option<String> {
+        if lan.is_ipv6() && self.device.lacks_ipv6() {
+            return None;
+        }
+        let hub = first_host(lan);
+        let hop = self.tun.netlink().route_to(hub).ok().flatten();
+        let leads_there = hop.is_some_and(|hop| hop.interface == self.tun.index());
+        (!leads_there).then(|| {
+            format!(
+                "{hub}, the hub on the LAN, is not reached through {}: a rule or route of someone else comes first, see `ip \
+                 route get {hub}`",
+                self.tun.name()
+            )
+        })
+    }
+
     /// Warns of networks of the machine that have the LAN's addresses, once each time that they appear.
     fn warn_of_overlaps(&mut self) {
         let mut overlaps = Vec::new();
@@ -319,13 +389,31 @@ impl Machine {
                 self.surroundings.overlapping(lan).map(|network| overlap(lan, network, self.tun.name())),
             );
         }
+        if !overlaps.is_empty() {
+            overlaps.extend(self.outer.direct.keys().map(|address| {
+                format!(
+                    "{address}, a router or name server of this machine's network, is reached there and not on the LAN"
+                )
+            }));
+        }
+        if overlaps.is_empty() {
+            overlaps.extend(self.lan.iter().filter_map(|&lan| self.elsewhere(lan)));
+        }
         for line in overlaps.iter().filter(|line| !self.overlaps.contains(line)) {
             warn!("{line}");
         }
         if overlaps.is_empty() && !self.overlaps.is_empty() {
-            info!("no network of this machine has addresses of the LAN any more");
+            info!("nothing of this machine stands between it and the LAN any more");
         }
         self.overlaps = overlaps;
+    }
+}
+
+/// The hub's address in a prefix of the LAN.
+fn first_host(lan: IpNetwork) -> IpAddr {
+    match lan.network() {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().saturating_add(1)).into(),
     }
 }
 

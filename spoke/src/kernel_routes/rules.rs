@@ -4,7 +4,8 @@
 //! for each prefix length `L` among those routes, the longest first:
 //!
 //! ```text
-//! 32764  to a hub address: the main table           from an own LAN address: main beyond L, then our table from L on
+//! 32764  from an own LAN address into the LAN: on with 32766, then everything: the table of `direct`
+//!        to a hub address: the main table           from an own LAN address: main beyond L, then our table from L on
 //! 32765  to a hub address: on with 32766
 //!        from an address of the machine: on with 32766
 //!        from a network of the machine, by a service's port: on with 32766
@@ -12,13 +13,16 @@
 //! 32766  the kernel's own rule for the main table
 //! ```
 //!
+//! The first line is there only where single addresses of the LAN's subnet are reached around it.
+//!
 //! So the main table stays as it is, whatever others have in rules and tables of their own is asked first, and the
 //! tunnel never runs through itself: what goes to the hub and finds no way in the main table goes nowhere.
 //!
 //! Answers leave by the door that the question came in by: packets from an address of the machine outside of the LAN
 //! pass our table over. A container's published port is known by its source port when the answer is routed, since
-//! its address is translated later: ports below the ephemeral range (`net.ipv4.ip_local_port_range`) are taken for a
-//! service's. What a container begins itself comes from a port above, and goes through our table.
+//! its address is translated later: ports outside of the ephemeral range (`net.ipv4.ip_local_port_range`, by default
+//! 32768 to 60999) are taken for a service's. What a container begins itself comes from a port within, and goes through
+//! our table; for a service there, someone has to add a rule, which is asked first.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -33,8 +37,8 @@ pub(super) const LATE: u32 = 32_765;
 /// The kernel's own rule for the main table.
 const MAIN_RULE: u32 = 32_766;
 
-/// Ports of services: those below the ephemeral ones.
-const SERVICE_PORTS: (u16, u16) = (1, 32_767);
+/// Ports of services: those that are not ephemeral. The kernel takes no range that ends with 65535.
+const SERVICE_PORTS: [(u16, u16); 2] = [(1, 32_767), (61_000, 65_534)];
 /// Most addresses, and networks, of the machine that get rules of their own; each packet may be compared with all.
 const MAX_ADDRESSES: usize = 256;
 const MAX_NETWORKS: usize = 64;
@@ -53,6 +57,8 @@ pub(super) struct Policy<'a> {
     pub(super) lan: &'a [IpNetwork],
     /// Addresses of the machine's other devices, with their prefixes.
     pub(super) others: &'a [IpNetwork],
+    /// The table with routes around the device, where it has any of this family.
+    pub(super) direct: Option<u32>,
 }
 
 impl Policy<'_> {
@@ -60,20 +66,20 @@ impl Policy<'_> {
     pub(super) fn rules(&self, owner: u32) -> Vec<Rule> {
         let is_ours = |prefix: &&IpNetwork| Family::of(prefix.ip()) == self.family;
         let around: Vec<IpNetwork> = self.around.iter().filter(is_ours).copied().collect();
-        if around.is_empty() {
-            return Vec::new();
-        }
-        let lengths: BTreeSet<u8> = around.iter().map(|prefix| prefix.prefix()).collect();
         let action = RuleAction::Goto(MAIN_RULE);
         let base =
             Rule { family: self.family, priority: LATE, owner, from: None, to: None, service: None, action };
+        let mut rules = self.direct_rules(base);
+        if around.is_empty() {
+            return rules;
+        }
+        let lengths: BTreeSet<u8> = around.iter().map(|prefix| prefix.prefix()).collect();
         let held = |address: &IpAddr| around.iter().any(|prefix| prefix.contains(*address));
         let hub: BTreeSet<IpNetwork> =
             self.hub.iter().filter(|address| held(address)).map(|&address| address.into()).collect();
 
         let main = RuleAction::Lookup { table: MAIN_TABLE, suppress: None };
-        let mut rules: Vec<Rule> =
-            hub.iter().map(|&to| Rule { priority: EARLY, to: Some(to), action: main, ..base }).collect();
+        rules.extend(hub.iter().map(|&to| Rule { priority: EARLY, to: Some(to), action: main, ..base }));
         for &lan in self.lan.iter().filter(is_ours).filter(|lan| !is_link_local(lan.ip())) {
             let from = Some(IpNetwork::from(lan.ip()));
             self.push_lookups(&lengths, Rule { priority: EARLY, from, ..base }, &mut rules);
@@ -85,12 +91,25 @@ impl Policy<'_> {
         rules.extend(addresses.into_iter().take(MAX_ADDRESSES).map(|from| Rule { from: Some(from), ..base }));
         let networks: BTreeSet<IpNetwork> = others.iter().filter_map(|&other| network(other)).collect();
         for from in networks.into_iter().take(MAX_NETWORKS).map(Some) {
-            let (first, last) = SERVICE_PORTS;
-            let services = [6, 17].map(|protocol| Some(Service { protocol, first, last }));
-            rules.extend(services.map(|service| Rule { from, service, ..base }));
+            for (first, last) in SERVICE_PORTS {
+                let services = [6, 17].map(|protocol| Some(Service { protocol, first, last }));
+                rules.extend(services.map(|service| Rule { from, service, ..base }));
+            }
         }
         self.push_lookups(&lengths, base, &mut rules);
         rules
+    }
+
+    /// What belongs to connections of the LAN stays there.
+    fn direct_rules(&self, base: Rule) -> Vec<Rule> {
+        let Some(table) = self.direct else { return Vec::new() };
+        let lan =
+            self.lan.iter().filter(|lan| Family::of(lan.ip()) == self.family && !is_link_local(lan.ip()));
+        let stays = lan.filter_map(|&lan| {
+            Some(Rule { priority: EARLY, from: Some(lan.ip().into()), to: Some(network(lan)?), ..base })
+        });
+        let action = RuleAction::Lookup { table, suppress: None };
+        stays.chain([Rule { priority: EARLY, action, ..base }]).collect()
     }
 
     /// For each length: routes of the main table that are longer win, then come those of our table that are not
@@ -129,31 +148,44 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// A rule as `ip rule` shows it, about.
+    fn rule_text(rule: Rule) -> String {
+        let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
+        let to = rule.to.map_or(String::new(), |to| format!(" to {to}"));
+        let service = rule.service.map_or(String::new(), |service| format!(" protocol {}", service.protocol));
+        let action = match rule.action {
+            RuleAction::Lookup { table, suppress } => format!("table {table} beyond {suppress:?}"),
+            RuleAction::Goto(to) => format!("goto {to}"),
+        };
+        format!("{}: from {from}{to}{service} {action}", rule.priority)
+    }
+
     #[test]
     fn rules_are_asked_from_the_narrowest_to_the_widest() {
         let around = BTreeSet::from([net("0.0.0.0/0"), net("203.0.0.0/16"), net("::/0")]);
         let (lan, others) =
             ([net("10.0.0.2/24"), net("fe80::2/64")], [net("192.168.1.20/24"), net("127.0.0.1/8")]);
         let hub = ["203.0.113.5".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        let policy =
-            Policy { family: Family::V4, table: 77, around: &around, hub: &hub, lan: &lan, others: &others };
-        let text: Vec<String> = policy
-            .rules(7)
-            .into_iter()
-            .map(|rule| {
-                let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
-                let to = rule.to.map_or(String::new(), |to| format!(" to {to}"));
-                let service =
-                    rule.service.map_or(String::new(), |service| format!(" protocol {}", service.protocol));
-                let action = match rule.action {
-                    RuleAction::Lookup { table, suppress } => format!("table {table} beyond {suppress:?}"),
-                    RuleAction::Goto(to) => format!("goto {to}"),
-                };
-                format!("{}: from {from}{to}{service} {action}", rule.priority)
-            })
-            .collect();
+        let policy = Policy {
+            family: Family::V4,
+            table: 77,
+            around: &around,
+            hub: &hub,
+            lan: &lan,
+            others: &others,
+            direct: None,
+        };
+        let text =
+            |policy: &Policy<'_>| -> Vec<String> { policy.rules(7).into_iter().map(rule_text).collect() };
+        let with_direct = Policy { direct: Some(78), ..policy };
+        let without_around = Policy { around: &BTreeSet::new(), ..with_direct };
+        let direct =
+            ["32764: from 10.0.0.2/32 to 10.0.0.0/24 goto 32766", "32764: from all table 78 beyond None"];
+        assert_eq!(text(&without_around), direct);
+        assert_eq!(text(&with_direct)[..2], direct);
+        assert_eq!(text(&with_direct)[2..], text(&policy));
         assert_eq!(
-            text,
+            text(&policy),
             [
                 "32764: from all to 203.0.113.5/32 table 254 beyond None",
                 "32764: from 10.0.0.2/32 table 254 beyond Some(16)",
@@ -162,6 +194,8 @@ mod tests {
                 "32764: from 10.0.0.2/32 table 77 beyond None",
                 "32765: from all to 203.0.113.5/32 goto 32766",
                 "32765: from 192.168.1.20/32 goto 32766",
+                "32765: from 192.168.1.0/24 protocol 6 goto 32766",
+                "32765: from 192.168.1.0/24 protocol 17 goto 32766",
                 "32765: from 192.168.1.0/24 protocol 6 goto 32766",
                 "32765: from 192.168.1.0/24 protocol 17 goto 32766",
                 "32765: from all table 254 beyond Some(16)",
@@ -181,6 +215,7 @@ mod tests {
             hub: &[],
             lan: &[],
             others: &[],
+            direct: None,
         };
         assert_eq!(policy.rules(7), []);
     }
@@ -191,8 +226,15 @@ mod tests {
             .map(|i| IpNetwork::new(IpAddr::from((0x0a00_0000 + i * 256 + 1).to_be_bytes()), 24).unwrap())
             .collect();
         let around = BTreeSet::from([net("0.0.0.0/0")]);
-        let policy =
-            Policy { family: Family::V4, table: 77, around: &around, hub: &[], lan: &[], others: &others };
-        assert_eq!(policy.rules(7).len(), MAX_ADDRESSES + 2 * MAX_NETWORKS + 2);
+        let policy = Policy {
+            family: Family::V4,
+            table: 77,
+            around: &around,
+            hub: &[],
+            lan: &[],
+            others: &others,
+            direct: None,
+        };
+        assert_eq!(policy.rules(7).len(), MAX_ADDRESSES + 4 * MAX_NETWORKS + 2);
     }
 }

@@ -159,6 +159,13 @@ pub enum Notice {
         /// The proxy.
         proxy: Option<String>,
     },
+    /// The hub gave another address than the wanted one: the LAN has other subnets than before.
+    AddressMoved {
+        /// The address that was asked for.
+        wanted: IpAddr,
+        /// The address that this spoke has.
+        given: IpAddr,
+    },
     /// The hub gave another name than the wanted one, which is taken.
     NameTaken {
         /// The name that was asked for.
@@ -205,6 +212,7 @@ impl Notice {
             | Notice::OnLan { .. }
             | Notice::OfferRefused(_)
             | Notice::NameTaken { .. }
+            | Notice::AddressMoved { .. }
             | Notice::SmallSegments(_)
             | Notice::HubRemembered { .. }
             | Notice::HubNotRemembered(_)
@@ -219,6 +227,7 @@ impl Notice {
             Notice::Failed(_)
             | Notice::FailedAgain(..)
             | Notice::NameTaken { .. }
+            | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
             | Notice::SmallSegments(_)
@@ -247,6 +256,12 @@ impl fmt::Display for Notice {
                     Some(proxy) => write!(f, "the proxy {proxy}"),
                     None => write!(f, "{hub}"),
                 }
+            }
+            Notice::AddressMoved { wanted, given } => {
+                write!(
+                    f,
+                    "the LAN has other addresses now: this machine is {given} in place of {wanted}, so write --ip {given}"
+                )
             }
             Notice::NameTaken { wanted, given } => f.write_str(&advice::name_taken(wanted, given)),
             Notice::OfferRefused(route) => f.write_str(&advice::route_rejected(*route, "")),

@@ -126,6 +126,14 @@ impl Uplink {
             let (wanted, given) = (self.config.name.clone(), welcome.name.clone());
             self.effects.push_back(Effect::Log(Notice::NameTaken { wanted, given }));
         }
+        for &wanted in &self.config.addresses {
+            let same_family = |given: &&IpNetwork| given.is_ipv4() == wanted.is_ipv4();
+            let given = welcome.addresses.iter().find(same_family).map(|given| given.ip());
+            // Once for each address that it gets.
+            if let Some(given) = given.filter(|given| *given != wanted && !self.identity.has(*given)) {
+                self.effects.push_back(Effect::Log(Notice::AddressMoved { wanted, given }));
+            }
+        }
         self.effects.push_back(Effect::Log(Notice::OnLan {
             addresses: welcome.addresses.iter().map(|address| address.ip()).collect(),
             name: welcome.name.clone(),

@@ -108,6 +108,12 @@ pub(super) fn list_routes(family: Family, interface: u32, table: Option<u32>, pr
         .maybe(libc::RTA_TABLE, table.as_ref().map(|table| &table[..]))
 }
 
+/// Asks for the routes of a family in one table; an old kernel answers with more.
+pub(super) fn list_table(family: Family, table: u32) -> Request {
+    Request::new(libc::RTM_GETROUTE, DUMP, &route_header(family, 0, 0, 0, 0))
+        .attribute(libc::RTA_TABLE, &table.to_ne_bytes())
+}
+
 /// Who made a route, `RTPROT_*` or [`OUR_PROTOCOL`].
 pub(super) fn protocol_of_route(message: &Message<'_>) -> Option<u8> {
     message.body.get(5).copied()

@@ -10,6 +10,8 @@ use slab::Slab;
 use super::member::{Member, format_member, parse_revoked};
 use super::{Line, Members};
 use crate::ids::MemberId;
+use crate::lan::moves::{MEMBERS_COLUMN, Moves};
+use crate::lan::subnets::Subnets;
 
 /// What became of a member when the list was changed by a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +124,44 @@ impl Members {
         self.addresses.reserve(addresses);
     }
 
+    /// Notes that the text that was read is not what it is to be, though it means the same.
+    pub fn set_outdated(&mut self) {
+        self.change();
+        self.journal.is_prefix = false;
+    }
+
+    /// Moves all addresses to other subnets; those that have no place there, of members that joined a moment ago, are
+    /// chosen anew when their members come back.
+    pub fn renumber(&mut self, subnets: Subnets, moves: &Moves) {
+        let version = self.change();
+        self.subnets = subnets;
+        for (_, member) in &mut self.table {
+            let moved = member.addresses.iter().map(|&address| moves.translate(address));
+            let moved: Vec<IpAddr> = moved.filter(|&address| subnets.check(address).is_ok()).collect();
+            if moved != member.addresses {
+                (member.addresses, member.changed) = (moved, version);
+            }
+        }
+        for line in &mut self.lines {
+            match line {
+                Line::Text(text) => *text = moves.translate_line(text, MEMBERS_COLUMN),
+                Line::Member(id, text) => {
+                    let member = &self.table[id.index()];
+                    let moved = text.take().map(|text| moves.translate_line(&text, MEMBERS_COLUMN));
+                    *text = moved.filter(|moved| has_addresses(moved, &member.addresses));
+                }
+            }
+        }
+        for (_, line, _) in &mut self.newly_revoked {
+            *line = moves.translate_line(line, MEMBERS_COLUMN);
+        }
+        self.journal.is_prefix = false;
+        self.addresses.clear_holders();
+        for (id, member) in &self.table {
+            member.addresses.iter().for_each(|&address| self.addresses.hold(address, MemberId::new(id)));
+        }
+    }
+
     /// Takes over a list that was read anew, and tells what that changes for the members so far.
     ///
     /// A member that is in both lists keeps its id, session and time of sight. One that joined since the text was
@@ -129,8 +169,12 @@ impl Members {
     /// revoked since then stays so, whatever the text says.
     pub fn replace(&mut self, mut new: Members) -> Vec<Change> {
         let version = self.change();
+        let is_outdated = new.is_changed();
         (new.journal.version, new.journal.saved) = (version, version);
         new.names.set_hub(self.names.wanted_by_hub().cloned());
+        if is_outdated {
+            new.set_outdated();
+        }
         for (key, line, _) in std::mem::take(&mut self.newly_revoked) {
             if let Some(id) = new.by_key(&key) {
                 new.revoke(id);
@@ -202,6 +246,13 @@ impl Members {
         self.parties += 1;
         changes
     }
+}
+
+/// Whether a member's line has exactly these addresses.
+fn has_addresses(line: &str, addresses: &[IpAddr]) -> bool {
+    let word = line.split_whitespace().nth(MEMBERS_COLUMN).unwrap_or_default();
+    let written = word.split(',').filter_map(|part| part.parse::<IpAddr>().ok());
+    written.eq(addresses.iter().copied())
 }
 
 fn grants_equal(one: &Member, other: &Member) -> bool {
@@ -276,6 +327,17 @@ mod tests {
         }
         let twice = format!("{0} a revoked\n{0} a -", key(1));
         assert_eq!(Members::parse(&twice, subnets).map(|_| ()).unwrap_err().line, 2);
+    }
+
+    #[test]
+    fn a_list_from_another_editor_is_read_and_a_message_about_it_is_short() {
+        let subnets = Subnets::new(&["10.0.0.0/29".parse().unwrap()]).unwrap();
+        let members = Members::parse(&format!("\u{feff}{}\tm1\t10.0.0.2\r\n", key(1)), subnets).unwrap();
+        assert!(members.by_key(&key(1)).is_some());
+        for long in ["é".repeat(100_000), format!("{} {}", key(1), "a".repeat(100_000))] {
+            let bad = Members::parse(&long, subnets).map(drop).unwrap_err();
+            assert!(bad.why.len() < 300, "{}", bad.why);
+        }
     }
 
     #[test]

@@ -61,9 +61,9 @@ impl Member {
 pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, String> {
     let mut words = line.split_whitespace();
     let key = words.next().unwrap_or_default();
-    let key = key.parse().map_err(|bad| format!("{key:?} is no key: {bad}"))?;
+    let key = key.parse().map_err(|bad| format!("{} is no key: {bad}", quoted(key)))?;
     let name = words.next().ok_or("the name is missing")?;
-    let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
+    let name = name.parse().map_err(|bad| format!("{} is no name: {bad}", quoted(name)))?;
     let Rights { addresses, routes, tags } = Rights::parse(words, subnets)?;
     let (added, changed) = Default::default();
     Ok(Member { key, name, addresses, routes, tags, session: None, seen_at: None, added, changed })
@@ -101,7 +101,7 @@ impl Rights {
             } else if index == 0 && word != "-" {
                 list_addresses(word, subnets, &mut rights.addresses)?;
             } else if word != "-" {
-                return Err(format!("{word:?} is invalid here"));
+                return Err(format!("{} is invalid here", quoted(word)));
             }
         }
         if rights.routes.len() > MAX_ROUTES {
@@ -111,7 +111,7 @@ impl Rights {
     }
 
     fn add_tag(&mut self, text: &str) -> Result<(), String> {
-        let tag: Tag = text.parse().map_err(|bad| format!("{text:?} is no tag: {bad}"))?;
+        let tag: Tag = text.parse().map_err(|bad| format!("{} is no tag: {bad}", quoted(text)))?;
         if self.tags.contains(&tag) {
             return Err(format!("the tag {tag} twice"));
         }
@@ -124,7 +124,7 @@ impl Rights {
 }
 
 fn parse_route(text: &str) -> Result<IpNetwork, String> {
-    let route: IpNetwork = text.parse().map_err(|_| format!("{text:?} is no prefix"))?;
+    let route: IpNetwork = text.parse().map_err(|_| format!("{} is no prefix", quoted(text)))?;
     if route.network() != route.ip() {
         return Err(format!("route {text} has bits set behind its prefix"));
     }
@@ -133,7 +133,7 @@ fn parse_route(text: &str) -> Result<IpNetwork, String> {
 
 fn list_addresses(word: &str, subnets: Subnets, addresses: &mut Vec<IpAddr>) -> Result<(), String> {
     for address in word.split(',') {
-        let parsed: IpAddr = address.parse().map_err(|_| format!("{address:?} is no address"))?;
+        let parsed: IpAddr = address.parse().map_err(|_| format!("{} is no address", quoted(address)))?;
         subnets.check(parsed).map_err(|unfit| format!("{parsed} {unfit}"))?;
         if addresses.iter().any(|other| other.is_ipv4() == parsed.is_ipv4()) {
             return Err("two addresses of one family".to_owned());
@@ -161,6 +161,15 @@ pub(super) fn comma_separated(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// A word as a message shows it: whatever it is, and however long.
+fn quoted(word: &str) -> String {
+    const MAX_SHOWN: usize = 64;
+    match word.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}…", &word[..end]),
+        None => format!("{word:?}"),
+    }
+}
+
 /// The key, if the line is that of a revoked member.
 pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
     let mut words = line.split_whitespace();
@@ -169,7 +178,7 @@ pub(super) fn parse_revoked(line: &str) -> Result<Option<PublicKey>, String> {
     if !words.skip(1).any(|word| word == "revoked") {
         return Ok(None);
     }
-    key.parse().map(Some).map_err(|bad| format!("{key:?} is no key: {bad}"))
+    key.parse().map(Some).map_err(|bad| format!("{} is no key: {bad}", quoted(key)))
 }
 
 /// Why a line is skipped that an earlier version accepted: it must not prevent the hub from starting.
