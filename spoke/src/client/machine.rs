@@ -255,7 +255,9 @@ impl Machine {
     pub(super) fn is_unrouted(&self, host: &str) -> Option<Ipv4Addr> {
         let address: Ipv4Addr = host.parse().ok()?;
         // Where the kernel cannot be asked, the connection tells.
-        surroundings::new_way(self.tun.netlink(), address.into()).is_ok_and(|way| way.is_none()).then_some(address)
+        surroundings::new_way(self.tun.netlink(), address.into())
+            .is_ok_and(|way| way.is_none())
+            .then_some(address)
     }
 
     fn look(&mut self) -> Seen {
