@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use house::{
-    Authority, Binaries, Direction, Lan, Net, Process, SPOKE_ON_LAN, Said, Valid, ask_hub, ask_spoke, ping,
-    run, spawn_spoke, start_hub, state,
+    Authority, Binaries, Direction, Lan, Net, Process, SPOKE_ON_LAN, Said, Valid, ask_hub, ask_spoke,
+    is_missing, ping, run, spawn_spoke, start_hub, state, wait_for_port,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -103,6 +103,8 @@ fn link(members: &str) -> &str {
 #[test]
 fn all_is_well_and_nothing_is_joined_or_disturbed() {
     let world = World::new(Valid::Now);
+    let members = || ask_hub(&world.net, &["members"]).good();
+    let nobody = members();
     let said = world.check(&["--hub", "hub.example.org", "--hub", "wss://hub.example.org/any"]);
     assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
     said.is_ok(&["dns", "route", "tcp", "tls", "websocket", "hello", "mtu", "clock"]);
@@ -113,8 +115,7 @@ fn all_is_well_and_nothing_is_joined_or_disturbed() {
     assert!(said.line("spoke").contains("not checked: nothing runs"), "{}", said.out);
     assert!(said.out.ends_with("the hub can be reached by 2 of 2 ways\n"), "{}", said.out);
     assert!(!state(world.net.spoke(LAPTOP), "spoke").exists(), "it has made a state directory");
-    let members = || ask_hub(&world.net, &["members"]).good();
-    assert!(!members().contains("laptop"), "{}", members());
+    assert_eq!(members(), nobody, "it has joined");
 
     let spoke = spawn_spoke(&world.net, &world.binaries, LAPTOP, &[]).unwrap();
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
@@ -234,6 +235,30 @@ fn portals_proxies_that_refuse_and_ssh_in_the_hubs_place() {
     assert!(said.line("dns").ends_with("this is the proxy, which looks the hub up"), "{}", said.out);
     assert!(!said.out.contains("secret"), "{}", said.out);
     refusing.join().unwrap();
+}
+
+#[test]
+fn through_a_proxy_the_lines_name_it_and_what_it_connects_to() {
+    if is_missing("microsocks", "microsocks") {
+        return;
+    }
+    let world = World::new(Valid::Now);
+    let host = world.net.spoke(OTHER);
+    let _proxy = host.spawn("microsocks", Command::new("microsocks").args(["-p", "1080"])).unwrap();
+    wait_for_port(host, (Ipv4Addr::LOCALHOST, 1080), SOON).unwrap();
+    let proxy = format!("socks5://{}", Net::spoke_v4(OTHER));
+    let said = world.check(&["--hub", HUB, "--hub", "192.0.2.1:1", "--proxy", &proxy]);
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    said.is_ok(&["dns", "route", "tcp", "proxy", "hello", "mtu"]);
+    let connects = format!("the proxy socks5://{}:1080 connects to {HUB}", Net::spoke_v4(OTHER));
+    assert!(said.line("proxy").ends_with(&connects), "{}", said.out);
+    assert!(said.line("mtu").contains("bytes reach 192.0.2.11; "), "{}", said.out);
+    assert!(said.out.contains("  proxy      FAILED: "), "{}", said.out);
+    assert!(
+        said.out.contains("was refused by 192.0.2.1:1: is the hub running, and on that port?"),
+        "{}",
+        said.out
+    );
 }
 
 #[test]

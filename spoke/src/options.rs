@@ -52,7 +52,7 @@ const STATE: Setting =
     Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
 const CONFIG: Setting =
     Setting::one("config", "FILE", "configuration file, or a NAME for /etc/spoke/NAME.toml");
-const JSON: Setting = Setting::switch("json", "print JSON, a line for each spoke");
+const JSON: Setting = Setting::switch("json", "print JSON, one object a line");
 
 /// The command line of `spoke`.
 pub static PROGRAM: Program = Program {
@@ -103,7 +103,7 @@ pub static PROGRAM: Program = Program {
         },
         Command {
             name: "check",
-            help: "goes each way to the hub, up to its key, and says what is in the way and what to do; joins nothing",
+            help: "tries each way to the hub without joining, and says what is in the way and what to do",
             operands: "",
             settings: &[HUB, PROXY, TLS_CA, IP, HUB_KEY],
         },

@@ -225,8 +225,9 @@ impl Prober {
             match tunnel.open(&mut inbox, &mut pool, at) {
                 Err(tunnel::Error::HubKey { seen }) => return Ok(Ok(seen)),
                 Err(error) => return Ok(Err(NoGreeting::Tunnel(progress, error))),
-                // It has no key to open anything with.
-                Ok(_) => tunnel.park(&mut inbox, &mut pool),
+                // Nothing of a tunnel's can come before the key.
+                Ok(Some(_)) => return Ok(Err(NoGreeting::Tunnel(progress, tunnel::Error::Frame))),
+                Ok(None) => tunnel.park(&mut inbox, &mut pool),
             }
             match read {
                 Ok(link::Outcome::More) => continue,
