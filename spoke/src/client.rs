@@ -28,12 +28,12 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{Dial, Dialed, Lookup};
+use crate::dial::{self, Dial, Dialed, Lookup};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
 
-mod connection;
-mod machine;
+pub(crate) mod connection;
+pub(crate) mod machine;
 
 use connection::{Connection, Opening, Plan};
 use machine::Machine;
@@ -443,10 +443,8 @@ impl Client {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve { host, port } => {
-                    let translation = match self.machine.is_unrouted(&host) {
-                        Some(address) => Some((address, self.machine.name_servers())),
-                        None => None,
-                    };
+                    let unrouted = self.machine.is_unrouted(&host);
+                    let translation = unrouted.map(|address| (address, dial::name_servers()));
                     let lookup = Lookup::start(host, port, translation, &self.waker);
                     self.connection = Connection::Lookup(lookup);
                 }
@@ -533,7 +531,7 @@ impl Client {
     /// Tells the uplink whom the next look-up asks.
     fn note_name_servers(&mut self) {
         if self.config.uplink.ways.iter().any(Way::is_named) {
-            self.uplink.handle_name_servers(self.machine.name_servers());
+            self.uplink.handle_name_servers(dial::name_servers());
         }
     }
 
@@ -566,7 +564,7 @@ impl Client {
 }
 
 /// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.
-fn trust(authorities: Option<&Path>) -> Result<Trust, FileError> {
+pub(crate) fn trust(authorities: Option<&Path>) -> Result<Trust, FileError> {
     let tls = files::client(authorities, None)?;
     let mut https = (*tls).clone();
     https.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -12,11 +12,12 @@ use common::node::control::{AskError, ask};
 use common::node::request::to_json;
 use common::node::state;
 use common::wire::name::Name;
+use spoke::check::{self, show};
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::options::{self, DEFAULT_STATE, PROGRAM};
 use spoke::report;
 
-use crate::CONFIG_FILES;
+use crate::{CONFIG_FILES, ways};
 
 /// What went wrong with a command.
 enum Failure {
@@ -72,6 +73,7 @@ fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool,
             Ok(resolve(&name, state, json)?)
         }
         "key" => key(&state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
+        "check" => check(&settings, state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
         "config" => config(&settings, json),
         other => Err(format!("spoke {other} is not known").into()),
     }
@@ -83,6 +85,20 @@ fn config(settings: &Settings, json: bool) -> Result<bool, Failure> {
     print(&text).map_err(AskError::Print)?;
     options::Options::read(settings)?;
     Ok(true)
+}
+
+/// `spoke check`: needs no privilege, but for what only root may read.
+fn check(settings: &Settings, state: PathBuf, json: bool) -> Result<bool, Failure> {
+    let options = options::Options::read(settings)?;
+    let ways = ways(&options.path)?;
+    let options::Path { hubs, tls_ca, .. } = options.path;
+    let config =
+        check::Config { hubs, ways, tls_ca, hub_key: options.hub_key, addresses: options.addresses, state };
+    let findings =
+        check::run(&config).map_err(|error| AskError::Refused(format!("cannot check: {error}")))?;
+    let text = if json { show::json(&findings) } else { show::text(&findings) };
+    print(&text).map_err(AskError::Print)?;
+    Ok(findings.are_good())
 }
 
 /// `spoke key`: of the spoke that runs, or else of the state directory.

@@ -1,9 +1,10 @@
 //! The spoke: keeps the tunnel to the hub up.
 //!
-//! `uplink`, `options`, `control`, `dns`, `nat64` and `report` are pure; `dial`, `kernel_routes` and `client` own the
-//! sockets, the routes and the device.
+//! `uplink`, `options`, `control`, `dns`, `nat64` and `report` are pure; `dial`, `kernel_routes`, `client` and `check` own
+//! the sockets, the routes and the device.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
+pub mod check;
 pub mod client;
 pub mod control;
 pub mod dial;

@@ -18,6 +18,7 @@ use common::transport::tcp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
+use spoke::uplink::target::Target;
 use spoke::uplink::way::Way;
 use spoke::uplink::{self, ways};
 
@@ -76,9 +77,8 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => State::open_as(path, user.as_ref().map(User::uid))?,
         None => default_state(options.addresses.first(), user.as_ref())?,
     };
-    let HubPath { hubs, proxy: named, tls_ca } = options.path;
-    let proxies = hubs.iter().map(|hub| proxy(named.as_ref(), &hub.host)).collect::<Result<Vec<_>, _>>()?;
-    let ways = ways::named(&hubs.iter().cloned().zip(proxies).collect::<Vec<_>>());
+    let ways = ways(&options.path)?;
+    let HubPath { hubs, tls_ca, .. } = options.path;
     let uplink = uplink::Config {
         hubs,
         ways,
@@ -105,6 +105,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = Client::new(config, state, signals)?;
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), needs)?;
     Ok(client.run()?)
+}
+
+/// The ways to the hub, by the proxies of the settings and of the environment.
+fn ways(path: &HubPath) -> Result<Vec<Way>, String> {
+    let with_proxy = |hub: &Target| Ok((hub.clone(), proxy(path.proxy.as_ref(), &hub.host)?));
+    Ok(ways::named(&path.hubs.iter().map(with_proxy).collect::<Result<Vec<_>, String>>()?))
 }
 
 /// The proxy to go through: the one that was named, or that of the environment.

@@ -24,40 +24,46 @@ const DEFAULT_TUN: &str = "spoke0";
 /// Most places that a hub is given by.
 const MAX_HUBS: usize = 8;
 
+const HUB: Setting = Setting::many(
+    "hub",
+    "HOST[:PORT]",
+    "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
+     WebSocket and TLS; auto://HOST[:PORT] by whatever works. Several are tried in this order",
+);
+const PROXY: Setting = Setting::one(
+    "proxy",
+    "URL",
+    "go through a proxy: http://[USER:PASSWORD@]HOST:PORT or socks5://… (default: https_proxy, all_proxy and \
+     no_proxy of the environment, as curl reads them; an empty URL is none)",
+)
+.secret();
+const TLS_CA: Setting = Setting::one(
+    "tls-ca",
+    "FILE",
+    "whom to trust as issuers of TLS certificates (PEM; default: whom the system trusts)",
+);
+const IP: Setting = Setting::many(
+    "ip",
+    "ADDRESS",
+    "address on the LAN to ask for, one of each family (default: the hub chooses, always the same)",
+);
+const HUB_KEY: Setting =
+    Setting::one("hub-key", "KEY", "the hub's key, as it prints it (default: the first one is remembered)");
 const STATE: Setting =
     Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
 const CONFIG: Setting =
     Setting::one("config", "FILE", "configuration file, or a NAME for /etc/spoke/NAME.toml");
-const JSON: Setting = Setting::switch("json", "print JSON, a line for each spoke");
+const JSON: Setting = Setting::switch("json", "print JSON, one object a line");
 
 /// The command line of `spoke`.
 pub static PROGRAM: Program = Program {
     name: "spoke",
     about: "Joins this machine to the LAN of a hub.",
     settings: &[
-        Setting::many(
-            "hub",
-            "HOST[:PORT]",
-            "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
-             WebSocket and TLS; auto://HOST[:PORT] by whatever works. Several are tried in this order",
-        ),
-        Setting::one(
-            "proxy",
-            "URL",
-            "go through a proxy: http://[USER:PASSWORD@]HOST:PORT or socks5://… (default: https_proxy, all_proxy and \
-             no_proxy of the environment, as curl reads them; an empty URL is none)",
-        )
-        .secret(),
-        Setting::one(
-            "tls-ca",
-            "FILE",
-            "whom to trust as issuers of TLS certificates (PEM; default: whom the system trusts)",
-        ),
-        Setting::many(
-            "ip",
-            "ADDRESS",
-            "address on the LAN to ask for, one of each family (default: the hub chooses, always the same)",
-        ),
+        HUB,
+        PROXY,
+        TLS_CA,
+        IP,
         Setting::one("name", "NAME", "name on the LAN (default: the host name)"),
         Setting::many("route", "PREFIX", "offer a network behind this machine, such as 192.168.5.0/24"),
         Setting::many(
@@ -81,11 +87,7 @@ pub static PROGRAM: Program = Program {
         zone::DNS,
         zone::ZONE,
         STATE,
-        Setting::one(
-            "hub-key",
-            "KEY",
-            "the hub's key, as it prints it (default: the first one is remembered)",
-        ),
+        HUB_KEY,
         Setting::one("invite", "SECRET", "the invite that `hub invite` made for this machine").secret(),
         Setting::one("invite-file", "FILE", "the same from a file, so that no list of processes shows it"),
         Setting::one(
@@ -101,6 +103,12 @@ pub static PROGRAM: Program = Program {
             help: "shows how this machine is on the LAN, and who else is",
             operands: "",
             settings: &[],
+        },
+        Command {
+            name: "check",
+            help: "tries each way to the hub without joining, and says what is in the way and what to do",
+            operands: "",
+            settings: &[HUB, PROXY, TLS_CA, IP, HUB_KEY],
         },
         Command {
             name: "key",

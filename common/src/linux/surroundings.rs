@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::linux::netlink::{Error, NextHop};
+use crate::linux::netlink::{Error, Netlink, NextHop};
 use crate::linux::tun::Tun;
 use crate::packet::prefix;
 
@@ -43,13 +43,20 @@ impl Surroundings {
     /// # Errors
     /// As the kernel has it.
     pub fn observe(tun: &Tun) -> Result<Surroundings, Error> {
-        let netlink = tun.netlink();
+        Surroundings::without(tun.netlink(), Some(tun.index()))
+    }
+
+    /// The same for whoever does not own the device: its index, if there is one. Needs no privilege.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn without(netlink: &Netlink, device: Option<u32>) -> Result<Surroundings, Error> {
         let addresses = netlink.addresses()?;
         let names: BTreeMap<u32, String> =
             netlink.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         let others = addresses
             .into_iter()
-            .filter(|(device, network)| *device != tun.index() && !network.ip().is_loopback());
+            .filter(|(index, network)| Some(*index) != device && !network.ip().is_loopback());
         let mut networks: Vec<Network> = others
             .map(|(device, address)| Network {
                 address,
@@ -86,8 +93,8 @@ pub fn way(tun: &Tun, source: IpAddr, destination: IpAddr) -> Result<Option<Next
     // IPv6 looks routes up for addresses that the machine does not have, too.
     let held = netlink.addresses()?.into_iter().find(|(_, address)| address.ip() == source);
     match held {
-        Some((interface, _)) if is_running(tun, interface)? => {
-            usable(tun, netlink.route_from(Some(source), destination)?)
+        Some((interface, _)) if is_running(netlink, interface)? => {
+            usable(netlink, netlink.route_from(Some(source), destination)?)
         }
         Some(_) | None => Ok(None),
     }
@@ -97,22 +104,22 @@ pub fn way(tun: &Tun, source: IpAddr, destination: IpAddr) -> Result<Option<Next
 ///
 /// # Errors
 /// As the kernel has it.
-pub fn new_way(tun: &Tun, destination: IpAddr) -> Result<Option<NextHop>, Error> {
-    usable(tun, tun.netlink().route_to(destination)?)
+pub fn new_way(netlink: &Netlink, destination: IpAddr) -> Result<Option<NextHop>, Error> {
+    usable(netlink, netlink.route_to(destination)?)
 }
 
 /// A way by an interface that cannot carry anything is none: routes outlive a pulled cable.
-fn usable(tun: &Tun, hop: Option<NextHop>) -> Result<Option<NextHop>, Error> {
+fn usable(netlink: &Netlink, hop: Option<NextHop>) -> Result<Option<NextHop>, Error> {
     match hop {
-        Some(hop) if is_running(tun, hop.interface)? => Ok(Some(hop)),
+        Some(hop) if is_running(netlink, hop.interface)? => Ok(Some(hop)),
         Some(_) | None => Ok(None),
     }
 }
 
 /// Whether an interface is up and has a carrier.
-fn is_running(tun: &Tun, interface: u32) -> Result<bool, Error> {
+fn is_running(netlink: &Netlink, interface: u32) -> Result<bool, Error> {
     let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-    Ok(tun.netlink().link_by_index(interface)?.is_some_and(|link| link.flags & running == running))
+    Ok(netlink.link_by_index(interface)?.is_some_and(|link| link.flags & running == running))
 }
 
 /// How a path has changed.

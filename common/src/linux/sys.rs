@@ -96,6 +96,8 @@ pub struct TcpInfo {
     pub out_of_order: u32,
     /// Since when no packet has arrived.
     pub unheard: Duration,
+    /// Segments that the other end has, though not one that was sent before them.
+    pub sacked: u32,
 }
 
 /// What the kernel knows of the way of what a TCP socket sends; `None` where it has seen no round trip, and before Linux
@@ -135,6 +137,7 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
     // Where `struct tcp_info` has them (linux/tcp.h).
     const RETRANSMITS: usize = 2;
     const SND_MSS: usize = 16;
+    const SACKED: usize = 28;
     const LAST_ACK_RECV: usize = 56;
     const BYTES_ACKED: usize = 120;
     const BYTES_RECEIVED: usize = 128;
@@ -151,6 +154,7 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
         received: long(BYTES_RECEIVED),
         out_of_order: word(&info, RCV_OOOPACK),
         unheard: Duration::from_millis(word(&info, LAST_ACK_RECV).into()),
+        sacked: word(&info, SACKED),
     })
 }
 

@@ -19,7 +19,7 @@ const OPENING_TIME: Duration = Duration::from_secs(15);
 const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
 
 /// The connection to the hub, or the attempt at one.
-pub(super) enum Connection {
+pub(crate) enum Connection {
     /// Nothing, for now.
     None,
     Lookup(Lookup),
@@ -31,25 +31,25 @@ pub(super) enum Connection {
 }
 
 /// What is to be done with a connection once it is there.
-pub(super) struct Plan {
-    pub(super) way: Way,
+pub(crate) struct Plan {
+    pub(crate) way: Way,
     /// Whether to give up soon.
-    pub(super) is_hasty: bool,
+    pub(crate) is_hasty: bool,
 }
 
 /// A connection on which what is around the tunnel is being set up.
-pub(super) struct Opening {
-    pub(super) stream: Stream,
+pub(crate) struct Opening {
+    pub(crate) stream: Stream,
     /// The connection attempt that it is.
-    pub(super) number: u16,
+    pub(crate) number: u16,
     /// What it is connected to.
-    pub(super) at: SocketAddr,
-    pub(super) give_up_at: Instant,
+    pub(crate) at: SocketAddr,
+    pub(crate) give_up_at: Instant,
 }
 
 impl Connection {
     /// When there is something to do without an event.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
             Connection::Dial(dial, _) => Some(dial.deadline()),
             Connection::Opening(opening) => Some(opening.give_up_at),
@@ -64,7 +64,7 @@ impl Opening {
     ///
     /// # Errors
     /// Where the socket fails, or what is to be said cannot be.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         stream: TcpStream,
         number: u16,
         at: SocketAddr,
@@ -87,7 +87,7 @@ impl Opening {
     ///
     /// # Errors
     /// Why they never will.
-    pub(super) fn go_on(&mut self, now: Instant) -> io::Result<bool> {
+    pub(crate) fn go_on(&mut self, now: Instant) -> io::Result<bool> {
         let is_open = self.stream.open()?;
         if !is_open && now >= self.give_up_at {
             return Err(io::ErrorKind::TimedOut.into());

@@ -18,7 +18,6 @@ use common::packet::link_local;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
 
-use crate::dns;
 use crate::kernel_routes::direct::{Hop, Needs};
 use crate::kernel_routes::{KernelRoutes, name_some};
 use crate::uplink::path::PathChange;
@@ -284,22 +283,9 @@ impl Machine {
     pub(super) fn is_unrouted(&self, host: &str) -> Option<Ipv4Addr> {
         let address: Ipv4Addr = host.parse().ok()?;
         // Where the kernel cannot be asked, the connection tells.
-        surroundings::new_way(&self.tun, address.into()).is_ok_and(|way| way.is_none()).then_some(address)
-    }
-
-    /// The name servers that are asked now: behind the resolver on this machine, if that tells its own.
-    pub(super) fn name_servers(&mut self) -> Vec<IpAddr> {
-        let mut found = Vec::new();
-        for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
-            // One that is not there, or must not be read, names none.
-            if let Ok(text) = std::fs::read_to_string(file) {
-                found.extend(dns::name_servers(&text));
-            }
-            if !found.iter().any(IpAddr::is_loopback) {
-                break;
-            }
-        }
-        found
+        surroundings::new_way(self.tun.netlink(), address.into())
+            .is_ok_and(|way| way.is_none())
+            .then_some(address)
     }
 
     fn look(&mut self) -> Seen {
@@ -334,12 +320,14 @@ impl Machine {
     }
 
     fn hops(&self) -> Vec<Option<NextHop>> {
-        self.outer.hub.iter().map(|&hub| surroundings::new_way(&self.tun, hub).ok().flatten()).collect()
+        let way = |&hub: &IpAddr| surroundings::new_way(self.tun.netlink(), hub).ok().flatten();
+        self.outer.hub.iter().map(way).collect()
     }
 
     /// Has the addresses of the LAN's subnet that this machine needs outside of it reached there.
     fn set_direct(&mut self) {
-        let (name_servers, own) = (self.name_servers(), self.surroundings.networks().collect::<Vec<_>>());
+        let (name_servers, own) =
+            (crate::dial::name_servers(), self.surroundings.networks().collect::<Vec<_>>());
         let needs = Needs {
             lan: &self.lan,
             own: &own,
@@ -418,7 +406,7 @@ fn first_host(lan: IpNetwork) -> IpAddr {
 }
 
 /// One line about a network of the machine that shares addresses with the LAN.
-fn overlap(lan: IpNetwork, network: &surroundings::Network, device: &str) -> String {
+pub(crate) fn overlap(lan: IpNetwork, network: &surroundings::Network, device: &str) -> String {
     let subnet = |address: IpNetwork| format!("{}/{}", address.network(), address.prefix());
     let name = network.device.as_str();
     let (winner, loser) =
