@@ -114,7 +114,7 @@ fn dig_finds_members_by_name_and_address_at_the_hub_and_at_a_spoke() {
         }
     }
     // A hub has bound its port before; a spoke may yet have to.
-    assert_eq!(capabilities(&lan.hub), NET_ADMIN);
+    assert_eq!(capabilities(&lan.hub), NET_ADMIN | NET_BIND_SERVICE);
     assert_eq!(capabilities(&lan.spokes[0]), NET_ADMIN | NET_BIND_SERVICE);
     assert_eq!(capabilities(&lan.spokes[1]), NET_ADMIN);
 }
@@ -149,10 +149,15 @@ fn who_joins_leaves_or_is_renamed_is_seen() {
     lan.hub.wait_for_line("tower (10.0.0.3) left the LAN", SOON).unwrap();
     ask_hub(&lan.net, &["forget", "tower"]).good();
     both("tower", "status: NXDOMAIN", "");
+    // The LAN may move to another subnet.
+    ask_hub(&lan.net, &["renumber", "10.44.0.0/24"]).good();
+    dig_until(laptop, "@10.44.0.1 laptop.home.example.org +short", "10.44.0.2");
+    dig_until(hub, "@10.44.0.1 -x 10.44.0.2 +short", "laptop.home.example.org.");
+    dig_until(laptop, "@10.44.0.2 laptop.lab +short", "10.44.0.2");
     // A spoke that is off the LAN knows what it knew.
     lan.hub.kill().unwrap();
     lan.spokes[0].wait_for_line("lost the hub", SOON).unwrap();
-    dig_until(laptop, "@10.0.0.2 laptop.lab +short", "10.0.0.2");
+    dig_until(laptop, "@10.44.0.2 laptop.lab +short", "10.44.0.2");
 }
 
 #[test]

@@ -464,6 +464,10 @@ impl Server {
                     if let Err(error) = self.machine.set_subnets(subnets) {
                         warn!("{error}");
                     }
+                    if let Some(server) = &mut self.name_server {
+                        let own: Vec<IpNetwork> = subnets.hub().collect();
+                        server.listen(&own, self.events.registry(), now);
+                    }
                 }
                 Effect::Save(job) => {
                     if let Some(done) = self.store.run(*job) {
