@@ -126,7 +126,7 @@ fn a_running_hub_that_cannot_write_tells_it_once_harms_nobody_and_catches_up() {
         let lan = Lan::with(net, 2).unwrap();
         let (net, disk) = (&lan.net, Disk { host: lan.net.hub(), program: "hub" });
         let (mark, before) = (lan.spokes[0].mark(), disk.files());
-        assert!(before.keys().eq(["key", "members"]), "{:?}", before.keys());
+        assert!(before.keys().eq(["key", "members", "subnets"]), "{:?}", before.keys());
         let [reason, advice] = trouble.told();
 
         disk.begin(trouble);
