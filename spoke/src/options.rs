@@ -76,7 +76,7 @@ pub static PROGRAM: Program = Program {
         Setting::one(
             "congestion",
             "NAME",
-            "TCP congestion control of all links, such as cubic (default: the system's, and bbr on long paths)",
+            "TCP congestion control of all links, such as cubic (default: the system's, and bbr where losses are no congestion)",
         ),
         Setting::one(
             "hosts",

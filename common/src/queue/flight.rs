@@ -123,18 +123,17 @@ impl Flight {
         }
     }
 
-    /// Whether the time for a congestion control that paces itself by what arrives has come: segments are lost that no
-    /// queue has dropped, or the path is full. It keeps what it knows of the path where nothing is sent for a while, and
-    /// bears losses. Before, its pacing would stretch what a flow inside sends, which takes that for the end of the path.
-    pub fn is_explored(&self) -> bool {
-        self.random >= RANDOM_AFTER || !matches!(self.phase, Phase::Growing { .. })
+    /// Whether segments are lost that no queue has dropped. Then a congestion control that paces itself by what arrives, as
+    /// BBR does, is better; not elsewhere: its pacing stretches what a flow inside sends at first, which takes that for the
+    /// end of the path, and every ten seconds it lets the path run empty for 200 ms.
+    pub fn loses_at_random(&self) -> bool {
+        self.random >= RANDOM_AFTER
     }
 
-    /// Another congestion control begins. Where losses held the last one back, this one finds out how much there is.
-    pub fn changed(&mut self) {
-        if self.random >= RANDOM_AFTER {
-            *self = Flight::default();
-        }
+    /// Forgets what it knows: losses have held the last congestion control back, and the next one finds out how much there
+    /// is.
+    pub fn start_again(&mut self) {
+        *self = Flight::default();
     }
 
     /// Whether less is in flight than `gain` times what the path holds.

@@ -277,10 +277,10 @@ impl Link {
         let Path::Long(flight) = &mut self.path else { return true };
         let Some(sample) = tcp_flight(self.stream.as_fd()) else { return true };
         let may_send = flight.may_send(&sample, now);
-        if self.is_adaptive && flight.is_explored() {
+        if self.is_adaptive && flight.loses_at_random() {
             self.is_adaptive = false;
             if make_steady(&self.stream) {
-                flight.changed();
+                flight.start_again();
             }
         }
         if !may_send {
@@ -335,8 +335,7 @@ fn most_received(round_trip: Duration) -> usize {
     ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
 }
 
-/// The congestion control that goes by what arrives: it does not take a loss for congestion, and it knows the path after a
-/// pause as before.
+/// The congestion control that goes by what arrives, and does not take a loss for congestion.
 const STEADY: &str = "bbr";
 
 /// Has the connection go by what arrives; whether the kernel does it.
@@ -345,8 +344,8 @@ fn make_steady(stream: &TcpStream) -> bool {
     let Err(error) = SockRef::from(stream).set_tcp_congestion(STEADY.as_bytes()) else { return true };
     if !SAID.swap(true, Ordering::Relaxed) {
         info!(
-            "a long path would be faster with the congestion control {STEADY}, which cannot be used here ({error}); \
-             load it: modprobe tcp_bbr"
+            "packets are lost on the way without congestion; the congestion control {STEADY} would bear that, but it cannot \
+             be used here ({error}): modprobe tcp_bbr"
         );
     }
     false
