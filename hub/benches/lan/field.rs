@@ -26,13 +26,7 @@ pub(crate) struct Field {
 impl Field {
     /// A hub and `ends` ends, all with cubic.
     pub(crate) fn new(ends: usize) -> Result<Field> {
-        Field::with_cables(ends, |hub, end, i| {
-            hub.ip(&format!(
-                "link add e{i} type veth peer name eth0 netns {}\nlink set e{i} up",
-                end.namespace_path().display()
-            ))?;
-            end.ip("link set eth0 up")
-        })
+        Field::with_cables(ends, lay_cable)
     }
 
     /// The same with cables that `connect` lays from the hub's e*i* to the eth0 of end *i*.
@@ -69,6 +63,15 @@ impl Field {
     pub(crate) fn narrow(&self, i: usize) -> Result<()> {
         self.hub.tc(&format!("qdisc replace dev e{i} root {NARROW}"))
     }
+}
+
+/// Lays a cable from the hub's e*i* to the eth0 of end *i*.
+pub(crate) fn lay_cable(hub: &Host, end: &Host, i: usize) -> Result<()> {
+    hub.ip(&format!(
+        "link add e{i} type veth peer name eth0 netns {}\nlink set e{i} up",
+        end.namespace_path().display()
+    ))?;
+    end.ip("link set eth0 up")
 }
 
 fn host_number(end: usize, offset: usize) -> u8 {

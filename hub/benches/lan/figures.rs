@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::house::{Process, Result};
+use crate::programs::median;
 use crate::systems::{Kind, Running, System};
 use crate::traffic::{Flood, Flows, pings, small_packets};
 
@@ -191,10 +192,7 @@ impl Column {
 
     /// The median of what was found.
     pub(crate) fn value(&self, figure: Figure) -> Option<f64> {
-        let mut values = self.values[figure as usize].clone();
-        values.sort_unstable_by(f64::total_cmp);
-        let middle = values.get(values.len().saturating_sub(1) / 2..=values.len() / 2)?;
-        Some(middle.iter().sum::<f64>() / middle.len() as f64)
+        median(self.values[figure as usize].clone())
     }
 
     fn set(&mut self, figure: Figure, value: f64) {

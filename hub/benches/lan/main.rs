@@ -15,13 +15,13 @@ mod figures;
 #[path = "../../../tests/house/mod.rs"]
 mod house;
 mod peers;
+mod programs;
 mod report;
 mod systems;
 mod traffic;
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,18 +55,12 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(&argh::from_env()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("lan: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit("lan", run(&argh::from_env()))
 }
 
 fn run(options: &Options) -> Result<()> {
     let chosen = choose(options.only.as_deref())?;
-    build()?;
+    programs::build()?;
     let setting = Setting { machine: machine()?, date: date()? };
     println!("{}, {}\n", setting.machine, setting.date);
     let busy = busy_share(Duration::from_secs(1))?;
@@ -111,16 +105,10 @@ fn run(options: &Options) -> Result<()> {
     for remark in &remarks {
         println!("{remark}");
     }
-    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
-    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
-    for (name, text) in
-        [("lan.csv", report::csv(&columns, &setting)), ("lan.svg", chart::svg(&columns, &setting))]
-    {
-        let path = directory.join(name);
-        fs::write(&path, text).context(&path.display().to_string())?;
-        println!("written to {}", path.display());
-    }
-    Ok(())
+    programs::keep(
+        options.out.as_deref(),
+        &[("lan.csv", report::csv(&columns, &setting)), ("lan.svg", chart::svg(&columns, &setting))],
+    )
 }
 
 fn choose(only: Option<&str>) -> Result<Vec<&'static str>> {
@@ -131,19 +119,6 @@ fn choose(only: Option<&str>) -> Result<Vec<&'static str>> {
         known.ok_or_else(|| Failure::new(format!("--only takes some of {}, not {name:?}", all.join(","))))
     });
     chosen.collect()
-}
-
-/// Cargo has built the hub; the spoke is another package's program.
-fn build() -> Result<()> {
-    let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
-    let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--release", "--bins", "--manifest-path"]);
-    let status = command.arg(workspace().join("Cargo.toml")).status().context("run cargo build")?;
-    if status.success() { Ok(()) } else { Err(Failure::new("the programs could not be built")) }
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
 /// Processor, cores and kernel.

@@ -11,11 +11,12 @@
 mod crowd;
 #[path = "../../../tests/house/mod.rs"]
 mod house;
+#[path = "../lan/programs.rs"]
+mod programs;
 
 use std::fmt::Write as _;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -64,13 +65,7 @@ struct Row {
 }
 
 fn main() -> ExitCode {
-    match run(&argh::from_env()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("scale: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit("scale", run(&argh::from_env()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -95,12 +90,7 @@ fn run(options: &Options) -> Result<()> {
         println!("{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>16.2}{micros:>18.3}{relative:>12.2}");
         let _ = writeln!(csv, "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{micros:.4}");
     }
-    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
-    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
-    let path = directory.join("scale.csv");
-    fs::write(&path, csv).context(&path.display().to_string())?;
-    println!("written to {}", path.display());
-    Ok(())
+    programs::keep(options.out.as_deref(), &[("scale.csv", csv)])
 }
 
 /// A new hub and its crowd.
@@ -140,8 +130,4 @@ fn raise_limit() -> Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of descriptors")?;
     Ok(hard)
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }

@@ -14,6 +14,8 @@ mod field;
 mod house;
 #[path = "../lan/peers.rs"]
 mod peers;
+#[path = "../lan/programs.rs"]
+mod programs;
 #[path = "../lan/systems.rs"]
 mod systems;
 #[path = "../lan/traffic.rs"]
@@ -21,16 +23,17 @@ mod traffic;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use argh::FromArgs;
 
 use field::Field;
 use house::line::{self, Emulator, Line};
 use house::{Context, Failure, Host, Result};
+use programs::median;
 use systems::{Running, SYSTEMS, start_ours};
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
 
@@ -150,17 +153,11 @@ fn choose_congestion(host: &Host, name: &'static str) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    match run(&argh::from_env()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("wan: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit("wan", run(&argh::from_env()))
 }
 
 fn run(options: &Options) -> Result<()> {
-    build()?;
+    programs::build()?;
     let is_chosen = |of: &Option<String>, name: &str| {
         of.as_ref().is_none_or(|of| of.split(',').any(|chosen| chosen.trim() == name))
     };
@@ -192,12 +189,8 @@ fn run(options: &Options) -> Result<()> {
         }
         tell_goals(course, &rows);
     }
-    let directory = options.out.clone().unwrap_or_else(|| workspace().join("target/bench"));
-    fs::create_dir_all(&directory).context(&directory.display().to_string())?;
-    let path = directory.join("wan.csv");
-    fs::write(&path, csv).context(&path.display().to_string())?;
-    println!("\nwritten to {}", path.display());
-    Ok(())
+    println!();
+    programs::keep(options.out.as_deref(), &[("wan.csv", csv)])
 }
 
 /// What one turn found: from the far end, and to it.
@@ -221,11 +214,7 @@ fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
             emulator = Some(line::connect(&path, (end, "eth0"), (hub, "e0"), course.line)?);
             return Ok(());
         }
-        hub.ip(&format!(
-            "link add e{i} type veth peer name eth0 netns {}\nlink set e{i} up",
-            end.namespace_path().display()
-        ))?;
-        end.ip("link set eth0 up")
+        field::lay_cable(hub, end, i)
     })?;
     let running = (contender.start)(field)?;
     let to = running.address(1).ok_or_else(|| Failure::new("no address"))?;
@@ -279,9 +268,10 @@ struct Row {
 
 impl Row {
     fn of(name: &'static str, measured: &[Measured]) -> Option<Row> {
-        let idle_ms = median(measured.iter().map(|one| one.idle_ms))?;
+        let idle_ms = median(measured.iter().map(|one| one.idle_ms).collect())?;
         let way = |i: usize| {
-            let of = |value: fn(&Way) -> f64| median(measured.iter().map(|one| value(&one.ways[i])));
+            let of =
+                |value: fn(&Way) -> f64| median(measured.iter().map(|one| value(&one.ways[i])).collect());
             Some(Way {
                 megabits: of(|way| way.megabits)?,
                 mean_ms: of(|way| way.mean_ms)?,
@@ -326,24 +316,4 @@ fn tell_goals(course: &Course, rows: &[Row]) {
             course.wait
         );
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.get(values.len().saturating_sub(1) / 2..=values.len() / 2)?;
-    Some(middle.iter().sum::<f64>() / middle.len() as f64)
-}
-
-/// Cargo has built the hub; the spoke is another package's program.
-fn build() -> Result<()> {
-    let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
-    let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--release", "--bins", "--manifest-path"]);
-    let status = command.arg(workspace().join("Cargo.toml")).status().context("run cargo build")?;
-    if status.success() { Ok(()) } else { Err(Failure::new("the programs could not be built")) }
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
