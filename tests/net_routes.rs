@@ -10,33 +10,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use house::{
-    Binaries, Host, Lan, Net, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state, transfer,
+    Binaries, Host, Lan, Net, SPOKE_ON_LAN, host_behind, ping, ping_until, spawn_spoke, start_hub, state,
+    transfer,
 };
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
 const PREFIX: &str = "192.168.5.0/24";
 const CAMERA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 5, 20));
-
-/// A host on a network behind `gateway`, which is .1 there and forwards; the host is .20.
-fn host_behind(gateway: &Host, name: &str, network: [u8; 3]) -> Host {
-    let host = Host::new(name).unwrap();
-    let [a, b, c] = network;
-    gateway
-        .ip(&format!(
-            "link add lan0 type veth peer name eth0 netns {}\n\
-             addr add {a}.{b}.{c}.1/24 dev lan0\nlink set lan0 up",
-            host.namespace_path().display()
-        ))
-        .unwrap();
-    host.ip(&format!(
-        "addr add {a}.{b}.{c}.20/24 dev eth0\nlink set eth0 up\nroute add default via {a}.{b}.{c}.1"
-    ))
-    .unwrap();
-    gateway.forward();
-    ping_until(&host, Ipv4Addr::new(a, b, c, 1).into(), SOON).unwrap();
-    host
-}
 
 fn ip(host: &Host, arguments: &str) -> String {
     let mut command = Command::new("ip");
@@ -47,7 +28,7 @@ fn ip(host: &Host, arguments: &str) -> String {
 #[test]
 fn a_network_behind_a_spoke_is_reached_and_goes_and_comes_with_it() {
     let net = Net::new(2).unwrap();
-    let camera = host_behind(net.spoke(0), "camera", [192, 168, 5]);
+    let camera = host_behind(net.spoke(0), "lan0", "camera", [192, 168, 5]).unwrap();
     let mut lan = Lan::with_options(net, &[], &[&["--route", PREFIX], &[]]).unwrap();
     lan.spokes[1].wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
     let others = [(0, Lan::hub_address()), (1, Lan::address(1))];
@@ -87,7 +68,7 @@ fn a_network_behind_a_spoke_is_reached_and_goes_and_comes_with_it() {
 #[test]
 fn who_joins_later_and_who_lost_the_hub_hears_of_routes_too() {
     let net = Net::new(2).unwrap();
-    let _camera = host_behind(net.spoke(0), "camera", [192, 168, 5]);
+    let _camera = host_behind(net.spoke(0), "lan0", "camera", [192, 168, 5]).unwrap();
     let mut lan = Lan::with_options(net, &[], &[&["--route", PREFIX]]).unwrap();
     let late = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
     late.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
@@ -111,8 +92,8 @@ fn who_joins_later_and_who_lost_the_hub_hears_of_routes_too() {
 #[test]
 fn of_two_overlapping_offers_the_first_counts_and_the_second_steps_in() {
     let net = Net::new(3).unwrap();
-    let _first = host_behind(net.spoke(0), "first", [192, 168, 5]);
-    let _second = host_behind(net.spoke(1), "second", [192, 168, 5]);
+    let _first = host_behind(net.spoke(0), "lan0", "first", [192, 168, 5]).unwrap();
+    let _second = host_behind(net.spoke(1), "lan0", "second", [192, 168, 5]).unwrap();
     let lan = Lan::with_options(net, &[], &[&["--route", PREFIX]]).unwrap();
     lan.hub.wait_for_line("route 192.168.5.0/24 installed", SOON).unwrap();
     let second =
@@ -215,7 +196,7 @@ fn public_prefixes_are_taken_only_by_name_and_no_routes_means_none() {
 #[test]
 fn a_network_of_ones_own_is_never_hidden() {
     let net = Net::new(2).unwrap();
-    let _own = host_behind(net.spoke(1), "own", [192, 168, 5]);
+    let _own = host_behind(net.spoke(1), "lan0", "own", [192, 168, 5]).unwrap();
     let lan = Lan::with_options(net, &[], &[&["--route", PREFIX], &[]]).unwrap();
     lan.spokes[1].wait_for_line("route 192.168.5.0/24 is rejected: this machine is in", SOON).unwrap();
     ping(lan.net.spoke(1), CAMERA, 56, SOON).unwrap();

@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Binaries, Host, Lan, Net, ask_hub, hub_command, ping, ping_until, state, transfer};
+use house::{Binaries, Host, Lan, Net, ask_hub, host_behind, hub_command, ping, ping_until, state, transfer};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -291,26 +291,11 @@ fn what_is_for_all_reaches_only_whom_the_rules_allow() {
     }
 }
 
-fn behind(gateway: &Host, device: &str, name: &str, network: [u8; 3]) -> Host {
-    let host = Host::new(name).unwrap();
-    let [a, b, c] = network;
-    let namespace = host.namespace_path();
-    let link = format!("link add {device} type veth peer name eth0 netns {}", namespace.display());
-    gateway.ip(&format!("{link}\naddr add {a}.{b}.{c}.1/24 dev {device}\nlink set {device} up")).unwrap();
-    host.ip(&format!(
-        "addr add {a}.{b}.{c}.20/24 dev eth0\nlink set eth0 up\nroute add default via {a}.{b}.{c}.1"
-    ))
-    .unwrap();
-    gateway.forward();
-    ping_until(&host, Ipv4Addr::new(a, b, c, 1).into(), SOON).unwrap();
-    host
-}
-
 #[test]
 fn networks_behind_members_and_the_way_out_are_held_against_them_too() {
     let net = Net::new(2).unwrap();
-    let camera = behind(net.spoke(0), "lan0", "camera", [192, 168, 5]);
-    let web = behind(net.hub(), "out0", "web", [198, 51, 100]);
+    let camera = host_behind(net.spoke(0), "lan0", "camera", [192, 168, 5]).unwrap();
+    let web = host_behind(net.hub(), "out0", "web", [198, 51, 100]).unwrap();
     let (at_camera, at_web) = (Ipv4Addr::new(192, 168, 5, 20), Ipv4Addr::new(198, 51, 100, 20));
     let options = [["--route", "192.168.5.0/24"], ["--accept-route", "198.51.100.0/24"]];
     let lan = Lan::with_options(

@@ -8,7 +8,7 @@ mod house;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_spoke, ping, start_hub};
+use house::{Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_spoke, ping};
 
 const SOON: Duration = Duration::from_secs(20);
 const LAPTOP: usize = 0;
@@ -37,12 +37,8 @@ impl World {
     fn new() -> World {
         let net = Net::named(&["laptop"]).unwrap();
         let (binaries, authority) = (Binaries::find().unwrap(), Authority::new().unwrap());
-        authority.issue("hub", "DNS:hub.example.org", Valid::Now).unwrap();
-        let (certificate, key) = (authority.argument("hub.pem"), authority.argument("hub.key"));
-        let options = ["--listen", "443", "--listen", "5678", "--tls-cert", &certificate, "--tls-key", &key];
-        let hub = start_hub(&net, &binaries, &options).unwrap();
-        let hosts = format!("127.0.0.1 localhost\n{} hub.example.org\n", Net::hub_v4());
-        net.spoke(LAPTOP).set_file("/etc/hosts", &hosts).unwrap();
+        let hub = authority.start_hub(&net, &binaries, "DNS:hub.example.org", Valid::Now).unwrap();
+        net.name_hub(LAPTOP, "hub.example.org").unwrap();
         World { _hub: hub, net, binaries, authority }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use house::{
     Authority, Binaries, Direction, Lan, Net, Process, SPOKE_ON_LAN, Said, Valid, ask_hub, ask_spoke,
-    is_missing, ping, run, spawn_spoke, start_hub, state, wait_for_port,
+    is_missing, ping, run, spawn_spoke, state, wait_for_port,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -34,12 +34,8 @@ impl World {
     fn new(valid: Valid) -> World {
         let net = Net::named(&["laptop", "other"]).unwrap();
         let (binaries, authority) = (Binaries::find().unwrap(), Authority::new().unwrap());
-        authority.issue("hub", "DNS:hub.example.org", valid).unwrap();
-        let (certificate, key) = (authority.argument("hub.pem"), authority.argument("hub.key"));
-        let options = ["--listen", "443", "--listen", "5678", "--tls-cert", &certificate, "--tls-key", &key];
-        let hub = start_hub(&net, &binaries, &options).unwrap();
-        let hosts = format!("127.0.0.1 localhost\n{} hub.example.org\n", Net::hub_v4());
-        net.spoke(LAPTOP).set_file("/etc/hosts", &hosts).unwrap();
+        let hub = authority.start_hub(&net, &binaries, "DNS:hub.example.org", valid).unwrap();
+        net.name_hub(LAPTOP, "hub.example.org").unwrap();
         World { hub, net, binaries, authority }
     }
 

@@ -49,8 +49,7 @@ impl World {
                  ip saddr {laptop} tcp dport 5678 counter drop\n}}\n}}\n"
             ))
             .unwrap();
-        let hosts = format!("127.0.0.1 localhost\n{} {HUB_NAME}\n", Net::hub_v4());
-        net.spoke(PROXY).set_file("/etc/hosts", &hosts).unwrap();
+        net.name_hub(PROXY, HUB_NAME).unwrap();
         World { hub, net, binaries }
     }
 

@@ -12,8 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use house::{
-    Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_hub, ask_spoke, ping, start_hub,
-    transfer,
+    Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_hub, ask_spoke, ping, transfer,
 };
 use nix::sys::signal::Signal;
 
@@ -23,7 +22,6 @@ const BACK: Duration = Duration::from_secs(25);
 /// Half-open links end after 5 s.
 const DEADLINE: Duration = Duration::from_secs(7);
 const LAPTOP: usize = 0;
-const HUB_NAME: &str = "hub.example.org";
 
 struct World {
     hub: Process,
@@ -37,12 +35,8 @@ impl World {
     fn new(spokes: usize, names: &str, valid: Valid) -> World {
         let net = Net::new(spokes).unwrap();
         let (binaries, authority) = (Binaries::find().unwrap(), Authority::new().unwrap());
-        authority.issue("hub", names, valid).unwrap();
-        let (certificate, key) = (authority.argument("hub.pem"), authority.argument("hub.key"));
-        let options = ["--listen", ":443", "--listen", "5678", "--tls-cert", &certificate, "--tls-key", &key];
-        let hub = start_hub(&net, &binaries, &options).unwrap();
-        let hosts = format!("127.0.0.1 localhost\n{} {HUB_NAME} other.example.org\n", Net::hub_v4());
-        (0..spokes).for_each(|i| net.spoke(i).set_file("/etc/hosts", &hosts).unwrap());
+        let hub = authority.start_hub(&net, &binaries, names, valid).unwrap();
+        (0..spokes).for_each(|i| net.name_hub(i, "hub.example.org other.example.org").unwrap());
         World { hub, net, binaries, authority }
     }
 

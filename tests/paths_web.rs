@@ -34,8 +34,7 @@ impl World {
         let net = Net::named(&["laptop"]).unwrap();
         let (binaries, authority) = (Binaries::find().unwrap(), Authority::new().unwrap());
         authority.issue("hub", "DNS:hub.example.org", Valid::Now).unwrap();
-        let hosts = format!("127.0.0.1 localhost\n{} {HUB_NAME}\n", Net::hub_v4());
-        net.spoke(LAPTOP).set_file("/etc/hosts", &hosts).unwrap();
+        net.name_hub(LAPTOP, HUB_NAME).unwrap();
         net.hub()
             .nft(&format!(
                 "table inet only {{\nchain input {{\ntype filter hook input priority 0\n\

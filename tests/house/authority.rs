@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Context, Failure, Result};
+use super::{Binaries, Context, Failure, Net, Process, Result, start_hub};
 
 /// An authority. Its files are in a directory that all hosts see, and vanish with it.
 pub(crate) struct Authority {
@@ -81,6 +81,20 @@ impl Authority {
                 .context("put a certificate in place")?;
         }
         Ok(())
+    }
+
+    /// Starts a hub with all ways on the ports 443 and 5678, and a certificate for these names.
+    pub(crate) fn start_hub(
+        &self,
+        net: &Net,
+        binaries: &Binaries,
+        names: &str,
+        valid: Valid,
+    ) -> Result<Process> {
+        self.issue("hub", names, valid)?;
+        let (certificate, key) = (self.argument("hub.pem"), self.argument("hub.key"));
+        let options = ["--listen", ":443", "--listen", "5678", "--tls-cert", &certificate, "--tls-key", &key];
+        start_hub(net, binaries, &options)
     }
 
     /// One of its files: `ca.pem` is its own certificate.

@@ -43,7 +43,7 @@ pub(crate) use lan::{
     spoke_command, start_hub, state,
 };
 pub(crate) use names::serve_names;
-pub(crate) use net::{Direction, Net};
+pub(crate) use net::{Direction, Net, host_behind};
 pub(crate) use probe::{
     Transfer, checksum, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until, transfer,
 };

@@ -71,6 +71,12 @@ impl Net {
         &self.hosts[1 + i]
     }
 
+    /// Has the host of spoke `i` know the hub's host by these names.
+    pub(crate) fn name_hub(&self, i: usize, names: &str) -> Result<()> {
+        let hosts = format!("127.0.0.1 localhost\n{} {names}\n", Net::hub_v4());
+        self.spoke(i).set_file("/etc/hosts", &hosts)
+    }
+
     /// Number of spokes.
     pub(crate) fn spokes(&self) -> usize {
         self.hosts.len() - 1
@@ -237,4 +243,21 @@ fn v6(port: usize) -> Ipv6Addr {
 
 fn mac(port: usize) -> String {
     format!("02:00:00:00:00:{:02x}", number(port))
+}
+
+/// A host on a network behind `gateway`, which is .1 there, on this device, and forwards; the host is .20.
+pub(crate) fn host_behind(gateway: &Host, device: &str, name: &str, network: [u8; 3]) -> Result<Host> {
+    let host = Host::new(name)?;
+    let [a, b, c] = network;
+    gateway.ip(&format!(
+        "link add {device} type veth peer name eth0 netns {}\n\
+         addr add {a}.{b}.{c}.1/24 dev {device}\nlink set {device} up",
+        host.namespace_path().display()
+    ))?;
+    host.ip(&format!(
+        "addr add {a}.{b}.{c}.20/24 dev eth0\nlink set eth0 up\nroute add default via {a}.{b}.{c}.1"
+    ))?;
+    gateway.forward();
+    ping_until(&host, Ipv4Addr::new(a, b, c, 1).into(), Duration::from_secs(5))?;
+    Ok(host)
 }
