@@ -447,7 +447,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         invites: core.invites().iter().count(),
         pending: core.pending().len(),
         half_open: core.half_open(),
-        rules: core.access_rules().map(|access| access.rules().len()),
+        rules: rule_count(core),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
         drops: drops(core.drops()),
@@ -484,9 +484,8 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Opt
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    let rules = core.access_rules().map(|access| access.rules().len());
     let (standing, changed) = (standing(core, about), changes.len());
-    Reloaded { standing, changes: named.collect(), changed, certificate, rules }
+    Reloaded { standing, changes: named.collect(), changed, certificate, rules: rule_count(core) }
 }
 
 /// The access rules behind the first `from` ones.
@@ -549,6 +548,11 @@ pub fn pending(core: &Core, now: Instant) -> Vec<PendingStatus> {
     let mut pending: Vec<PendingStatus> = core.pending().iter().map(one).collect();
     pending.sort_by(|one, other| (other.seconds, &one.name).cmp(&(one.seconds, &other.name)));
     pending
+}
+
+/// How many access rules there are; `None` where all may reach all.
+fn rule_count(core: &Core) -> Option<usize> {
+    core.access_rules().map(|access| access.rules().len())
 }
 
 fn online(members: &Members) -> usize {

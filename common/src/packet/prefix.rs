@@ -31,6 +31,14 @@ pub fn is_private(prefix: IpNetwork) -> bool {
     }
 }
 
+/// The bits of an address, those of IPv4 as the lowest 32.
+pub fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
 /// Which part of the internet an address is counted for: an IPv4 address alone, or an IPv6 /64, all of which one machine
 /// can have.
 pub fn source_network(address: IpAddr) -> IpAddr {

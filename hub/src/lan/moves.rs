@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::packet::prefix::overlap;
+use common::packet::prefix::{bits, overlap};
 use ipnetwork::IpNetwork;
 
 use crate::lan::members::BadLine;
@@ -218,13 +218,6 @@ impl Step {
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(moved)),
         };
         self.to.contains(moved).then_some(moved)
-    }
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
-use common::packet::prefix::overlap;
+use common::packet::prefix::{bits, overlap};
 use ipnetwork::IpNetwork;
 
 use crate::ids::MemberId;
@@ -297,13 +297,6 @@ impl Ranges {
                 self.begin(behind, open.last().map(|&(_, owner)| owner).or(around));
             }
         }
-    }
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 
