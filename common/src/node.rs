@@ -1,5 +1,5 @@
-//! What both programs run on. `cli`, `control`, `event_loop`, `logger`, `names::server` and `state`
-//! are IO, the others are pure.
+//! What both programs run on. `cli`, `control`, `event_loop`, `logger`, `names::server`, `state` and
+//! `synced_file` are IO, the others are pure.
 
 pub mod args;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod names;
 pub mod nearest;
 pub mod request;
 pub mod state;
+pub mod synced_file;
 pub mod text;
 pub mod timer;
 pub mod values;

@@ -17,7 +17,8 @@ use common::node::link;
 use common::node::names::server::NameServer;
 use common::node::names::zone::{NameTable, Zone};
 use common::node::request::{decode, encode};
-use common::node::state::{self, State, SyncedFile};
+use common::node::state::{self, State};
+use common::node::synced_file::SyncedFile;
 use common::queue::Buf;
 use common::transport::layers::Stage;
 use common::transport::tls::files::{self, FileError};
@@ -30,7 +31,7 @@ use mio::net::UnixStream;
 use crate::control::{About, Request};
 use crate::dial::{self, Dial, Dialed, Lookup};
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{self, Effect, Health, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
@@ -304,15 +305,7 @@ impl Client {
         }
         self.look_at = now + LOOK_EVERY;
         if let Some(info) = link.info() {
-            let health = Health {
-                segment: info.segment,
-                retransmissions: info.retransmissions,
-                acknowledged: info.acknowledged,
-                received: info.received,
-                out_of_order: info.out_of_order,
-                unheard: info.unheard,
-            };
-            self.uplink.handle_health(health, now);
+            self.uplink.handle_health(info, now);
         }
     }
 

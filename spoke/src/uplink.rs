@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use common::packet::drops::{Drops, Reason};
+use common::queue::tcp_info::TcpInfo;
 use common::queue::{Buf, Pool};
 use common::transport::layers::Stage;
 use common::wire::frame::{Farewell, Join};
@@ -49,7 +50,6 @@ pub mod way;
 pub mod ways;
 
 pub use effect::{Effect, Error, Notice};
-pub use segments::Health;
 
 use advice::Progress;
 use learned::LearnedRoutes;
@@ -359,9 +359,9 @@ impl Uplink {
     }
 
     /// A look at the connection of the link.
-    pub fn handle_health(&mut self, health: Health, now: Instant) {
+    pub fn handle_health(&mut self, info: TcpInfo, now: Instant) {
         if self.is_on_lan() {
-            self.outer.segments.note(health, now);
+            self.outer.segments.note(info, now);
         }
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use crate::queue::flight::Sample;
+use crate::queue::tcp_info::TcpInfo;
 
 /// `struct ifreq` (linux/if.h) as TUNSETIFF reads it: the name, the flags, and the remainder of the union.
 #[repr(C)]
@@ -72,89 +73,69 @@ pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter
     })
 }
 
+/// Where `struct tcp_info` (linux/tcp.h) has what is read of it, in bytes.
+mod offset {
+    pub(super) const RETRANSMITS: usize = 2;
+    pub(super) const SND_MSS: usize = 16;
+    pub(super) const UNACKED: usize = 24;
+    pub(super) const SACKED: usize = 28;
+    pub(super) const LOST: usize = 32;
+    pub(super) const RETRANS: usize = 36;
+    pub(super) const LAST_ACK_RECV: usize = 56;
+    pub(super) const RTT: usize = 68;
+    pub(super) const TOTAL_RETRANS: usize = 100;
+    pub(super) const BYTES_ACKED: usize = 120;
+    pub(super) const BYTES_RECEIVED: usize = 128;
+    pub(super) const NOTSENT_BYTES: usize = 144;
+    pub(super) const MIN_RTT: usize = 148;
+    pub(super) const DELIVERED: usize = 192;
+    pub(super) const RCV_OOOPACK: usize = 224;
+}
+
 /// The shortest round trip that the kernel saw on a TCP socket in the last minutes, without the time that bytes
 /// wait at either end (`tcpi_min_rtt`); `None` where it has seen none.
 pub(crate) fn shortest_round_trip(socket: BorrowedFd<'_>) -> Option<Duration> {
-    /// Where `struct tcp_info` has it (linux/tcp.h), in microseconds.
-    const MIN_RTT: usize = 148;
-    let shortest = word(&read_tcp_info(socket, MIN_RTT)?, MIN_RTT);
-    (!matches!(shortest, 0 | u32::MAX)).then(|| Duration::from_micros(shortest.into()))
+    shortest(&read_tcp_info(socket, offset::MIN_RTT)?)
 }
 
-/// What the kernel knows of a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpInfo {
-    /// Largest segment that is sent, in bytes without options.
-    pub segment: u32,
-    /// How often in a row the oldest segment was sent again in vain.
-    pub retransmissions: u8,
-    /// Bytes that were acknowledged.
-    pub acknowledged: u64,
-    /// Bytes that arrived in order.
-    pub received: u64,
-    /// Packets that arrived out of order.
-    pub out_of_order: u32,
-    /// Since when no packet has arrived.
-    pub unheard: Duration,
-    /// Segments that the other end has, though not one that was sent before them.
-    pub sacked: u32,
+fn shortest(info: &[u32; INFO_WORDS]) -> Option<Duration> {
+    let shortest = word(info, offset::MIN_RTT);
+    (!matches!(shortest, 0 | u32::MAX)).then(|| Duration::from_micros(shortest.into()))
 }
 
 /// What the kernel knows of the way of what a TCP socket sends; `None` where it has seen no round trip, and before Linux
 /// 4.18.
 pub(crate) fn tcp_flight(socket: BorrowedFd<'_>) -> Option<Sample> {
-    // Where `struct tcp_info` has them (linux/tcp.h).
-    const SND_MSS: usize = 16;
-    const UNACKED: usize = 24;
-    const SACKED: usize = 28;
-    const LOST: usize = 32;
-    const RETRANS: usize = 36;
-    const RTT: usize = 68;
-    const TOTAL_RETRANS: usize = 100;
-    const NOTSENT_BYTES: usize = 144;
-    const MIN_RTT: usize = 148;
-    const DELIVERED: usize = 192;
-    let info = read_tcp_info(socket, DELIVERED)?;
+    let info = read_tcp_info(socket, offset::DELIVERED)?;
     let of = |offset| word(&info, offset);
-    if matches!(of(MIN_RTT), 0 | u32::MAX) {
-        return None;
-    }
     // As `tcp_packets_in_flight` (net/tcp.h).
-    let in_flight =
-        (u64::from(of(UNACKED)) + u64::from(of(RETRANS))).saturating_sub((of(SACKED) + of(LOST)).into());
+    let in_flight = (u64::from(of(offset::UNACKED)) + u64::from(of(offset::RETRANS)))
+        .saturating_sub((of(offset::SACKED) + of(offset::LOST)).into());
     Some(Sample {
-        shortest: Duration::from_micros(of(MIN_RTT).into()),
-        round_trip: Duration::from_micros(of(RTT).into()),
-        segment: of(SND_MSS),
-        held: in_flight * u64::from(of(SND_MSS)) + u64::from(of(NOTSENT_BYTES)),
-        delivered: of(DELIVERED),
-        resent: of(TOTAL_RETRANS),
+        shortest: shortest(&info)?,
+        round_trip: Duration::from_micros(of(offset::RTT).into()),
+        segment: of(offset::SND_MSS),
+        held: in_flight * u64::from(of(offset::SND_MSS)) + u64::from(of(offset::NOTSENT_BYTES)),
+        delivered: of(offset::DELIVERED),
+        resent: of(offset::TOTAL_RETRANS),
     })
 }
 
 /// What the kernel knows of a TCP connection; `None` before Linux 5.4.
 pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
-    // Where `struct tcp_info` has them (linux/tcp.h).
-    const RETRANSMITS: usize = 2;
-    const SND_MSS: usize = 16;
-    const SACKED: usize = 28;
-    const LAST_ACK_RECV: usize = 56;
-    const BYTES_ACKED: usize = 120;
-    const BYTES_RECEIVED: usize = 128;
-    const RCV_OOOPACK: usize = 224;
-    let info = read_tcp_info(socket, RCV_OOOPACK)?;
-    let long = |offset| {
-        let (one, two) = (word(&info, offset).to_ne_bytes(), word(&info, offset + 4).to_ne_bytes());
+    let info = read_tcp_info(socket, offset::RCV_OOOPACK)?;
+    let long = |at| {
+        let (one, two) = (word(&info, at).to_ne_bytes(), word(&info, at + 4).to_ne_bytes());
         u64::from_ne_bytes([one[0], one[1], one[2], one[3], two[0], two[1], two[2], two[3]])
     };
     Some(TcpInfo {
-        segment: word(&info, SND_MSS),
-        retransmissions: word(&info, 0).to_ne_bytes()[RETRANSMITS],
-        acknowledged: long(BYTES_ACKED),
-        received: long(BYTES_RECEIVED),
-        out_of_order: word(&info, RCV_OOOPACK),
-        unheard: Duration::from_millis(word(&info, LAST_ACK_RECV).into()),
-        sacked: word(&info, SACKED),
+        segment: word(&info, offset::SND_MSS),
+        retransmissions: word(&info, 0).to_ne_bytes()[offset::RETRANSMITS],
+        acknowledged: long(offset::BYTES_ACKED),
+        received: long(offset::BYTES_RECEIVED),
+        out_of_order: word(&info, offset::RCV_OOOPACK),
+        unheard: Duration::from_millis(word(&info, offset::LAST_ACK_RECV).into()),
+        sacked: word(&info, offset::SACKED),
     })
 }
 

@@ -25,7 +25,7 @@ use crate::queue::{Buf, Pool};
 use crate::wire::inbox::Inbox;
 use crate::wire::tunnel::{DEAD_AFTER, Error, Tunnel};
 
-pub use crate::linux::sys::TcpInfo;
+pub use crate::queue::tcp_info::TcpInfo;
 pub use crate::wire::tunnel::Flushed;
 
 /// The socket's state after a read.

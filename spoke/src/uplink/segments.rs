@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use common::queue::tcp_info::TcpInfo;
+
 /// Segment sizes to go down to, in bytes without headers and with TCP's options: with those of IPv4, packets of 1,400,
 /// of less than the least that IPv6 has, and of the least that IPv4 has.
 const STEPS: [u16; 3] = [1_360, 1_200, 536];
@@ -16,23 +18,6 @@ const RETRANSMISSIONS: u8 = 3;
 /// lets nobody join.
 const STRIKES: u8 = 2;
 
-/// What the kernel says about the connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Largest segment that is sent, in bytes without options.
-    pub segment: u32,
-    /// How often in a row the oldest segment was sent again in vain.
-    pub retransmissions: u8,
-    /// Bytes that were acknowledged.
-    pub acknowledged: u64,
-    /// Bytes that arrived in order.
-    pub received: u64,
-    /// Packets that arrived out of order.
-    pub out_of_order: u32,
-    /// Since when no packet has arrived, whatever is in it.
-    pub unheard: Duration,
-}
-
 /// How segments stand on the path to the hub.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
@@ -41,8 +26,8 @@ pub(super) struct Segments {
     /// The first look since which nothing was acknowledged that was sent again and again.
     stuck_at: Option<(Instant, u64)>,
     /// The last look at which something had come in order.
-    heard: Option<Health>,
-    last: Option<(Instant, Health)>,
+    heard: Option<TcpInfo>,
+    last: Option<(Instant, TcpInfo)>,
     strikes: u8,
 }
 
@@ -63,16 +48,16 @@ impl Segments {
     }
 
     /// A look at the link.
-    pub(super) fn note(&mut self, health: Health, now: Instant) {
-        if health.retransmissions == 0 {
+    pub(super) fn note(&mut self, info: TcpInfo, now: Instant) {
+        if info.retransmissions == 0 {
             self.stuck_at = None;
-        } else if self.stuck_at.is_none_or(|(_, acknowledged)| acknowledged != health.acknowledged) {
-            self.stuck_at = Some((now, health.acknowledged));
+        } else if self.stuck_at.is_none_or(|(_, acknowledged)| acknowledged != info.acknowledged) {
+            self.stuck_at = Some((now, info.acknowledged));
         }
-        if self.heard.is_none_or(|heard| heard.received != health.received) {
-            self.heard = Some(health);
+        if self.heard.is_none_or(|heard| heard.received != info.received) {
+            self.heard = Some(info);
         }
-        self.last = Some((now, health));
+        self.last = Some((now, info));
     }
 
     /// A link died on which this spoke was on the LAN. `silent`: for how long nothing could be read from it. The new
@@ -90,14 +75,14 @@ impl Segments {
     }
 
     /// Something has come since what we sent got stuck: the path carries packets, but not these.
-    fn loses_what_we_send(&self, last: Health, at: Instant) -> bool {
+    fn loses_what_we_send(&self, last: TcpInfo, at: Instant) -> bool {
         let Some((stuck_at, _)) = self.stuck_at else { return false };
         let stuck = at.saturating_duration_since(stuck_at);
         stuck >= STUCK_AFTER && last.retransmissions >= RETRANSMISSIONS && last.unheard < stuck
     }
 
     /// Packets have come since the last that could be read: acknowledgements, and what is behind a lost segment.
-    fn loses_what_is_sent_to_us(&mut self, last: Health, silent: Duration) -> bool {
+    fn loses_what_is_sent_to_us(&mut self, last: TcpInfo, silent: Duration) -> bool {
         if silent < last.unheard + STUCK_AFTER {
             self.strikes = 0;
             return false;
@@ -116,8 +101,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const SILENT: Duration = Duration::from_secs(10);
 
-    fn healthy() -> Health {
-        Health { segment: 1_448, acknowledged: 500, received: 500, ..Health::default() }
+    fn healthy() -> TcpInfo {
+        TcpInfo { segment: 1_448, acknowledged: 500, received: 500, ..TcpInfo::default() }
     }
 
     /// A link on which what we send gets stuck, and is looked at each 4 s; `unheard` at the last look.
@@ -126,7 +111,7 @@ mod tests {
         segments.note(healthy(), start);
         for (seconds, retransmissions) in [(4, 4), (8, 8)] {
             let unheard = if seconds == 8 { unheard } else { Duration::ZERO };
-            segments.note(Health { retransmissions, unheard, ..healthy() }, start + seconds * SECOND);
+            segments.note(TcpInfo { retransmissions, unheard, ..healthy() }, start + seconds * SECOND);
         }
     }
 
@@ -150,12 +135,12 @@ mod tests {
         assert_eq!(segments.judge(SILENT), None);
         for _ in 0..3 {
             segments.begin_link();
-            segments.note(Health { unheard: 9 * SECOND, ..healthy() }, start);
+            segments.note(TcpInfo { unheard: 9 * SECOND, ..healthy() }, start);
             assert_eq!(segments.judge(SILENT), None);
         }
         // A loss that was made good in the end.
         stuck(&mut segments, SECOND, start);
-        segments.note(Health { acknowledged: 2_000, ..healthy() }, start + 9 * SECOND);
+        segments.note(TcpInfo { acknowledged: 2_000, ..healthy() }, start + 9 * SECOND);
         assert_eq!(segments.judge(SECOND), None);
         assert_eq!(segments.judge(SECOND), None, "nothing is known of another link");
     }
@@ -164,7 +149,7 @@ mod tests {
     fn what_is_sent_to_us_got_lost_if_what_is_behind_it_came() {
         let (start, mut segments) = (Instant::now(), Segments::default());
         segments.note(healthy(), start);
-        segments.note(Health { out_of_order: 2, unheard: SECOND, ..healthy() }, start + SILENT);
+        segments.note(TcpInfo { out_of_order: 2, unheard: SECOND, ..healthy() }, start + SILENT);
         assert_eq!(segments.judge(SILENT), Some(1_360));
     }
 
@@ -173,7 +158,7 @@ mod tests {
         let (start, mut segments) = (Instant::now(), Segments::default());
         let silent_link = |segments: &mut Segments| {
             segments.begin_link();
-            segments.note(Health { unheard: SECOND, ..healthy() }, start);
+            segments.note(TcpInfo { unheard: SECOND, ..healthy() }, start);
             segments.judge(SILENT)
         };
         assert_eq!(silent_link(&mut segments), None);
