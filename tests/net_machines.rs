@@ -161,6 +161,29 @@ fn a_spoke_whose_name_server_is_in_a_network_of_the_lan_finds_its_hub_again() {
     wait_for_routes(laptop, &["172.20.5.0/24 dev spoke0", "172.20.6.0/24 dev spoke0"]);
 }
 
+#[test]
+fn a_spoke_with_a_way_out_by_the_hub_asks_its_name_server_outside_of_it() {
+    let net = Net::named(&["laptop", "resolver"]).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let (laptop, resolver) = (net.spoke(0), net.spoke(1));
+    resolver.ip("addr add 198.51.100.53/32 dev lo").unwrap();
+    laptop.ip(&format!("route add default via {}", Net::spoke_v4(1))).unwrap();
+    serve_names(resolver, ([198, 51, 100, 53], 53), "hub.example", vec![Net::hub_v4().into()]);
+    laptop.set_file("/etc/resolv.conf", "nameserver 198.51.100.53\noptions timeout:1 attempts:1\n").unwrap();
+    laptop.set_file("/etc/nsswitch.conf", "hosts: files dns\n").unwrap();
+    let hub = start_hub(&net, &binaries, &["--route", "0.0.0.0/0"]).unwrap();
+    let options = ["--ip", "10.0.0.2", "--accept-route", "0.0.0.0/0"];
+    let spoke = laptop.spawn("laptop", &spoke(laptop, "hub.example", &options)).unwrap();
+    spoke.wait_for_line("route 0.0.0.0/0 installed", SOON).unwrap();
+    on_lan(&spoke);
+    let mark = spoke.mark();
+    hub.kill().unwrap();
+    spoke.wait_for_line_after(mark, "lost the hub", SOON).unwrap();
+    let _hub = start_hub(&net, &binaries, &["--route", "0.0.0.0/0"]).unwrap();
+    spoke.wait_for_line_after(mark, SPOKE_ON_LAN, Duration::from_secs(30)).unwrap();
+    spoke.wait_for_line_after(mark, "through 192.0.2.1:5678", SOON).unwrap();
+}
+
 /// Waits until the host's table has routes that begin so.
 fn wait_for_routes(host: &Host, expected: &[&str]) {
     let end = Instant::now() + Duration::from_secs(15);

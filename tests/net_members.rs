@@ -5,7 +5,7 @@
 #[path = "house/mod.rs"]
 mod house;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,17 +22,22 @@ use house::{
 const SOON: Duration = Duration::from_secs(10);
 
 /// Gives spoke `i` another outer address, from which it reaches the hub.
-fn move_to(net: &Net, i: usize, address: Ipv4Addr) {
-    let hub = Net::hub_v4();
+fn move_to(net: &Net, i: usize, address: IpAddr, hub: IpAddr) {
+    let (all, quick) = if address.is_ipv4() { (32, "") } else { (128, " nodad") };
     net.spoke(i)
-        .ip(&format!("addr add {address}/32 dev eth0\nroute add {hub}/32 dev eth0 src {address}"))
+        .ip(&format!(
+            "addr add {address}/{all} dev eth0{quick}\nroute replace {hub}/{all} dev eth0 src {address}"
+        ))
         .unwrap();
 }
 
-/// Starts spoke `i` with these options and no others but its hub and its state directory.
+/// Starts spoke `i` with these options and no others but its state directory and, unless they say which, its hub.
 fn spawn_with(net: &Net, binaries: &Binaries, i: usize, options: &[&str]) -> Process {
     let mut command = Command::new(&binaries.spoke);
-    command.args(["--hub", "192.0.2.1", "--state"]).arg(net.spoke(i).private().join("spoke")).args(options);
+    command.arg("--state").arg(net.spoke(i).private().join("spoke")).args(options);
+    if !options.contains(&"--hub") {
+        command.args(["--hub", "192.0.2.1"]);
+    }
     net.spoke(i).spawn(net.spoke(i).name(), &command).unwrap()
 }
 
@@ -42,29 +47,63 @@ fn ip(host: &Host, arguments: &str) -> String {
     String::from_utf8(host.output(command).unwrap().stdout).unwrap()
 }
 
+/// A newcomer offers what holds the outer address of an older member, before that one is back.
+struct Outside {
+    offered: &'static str,
+    older: IpAddr,
+    other: IpAddr,
+    hub: IpAddr,
+}
+
 #[test]
 fn answers_of_the_hubs_machine_never_go_into_the_lan() {
-    // A newcomer offers what holds the outer address of an older member, before that one is back.
-    let offered = "172.16.0.0/12";
-    let [outer, other] = [2, 3].map(|last| Ipv4Addr::new(172, 30, 9, last));
+    let (older, other) = (Ipv4Addr::new(172, 30, 9, 2).into(), Ipv4Addr::new(172, 30, 9, 3).into());
+    let hub = Net::hub_v4().into();
+    answers_stay_outside(&Outside { offered: "172.16.0.0/12", older, other, hub });
+}
+
+#[test]
+fn answers_stay_outside_of_the_longest_prefix_too() {
+    let (older, other) = (Ipv4Addr::new(172, 30, 9, 2).into(), Ipv4Addr::new(172, 30, 9, 3).into());
+    let hub = Net::hub_v4().into();
+    answers_stay_outside(&Outside { offered: "172.30.9.2/31", older, other, hub });
+}
+
+#[test]
+fn answers_by_ipv6_stay_outside() {
+    let [older, other] = [2, 3].map(|last| Ipv6Addr::new(0xfd30, 0, 9, 0, 0, 0, 0, last).into());
+    let hub = Net::hub_v6().into();
+    answers_stay_outside(&Outside { offered: "fd30::/16", older, other, hub });
+}
+
+fn answers_stay_outside(case: &Outside) {
+    let &Outside { offered, older: outer, other, hub: hub_address } = case;
     let net = Net::new(3).unwrap();
     let binaries = Binaries::find().unwrap();
-    net.hub().ip("route add default dev eth0").unwrap();
-    move_to(&net, 0, outer);
-    move_to(&net, 2, other);
+    let is_v6 = hub_address.is_ipv6();
+    assert!(
+        !is_v6 || net.ipv6(),
+        "this machine has no IPv6 (/proc/sys/net/ipv6 is missing): it can't be tested here"
+    );
+    net.hub().ip(if is_v6 { "route add ::/0 dev eth0" } else { "route add default dev eth0" }).unwrap();
+    move_to(&net, 0, outer, hub_address);
+    move_to(&net, 2, other, hub_address);
     // As in a distribution that is strict about where packets come in.
     net.hub().run(|| {
         for device in ["all", "eth0"] {
             std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "1").unwrap();
         }
     });
-    let hub = start_hub(&net, &binaries, &[]).unwrap();
-    let older = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
+    // Each port that the hub listens on is its own.
+    let listen = ["--subnet", "fd00::/64", "--listen", "5678", "--listen", "8443"];
+    let by = |port: u16| SocketAddr::new(hub_address, port).to_string();
+    let hub = start_hub(&net, &binaries, &listen).unwrap();
+    let older = spawn_with(&net, &binaries, 0, &["--hub", &by(5678)]);
     older.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     older.kill().unwrap();
     hub.kill().unwrap();
 
-    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let hub = start_hub(&net, &binaries, &listen).unwrap();
     let newcomer = spawn_spoke(&net, &binaries, 1, &["--route", offered]).unwrap();
     newcomer.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     hub.wait_for_line(&format!("route {offered} installed"), SOON).unwrap();
@@ -73,12 +112,13 @@ fn answers_of_the_hubs_machine_never_go_into_the_lan() {
     assert!(device.contains("dev hub0"), "{device}");
 
     // Another service of the hub's machine, and a host that the hub knows nothing of.
-    let hub_address = Net::hub_v4().into();
     transfer(net.spoke(2), net.hub(), hub_address, 100_000).unwrap().finish().unwrap();
-    let older = spawn_spoke(&net, &binaries, 0, &[]).unwrap();
-    older.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
-    transfer(net.spoke(0), net.hub(), Lan::hub_address().into(), 100_000).unwrap().finish().unwrap();
+    for port in [5678, 8443] {
+        let older = spawn_with(&net, &binaries, 0, &["--hub", &by(port)]);
+        older.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+        ping_until(net.spoke(0), Lan::hub_address().into(), SOON).unwrap();
+        transfer(net.spoke(0), net.hub(), Lan::hub_address().into(), 100_000).unwrap().finish().unwrap();
+    }
     transfer(net.spoke(2), net.hub(), hub_address, 100_000).unwrap().finish().unwrap();
 
     // Nothing of it outlives the hub.
@@ -115,6 +155,34 @@ fn a_way_out_of_the_hub_is_not_a_members_to_take() {
     taker.wait_for_line(&format!("route {offered} installed"), SOON).unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains(offered), "the grant stays: {text}");
+}
+
+#[test]
+fn no_part_of_a_way_out_is_a_members_to_take_in_either_family() {
+    let net = Net::new(3).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let halves = ["0.0.0.0/1", "128.0.0.0/1"];
+    let ways_out = ["--subnet", "fd00::/64", "--route", "::/0", "--route", halves[0], "--route", halves[1]];
+    let hub = start_hub(&net, &binaries, &ways_out).unwrap();
+    let accept = ["--accept-route", "0.0.0.0/1", "--accept-route", "128.0.0.0/1", "--accept-route", "::/0"];
+    let taker = spawn_spoke(&net, &binaries, 1, &accept).unwrap();
+    for route in halves.into_iter().chain(["::/0"]) {
+        taker.wait_for_line(&format!("route {route} installed"), SOON).unwrap();
+    }
+    let offered = ["198.51.96.0/20", "8.8.8.8/32", "64.0.0.0/3", "0.0.0.0/1", "2001:db8:5::/48", "2000::/3"];
+    let options: Vec<&str> = offered.iter().flat_map(|prefix| ["--route", prefix]).collect();
+    let newcomer = spawn_spoke(&net, &binaries, 2, &options).unwrap();
+    for prefix in offered {
+        newcomer.wait_for_line(&format!("does not take the route {prefix}"), SOON).unwrap();
+        hub.wait_for_line(&format!("the route {prefix} of spoke2 is rejected"), SOON).unwrap();
+    }
+    newcomer.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    ping_until(net.spoke(1), Lan::address(2).into(), SOON).unwrap();
+    let routes =
+        ["-4", "-6"].map(|family| ip(net.spoke(1), &format!("{family} route show table all"))).concat();
+    let is_taken = |prefix: &&&str| routes.contains(prefix.trim_end_matches("/32"));
+    let taken: Vec<_> = offered.iter().filter(is_taken).collect();
+    assert_eq!(taken, [&halves[0]], "{routes}");
 }
 
 #[test]

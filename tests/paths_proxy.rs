@@ -192,6 +192,32 @@ fn a_proxy_that_dies_is_waited_for_and_never_passed_by() {
 }
 
 #[test]
+fn a_proxy_within_a_network_of_the_lan_is_reached_outside_of_it() {
+    if is_missing("tinyproxy", "tinyproxy-bin") {
+        return;
+    }
+    let world = World::new();
+    world.proxy().ip("addr add 172.20.5.1/32 dev lo").unwrap();
+    let laptop = world.net.spoke(LAPTOP);
+    laptop.ip(&format!("route add default via {}", Net::spoke_v4(PROXY))).unwrap();
+    // Who offers it on the LAN does not forward: what comes there is lost.
+    let offers = world.spoke(DESKTOP, &["--route", "172.20.5.0/24", "--route", "172.20.6.0/24"]);
+    offers.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let proxy = tinyproxy(world.proxy(), "");
+    let address = format!("http://172.20.5.1:{HTTP_PORT}");
+    let spoke = world.spoke_by_name(&["--proxy", &address]);
+    world.works(&spoke, &address);
+    spoke.wait_for_line("route 172.20.6.0/24 installed", SOON).unwrap();
+
+    let mark = spoke.mark();
+    proxy.kill().unwrap();
+    spoke.wait_for_line_after(mark, "cannot reach the proxy", SOON).unwrap();
+    let _proxy = tinyproxy(world.proxy(), "");
+    spoke.wait_for_line_after(mark, SPOKE_ON_LAN, BACK).unwrap();
+    world.works(&spoke, &address);
+}
+
+#[test]
 fn reads_the_environment_as_curl_does() {
     if is_missing("tinyproxy", "tinyproxy-bin") {
         return;

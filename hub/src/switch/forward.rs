@@ -110,7 +110,7 @@ impl Switch {
             }
             Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
             Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
-            Verdict::Flood if self.may_flood(member, &packet, now) => {
+            Verdict::Flood if self.may_flood(from, member, &packet, now) => {
                 self.flood(from, member, packet, &header, fabric, effects, now);
             }
             Verdict::Flood => self.drop(from, packet, Reason::RateLimit),
@@ -187,7 +187,7 @@ impl Switch {
     ) {
         self.drop(from, packet, reason);
         let member = from.and_then(|session| self.sessions[session.index()].member);
-        let Some(answer) = answer.filter(|_| self.policing.limits.of(member, now).answer(now)) else {
+        let Some(answer) = answer.filter(|_| self.policing.limits.answer(member, now)) else {
             return;
         };
         let answer = self.buffers.pool.copy(&answer);
@@ -199,8 +199,15 @@ impl Switch {
     }
 
     /// Whether a source may send this packet to everyone.
-    fn may_flood(&mut self, from: Option<MemberId>, bytes: &[u8], now: Instant) -> bool {
-        self.policing.limits.of(from, now).flood(offload::segments(bytes), bytes.len(), now)
+    fn may_flood(
+        &mut self,
+        from: Option<SessionId>,
+        member: Option<MemberId>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> bool {
+        let outside = from.map(|session| self.sessions[session.index()].source.ip());
+        self.policing.limits.flood(member, outside, offload::segments(bytes), bytes.len(), now)
     }
 
     fn port(&mut self, from: Option<SessionId>) -> &mut Port {

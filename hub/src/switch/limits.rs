@@ -1,43 +1,57 @@
-//! Rate limits of each member: broadcast, multicast, and ICMP errors.
-//! Pure.
+//! Rate limits of each member: broadcast, multicast, and ICMP errors. Pure.
 //!
-//! Limits belong to the member, not to its link: a link that is made anew does not fill a bucket.
+//! Limits belong to the member, not to its link: a link that is made anew does not fill a bucket. As an open hub lets
+//! in any number of keys, what comes from one network outside is limited too, however many members are there.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use common::packet::prefix::source_network;
 use common::queue::token_bucket::TokenBucket;
 
 use crate::ids::MemberId;
 
 /// Datagrams to everyone: a second's worth of them at once, then one a millisecond.
-const DATAGRAMS: TokenBucket = TokenBucket::new(Duration::from_millis(1), 1_000);
+const DATAGRAMS: u32 = 1_000;
 /// Bytes to everyone: those of as many packets of 1,536 bytes, or of 23 of the longest.
-const BYTES: TokenBucket = TokenBucket::new(Duration::from_nanos(651), 1_536_000);
+const BYTES: u32 = 1_536 * DATAGRAMS;
+/// How many members' worth one network outside may send.
+const MEMBERS_OF_NETWORK: u32 = 4;
 /// ICMP answers.
 const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
 /// Entries without a missing token are looked for when there are so many.
 const SWEEP_FROM: usize = 1_024;
 
+/// Who is held to a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    /// A member, or the hub's own kernel.
+    Member(Option<MemberId>),
+    /// All members in a network outside.
+    Network(IpAddr),
+}
+
 /// What one source may still send to everyone, and be answered.
-pub(super) struct Limits {
+struct Limits {
     datagrams: TokenBucket,
     bytes: TokenBucket,
     answers: TokenBucket,
 }
 
 impl Limits {
-    /// Takes a packet to everyone that stands for so many datagrams, or refuses it as a whole.
-    pub(super) fn flood(&mut self, datagrams: u32, bytes: usize, now: Instant) -> bool {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.datagrams.has(datagrams, now)
-            && self.bytes.take_many(bytes, now)
-            && self.datagrams.take_many(datagrams, now)
+    /// Full ones.
+    fn of(source: Source) -> Limits {
+        let members = match source {
+            Source::Member(_) => 1,
+            Source::Network(_) => MEMBERS_OF_NETWORK,
+        };
+        let second = |burst| TokenBucket::new(Duration::from_secs(1) / burst, burst);
+        Limits { datagrams: second(DATAGRAMS * members), bytes: second(BYTES * members), answers: ANSWERS }
     }
 
-    /// Takes an answer.
-    pub(super) fn answer(&mut self, now: Instant) -> bool {
-        self.answers.take(now)
+    fn has(&self, datagrams: u32, bytes: u32, now: Instant) -> bool {
+        self.datagrams.has(datagrams, now) && self.bytes.has(bytes, now)
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -48,19 +62,44 @@ impl Limits {
 /// The limits of all sources; those whose buckets are full need no entry.
 #[derive(Default)]
 pub(super) struct AllLimits {
-    by_source: HashMap<Option<MemberId>, Limits>,
+    by_source: HashMap<Source, Limits>,
     sweep_at: usize,
 }
 
 impl AllLimits {
-    /// Those of a member, or of the hub's own kernel.
-    pub(super) fn of(&mut self, source: Option<MemberId>, now: Instant) -> &mut Limits {
+    /// Takes a packet to everyone that stands for so many datagrams, from a member at this address outside or from
+    /// the hub's own kernel, or refuses it as a whole.
+    pub(super) fn flood(
+        &mut self,
+        member: Option<MemberId>,
+        outside: Option<IpAddr>,
+        datagrams: u32,
+        bytes: usize,
+        now: Instant,
+    ) -> bool {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let network = outside.map(|address| Source::Network(source_network(address)));
+        let sources = || [Some(Source::Member(member)), network].into_iter().flatten();
+        let is_allowed = sources().all(|source| self.entry(source, now).has(datagrams, bytes, now));
+        for source in sources().filter(|_| is_allowed) {
+            let limits = self.entry(source, now);
+            limits.datagrams.take_many(datagrams, now);
+            limits.bytes.take_many(bytes, now);
+        }
+        is_allowed
+    }
+
+    /// Takes an answer to a member, or to the hub's own kernel.
+    pub(super) fn answer(&mut self, member: Option<MemberId>, now: Instant) -> bool {
+        self.entry(Source::Member(member), now).answers.take(now)
+    }
+
+    fn entry(&mut self, source: Source, now: Instant) -> &mut Limits {
         if self.by_source.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.by_source.retain(|_, limits| !limits.is_full(now));
             self.sweep_at = self.by_source.len() * 2;
         }
-        let full = || Limits { datagrams: DATAGRAMS, bytes: BYTES, answers: ANSWERS };
-        self.by_source.entry(source).or_insert_with(full)
+        self.by_source.entry(source).or_insert_with(|| Limits::of(source))
     }
 }
 
@@ -71,35 +110,54 @@ mod tests {
 
     const MEMBER: Option<MemberId> = Some(MemberId::new(7));
 
+    fn member(index: usize) -> Option<MemberId> {
+        Some(MemberId::new(index))
+    }
+
     #[test]
     fn counts_datagrams_and_bytes() {
         let now = Instant::now();
         let mut all = AllLimits::default();
-        let limits = all.of(MEMBER, now);
-        assert!((0..10).all(|_| limits.flood(100, 2_000, now)), "a thousand datagrams in ten super-packets");
-        assert!(!limits.flood(1, 60, now));
-        let limits = all.of(None, now);
-        assert_eq!((0..100).filter(|_| limits.flood(1, 65_535, now)).count(), 23, "bytes count too");
-        assert!(!limits.flood(2_000, 0, now) && limits.flood(1, 1_000, now), "a refusal takes nothing");
+        assert!((0..10).all(|_| all.flood(MEMBER, None, 100, 2_000, now)), "a thousand in ten super-packets");
+        assert!(!all.flood(MEMBER, None, 1, 60, now));
+        assert_eq!((0..100).filter(|_| all.flood(None, None, 1, 65_535, now)).count(), 23, "bytes count too");
+        assert!(!all.flood(None, None, 2_000, 0, now), "more than there ever is");
+        assert!(all.flood(None, None, 1, 1_000, now), "a refusal takes nothing");
+    }
+
+    #[test]
+    fn many_members_in_one_network_have_a_limit_together() {
+        let now = Instant::now();
+        let mut all = AllLimits::default();
+        let mut flood = |index, outside: &str| {
+            let outside = outside.parse().unwrap();
+            (0..1_100).filter(|_| all.flood(member(index), Some(outside), 1, 60, now)).count()
+        };
+        let heard = [0, 1, 2, 3, 4, 5].map(|index| flood(index, "203.0.113.9"));
+        assert_eq!(heard, [1_000, 1_000, 1_000, 1_000, 0, 0]);
+        assert_eq!(flood(4, "203.0.113.10"), 1_000, "what the network lacked was not taken from the member");
+        // IPv6: a machine has a /64.
+        let heard = [10, 11, 12, 13, 14].map(|index| flood(index, &format!("2001:db8::{index}:{index}")));
+        assert_eq!(heard, [1_000, 1_000, 1_000, 1_000, 0]);
     }
 
     #[test]
     fn are_the_members_own_and_forgotten_only_when_nothing_is_missing() {
         let now = Instant::now();
         let mut all = AllLimits::default();
-        for member in 0..10_000 {
-            assert!(all.of(Some(MemberId::new(member)), now).flood(1_000, 0, now));
-            assert!(!all.of(Some(MemberId::new(member)), now).flood(1, 0, now));
+        for index in 0..10_000 {
+            assert!(all.flood(member(index), None, 1_000, 0, now));
+            assert!(!all.flood(member(index), None, 1, 0, now));
         }
         assert_eq!(all.by_source.len(), 10_000);
         let later = now + Duration::from_secs(1);
-        for member in 0..20_000 {
-            assert!(all.of(Some(MemberId::new(member)), later).flood(1_000, 0, later));
+        for index in 0..20_000 {
+            assert!(all.flood(member(index), None, 1_000, 0, later));
         }
         assert!(all.by_source.len() <= 20_000 && all.sweep_at <= 40_000);
         let end = later + Duration::from_secs(1);
-        for member in 0..100_000 {
-            all.of(Some(MemberId::new(member)), end);
+        for index in 0..100_000 {
+            all.entry(Source::Member(member(index)), end);
         }
         assert!(all.by_source.len() <= SWEEP_FROM.max(all.sweep_at), "{}", all.by_source.len());
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use common::packet::prefix::is_private;
 use common::wire::frame::MAX_ROUTES;
 use common::wire::key::{BadKey, PublicKey};
 use common::wire::name::Name;
@@ -55,6 +56,11 @@ impl Member {
     /// Its addresses, for a log line.
     pub fn addresses_text(&self) -> String {
         comma_separated(&self.addresses)
+    }
+
+    /// Whether a person granted it something that no member takes by itself: then it is no stranger.
+    pub(super) fn has_grants(&self) -> bool {
+        !self.tags.is_empty() || self.routes.iter().any(|&prefix| !is_private(prefix))
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::str::FromStr as _;
 
+use common::wire::frame::Join;
 use common::wire::key::PrivateKey;
 
 use super::*;
