@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::packet::{Fragment, Header};
 
-use super::flows::{Flows, Key};
+use super::flows::{Direction, Flow, Flows, Key};
 use super::fragments::{FragmentKey, Fragments};
 use super::{Decision, End, Rules, Service};
 
@@ -125,26 +125,22 @@ impl AccessControl {
         end: &impl Fn(Party, IpAddr) -> End<'a>,
     ) -> bool {
         let l4 = ip.get(header.l4..).unwrap_or_default();
-        if let Some(about) = error_about(header, l4) {
-            // An error goes against the packet that it quotes, which may be of either direction.
-            if self.is_known(&about, to, from, now, end)
-                || self.is_known(&about.reversed(), from, to, now, end)
-            {
-                return true;
-            }
-        }
-        let (key, service) = classify(header, l4);
-        if self.is_known(&key, from, to, now, end) {
+        // An error goes against the packet that it quotes.
+        if let Some((about, direction)) = error_about(header, l4)
+            && self.is_known(&about, direction, [to, from], true, now, end)
+        {
             return true;
         }
-        if !is_opening(header, l4) && self.is_known(&key.reversed(), to, from, now, end) {
+        let (key, direction) = flow_of(header, l4);
+        if self.is_known(&key, direction, [from, to], !is_opening(header, l4), now, end) {
             return true;
         }
-        match self.decide(from, to, &key, service, end) {
+        match self.decide(from, to, &key, direction, end) {
             (Some(rule), Decision { allows, .. }) => {
                 self.count(rule);
                 if allows {
-                    self.flows.insert(key, from, to, rule, self.generation, now);
+                    let generation = self.generation;
+                    self.flows.insert(key, Flow { from, to, direction, rule, generation, seen_at: now });
                 }
                 allows
             }
@@ -155,17 +151,22 @@ impl AccessControl {
         }
     }
 
-    /// Whether this is a flow between these two that may pass, under the rules as they are now.
+    /// Whether this is a flow that may pass, under the rules as they are now, of which a packet goes in this direction
+    /// between these two. `may_reply`: whether the packet can be one against the direction that the flow began in.
+    #[inline]
     fn is_known<'a>(
         &mut self,
         key: &Key,
-        from: Party,
-        to: Party,
+        direction: Direction,
+        [from, to]: [Party; 2],
+        may_reply: bool,
         now: Instant,
         end: &impl Fn(Party, IpAddr) -> End<'a>,
     ) -> bool {
         let Some(flow) = self.flows.touch(key, now) else { return false };
-        if (flow.from, flow.to) != (from, to) {
+        let is_reply = flow.direction != direction;
+        let (first, second) = if is_reply { (to, from) } else { (from, to) };
+        if (flow.from, flow.to) != (first, second) || is_reply && !may_reply {
             return false;
         }
         if flow.generation == self.generation {
@@ -173,10 +174,11 @@ impl AccessControl {
             self.count(rule);
             return true;
         }
-        let service = service_of(key);
-        match self.decide(from, to, key, service, end) {
+        let Flow { from, to, direction, .. } = *flow;
+        match self.decide(from, to, key, direction, end) {
             (Some(rule), Decision { allows: true, .. }) => {
-                self.flows.insert(*key, from, to, rule, self.generation, now);
+                let generation = self.generation;
+                self.flows.insert(*key, Flow { from, to, direction, rule, generation, seen_at: now });
                 self.count(rule);
                 true
             }
@@ -192,10 +194,12 @@ impl AccessControl {
         from: Party,
         to: Party,
         key: &Key,
-        service: Service,
+        direction: Direction,
         end: &impl Fn(Party, IpAddr) -> End<'a>,
     ) -> (Option<usize>, Decision) {
-        let (source, destination) = (end(from, key.source), end(to, key.destination));
+        let [source, destination] = key.addresses(direction);
+        let (source, destination) = (end(from, source), end(to, destination));
+        let service = service_of(key, direction);
         if self.pairs.len() >= MAX_PAIRS && !self.pairs.contains_key(&(from, to)) {
             self.pairs.clear();
         }
@@ -218,21 +222,20 @@ impl AccessControl {
     }
 }
 
-/// The flow and the service of a packet's first direction.
-fn classify(header: &Header, l4: &[u8]) -> (Key, Service) {
+/// The flow of a packet, and its direction in it.
+fn flow_of(header: &Header, l4: &[u8]) -> (Key, Direction) {
     let Header { source, destination, protocol, .. } = *header;
     let ports = match protocol {
         ICMP | ICMPV6 => echo_id(protocol, l4).map_or((0, 0), |id| (id, id)),
         _ => header.ports.unwrap_or_default(),
     };
-    let key = Key { source, destination, protocol, ports };
-    (key, service_of(&key))
+    Key::of([source, destination], protocol, ports)
 }
 
-fn service_of(key: &Key) -> Service {
-    match key.protocol {
-        TCP => Service::Tcp(key.ports.1),
-        UDP => Service::Udp(key.ports.1),
+fn service_of(key: &Key, direction: Direction) -> Service {
+    match key.protocol() {
+        TCP => Service::Tcp(key.port(direction)),
+        UDP => Service::Udp(key.port(direction)),
         ICMP | ICMPV6 => Service::Icmp,
         other => Service::Other(other),
     }
@@ -258,7 +261,7 @@ fn echo_id(protocol: u8, l4: &[u8]) -> Option<u16> {
 }
 
 /// The flow that an ICMP error is about: that of the packet whose beginning it quotes.
-fn error_about(header: &Header, l4: &[u8]) -> Option<Key> {
+fn error_about(header: &Header, l4: &[u8]) -> Option<(Key, Direction)> {
     let is_error = match header.protocol {
         // Unreachable, time exceeded, parameter problem.
         ICMP => matches!(l4.first(), Some(3 | 11 | 12)),
@@ -287,7 +290,7 @@ fn error_about(header: &Header, l4: &[u8]) -> Option<Key> {
         _ => (0, 0),
     };
     // The error goes to the sender of what it quotes, who may not be told about another's packets.
-    (source == header.destination).then_some(Key { source, destination, protocol, ports })
+    (source == header.destination).then(|| Key::of([source, destination], protocol, ports))
 }
 
 /// The identification of a fragmented packet.
