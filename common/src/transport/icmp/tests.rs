@@ -1,7 +1,7 @@
 //! Clients and a server in virtual time, over a path that loses, delays and reorders.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -64,6 +64,8 @@ struct World {
     passed: BTreeSet<(usize, u16)>,
 }
 
+const HUB: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
 fn address(client: usize) -> IpAddr {
     IpAddr::from([192, 0, 2, client as u8 + 1])
 }
@@ -111,7 +113,7 @@ impl World {
             }
             client.poll(self.now);
             while let Some(sequence) = self.clients[number].poll_request(&mut data, self.now) {
-                let request = Request { source: address(number), identifier: 77, sequence };
+                let request = Request { source: address(number), to: HUB, identifier: 77, sequence };
                 self.fly(Packet::Request(number, request, data.clone()));
             }
             let Some(at_server) = self.numbers[number] else { continue };
@@ -262,7 +264,7 @@ fn a_stranger_costs_nothing() {
     let now = Instant::now();
     let mut server = Server::new([7; 32], 2, now);
     let mut data = Vec::new();
-    let request = |source, sequence| Request { source, identifier: 1, sequence };
+    let request = |source, sequence| Request { source, to: HUB, identifier: 1, sequence };
     let mine = address(0);
     assert_eq!(server.receive(request(mine, 1), &[0x55; 56], now), Received::Nothing, "a ping");
     let mut client = Client::new([1; 8], 1, now);
@@ -300,7 +302,7 @@ fn sessions_are_bounded_and_a_forgotten_one_is_told_so() {
     let mut last = None;
     for number in 0..3 {
         let mut client = Client::new([number; 8], 1, now);
-        let request = |sequence| Request { source: address(0), identifier: 1, sequence };
+        let request = |sequence| Request { source: address(0), to: HUB, identifier: 1, sequence };
         let sequence = client.poll_request(&mut data, now).unwrap();
         server.receive(request(sequence), &data.clone(), now);
         server.poll_reply(&mut data).unwrap();
@@ -320,7 +322,7 @@ fn sessions_are_bounded_and_a_forgotten_one_is_told_so() {
         server.end(number);
     }
     assert!(server.is_empty() && server.deadline().is_none());
-    let request = Request { source: address(0), identifier: 1, sequence: 9 };
+    let request = Request { source: address(0), to: HUB, identifier: 1, sequence: 9 };
     server.receive(request, &later, now);
     assert_eq!(server.poll_reply(&mut data), Some(request));
     assert!(client.receive(&data, now).is_err(), "it begins anew at once");
