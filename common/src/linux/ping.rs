@@ -24,6 +24,8 @@ use crate::packet::echo::{self, Echo, EchoKind};
 
 /// Received echoes that the kernel holds for us, in bytes with its overhead: a burst of a few dozen spokes.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+/// Most echoes that may wait in a receive buffer: each takes at least as much as its socket buffer's head.
+const MAX_WAITING: usize = RECEIVE_BUFFER / 256;
 /// Longest packet that is read; longer ones are cut, and then not ours.
 const MAX_PACKET: usize = 2_048;
 
@@ -86,9 +88,14 @@ impl PingSocket {
     /// # Errors
     /// As connect(2): where there is no route, say.
     pub fn connect(&self, to: IpAddr) -> io::Result<IpAddr> {
+        sys::disconnect(self.socket.as_fd())?;
         self.socket.connect(&SocketAddr::new(to, 0).into())?;
         let mut space = [0; MAX_PACKET];
-        while (&self.socket).read(&mut space).is_ok() {}
+        for _ in 0..MAX_WAITING {
+            if (&self.socket).read(&mut space).is_err() {
+                break;
+            }
+        }
         let own = self.socket.local_addr()?.as_socket();
         Ok(own.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |own| own.ip()))
     }

@@ -48,7 +48,9 @@ pub struct PingLink {
     /// That of its requests.
     identifier: u16,
     own: IpAddr,
+    /// When this turn began.
     now: Instant,
+    deadline: Instant,
     /// Why nothing more will come.
     ended: Option<io::Error>,
     /// The last that the kernel had against a request.
@@ -79,6 +81,7 @@ impl PingLink {
             identifier: u16::from_ne_bytes([i0, i1]),
             own,
             now,
+            deadline: now,
             ended: None,
             trouble: None,
             data: Vec::new(),
@@ -133,11 +136,12 @@ impl PingLink {
                 self.trouble = Some(error);
             }
         }
+        self.deadline = self.client.deadline(now);
     }
 
-    /// When there is something to send without an event.
-    pub fn deadline(&mut self) -> Instant {
-        self.client.deadline(self.now)
+    /// When there is something to send without an event, as of the last `send`.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 

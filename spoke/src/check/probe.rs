@@ -13,7 +13,7 @@ use common::node::event_loop::{EventLoop, Ready, Source};
 use common::node::{link, state};
 use common::queue::Pool;
 use common::transport::layers::Stage;
-use common::transport::stream::Stream;
+use common::transport::stream::{Carrier as _, Stream};
 use common::wire::frame::Join;
 use common::wire::inbox::Inbox;
 use common::wire::key::{PrivateKey, PublicKey};
