@@ -14,7 +14,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
 use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, RcvBufForce};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvfrom, recvmsg, sendmsg,
+    setsockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -24,8 +25,6 @@ use crate::packet::echo::{self, Echo, EchoKind};
 
 /// Received echoes that the kernel holds for us, in bytes with its overhead: a burst of a few dozen spokes.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
-/// Most echoes that may wait in a receive buffer: each takes at least as much as its socket buffer's head.
-const MAX_WAITING: usize = RECEIVE_BUFFER / 256;
 /// Longest packet that is read; longer ones are cut, and then not ours.
 const MAX_PACKET: usize = 2_048;
 
@@ -82,24 +81,6 @@ impl PingSocket {
         self.family
     }
 
-    /// Has it send to this address and hear from it alone; what waits from others is thrown away. Returns the address
-    /// of this machine that it sends from.
-    ///
-    /// # Errors
-    /// As connect(2): where there is no route, say.
-    pub fn connect(&self, to: IpAddr) -> io::Result<IpAddr> {
-        sys::disconnect(self.socket.as_fd())?;
-        self.socket.connect(&SocketAddr::new(to, 0).into())?;
-        let mut space = [0; MAX_PACKET];
-        for _ in 0..MAX_WAITING {
-            if (&self.socket).read(&mut space).is_err() {
-                break;
-            }
-        }
-        let own = self.socket.local_addr()?.as_socket();
-        Ok(own.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |own| own.ip()))
-    }
-
     /// Registers the socket for reading; what it cannot send is lost, as on any path.
     ///
     /// # Errors
@@ -147,42 +128,47 @@ impl PingSocket {
         Ok((received.bytes, received.address.map(|address| address.ip().into()), to))
     }
 
-    /// The next reply of the machine that the socket is connected to. `None`: no more for now.
+    /// The next reply, and where it came from: its data is put into `data`. `None`: no more for now.
     ///
     /// # Errors
-    /// What the kernel learned about requests: the host cannot be reached, say. More may wait behind it.
-    pub fn receive_reply(&self, data: &mut Vec<u8>) -> io::Result<Option<Echo>> {
+    /// As recvfrom(2): none that lasts is known.
+    pub fn receive_reply(&self, data: &mut Vec<u8>) -> io::Result<Option<(IpAddr, Echo)>> {
         loop {
             let mut space = [0; MAX_PACKET];
-            let len = match (&self.socket).read(&mut space) {
-                Ok(len) => len,
-                Err(error) => return nothing(error),
+            let (len, beside) = match self.family {
+                Family::V4 => match (&self.socket).read(&mut space) {
+                    Ok(len) => (len, None),
+                    Err(error) => return nothing(error),
+                },
+                Family::V6 => match recvfrom::<SockaddrIn6>(self.socket.as_raw_fd(), &mut space) {
+                    Ok((len, from)) => {
+                        (len, from.map(|from| (from.ip().into(), Ipv6Addr::UNSPECIFIED.into())))
+                    }
+                    Err(error) => return nothing(error.into()),
+                },
             };
-            let message = match self.family {
-                Family::V4 => echo::split_ipv4(&space[..len]).map_or(&[][..], |(_, _, message)| message),
-                Family::V6 => &space[..len],
-            };
+            let Some((ends, message)) = ends(&space[..len], beside) else { continue };
             if let Some((echo, found)) = Echo::decode(EchoKind::Reply, self.is_ipv6(), message) {
                 data.clear();
                 data.extend(found);
-                return Ok(Some(echo));
+                return Ok(Some((ends.source, echo)));
             }
         }
     }
 
-    /// Sends a request to the machine that the socket is connected to. `message` is working space.
+    /// Sends a request. `message` is working space.
     ///
     /// # Errors
-    /// As send(2): the request is lost.
+    /// As sendto(2): the request is lost.
     pub fn request(
         &self,
-        identifier: u16,
-        sequence: u16,
+        to: IpAddr,
+        (identifier, sequence): (u16, u16),
         data: &[u8],
         message: &mut Vec<u8>,
     ) -> io::Result<()> {
         Echo { kind: EchoKind::Request, identifier, sequence }.encode(self.is_ipv6(), data, message);
-        self.socket.send(message).map(drop)
+        self.socket.send_to(message, &SocketAddr::new(to, 0).into()).map(drop)
     }
 
     /// Answers a request, from the address that it came to. `message` is working space.
@@ -216,6 +202,19 @@ impl PingSocket {
     fn is_ipv6(&self) -> bool {
         self.family == Family::V6
     }
+}
+
+/// The address of this machine from which packets go to this one.
+///
+/// # Errors
+/// Where there is no route.
+pub fn source_towards(to: IpAddr) -> io::Result<IpAddr> {
+    let to = SocketAddr::new(to, 1);
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM.cloexec(), None)?;
+    // Nothing is sent.
+    socket.connect(&to.into())?;
+    let own = socket.local_addr()?.as_socket();
+    own.map(|own| own.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// IPv4's addresses are in the packet, those of IPv6 beside it.

@@ -1,9 +1,6 @@
 //! System calls that no crate has a word for, one a block. IO, and the only file with `unsafe`.
 
-#![allow(
-    unsafe_code,
-    reason = "ioctl(2), connect(2) and socket options on plain integers; nothing else needs it"
-)]
+#![allow(unsafe_code, reason = "ioctl(2) and socket options on plain integers; nothing else needs it")]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -54,15 +51,6 @@ pub(crate) fn set_socket_option(
             (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
-    })
-}
-
-/// Takes back a connect(2) of a datagram or raw socket: the next one chooses the source address anew.
-pub(super) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: the descriptor is open for the call; the kernel reads one `sockaddr`, which outlives the call.
-    outcome(unsafe {
-        libc::connect(socket.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t)
     })
 }
 

@@ -14,7 +14,7 @@ use super::icmp::stack::Stack;
 use super::stream::Carrier;
 use super::tcp::Filled;
 use crate::linux::netlink::Family;
-use crate::linux::ping::{Ends, Marks, PingSocket};
+use crate::linux::ping::{Ends, Marks, PingSocket, source_towards};
 use crate::packet::echo::{Echo, EchoKind};
 
 /// Replies that a client takes in one turn.
@@ -47,6 +47,7 @@ pub struct PingLink {
     socket: Rc<PingSocket>,
     /// That of its requests.
     identifier: u16,
+    hub: IpAddr,
     own: IpAddr,
     /// When this turn began.
     now: Instant,
@@ -61,7 +62,7 @@ pub struct PingLink {
 }
 
 impl PingLink {
-    /// Begins a tunnel to a hub, through a socket of [`client_socket`] which has no other one. `random`: fresh randomness.
+    /// Begins a tunnel to a hub, through a socket of [`client_socket`] that no other one uses at the same time. `random`: fresh randomness.
     ///
     /// # Errors
     /// Where there is no route.
@@ -71,7 +72,7 @@ impl PingLink {
         random: [u8; 32],
         now: Instant,
     ) -> io::Result<PingLink> {
-        let own = socket.connect(hub)?;
+        let own = source_towards(hub)?;
         let [i0, i1, nonce @ ..] = random;
         let (nonce, seed) = nonce.split_first_chunk().unwrap_or((&[0; 8], &[]));
         let seed = u64::from_ne_bytes(*seed.first_chunk().unwrap_or(&[0; 8]));
@@ -79,6 +80,7 @@ impl PingLink {
             client: Client::new(*nonce, seed, now),
             socket,
             identifier: u16::from_ne_bytes([i0, i1]),
+            hub,
             own,
             now,
             deadline: now,
@@ -113,12 +115,12 @@ impl PingLink {
     pub fn receive(&mut self, now: Instant) -> bool {
         for _ in 0..TURN_REPLIES {
             match self.socket.receive_reply(&mut self.data) {
-                Ok(Some(echo)) if echo.identifier == self.identifier => {
+                Ok(Some((from, echo))) if (from, echo.identifier) == (self.hub, self.identifier) => {
                     if let Err(why) = self.client.receive(&self.data, now) {
                         self.ended = Some(io::Error::other(why));
                     }
                 }
-                // Another program's.
+                // Another program's, or of an earlier tunnel.
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
                 Err(error) => self.trouble = Some(error),
@@ -131,7 +133,8 @@ impl PingLink {
     pub fn send(&mut self, now: Instant) {
         self.client.poll(now);
         while let Some(sequence) = self.client.poll_request(&mut self.data, now) {
-            let sent = self.socket.request(self.identifier, sequence, &self.data, &mut self.message);
+            let which = (self.identifier, sequence);
+            let sent = self.socket.request(self.hub, which, &self.data, &mut self.message);
             if let Err(error) = sent.or_else(ignore_full) {
                 self.trouble = Some(error);
             }

@@ -41,8 +41,8 @@ const CLIENT_PORT: u16 = 2;
 const BUFFER: usize = u16::MAX as usize;
 /// Most bytes that are taken while none of them is sent: the tunnel's queue, not this buffer, is where packets wait.
 const MAX_UNSENT: usize = 4 * MAX_PAYLOAD;
-/// How much faster smoltcp's clock goes than ours: its least retransmission time-out, of 1 s, is 200 ms, as Linux has it.
-const SPEED: u32 = 5;
+/// How much faster smoltcp's clock goes than ours: its least and longest retransmission time-outs, of 1 s and 60 s, are 100 ms and 6 s.
+const SPEED: u32 = 10;
 /// Longest time until data is acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 
