@@ -229,6 +229,11 @@ fn where_the_hub_takes_no_pings_and_where_none_may_be_sent_one_line_says_so() {
         "{line}"
     );
     spoke.kill().unwrap();
+    checks(
+        &world,
+        Some(1),
+        "ping       FAILED: cannot reach icmp://192.0.2.1: the host answers pings, but no hub",
+    );
     world.hub.kill().unwrap();
 
     let host = world.net.spoke(0);
@@ -250,6 +255,22 @@ fn without_raw(command: &Command) -> Command {
     without.args(["--inh-caps", "-net_raw", "--bounding-set", "-net_raw"]);
     without.arg(command.get_program()).args(command.get_args());
     without
+}
+
+/// `spoke check` ends with this code and says this.
+fn checks(world: &World, code: Option<i32>, says: &str) {
+    let said = ask_spoke(&world.net, 0, &["check", "--hub", "icmp://192.0.2.1"]);
+    assert!(said.code == code && said.out.contains(says), "{}{}", said.out, said.err);
+}
+
+#[test]
+fn check_finds_the_hub_and_its_key_by_pings_and_disturbs_nobody() {
+    let world = World::with_spokes(1);
+    checks(&world, Some(0), "ping       ok: a hub at 192.0.2.1 answers within");
+    checks(&world, Some(0), "key        ok: the hub proves the key");
+    ping(world.net.spoke(0), Lan::hub_address().into(), 56, SOON).unwrap();
+    let lines = world.spokes[0].lines();
+    assert!(!lines.iter().any(|line| line.contains("lost the hub")), "{lines:#?}");
 }
 
 #[test]

@@ -346,11 +346,8 @@ impl Client {
 
     fn serve_pings(&mut self, ready: &Ready, now: Instant) {
         match &mut self.connection {
-            Connection::Link(Link::Ping(ping)) => {
-                if ping.receive(now) {
-                    self.events.again(ready.source);
-                }
-                let outcome = link::read(&mut **ping, |read| self.uplink.receive(now, read));
+            Connection::Link(link @ Link::Ping(_)) => {
+                let outcome = link.read(now, |read| self.uplink.receive(now, read));
                 self.finish_read(outcome, ready.source, now);
             }
             Connection::Pinging(_) => self.poll_pinging(now),

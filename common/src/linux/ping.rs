@@ -121,9 +121,9 @@ impl PingSocket {
         let mut parts = [IoSliceMut::new(space)];
         let fd = self.socket.as_raw_fd();
         let received = recvmsg::<SockaddrIn6>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
-        let to = received.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into()),
-            _ => None,
+        let to = received.cmsgs()?.find_map(|message| {
+            let ControlMessageOwned::Ipv6PacketInfo(info) = message else { return None };
+            Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
         });
         Ok((received.bytes, received.address.map(|address| address.ip().into()), to))
     }
@@ -229,10 +229,7 @@ fn ends(packet: &[u8], beside: Option<(IpAddr, IpAddr)>) -> Option<(Ends, &[u8])
 }
 
 fn nothing<T>(error: io::Error) -> io::Result<Option<T>> {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-        _ => Err(error),
-    }
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
 }
 
 /// Lets through echoes of this type with these marks. A raw socket of IPv4 sees the packet from its IP header on, one of

@@ -64,14 +64,37 @@ impl Connection {
             Connection::Dial(dial, _) => Some(dial.deadline()),
             Connection::Opening(opening) => Some(opening.give_up_at),
             Connection::Pinging(dial) => Some(dial.deadline()),
-            Connection::Link(Link::Tcp(stream, _)) => stream.held_until(),
-            Connection::Link(Link::Ping(ping)) => Some(ping.deadline()),
+            Connection::Link(link) => link.deadline(),
             Connection::None | Connection::Lookup(_) => None,
         }
     }
 }
 
 impl Link {
+    /// Reads once, as [`link::read`].
+    pub(crate) fn read(
+        &mut self,
+        now: Instant,
+        receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
+    ) -> io::Result<link::Outcome> {
+        match self {
+            Link::Tcp(stream, _) => link::read(stream, receive),
+            Link::Ping(ping) => {
+                let has_more = ping.receive(now);
+                let outcome = link::read(&mut **ping, receive)?;
+                Ok(if has_more { link::Outcome::More } else { outcome })
+            }
+        }
+    }
+
+    /// When there is something to write without an event.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Link::Tcp(stream, _) => stream.held_until(),
+            Link::Ping(ping) => Some(ping.deadline()),
+        }
+    }
+
     /// Writes what there is to be written, as [`link::flush`].
     pub(crate) fn flush<T>(
         &mut self,
