@@ -105,7 +105,9 @@ fn ten_spokes_at_once_are_on_the_lan() {
     for i in 1..10 {
         ping(world.net.spoke(0), Lan::address(i).into(), 1_400, SOON).unwrap();
     }
-    transfers.into_iter().for_each(|transfer| drop(transfer.finish().unwrap()));
+    for transfer in transfers {
+        transfer.finish().unwrap();
+    }
 }
 
 #[test]

@@ -411,7 +411,8 @@ impl Client {
                 Effect::Dial { way, addresses, segment, is_hasty } => {
                     self.machine.set_hub(&addresses);
                     if way.is_ping() {
-                        self.connection = Connection::Pinging(PingDial::start(addresses, is_hasty, now));
+                        self.connection =
+                            Connection::Pinging(Box::new(PingDial::start(addresses, is_hasty, now)));
                         self.poll_pinging(now);
                     } else {
                         let dial = Dial::start(addresses, segment, is_hasty, now);

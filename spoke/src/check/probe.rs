@@ -211,7 +211,7 @@ impl Prober {
             let Some(pings) = &self.pings else { return Ok(Err((None, io::ErrorKind::NotFound.into()))) };
             match dial.poll(pings, at) {
                 PingDialed::Wait => at = self.wait(dial.deadline(), None)?,
-                PingDialed::Connected(hub, ping) => return Ok(Ok((hub, Link::Ping(Box::new(ping))))),
+                PingDialed::Connected(hub, ping) => return Ok(Ok((hub, Link::Ping(ping)))),
                 PingDialed::Failed(tried, error) => return Ok(Err((tried, error))),
             }
         }

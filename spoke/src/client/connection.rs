@@ -29,7 +29,7 @@ pub(crate) enum Connection {
     Dial(Dial, Plan),
     Opening(Opening),
     /// Addresses that are pinged.
-    Pinging(PingDial),
+    Pinging(Box<PingDial>),
     Link(Link),
 }
 

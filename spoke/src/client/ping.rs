@@ -48,14 +48,11 @@ impl Pings {
     fn socket(&self, family: Family) -> io::Result<Rc<PingSocket>> {
         let socket = if family == Family::V4 { &self.v4 } else { &self.v6 };
         socket.as_ref().map(Rc::clone).map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    "this process may not open raw sockets: start it as root, or give it CAP_NET_RAW"
-                        .to_owned()
-                }
-                _ => format!("no raw socket: {error}"),
-            };
-            io::Error::other(why)
+            io::Error::other(if error.kind() == io::ErrorKind::PermissionDenied {
+                "this process may not open raw sockets: start it as root, or give it CAP_NET_RAW".to_owned()
+            } else {
+                format!("no raw socket: {error}")
+            })
         })
     }
 }
@@ -64,7 +61,7 @@ impl Pings {
 pub(crate) struct PingDial {
     left: std::vec::IntoIter<SocketAddr>,
     /// The one that is pinged now.
-    trying: Option<(SocketAddr, PingLink)>,
+    trying: Option<(SocketAddr, Box<PingLink>)>,
     next_at: Instant,
     give_up_at: Instant,
     /// What the last one that failed has said.
@@ -75,7 +72,7 @@ pub(crate) struct PingDial {
 pub(crate) enum PingDialed {
     Wait,
     /// A hub answers at this address.
-    Connected(SocketAddr, PingLink),
+    Connected(SocketAddr, Box<PingLink>),
     /// None answers; an address and why it does not, if anything is known.
     Failed(Option<SocketAddr>, io::Error),
 }
@@ -146,9 +143,9 @@ impl PingDial {
 /// What the answers of a kernel alone say.
 const NO_HUB: &str = "the host answers pings, but no hub there takes tunnels in them: start it with --icmp";
 
-fn begin(pings: &Pings, hub: IpAddr, now: Instant) -> io::Result<PingLink> {
+fn begin(pings: &Pings, hub: IpAddr, now: Instant) -> io::Result<Box<PingLink>> {
     let socket = pings.socket(Family::of(hub))?;
-    let mut link = PingLink::begin(socket, hub, state::random()?, now)?;
+    let mut link = Box::new(PingLink::begin(socket, hub, state::random()?, now)?);
     link.send(now);
     Ok(link)
 }

@@ -77,7 +77,7 @@ impl Client {
             PingDialed::Wait => {}
             PingDialed::Connected(at, ping) => {
                 self.machine.set_link(ping.own_address(), at.ip());
-                self.connection = Connection::Link(Link::Ping(Box::new(ping)));
+                self.connection = Connection::Link(Link::Ping(ping));
                 match state::random() {
                     Ok(ephemeral) => self.uplink.handle_connected(at, ephemeral, now),
                     Err(error) => self.fail_opening(Stage::Open, &error, now),
