@@ -40,7 +40,6 @@ mod reach;
 use connection::{Connection, Link, Opening, Plan};
 use machine::Machine;
 use ping::{PingDial, Pings};
-use reach::open_pings;
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
@@ -155,7 +154,7 @@ impl Client {
             .any(Way::has_tls)
             .then(|| trust(config.tls_ca.as_deref()))
             .transpose()?;
-        let pings = open_pings(&config.uplink.ways)?;
+        let pings = Pings::open_for(&config.uplink.ways).map_err(Error::Ping)?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);

@@ -12,6 +12,7 @@ use common::node::state;
 use common::transport::ping::{PingLink, client_socket};
 
 use crate::dial::{GIVE_UP_AFTER, GIVE_UP_SOON_AFTER, MAX_ADDRESSES, alternate};
+use crate::uplink::way::Way;
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
@@ -25,6 +26,21 @@ pub(crate) struct Pings {
 }
 
 impl Pings {
+    /// Opens the sockets where ways need them. If that fails, those ways are tried in vain.
+    ///
+    /// # Errors
+    /// Where there are no other ways.
+    pub(crate) fn open_for(ways: &[Way]) -> io::Result<Option<Pings>> {
+        if !ways.iter().any(Way::is_ping) {
+            return Ok(None);
+        }
+        let pings = Pings::open();
+        match pings.error() {
+            Some(error) if ways.iter().all(Way::is_ping) => Err(error),
+            Some(_) | None => Ok(Some(pings)),
+        }
+    }
+
     pub(crate) fn open() -> Pings {
         let open = |family| client_socket(family).map(Rc::new);
         Pings { v4: open(Family::V4), v6: open(Family::V6) }
@@ -40,7 +56,7 @@ impl Pings {
     }
 
     /// Why neither socket could be opened, if that is so.
-    pub(crate) fn error(&self) -> Option<io::Error> {
+    fn error(&self) -> Option<io::Error> {
         self.v6.as_ref().err()?;
         self.socket(Family::V4).err()
     }

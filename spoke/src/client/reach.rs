@@ -7,11 +7,10 @@ use common::node::event_loop::Source;
 use common::node::state;
 use common::transport::layers::Stage;
 
+use super::Client;
 use super::connection::{Connection, Link, Opening};
-use super::ping::{PingDialed, Pings};
-use super::{Client, Error};
+use super::ping::PingDialed;
 use crate::dial::Dialed;
-use crate::uplink::way::Way;
 
 impl Client {
     pub(super) fn finish_lookup(&mut self, now: Instant) {
@@ -94,20 +93,5 @@ impl Client {
         self.connection = Connection::None;
         self.machine.clear_link();
         self.uplink.handle_not_opened(stage, error, now);
-    }
-}
-
-/// Opens the sockets of ways by pings, where there are such ways; those are tried in vain if it fails.
-///
-/// # Errors
-/// Where there are no other ways.
-pub(super) fn open_pings(ways: &[Way]) -> Result<Option<Pings>, Error> {
-    if !ways.iter().any(Way::is_ping) {
-        return Ok(None);
-    }
-    let pings = Pings::open();
-    match pings.error() {
-        Some(error) if ways.iter().all(Way::is_ping) => Err(Error::Ping(error)),
-        Some(_) | None => Ok(Some(pings)),
     }
 }
