@@ -69,6 +69,11 @@ fn proxy() {
 }
 
 #[test]
+fn icmp() {
+    replay("icmp", bodies::icmp);
+}
+
+#[test]
 fn websocket() {
     replay("websocket", bodies::websocket);
 }

@@ -72,10 +72,11 @@ fn where_only_tls_passes_auto_finds_it_and_begins_with_it_the_next_time() {
     assert!(line.ends_with("through 192.0.2.1:443"), "{line}");
     ping(world.net.spoke(LAPTOP), Lan::hub_address().into(), 1_400, SOON).unwrap();
     let ways = world.ways();
-    assert_eq!(ways.len(), 3, "{ways:?}");
+    assert_eq!(ways.len(), 4, "{ways:?}");
     assert!(ways[0].starts_with("way hub.example.org:5678: cannot reach"), "{ways:?}");
     assert!(ways[1].starts_with("way hub.example.org:443: cannot join"), "{ways:?}");
     assert_eq!(ways[2], "way wss://hub.example.org:443: in use");
+    assert_eq!(ways[3], "way icmp://hub.example.org: not tried since it worked, or at all");
     spoke.kill().unwrap();
     let again = world.spoke(&["auto://hub.example.org"]);
     let start = Instant::now();

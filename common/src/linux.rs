@@ -3,6 +3,7 @@
 pub mod device;
 pub mod monitor;
 pub mod netlink;
+pub mod ping;
 pub mod policy;
 pub mod sandbox;
 pub mod service_manager;

@@ -2,6 +2,7 @@
 
 mod checksum;
 pub mod drops;
+pub mod echo;
 mod extensions;
 mod header;
 pub mod icmp;

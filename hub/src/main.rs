@@ -63,6 +63,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         subnets: options.subnets,
         listen: options.listen.into_iter().map(address).collect(),
+        icmp: options.icmp,
         tls: options.tls,
         tun: options.tun,
         mtu: options.mtu,

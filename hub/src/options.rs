@@ -46,6 +46,10 @@ pub static PROGRAM: Program = Program {
             "where to listen, such as 443; a port alone is on all addresses",
         )
         .or("5678"),
+        Setting::switch(
+            "icmp",
+            "serve tunnels in pings, too, for spokes with --hub icmp://HOST; needs CAP_NET_RAW at the start",
+        ),
         Setting::one(
             "tls-cert",
             "FILE",
@@ -207,6 +211,8 @@ pub struct Options {
     pub subnets: Subnets,
     /// Where to listen; nowhere: on the default port of all addresses.
     pub listen: Vec<Listen>,
+    /// Whether tunnels in pings are served.
+    pub icmp: bool,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
     /// The device's name.
@@ -237,6 +243,7 @@ impl Options {
         Ok(Options {
             subnets: Subnets::new(&prefixes).map_err(|error| error.to_string())?,
             listen: listen(settings)?,
+            icmp: settings.switch("icmp")?,
             tls: tls(settings)?,
             tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
             mtu: settings.one("mtu", values::number)?.unwrap_or(DEFAULT_MTU),
@@ -305,6 +312,7 @@ mod tests {
         assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
         assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
         assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
+        assert!(!options.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().icmp);
         let options = read(
             "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
         )

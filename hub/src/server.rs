@@ -19,6 +19,7 @@ use common::node::link;
 use common::node::names::server::NameServer;
 use common::node::names::zone::Zone;
 use common::node::state::{self, State};
+use common::transport::icmp::server::Number;
 use common::transport::stream::Stream;
 use common::transport::tcp::Link;
 use common::wire::name::Name;
@@ -42,6 +43,7 @@ mod audit;
 mod certificate;
 mod config;
 mod files;
+mod links;
 mod listener;
 mod machine;
 mod requester;
@@ -49,6 +51,7 @@ mod store;
 
 use certificate::Certificate;
 pub use config::{Config, Error};
+use links::{Links, Pinged};
 use listener::{Accepted, Listener};
 use machine::Machine;
 use requester::Asked;
@@ -57,6 +60,8 @@ use store::Store;
 const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
 /// Connections that are taken in one turn, so that a flood of them leaves time for members.
 const TURN_ACCEPTS: usize = 64;
+/// Pings that are taken in one turn.
+const TURN_PINGS: usize = 512;
 /// Descriptors that are kept for the hub itself: its device, its files, its control socket.
 const OWN_DESCRIPTORS: usize = 40;
 /// Half-open links that are closed when descriptors are used up.
@@ -79,18 +84,6 @@ pub struct Server {
     store: Store,
     events: EventLoop,
     clock: Clock,
-}
-
-/// The sockets of the sessions.
-#[derive(Default)]
-struct Links {
-    /// That of session `n` is at `n`.
-    links: Vec<Option<Stream>>,
-    /// The sessions of this turn that are to be flushed.
-    dirty: Vec<SessionId>,
-    /// Those whose path had no room, and when to try them again.
-    held: BTreeSet<SessionId>,
-    held_until: Option<Instant>,
 }
 
 struct Signals {
@@ -178,6 +171,9 @@ impl Server {
             clock,
         };
         let events = &server.events;
+        if config.icmp {
+            server.links.serve_pings(events, server.clock.now).map_err(Error::Ping)?;
+        }
         (0..)
             .zip(&mut server.listeners)
             .try_for_each(|(number, listener)| {
@@ -197,6 +193,9 @@ impl Server {
         info!("key {key}");
         let (places, subnets) = (report::join(listening), self.core.lan().subnets);
         info!("listening on {places}; the LAN is {subnets}, on the device {device}");
+        if self.links.serves_pings() {
+            info!("listening for pings, too: spoke --hub icmp://HOST");
+        }
         let tcp_port = listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
         info!("to join: spoke --hub HOST:{tcp_port} --hub-key {key}");
         let access = Notice::Access(self.core.access(), self.core.members().len());
@@ -233,6 +232,7 @@ impl Server {
                     Source::Reload => self.handle_hangup(now),
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
                     Source::Listener(number) => self.accept(number, now),
+                    Source::Ping(number) => self.take_pings(number, now),
                     Source::Device => self.read_device(now),
                     Source::Link(number) => {
                         self.serve_link(SessionId::new(number as usize), ready, now);
@@ -264,6 +264,7 @@ impl Server {
     fn finish_turn(&mut self, now: Instant) {
         self.do_effects(now);
         self.flush(now);
+        self.links.send_pings();
         self.core.finish_turn(now);
         self.do_effects(now);
     }
@@ -276,7 +277,7 @@ impl Server {
             self.core.deadline(),
             self.logbook.deadline(),
             self.service.deadline(),
-            self.links.held_until,
+            self.links.deadline(),
             control,
             machine,
             self.name_server.as_ref().and_then(NameServer::deadline),
@@ -298,11 +299,7 @@ impl Server {
             names.handle_timeout(self.events.registry(), now);
         }
         self.service.handle_timeout(now);
-        if self.links.held_until.take_if(|at| *at <= now).is_some() {
-            std::mem::take(&mut self.links.held)
-                .into_iter()
-                .for_each(|session| self.core.mark_dirty(session));
-        }
+        self.links.handle_timeouts(now).into_iter().for_each(|session| self.core.mark_dirty(session));
         self.core.handle_timeouts(now);
         let members = self.core.members();
         self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
@@ -394,6 +391,36 @@ impl Server {
         Ok(())
     }
 
+    /// Takes pings with tunnels in them, up to its share of the turn.
+    fn take_pings(&mut self, socket: u16, now: Instant) {
+        let mut ready = BTreeSet::new();
+        let mut left = TURN_PINGS;
+        while let Some(pinged) = self.links.receive_ping(socket, now) {
+            match pinged {
+                Pinged::Ready(session) => drop(ready.insert(session)),
+                Pinged::Began(number, source) => self.take_in_ping(number, source, now),
+                Pinged::Nothing => {}
+            }
+            left -= 1;
+            if left == 0 {
+                self.events.again(Source::Ping(socket));
+                break;
+            }
+        }
+        for session in ready {
+            self.core.mark_dirty(session);
+            self.read_link(session, now);
+        }
+    }
+
+    fn take_in_ping(&mut self, number: Number, source: SocketAddr, now: Instant) {
+        // Without randomness, it fails as a TCP connection would.
+        match state::random().ok().and_then(|ephemeral| self.core.accept(source, ephemeral, now)) {
+            Some(session) => self.links.insert_ping(session, number),
+            None => self.links.close_ping(number),
+        }
+    }
+
     fn read_device(&mut self, now: Instant) {
         let Server { machine, core, .. } = self;
         if machine.tun.read_turn(|read| core.send(now, read)) {
@@ -403,8 +430,7 @@ impl Server {
     }
 
     fn serve_link(&mut self, session: SessionId, ready: &Ready, now: Instant) {
-        let Some(link) = self.links.get(session) else { return };
-        link.set_ready(ready.is_writable, ready.is_closed);
+        self.links.set_ready(session, ready);
         if ready.is_writable {
             self.core.mark_dirty(session);
         }
@@ -414,8 +440,7 @@ impl Server {
     }
 
     fn read_link(&mut self, session: SessionId, now: Instant) {
-        let Some(link) = self.links.get(session) else { return };
-        let outcome = link::read(link, |read| self.core.receive(session, now, read));
+        let outcome = self.links.read(session, now, |read| self.core.receive(session, now, read));
         self.do_effects(now);
         match outcome {
             Ok(link::Outcome::More) => self.events.again(source_of(session)),
@@ -428,12 +453,7 @@ impl Server {
         let mut dirty = std::mem::take(&mut self.links.dirty);
         self.core.take_dirty(&mut dirty);
         for session in dirty.drain(..) {
-            let Some(link) = self.links.get(session) else { continue };
-            let flushed = link::flush(link, now, |write| self.core.flush(session, now, write));
-            if let Some(at) = link.held_until() {
-                self.links.held.insert(session);
-                self.links.held_until.get_or_insert(at);
-            }
+            let flushed = self.links.flush(session, now, |write| self.core.flush(session, now, write));
             if let Err(error) = flushed {
                 self.core.end(session, error.to_string());
             }
@@ -495,26 +515,6 @@ impl Drop for Server {
         if self.control.is_some() {
             // One that stays behind is replaced at the next start.
             let _ = self.store.state().remove(socket::SOCKET);
-        }
-    }
-}
-
-impl Links {
-    fn get(&mut self, session: SessionId) -> Option<&mut Stream> {
-        self.links.get_mut(session.index())?.as_mut()
-    }
-
-    fn insert(&mut self, session: SessionId, link: Stream) {
-        if self.links.len() <= session.index() {
-            self.links.resize_with(session.index() + 1, || None);
-        }
-        self.links[session.index()] = Some(link);
-    }
-
-    fn close(&mut self, session: SessionId, is_silent: bool) {
-        let link = self.links.get_mut(session.index()).and_then(Option::take);
-        if let Some(link) = link.filter(|_| is_silent) {
-            link.abort();
         }
     }
 }

@@ -20,7 +20,6 @@ use common::node::request::{decode, encode};
 use common::node::state::{self, State};
 use common::node::synced_file::SyncedFile;
 use common::queue::Buf;
-use common::transport::layers::Stage;
 use common::transport::tls::files::{self, FileError};
 use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
@@ -29,15 +28,18 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{self, Dial, Dialed, Lookup};
+use crate::dial::{self, Dial, Lookup};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
+pub(crate) mod ping;
+mod reach;
 
-use connection::{Connection, Opening, Plan};
+use connection::{Connection, Link, Opening, Plan};
 use machine::Machine;
+use ping::{PingDial, Pings};
 
 /// The keys of hubs, in the state directory.
 pub const HUBS: &str = "hubs";
@@ -72,6 +74,8 @@ pub enum Error {
     Tls(FileError),
     /// The device.
     Tun(tun::Error),
+    /// The raw sockets, without which there is no way.
+    Ping(io::Error),
     /// The LAN.
     Uplink(uplink::Error),
     /// The system.
@@ -84,6 +88,7 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tls(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
+            Error::Ping(error) => write!(f, "cannot go by pings: {error}"),
             Error::Uplink(error) => error.fmt(f),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
@@ -115,6 +120,8 @@ pub struct Client {
     uplink: Uplink,
     connection: Connection,
     trust: Option<Trust>,
+    /// Where a way goes by pings.
+    pings: Option<Pings>,
     machine: Machine,
     hosts: Option<SyncedFile>,
     names: Option<(NameServer, NameTable)>,
@@ -147,6 +154,7 @@ impl Client {
             .any(Way::has_tls)
             .then(|| trust(config.tls_ca.as_deref()))
             .transpose()?;
+        let pings = Pings::open_for(&config.uplink.ways).map_err(Error::Ping)?;
         let machine = Machine::open(&config.tun)?;
 
         let system = |what| move |error| Error::System(what, error);
@@ -157,6 +165,7 @@ impl Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
             connection: Connection::None,
             trust,
+            pings,
             hosts,
             names: config.zone.clone().map(|zone| (NameServer::new(zone, seed), NameTable::default())),
             config,
@@ -183,6 +192,7 @@ impl Client {
             .machine
             .register(events)
             .and_then(|()| events.register(&mut client.signals, Source::Stop))
+            .and_then(|()| client.pings.iter().try_for_each(|pings| pings.register(events)))
             .map_err(system("register with the event queue"))?;
         Ok(client)
     }
@@ -230,6 +240,7 @@ impl Client {
                         }
                     }
                     Source::Dial(number) => self.serve_link(number, ready, now),
+                    Source::Ping(_) => self.serve_pings(ready, now),
                     // Hubs have these.
                     Source::Reload | Source::Listener(_) | Source::Link(_) => {}
                 }
@@ -272,6 +283,7 @@ impl Client {
         self.uplink.handle_timeout(now);
         self.poll_dial(now);
         self.poll_opening(now);
+        self.poll_pinging(now);
         self.service.handle_timeout(now);
         if let Some((server, _)) = &mut self.names {
             server.handle_timeout(self.events.registry(), now);
@@ -299,7 +311,7 @@ impl Client {
 
     /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
     fn look_at_link(&mut self, now: Instant) {
-        let Connection::Link(link, _) = &self.connection else { return };
+        let Connection::Link(Link::Tcp(link, _)) = &self.connection else { return };
         if now < self.look_at {
             return;
         }
@@ -311,17 +323,11 @@ impl Client {
 
     fn serve_link(&mut self, number: u16, ready: &Ready, now: Instant) {
         match &mut self.connection {
-            Connection::Link(link, own) if *own == number => {
+            Connection::Link(Link::Tcp(link, own)) if *own == number => {
                 link.set_ready(ready.is_writable, ready.is_closed);
-                let outcome = if ready.is_readable {
-                    link::read(link, |read| self.uplink.receive(now, read))
-                } else {
-                    Ok(link::Outcome::Drained)
-                };
-                match outcome {
-                    Ok(link::Outcome::Drained) => {}
-                    Ok(link::Outcome::More) => self.events.again(ready.source),
-                    Err(error) => self.uplink.handle_closed(&error, now),
+                if ready.is_readable {
+                    let outcome = link::read(link, |read| self.uplink.receive(now, read));
+                    self.finish_read(outcome, ready.source, now);
                 }
             }
             Connection::Opening(Opening { stream, number: own, .. }) if *own == number => {
@@ -332,14 +338,38 @@ impl Client {
             | Connection::Lookup(_)
             | Connection::Dial(..)
             | Connection::Opening(_)
-            | Connection::Link(..) => {}
+            | Connection::Pinging(_)
+            | Connection::Link(_) => {}
+        }
+    }
+
+    fn serve_pings(&mut self, ready: &Ready, now: Instant) {
+        match &mut self.connection {
+            Connection::Link(link @ Link::Ping(_)) => {
+                let outcome = link.read(now, |read| self.uplink.receive(now, read));
+                self.finish_read(outcome, ready.source, now);
+            }
+            Connection::Pinging(_) => self.poll_pinging(now),
+            Connection::None
+            | Connection::Lookup(_)
+            | Connection::Dial(..)
+            | Connection::Opening(_)
+            | Connection::Link(Link::Tcp(..)) => {}
+        }
+    }
+
+    fn finish_read(&mut self, outcome: io::Result<link::Outcome>, source: Source, now: Instant) {
+        match outcome {
+            Ok(link::Outcome::Drained) => {}
+            Ok(link::Outcome::More) => self.events.again(source),
+            Err(error) => self.uplink.handle_closed(&error, now),
         }
     }
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
-        let Connection::Link(link, _) = &mut self.connection else { return false };
-        match link::flush(link, now, |write| self.uplink.flush(now, write)) {
+        let Connection::Link(link) = &mut self.connection else { return false };
+        match link.flush(now, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
                 self.uplink.handle_closed(&error, now);
@@ -365,70 +395,6 @@ impl Client {
         control.answer(ticket, answer, now);
     }
 
-    // ---- the way to the hub
-
-    fn finish_lookup(&mut self, now: Instant) {
-        if !matches!(self.connection, Connection::Lookup(_)) {
-            return;
-        }
-        if let Connection::Lookup(lookup) = std::mem::replace(&mut self.connection, Connection::None) {
-            self.uplink.handle_networks(self.machine.look_around());
-            self.note_name_servers();
-            self.uplink.handle_resolved(lookup.finish(), now);
-        }
-    }
-
-    fn poll_dial(&mut self, now: Instant) {
-        let Connection::Dial(dial, plan) = &mut self.connection else { return };
-        match dial.poll(self.events.registry(), now) {
-            Dialed::Wait => {}
-            Dialed::Connected(at, stream, number) => {
-                if let Ok(source) = stream.local_addr() {
-                    self.machine.set_link(source.ip(), at.ip());
-                }
-                match Opening::begin(stream, number, at, plan, self.trust.as_ref(), now) {
-                    Ok(opening) => {
-                        self.connection = Connection::Opening(opening);
-                        self.poll_opening(now);
-                    }
-                    Err(error) => self.fail_opening(Stage::Proxy, &error, now),
-                }
-            }
-            Dialed::Failed(tried, error) => {
-                self.connection = Connection::None;
-                self.uplink.handle_unreachable(tried, &error, now);
-            }
-        }
-    }
-
-    /// Goes on with setting up what is around the tunnel, and begins the tunnel once that is there.
-    fn poll_opening(&mut self, now: Instant) {
-        let Connection::Opening(opening) = &mut self.connection else { return };
-        let opened = opening.go_on(now).and_then(|is_open| Ok((is_open, state::random()?)));
-        let stage = opening.stream.stage();
-        match opened {
-            Ok((false, _)) => {}
-            Ok((true, ephemeral)) => {
-                let Connection::Opening(Opening { stream, number, at, .. }) =
-                    std::mem::replace(&mut self.connection, Connection::None)
-                else {
-                    return;
-                };
-                self.connection = Connection::Link(stream, number);
-                self.uplink.handle_connected(at, ephemeral, now);
-                // The hub may have been quicker than this turn.
-                self.events.again(Source::Dial(number));
-            }
-            Err(error) => self.fail_opening(stage, &error, now),
-        }
-    }
-
-    fn fail_opening(&mut self, stage: Stage, error: &io::Error, now: Instant) {
-        self.connection = Connection::None;
-        self.machine.clear_link();
-        self.uplink.handle_not_opened(stage, error, now);
-    }
-
     // ---- effects
 
     fn carry_out(&mut self, now: Instant) -> Result<(), Error> {
@@ -443,9 +409,15 @@ impl Client {
                 }
                 Effect::Dial { way, addresses, segment, is_hasty } => {
                     self.machine.set_hub(&addresses);
-                    let dial = Dial::start(addresses, segment, is_hasty, now);
-                    self.connection = Connection::Dial(dial, Plan { way, is_hasty });
-                    self.poll_dial(now);
+                    if way.is_ping() {
+                        self.connection =
+                            Connection::Pinging(Box::new(PingDial::start(addresses, is_hasty, now)));
+                        self.poll_pinging(now);
+                    } else {
+                        let dial = Dial::start(addresses, segment, is_hasty, now);
+                        self.connection = Connection::Dial(dial, Plan { way, is_hasty });
+                        self.poll_dial(now);
+                    }
                 }
                 Effect::Close { reset } => self.close(reset),
                 Effect::Remember(key) => {
@@ -531,7 +503,8 @@ impl Client {
     fn close(&mut self, reset: bool) {
         self.machine.clear_link();
         self.note_name_servers();
-        if let Connection::Link(link, _) = std::mem::replace(&mut self.connection, Connection::None)
+        let closed = std::mem::replace(&mut self.connection, Connection::None);
+        if let Connection::Link(Link::Tcp(link, _)) = closed
             && reset
         {
             link.abort();

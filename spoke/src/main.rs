@@ -18,7 +18,7 @@ use common::transport::tcp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
-use spoke::uplink::target::Target;
+use spoke::uplink::target::{Scheme, Target};
 use spoke::uplink::way::Way;
 use spoke::uplink::{self, ways};
 
@@ -109,7 +109,11 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 
 /// The ways to the hub, by the proxies of the settings and of the environment.
 fn ways(path: &HubPath) -> Result<Vec<Way>, String> {
-    let with_proxy = |hub: &Target| Ok((hub.clone(), proxy(path.proxy.as_ref(), &hub.host)?));
+    let with_proxy = |hub: &Target| {
+        // Proxies are for TCP; that of the environment is not for pings.
+        let proxy = if hub.scheme == Scheme::Icmp { None } else { proxy(path.proxy.as_ref(), &hub.host)? };
+        Ok((hub.clone(), proxy))
+    };
     Ok(ways::named(&path.hubs.iter().map(with_proxy).collect::<Result<Vec<_>, String>>()?))
 }
 

@@ -28,7 +28,7 @@ const HUB: Setting = Setting::many(
     "hub",
     "HOST[:PORT]",
     "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
-     WebSocket and TLS; auto://HOST[:PORT] by whatever works. Several are tried in this order",
+     WebSocket and TLS; icmp://HOST in pings; auto://HOST[:PORT] by whatever works. Several are tried in this order",
 );
 const PROXY: Setting = Setting::one(
     "proxy",
@@ -240,10 +240,10 @@ fn path(settings: &Settings) -> Result<Path, String> {
     if hubs.len() > MAX_HUBS {
         return Err(format!("--hub is given more than {MAX_HUBS} times"));
     }
-    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) {
-        return Err("this version does not go by icmp://".to_owned());
-    }
     let (proxy, tls_ca) = (settings.one("proxy", proxy)?, settings.one("tls-ca", values::any)?);
+    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) && matches!(proxy, Some(Some(_))) {
+        return Err("no proxy passes pings: leave out --proxy, or icmp://".to_owned());
+    }
     Ok(Path { hubs, proxy, tls_ca })
 }
 
@@ -328,6 +328,7 @@ mod tests {
                 "--proxy …: this is no proxy: TLS to a proxy is not supported; most of them speak HTTP on the same port; \
                  write http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ in front of HOST if it wants them",
             ),
+            ("--hub icmp://h --proxy http://p", "no proxy passes pings: leave out --proxy, or icmp://"),
             ("--hub h --zone lan", "--zone needs --dns"),
             ("--hub h --mtu 67", "--mtu 67 is not 576 to 65535"),
             (

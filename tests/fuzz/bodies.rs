@@ -12,6 +12,8 @@ use common::packet::offload::{self, Features};
 use common::packet::{self, MAX_PACKET, VNET_LEN};
 use common::queue::Pool;
 use common::transport::http::HeadReader;
+use common::transport::icmp::client::Client;
+use common::transport::icmp::server::{Received, Request, Server};
 use common::transport::proxy::{Destination, Negotiation, Progress, ProxyError, ProxyUrl, is_exempt};
 use common::transport::websocket::{Ask, WebError, WebSocket};
 use common::wire::frame::{self, ControlFrame, Farewell, Join, Welcome};
@@ -509,4 +511,58 @@ pub(crate) fn websocket(data: &[u8]) {
     if head.receive(input).is_ok_and(|end| end.is_some()) {
         let _ = (head.request(), head.response());
     }
+}
+
+/// A tunnel in pings between real ends, of which the input changes, repeats and loses packets, and makes some up.
+pub(crate) fn icmp(data: &[u8]) {
+    let mut script = Bytes(data);
+    let (address, mut now) = (IpAddr::from([192, 0, 2, 1]), start());
+    let (mut client, mut server) = (Client::new([1; 8], 1, now), Server::new([2; 32], 2, now));
+    let (mut echo, mut last, mut space, mut session) = (Vec::new(), Vec::new(), vec![0; 9_000], None);
+    let request = |sequence| Request { source: address, to: address, identifier: 1, sequence };
+    while !script.0.is_empty() {
+        let step = script.byte();
+        now += Duration::from_millis(u64::from(script.byte()));
+        client.stack().send(&space[..usize::from(step) * 32]);
+        client.poll(now);
+        if let Some(number) = session {
+            server.stack(number).expect("nobody ended it").send(&space[..usize::from(step) * 32]);
+            server.touch(number, now);
+        }
+        server.handle_timeouts(now);
+        if step & 1 != 0 {
+            client.stack().read(&mut space);
+            session.and_then(|number| server.stack(number)).map(|stack| stack.read(&mut space));
+        }
+        // The next packet of either end, the last one again, or one of the input's.
+        let (mut to_server, mut sequence) = (step & 2 == 0, 7);
+        match step >> 6 {
+            0 | 1 if to_server => match client.poll_request(&mut echo, now) {
+                Some(number) => sequence = number,
+                None => continue,
+            },
+            0 | 1 if server.poll_reply(&mut echo).is_none() => continue,
+            0 | 1 => {}
+            2 => echo.clone_from(&last),
+            _ => {
+                to_server = step & 4 == 0;
+                let len = script.word() % 1_300;
+                echo = script.take(len).to_vec();
+            }
+        }
+        last.clone_from(&echo);
+        for _ in 0..(step >> 3) & 3 {
+            let (at, value) = (script.word() % (echo.len() + 1), script.byte());
+            echo.get_mut(at).into_iter().for_each(|byte| *byte = value);
+        }
+        if to_server {
+            if let Received::Accepted(number) = server.receive(request(sequence), &echo, now) {
+                session.get_or_insert(number);
+            }
+        } else if step & 32 == 0 && client.receive(&echo, now).is_err() {
+            return;
+        }
+        let _ = (client.deadline(now), server.deadline());
+    }
+    assert!(server.len() <= 2);
 }

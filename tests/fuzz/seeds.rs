@@ -42,6 +42,9 @@ pub(crate) fn all() -> Vec<Seed> {
     for (name, data) in websockets() {
         add("websocket", name, data);
     }
+    for (name, data) in pings() {
+        add("icmp", name, data);
+    }
     all
 }
 
@@ -280,5 +283,28 @@ fn websockets() -> Vec<(&'static str, Vec<u8>)> {
         ("to-client", bytes(2, 1, b"\x02\x01h\x89\x00\x80\x01i\x8a\x00\x88\x02\x03\xe8")),
         ("text", bytes(2, 0, b"\x81\x02hi")),
         ("long", bytes(2, 3, b"\x82\x7f\0\0\0\0\0\x01\0\x01")),
+    ]
+}
+
+/// Steps of a tunnel in pings: requests (0) and replies (2) as they are, changed (8 and up), lost (34), again (128), made
+/// up (192).
+fn pings() -> Vec<(&'static str, Vec<u8>)> {
+    let open = [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 0, 1, 0, 1];
+    let with = |steps: &[u8]| [&open[..], steps].concat();
+    let busy = [1, 5, 3, 5].repeat(40);
+    vec![
+        ("silence", open.to_vec()),
+        ("busy", with(&busy)),
+        ("losses", with(&[1, 5, 34, 200, 3, 5, 1, 90].repeat(20))),
+        ("again", with(&[1, 5, 3, 5, 129, 5, 131, 5].repeat(20))),
+        ("late", with(&[1, 255, 3, 255].repeat(30))),
+        ("sequence", with(&[9, 5, 0, 20, 0x80, 11, 5, 0, 20, 0x80, 3, 5].repeat(10))),
+        ("acknowledged", with(&[9, 5, 0, 24, 0x7f, 11, 5, 0, 24, 0x7f, 3, 5].repeat(10))),
+        ("window", with(&[17, 5, 0, 30, 0, 0, 31, 0, 19, 5, 0, 30, 0, 0, 31, 1, 3, 5].repeat(10))),
+        ("flags", with(&[9, 5, 0, 29, 0x12, 11, 5, 0, 29, 0x14, 3, 5].repeat(10))),
+        (
+            "made-up",
+            with(&[192, 1, 0, 21, 0x9d, 0x41, 0xe6, 0x0b, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5]),
+        ),
     ]
 }

@@ -161,6 +161,14 @@ impl Net {
         self.switch.nft(&table)
     }
 
+    /// From now on nothing passes between hosts but ICMP, and what finds neighbours.
+    pub(crate) fn only_icmp(&self) -> Result<()> {
+        self.switch.nft(
+            "table bridge only {\nchain forward {\ntype filter hook forward priority -1\n\
+             ether type arp accept\nip protocol icmp accept\nip6 nexthdr icmpv6 accept\ncounter drop\n}\n}\n",
+        )
+    }
+
     /// From now on packets to or from spoke `i` of more than `bytes` are lost in silence: either way, or one.
     ///
     /// Hosts hand over packets of the cable's size, as in [`Net::lose`].

@@ -29,6 +29,8 @@ pub enum Source {
     Listener(u16),
     /// A socket of the name server.
     Names(NameSocket),
+    /// A raw socket for pings, by the number of its family.
+    Ping(u16),
     /// The TUN device.
     Device,
     /// A connection attempt, by its number.
@@ -70,6 +72,7 @@ impl Source {
             Source::Names(NameSocket::Datagram(number)) => (10, number.into()),
             Source::Names(NameSocket::Listener(number)) => (11, number.into()),
             Source::Names(NameSocket::Connection(slot)) => (12, slot.into()),
+            Source::Ping(number) => (13, number.into()),
         };
         debug_assert!(number <= MAX_NUMBER);
         Token((kind << NUMBER_BITS | number) as usize)
@@ -93,6 +96,7 @@ impl Source {
             10 => Source::Names(NameSocket::Datagram(u16::try_from(number).ok()?)),
             11 => Source::Names(NameSocket::Listener(u16::try_from(number).ok()?)),
             12 => Source::Names(NameSocket::Connection(u16::try_from(number).ok()?)),
+            13 => Source::Ping(u16::try_from(number).ok()?),
             _ => return None,
         })
     }
@@ -222,6 +226,8 @@ mod tests {
             Source::Names(NameSocket::Listener(1)),
             Source::Names(NameSocket::Connection(0)),
             Source::Names(NameSocket::Connection(u16::MAX)),
+            Source::Ping(0),
+            Source::Ping(1),
             Source::Device,
             Source::Dial(0),
             Source::Dial(u16::MAX),

@@ -1,11 +1,11 @@
-//! One read and one write of what carries a tunnel, for both programs. IO, by [`Stream`].
+//! One read and one write of what carries a tunnel, for both programs. IO, by its [`Carrier`].
 //!
-//! The core opens and seals; the socket's state, and that of the layers around the tunnel, stays with the [`Stream`].
+//! The core opens and seals; the socket's state, and that of the layers around the tunnel, stays with the [`Carrier`].
 
 use std::io;
 use std::time::Instant;
 
-use crate::transport::stream::Stream;
+use crate::transport::stream::Carrier;
 use crate::transport::tcp::Filled;
 
 /// What a read left.
@@ -23,11 +23,11 @@ pub enum Outcome {
 /// Why the link closed: [`io::ErrorKind::UnexpectedEof`] where the other end closed it. What came before it is received
 /// all the same.
 pub fn read(
-    stream: &mut Stream,
+    carrier: &mut impl Carrier,
     receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
 ) -> io::Result<Outcome> {
     let mut filled = Ok(Filled::Nothing);
-    receive(&mut |space| match stream.read(space) {
+    receive(&mut |space| match carrier.read(space) {
         Ok((len, said)) => {
             filled = Ok(said);
             len
@@ -51,15 +51,15 @@ pub fn read(
 /// # Errors
 /// Where the socket failed, or what is around the tunnel.
 pub fn flush<T>(
-    stream: &mut Stream,
+    carrier: &mut impl Carrier,
     now: Instant,
     flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
 ) -> io::Result<Option<T>> {
-    if !stream.may_write(now)? {
+    if !carrier.may_write(now)? {
         return Ok(None);
     }
     let mut failed = None;
-    let flushed = flush(&mut |bytes| match stream.write(bytes) {
+    let flushed = flush(&mut |bytes| match carrier.write(bytes) {
         Ok(len) => len,
         Err(error) => {
             failed = Some(error);

@@ -23,7 +23,30 @@ const MAX_READ: usize = 64 * 1024;
 /// As many before they are open: what is said then is short.
 const MAX_OPENING_READ: usize = 4 * 1024;
 
-/// What carries one tunnel.
+/// What carries one tunnel's bytes.
+pub trait Carrier {
+    /// Reads once: how many of the tunnel's bytes came, and what that says about the carrier. `space` has room for
+    /// [`HELLO_LEN`] bytes at least.
+    ///
+    /// # Errors
+    /// Why nothing more will come.
+    fn read(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)>;
+
+    /// Sends what is around the tunnel's bytes, and tells whether to write those then: they would be taken, and the path
+    /// takes more.
+    ///
+    /// # Errors
+    /// Why nothing more can be sent.
+    fn may_write(&mut self, now: Instant) -> io::Result<bool>;
+
+    /// Writes once, and returns how many bytes were taken; fewer than there are say that the carrier is full, or not open.
+    ///
+    /// # Errors
+    /// Why nothing more can be sent.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// What carries one tunnel by TCP.
 #[derive(Debug)]
 pub struct Stream {
     link: Link,
@@ -110,18 +133,6 @@ impl Stream {
         }
     }
 
-    // ---- receiving
-
-    /// Reads once: how many of the tunnel's bytes came, and what that says about the socket. `space` has room for
-    /// [`HELLO_LEN`] bytes at least.
-    pub fn read(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
-        match &mut self.around {
-            Around::Nothing => self.link.read(space),
-            Around::Unknown(_) => self.read_first(space),
-            Around::Layers(layered) => layered.read(&mut self.link, space),
-        }
-    }
-
     /// Reads a server's first bytes, until they tell what the connection carries.
     fn read_first(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
         let Around::Unknown(first) = &mut self.around else { return Ok((0, Filled::Nothing)) };
@@ -152,18 +163,7 @@ impl Stream {
         }
     }
 
-    // ---- sending
-
-    /// Sends what the layers have left, and tells whether to write the tunnel's bytes then: they would be taken, and the
-    /// path takes more.
-    pub fn may_write(&mut self, now: Instant) -> io::Result<bool> {
-        if let Around::Layers(layered) = &mut self.around {
-            layered.flush_unsent(&mut self.link)?;
-        }
-        Ok(self.is_writable() && self.link.may_write(now))
-    }
-
-    /// When to ask [`Stream::may_write`] again, where the socket has room and the path has none.
+    /// When to ask [`Carrier::may_write`] again, where the socket has room and the path has none.
     pub fn held_until(&self) -> Option<Instant> {
         self.link.held_until()
     }
@@ -176,10 +176,25 @@ impl Stream {
             Around::Layers(layered) => layered.is_writable(&self.link),
         }
     }
+}
 
-    /// Writes once, and returns how many bytes were taken; fewer than there are say that the socket is full, or the
-    /// layers are not open.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Carrier for Stream {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<(usize, Filled)> {
+        match &mut self.around {
+            Around::Nothing => self.link.read(space),
+            Around::Unknown(_) => self.read_first(space),
+            Around::Layers(layered) => layered.read(&mut self.link, space),
+        }
+    }
+
+    fn may_write(&mut self, now: Instant) -> io::Result<bool> {
+        if let Around::Layers(layered) = &mut self.around {
+            layered.flush_unsent(&mut self.link)?;
+        }
+        Ok(self.is_writable() && self.link.may_write(now))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.around {
             Around::Nothing => self.link.write(bytes),
             // An unauthenticated peer gets no answer.

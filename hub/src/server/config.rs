@@ -22,6 +22,8 @@ pub struct Config {
     pub subnets: Subnets,
     /// Where to listen; nowhere: on port 5678 of all addresses.
     pub listen: Vec<SocketAddr>,
+    /// Whether tunnels in pings are served.
+    pub icmp: bool,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
     /// The device's name.
@@ -49,6 +51,8 @@ pub enum Error {
     Tls(FileError),
     /// The port.
     Listen(SocketAddr, io::Error),
+    /// The raw sockets for pings.
+    Ping(io::Error),
     /// The name server; a sentence.
     Names(String),
     /// The system.
@@ -70,6 +74,10 @@ impl fmt::Display for Error {
             Error::Listen(at, error) => {
                 write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
             }
+            Error::Ping(error) if error.kind() == io::ErrorKind::PermissionDenied => f.write_str(
+                "--icmp needs raw sockets, which this process may not open: start it as root, or give it CAP_NET_RAW",
+            ),
+            Error::Ping(error) => write!(f, "cannot open raw sockets for --icmp: {error}"),
             Error::Names(why) => f.write_str(why),
             Error::System(what, error) => write!(f, "cannot {what}: {error}"),
         }

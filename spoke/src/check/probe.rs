@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use common::linux::netlink::Netlink;
 use common::linux::surroundings;
 use common::node::event_loop::{EventLoop, Ready, Source};
-use common::node::{link, state};
+use common::node::{link::Outcome, state};
 use common::queue::Pool;
 use common::transport::layers::Stage;
-use common::transport::stream::Stream;
+use common::transport::stream::{Carrier as _, Stream};
 use common::wire::frame::Join;
 use common::wire::inbox::Inbox;
 use common::wire::key::{PrivateKey, PublicKey};
@@ -22,8 +22,9 @@ use common::wire::noise::MAX_HANDSHAKE;
 use common::wire::tunnel::{self, Tunnel, outbox};
 use mio::Waker;
 
-use super::verdict::{Hop, NoGreeting, Packets, Trace};
-use crate::client::connection::{Opening, Plan};
+use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
+use crate::client::connection::{Link, Opening, Plan};
+use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::client::trust;
 use crate::dial::{self, Dial, Dialed, Lookup};
 use crate::uplink::advice::Progress;
@@ -49,6 +50,8 @@ pub(super) struct Prober {
     netlink: Option<Netlink>,
     /// Whose certificates are trusted, if a way needs it; or why nobody's.
     trust: Option<Result<Trust, String>>,
+    /// Raw sockets, if a way needs them.
+    pings: Option<Pings>,
     /// Addresses by host, so that each is looked up once.
     looked_up: BTreeMap<String, Result<Vec<SocketAddr>, String>>,
     /// Whether to give up soon.
@@ -59,6 +62,8 @@ impl Prober {
     pub(super) fn new(ways: &[Way], tls_ca: Option<&Path>) -> io::Result<Prober> {
         let events = EventLoop::new(64)?;
         let needs_trust = ways.iter().any(Way::has_tls);
+        let pings = ways.iter().any(Way::is_ping).then(Pings::open);
+        pings.iter().try_for_each(|pings| pings.register(&events))?;
         let trusted = || trust(tls_ca).map_err(|error| error.to_string());
         Ok(Prober {
             waker: events.waker()?,
@@ -66,6 +71,7 @@ impl Prober {
             turn: Vec::new(),
             netlink: Netlink::open().ok(),
             trust: needs_trust.then(trusted),
+            pings,
             looked_up: BTreeMap::new(),
             is_hasty: ways.len() > 1,
         })
@@ -87,6 +93,17 @@ impl Prober {
         trace.hops = self.hops(&addresses);
         trace.addresses = Some(Ok(addresses.clone()));
         let start = now();
+        if way.is_ping() {
+            trace.connection = Some(match self.ping(addresses)? {
+                Ok((at, mut link)) => {
+                    let took = now().duration_since(start);
+                    trace.greeting = Some(self.greet(&mut link)?);
+                    Ok((at, took))
+                }
+                Err(failed) => Err(failed),
+            });
+            return Ok(trace);
+        }
         let (at, stream, number) = match self.dial(addresses)? {
             Dialed::Connected(at, stream, number) => (at, stream, number),
             Dialed::Failed(tried, error) => {
@@ -116,9 +133,10 @@ impl Prober {
             return Ok(trace);
         }
         trace.opening = Some(Ok(()));
-        let greeting = self.greet(&mut opening.stream)?;
+        let mut link = Link::Tcp(opening.stream, number);
+        let greeting = self.greet(&mut link)?;
         if greeting.is_ok() {
-            trace.packets = Some(self.send_full(&mut opening.stream)?);
+            trace.packets = Some(self.send_full(&mut link)?);
         }
         trace.greeting = Some(greeting);
         Ok(trace)
@@ -185,6 +203,20 @@ impl Prober {
         }
     }
 
+    /// Pings the addresses until a hub answers.
+    fn ping(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Result<(SocketAddr, Link), NoConnection>> {
+        let mut at = now();
+        let mut dial = PingDial::start(addresses, self.is_hasty, at);
+        loop {
+            let Some(pings) = &self.pings else { return Ok(Err((None, io::ErrorKind::NotFound.into()))) };
+            match dial.poll(pings, at) {
+                PingDialed::Wait => at = self.wait(dial.deadline(), None)?,
+                PingDialed::Connected(hub, ping) => return Ok(Ok((hub, Link::Ping(ping)))),
+                PingDialed::Failed(tried, error) => return Ok(Err((tried, error))),
+            }
+        }
+    }
+
     fn open(&mut self, opening: &mut Opening) -> io::Result<Result<(), (Stage, io::Error)>> {
         let mut at = now();
         loop {
@@ -198,7 +230,7 @@ impl Prober {
 
     /// The key that the hub proves. Nothing is joined: the tunnel wants another key, which nobody has, and ends before it
     /// says what it asks for.
-    fn greet(&mut self, stream: &mut Stream) -> io::Result<Result<PublicKey, NoGreeting>> {
+    fn greet(&mut self, link: &mut Link) -> io::Result<Result<PublicKey, NoGreeting>> {
         let own = PrivateKey::from_random(state::random()?);
         let nobodys = PrivateKey::from_random(state::random()?).public();
         let (mut pool, mut inbox, mut outbox) = (Pool::new(SPARE_BYTES), Inbox::default(), outbox());
@@ -214,9 +246,9 @@ impl Prober {
         let mut tunnel = Tunnel::spoke(&own, state::random()?, Some(nobodys), &join, &mut pool, at);
         let mut progress = Progress::Silent;
         loop {
-            let flushed = link::flush(stream, at, |write| tunnel.flush(&mut outbox, &mut pool, at, write));
+            let flushed = link.flush(at, |write| tunnel.flush(&mut outbox, &mut pool, at, write));
             let read = flushed.and_then(|_| {
-                link::read(stream, |read| {
+                link.read(at, |read| {
                     if tunnel.fill(&mut inbox, &mut pool, at, read) > 0 {
                         progress = Progress::Answered;
                     }
@@ -230,11 +262,15 @@ impl Prober {
                 Ok(None) => tunnel.park(&mut inbox, &mut pool),
             }
             match read {
-                Ok(link::Outcome::More) => continue,
-                Ok(link::Outcome::Drained) => {}
+                Ok(Outcome::More) => continue,
+                Ok(Outcome::Drained) => {}
                 Err(error) => return Ok(Err(NoGreeting::Socket(progress, error))),
             }
-            at = self.wait(tunnel.deadline(), Some(stream))?;
+            let deadline = link.deadline().map_or(tunnel.deadline(), |at| at.min(tunnel.deadline()));
+            at = match link {
+                Link::Tcp(stream, _) => self.wait(deadline, Some(stream))?,
+                Link::Ping(_) => self.wait(deadline, None)?,
+            };
             if let Err(error) = tunnel.handle_timeout(at) {
                 return Ok(Err(NoGreeting::Tunnel(progress, error)));
             }
@@ -244,7 +280,8 @@ impl Prober {
     /// Sends the beginning of a third message that has no end, and looks what the kernel learns of it.
     ///
     /// Where full segments are lost, the small one behind them arrives, and the other end says that it has it.
-    fn send_full(&mut self, stream: &mut Stream) -> io::Result<Packets> {
+    fn send_full(&mut self, link: &mut Link) -> io::Result<Packets> {
+        let Link::Tcp(stream, _) = link else { return Ok(Packets::Unknown) };
         let mut message = vec![0; PROBE_BYTES];
         message[..2].copy_from_slice(&(MAX_HANDSHAKE as u16).to_be_bytes());
         let Some(before) = stream.info() else { return Ok(Packets::Unknown) };

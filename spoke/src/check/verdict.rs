@@ -191,12 +191,14 @@ fn route(_: &Way, trace: &Trace, known: &Known) -> Option<Line> {
 }
 
 fn connection(way: &Way, trace: &Trace, _: &Known) -> Option<Line> {
+    let check = if way.is_ping() { "ping" } else { "tcp" };
     Some(match trace.connection.as_ref()? {
         Ok((at, took)) => {
-            let text = format!("{at} answers within {}", millis(took.as_secs_f64() * 1_000.0));
-            Line::new("tcp", Outcome::Ok, text)
+            let took = millis(took.as_secs_f64() * 1_000.0);
+            let who = if way.is_ping() { format!("a hub at {}", at.ip()) } else { at.to_string() };
+            Line::new(check, Outcome::Ok, format!("{who} answers within {took}"))
         }
-        Err((tried, error)) => Line::new("tcp", Outcome::Failed, advice::connect(way, *tried, error)),
+        Err((tried, error)) => Line::new(check, Outcome::Failed, advice::connect(way, *tried, error)),
     })
 }
 

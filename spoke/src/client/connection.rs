@@ -4,12 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::node::state;
+use common::node::{link, state};
 use common::transport::layers::Layers;
+use common::transport::ping::PingLink;
 use common::transport::stream::Stream;
-use common::transport::tcp::Link;
+use common::transport::tcp;
 use mio::net::TcpStream;
 
+use super::ping::PingDial;
 use crate::dial::{Dial, Lookup};
 use crate::uplink::way::{Trust, Way};
 
@@ -26,8 +28,16 @@ pub(crate) enum Connection {
     /// With what is to be spoken then.
     Dial(Dial, Plan),
     Opening(Opening),
-    /// The link, which is the connection attempt of this number.
-    Link(Stream, u16),
+    /// Addresses that are pinged.
+    Pinging(Box<PingDial>),
+    Link(Link),
+}
+
+/// What carries the tunnel.
+pub(crate) enum Link {
+    /// A stream, which is the connection attempt of this number.
+    Tcp(Stream, u16),
+    Ping(Box<PingLink>),
 }
 
 /// What is to be done with a connection once it is there.
@@ -53,8 +63,51 @@ impl Connection {
         match self {
             Connection::Dial(dial, _) => Some(dial.deadline()),
             Connection::Opening(opening) => Some(opening.give_up_at),
-            Connection::Link(stream, _) => stream.held_until(),
+            Connection::Pinging(dial) => Some(dial.deadline()),
+            Connection::Link(link) => link.deadline(),
             Connection::None | Connection::Lookup(_) => None,
+        }
+    }
+}
+
+impl Link {
+    /// Reads once, as [`link::read`].
+    pub(crate) fn read(
+        &mut self,
+        now: Instant,
+        receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
+    ) -> io::Result<link::Outcome> {
+        match self {
+            Link::Tcp(stream, _) => link::read(stream, receive),
+            Link::Ping(ping) => {
+                let has_more = ping.receive(now);
+                let outcome = link::read(&mut **ping, receive)?;
+                Ok(if has_more { link::Outcome::More } else { outcome })
+            }
+        }
+    }
+
+    /// When there is something to write without an event.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Link::Tcp(stream, _) => stream.held_until(),
+            Link::Ping(ping) => Some(ping.deadline()),
+        }
+    }
+
+    /// Writes what there is to be written, as [`link::flush`].
+    pub(crate) fn flush<T>(
+        &mut self,
+        now: Instant,
+        flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
+    ) -> io::Result<Option<T>> {
+        match self {
+            Link::Tcp(stream, _) => link::flush(stream, now, flush),
+            Link::Ping(ping) => {
+                let flushed = link::flush(&mut **ping, now, flush);
+                ping.send(now);
+                flushed
+            }
         }
     }
 }
@@ -72,7 +125,7 @@ impl Opening {
         trust: Option<&Trust>,
         now: Instant,
     ) -> io::Result<Opening> {
-        let link = Link::new(stream)?;
+        let link = tcp::Link::new(stream)?;
         let mut key = [0; 16];
         key.copy_from_slice(&state::random()?[..16]);
         let stream = match plan.way.plan(trust, key).map_err(io::Error::other)? {

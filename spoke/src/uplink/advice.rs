@@ -55,6 +55,12 @@ pub fn connect(way: &Way, tried: Option<SocketAddr>, error: &io::Error) -> Strin
         None => ("hub", way.hub.to_string()),
     };
     let why = match (error.kind(), error.raw_os_error()) {
+        (_, Some(EHOSTUNREACH)) if way.is_ping() => {
+            format!("a firewall at or before {host} refuses pings, or that machine is off")
+        }
+        (io::ErrorKind::TimedOut, _) if way.is_ping() => {
+            "no answer to pings: do they pass there, and is the hub started with --icmp?".to_owned()
+        }
         (_, Some(EHOSTUNREACH)) => {
             format!("a firewall at or before {host} refuses port {port}, or that machine is off")
         }

@@ -254,6 +254,8 @@ impl fmt::Display for Notice {
                 write!(f, "on the LAN as {} ({name}), through ", own.join(" and "))?;
                 match proxy {
                     Some(proxy) => write!(f, "the proxy {proxy}"),
+                    // Pings have no port.
+                    None if hub.port() == 0 => write!(f, "pings to {}", hub.ip()),
                     None => write!(f, "{hub}"),
                 }
             }

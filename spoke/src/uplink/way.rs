@@ -39,6 +39,11 @@ impl Way {
         matches!(self.hub.scheme, Scheme::Tls | Scheme::Wss)
     }
 
+    /// Whether the tunnel goes in pings.
+    pub fn is_ping(&self) -> bool {
+        self.hub.scheme == Scheme::Icmp
+    }
+
     /// What is spoken around the tunnel; `None` where that is nothing. `key`: random bytes.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub fn named(hubs: &[(Target, Option<ProxyUrl>)]) -> Vec<Way> {
     let mut all: Vec<Way> = Vec::new();
     for (hub, proxy) in hubs {
         let targets = match hub.scheme {
-            Scheme::Auto => automatic(hub),
+            Scheme::Auto => automatic(hub, proxy.is_some()),
             Scheme::Tcp | Scheme::Tls | Scheme::Wss | Scheme::Ws | Scheme::Icmp => vec![hub.clone()],
         };
         for hub in targets {
@@ -61,9 +61,16 @@ pub fn named(hubs: &[(Target, Option<ProxyUrl>)]) -> Vec<Way> {
     all
 }
 
-fn automatic(hub: &Target) -> Vec<Target> {
+/// Pings come last, as they are the slowest; around a proxy, there are none.
+fn automatic(hub: &Target, has_proxy: bool) -> Vec<Target> {
     let by = |scheme, port| Target { scheme, port, ..hub.clone() };
-    vec![by(Scheme::Tcp, hub.port), by(Scheme::Tcp, HTTPS_PORT), by(Scheme::Wss, HTTPS_PORT)]
+    let all = [
+        by(Scheme::Tcp, hub.port),
+        by(Scheme::Tcp, HTTPS_PORT),
+        by(Scheme::Wss, HTTPS_PORT),
+        by(Scheme::Icmp, 0),
+    ];
+    all.into_iter().filter(|hub| hub.scheme != Scheme::Icmp || !has_proxy).collect()
 }
 
 impl Ways {

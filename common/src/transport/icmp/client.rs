@@ -126,6 +126,11 @@ impl Client {
         &mut self.stack
     }
 
+    /// Whether the server has answered, and the connection is open.
+    pub fn is_open(&self) -> bool {
+        self.is_known && self.stack.is_open()
+    }
+
     /// What answers there were.
     pub fn answers(&self) -> Answers {
         self.answers

@@ -5,11 +5,21 @@
 //! magic kind   credits   seen      session   segment …
 //! ```
 
+use std::ops::RangeInclusive;
+
 /// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 16;
 /// Longest TCP segment, in bytes: with all headers around it, an IPv6 packet of 1,280 bytes, which every path takes.
 pub const MAX_SEGMENT: usize = 1_280 - 40 - 8 - HEADER_LEN;
 const MAGIC: [u8; 4] = [0x9d, 0x41, 0xe6, 0x0b];
+
+/// The mark of what a server hears: the magic, and the kinds of a client's packets.
+pub const OF_CLIENT: (u32, RangeInclusive<u8>) = (u32::from_be_bytes(MAGIC), 1..=OPEN);
+/// The mark of what a client hears: the server's packets, and from those that a kernel sends back the one that tells that
+/// it does.
+pub const OF_SERVER: (u32, RangeInclusive<u8>) = (u32::from_be_bytes(MAGIC), OPEN..=u8::MAX);
+/// The highest of a client's kinds.
+const OPEN: u8 = 0x7f;
 
 /// The name of a session: a cookie of the server's.
 pub type Session = [u8; 8];
@@ -35,7 +45,7 @@ pub enum Kind {
 
 impl Kind {
     const ALL: [(Kind, u8); 6] = [
-        (Kind::Open, 1),
+        (Kind::Open, OPEN),
         (Kind::Begin, 2),
         (Kind::Request, 3),
         (Kind::Cookie, 0x81),

@@ -15,6 +15,8 @@ use super::stack::Stack;
 pub struct Request {
     /// Where it came from.
     pub source: IpAddr,
+    /// The address of the server that it came to.
+    pub to: IpAddr,
     /// Its identifier, by which NAT knows whose it is.
     pub identifier: u16,
     /// Its sequence number.

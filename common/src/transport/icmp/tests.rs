@@ -1,8 +1,10 @@
 //! Clients and a server in virtual time, over a path that loses, delays and reorders.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
 
 use super::client::Client;
 use super::packet::MAX_SEGMENT;
@@ -62,6 +64,8 @@ struct World {
     passed: BTreeSet<(usize, u16)>,
 }
 
+const HUB: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
 fn address(client: usize) -> IpAddr {
     IpAddr::from([192, 0, 2, client as u8 + 1])
 }
@@ -100,21 +104,27 @@ impl World {
         let mut data = Vec::new();
         for number in 0..self.clients.len() {
             let client = &mut self.clients[number];
-            let sent = client.stack().send(&self.to_send[number][0]);
-            self.to_send[number][0].drain(..sent);
             let len = client.stack().read(&mut space);
             self.received[number][1].extend(&space[..len]);
+            while client.stack().can_send() && !self.to_send[number][0].is_empty() {
+                let sent = client.stack().send(&self.to_send[number][0]);
+                self.to_send[number][0].drain(..sent);
+                client.poll(self.now);
+            }
             client.poll(self.now);
             while let Some(sequence) = self.clients[number].poll_request(&mut data, self.now) {
-                let request = Request { source: address(number), identifier: 77, sequence };
+                let request = Request { source: address(number), to: HUB, identifier: 77, sequence };
                 self.fly(Packet::Request(number, request, data.clone()));
             }
             let Some(at_server) = self.numbers[number] else { continue };
             let stack = self.server.stack(at_server).unwrap();
-            let sent = stack.send(&self.to_send[number][1]);
-            self.to_send[number][1].drain(..sent);
             let len = stack.read(&mut space);
             self.received[number][0].extend(&space[..len]);
+            while self.server.stack(at_server).unwrap().can_send() && !self.to_send[number][1].is_empty() {
+                let sent = self.server.stack(at_server).unwrap().send(&self.to_send[number][1]);
+                self.to_send[number][1].drain(..sent);
+                self.server.touch(at_server, self.now);
+            }
             self.server.touch(at_server, self.now);
         }
         self.server.handle_timeouts(self.now);
@@ -215,7 +225,8 @@ fn ten_clients_share_a_server_whose_kernel_answers_too() {
 
 #[test]
 fn loss_and_reordering_cost_time_and_nothing_else() {
-    for seed in 0..5 {
+    let rounds = std::env::var("ICMP_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20);
+    for seed in 0..rounds {
         let path = Path { loss: 5, jitter: Duration::from_millis(2), has_kernel: true, ..CLEAN };
         let took = World::new(path, 1, seed).carry(300_000, 300_000);
         assert!(took < Duration::from_secs(30), "it took {took:?}");
@@ -253,7 +264,7 @@ fn a_stranger_costs_nothing() {
     let now = Instant::now();
     let mut server = Server::new([7; 32], 2, now);
     let mut data = Vec::new();
-    let request = |source, sequence| Request { source, identifier: 1, sequence };
+    let request = |source, sequence| Request { source, to: HUB, identifier: 1, sequence };
     let mine = address(0);
     assert_eq!(server.receive(request(mine, 1), &[0x55; 56], now), Received::Nothing, "a ping");
     let mut client = Client::new([1; 8], 1, now);
@@ -291,7 +302,7 @@ fn sessions_are_bounded_and_a_forgotten_one_is_told_so() {
     let mut last = None;
     for number in 0..3 {
         let mut client = Client::new([number; 8], 1, now);
-        let request = |sequence| Request { source: address(0), identifier: 1, sequence };
+        let request = |sequence| Request { source: address(0), to: HUB, identifier: 1, sequence };
         let sequence = client.poll_request(&mut data, now).unwrap();
         server.receive(request(sequence), &data.clone(), now);
         server.poll_reply(&mut data).unwrap();
@@ -311,62 +322,109 @@ fn sessions_are_bounded_and_a_forgotten_one_is_told_so() {
         server.end(number);
     }
     assert!(server.is_empty() && server.deadline().is_none());
-    let request = Request { source: address(0), identifier: 1, sequence: 9 };
+    let request = Request { source: address(0), to: HUB, identifier: 1, sequence: 9 };
     server.receive(request, &later, now);
     assert_eq!(server.poll_reply(&mut data), Some(request));
     assert!(client.receive(&data, now).is_err(), "it begins anew at once");
 }
 
-/// Segments that a hostile client sends: real ones, changed at some places, again, and out of order; and made up.
+/// Segments that a hostile end sends, whichever it is: real ones, changed at some places, again, and out of order; and
+/// made up around what the other end expects.
 #[test]
 fn hostile_segments_are_survived() {
     let rounds = std::env::var("ICMP_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(300);
     for seed in 0..rounds {
         let mut random = Random(seed);
         let mut now = Instant::now();
-        let (mut client, mut server) = (Stack::client(seed, now), Stack::server(seed + 1, now));
+        let mut ends = [Stack::client(seed, now), Stack::server(seed + 1, now)];
         let (mut old, mut space): (Vec<Vec<u8>>, _) = (Vec::new(), vec![0; 5_000]);
         for _ in 0..300 {
             now += Duration::from_micros(random.next() % 400_000 / (1 + random.next() % 1_000));
-            client.send(&space[..(random.next() % 4_000) as usize]);
-            server.send(&space[..(random.next() % 4_000) as usize]);
-            client.poll(8, now);
-            server.poll((random.next() % 8) as usize, now);
-            while let Some(mut segment) = client.next_segment() {
-                if random.is(20) {
-                    for _ in 0..=random.next() % 4 {
-                        // Most of what matters is in the header.
-                        let place =
-                            (random.next() % if random.is(80) { 20 } else { 60 }) as usize % segment.len();
-                        segment[place] =
-                            if random.is(50) { random.next() as u8 } else { segment[place] ^ 0x80 };
+            for end in &mut ends {
+                end.send(&space[..(random.next() % 4_000) as usize]);
+                end.poll((random.next() % 12) as usize, now);
+            }
+            // Both are hostile at times, so that the connection goes on for a while.
+            let hostile = random.next() as usize % 4;
+            for from in [0, 1] {
+                while let Some(mut segment) = ends[from].next_segment() {
+                    assert!(segment.len() <= MAX_SEGMENT);
+                    if from == hostile && random.is(20) {
+                        change(&mut segment, &mut random);
                     }
-                    segment.truncate(if random.is(10) { (random.next() % 40) as usize } else { usize::MAX });
+                    if random.is(80) {
+                        ends[1 - from].receive(&segment);
+                    }
+                    old.push(segment);
                 }
-                if random.is(70) {
-                    server.receive(&segment);
-                }
-                old.push(segment);
             }
             if random.is(30) && !old.is_empty() {
-                server.receive(&old[(random.next() % old.len() as u64) as usize]);
+                let mut again = old[(random.next() % old.len() as u64) as usize].clone();
+                if random.is(50) {
+                    change(&mut again, &mut random);
+                }
+                ends[hostile % 2].receive(&again);
             }
-            if random.is(5) {
-                let made_up: Vec<u8> = (0..random.next() % 80).map(|_| random.next() as u8).collect();
-                server.receive(&made_up);
-            }
-            while let Some(segment) = server.next_segment() {
-                assert!(segment.len() <= MAX_SEGMENT);
-                if random.is(80) {
-                    client.receive(&segment);
+            for end in &mut ends {
+                let _ = (end.deadline(now), end.can_send());
+                let len = (random.next() % 3_000) as usize;
+                if random.is(50) {
+                    end.read(&mut space[..len]);
                 }
             }
-            let _ = (server.deadline(now), client.deadline(now));
-            let len = (random.next() % 3_000) as usize;
-            if random.is(50) {
-                server.read(&mut space[..len]);
-                client.read(&mut space[..len]);
+        }
+    }
+}
+
+/// Changes a segment where it hurts: sequence numbers a little or by half of their range, the window, flags and length.
+fn change(segment: &mut Vec<u8>, random: &mut Random) {
+    if segment.len() < 20 {
+        return;
+    }
+    for _ in 0..=random.next() % 4 {
+        let at = [4, 8][random.next() as usize % 2];
+        let mut word = u32::from_be_bytes(segment[at..at + 4].try_into().unwrap());
+        match random.next() % 6 {
+            0 => word = word.wrapping_add(random.next() as u32 % 131_072).wrapping_sub(65_536),
+            1 => word = word.wrapping_add(1 << 31).wrapping_add(random.next() as u32 % 3).wrapping_sub(1),
+            2 => word = random.next() as u32,
+            3 => segment[14..16].copy_from_slice(&[[0, 0], [0, 1], [255, 255]][random.next() as usize % 3]),
+            4 => {
+                let place = random.next() as usize % segment.len();
+                segment[place] = random.next() as u8;
             }
+            _ => segment.resize(20 + random.next() as usize % (MAX_SEGMENT - 19), 7),
+        }
+        segment[at..at + 4].copy_from_slice(&word.to_be_bytes());
+    }
+    if random.is(10) {
+        segment.truncate(random.next() as usize % 40);
+    }
+}
+
+proptest! {
+    /// Bytes that have nothing of a segment, and segments with any header, at any moment of a connection's life.
+    #[test]
+    fn segments_of_any_bytes_are_survived(
+        segments in prop::collection::vec((any::<[u8; 20]>(), 0..1_300_usize, any::<bool>(), 0..300_u64), 0..40),
+    ) {
+        let mut now = Instant::now();
+        let mut ends = [Stack::client(1, now), Stack::server(2, now)];
+        for (header, len, to_server, wait) in segments {
+            now += Duration::from_millis(wait);
+            for end in &mut ends {
+                end.send(&[7; 3_000]);
+                end.poll(8, now);
+            }
+            for from in [0, 1] {
+                while let Some(real) = ends[from].next_segment() {
+                    // Real numbers in front of a header of any kind.
+                    let forged = [&real[4..12], &header[..12], &vec![1; len]].concat();
+                    ends[1 - from].receive(&[&[0; 4], &forged[..]].concat());
+                    ends[1 - from].receive(&real);
+                }
+            }
+            ends[usize::from(to_server)].receive(&[&header[..], &vec![0; len]].concat());
         }
     }
 }
