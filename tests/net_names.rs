@@ -172,6 +172,77 @@ fn nobody_is_called_localhost() {
 }
 
 #[test]
+fn whatever_a_machine_is_called_its_name_is_a_label_of_its_own() {
+    let long = "a".repeat(63);
+    let machines = [
+        "m\u{fc}nchen",
+        "LOCALHOST",
+        "_gateway",
+        "192.168.1.1",
+        "laptop.",
+        &long,
+        &format!("{long}x")[..64],
+        "hub",
+    ];
+    let net = Net::named(&machines).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let file = file.display().to_string();
+    let mut lan = Lan::with_options(net, &[], &[&["--hosts", &file]]).unwrap();
+    for i in 1..machines.len() {
+        let spoke = spawn_spoke(&lan.net, &lan.binaries, i, &[]).unwrap();
+        spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+        lan.spokes.push(spoke);
+    }
+    let shortened = format!("10.0.0.8 {}-2", "a".repeat(61));
+    let expected = [
+        &format!("10.0.0.7 {long}"),
+        &shortened,
+        "10.0.0.4 gateway",
+        "10.0.0.1 hub",
+        "10.0.0.9 hub-2",
+        "10.0.0.6 laptop",
+        "10.0.0.3 localhost-2",
+        "10.0.0.2 m-nchen",
+        "10.0.0.5 192-2",
+    ];
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(&seen).unwrap();
+        let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let mut expected = expected.to_vec();
+        lines.sort_unstable();
+        expected.sort_unstable();
+        if lines == expected {
+            break;
+        }
+        assert!(start.elapsed() < SOON, "{lines:#?}\n is not {expected:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // What a person types is refused with the reason; the longest label is none too many.
+    let too_long = "b".repeat(64);
+    for (name, why) in [
+        ("m\u{fc}nchen", "letters, digits"),
+        ("xn--mnchen-3ya", "letters, digits or hyphens"),
+        ("laptop.", "letters, digits or hyphens"),
+        ("_x", "letters, digits or hyphens"),
+        ("0x7F000001", "read this name as an address"),
+        ("127", "read this name as an address"),
+        ("IP6-LocalHost", "means something else"),
+        (too_long.as_str(), "1 to 63"),
+    ] {
+        let refused = spawn_spoke(&lan.net, &lan.binaries, 0, &["--name", name]).unwrap();
+        refused.wait_for_line(why, SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success(), "{name}");
+        house::ask_hub(&lan.net, &["invite", name]).fails_with(2, why);
+    }
+    lan.spokes[0].kill().unwrap();
+    let longest = "b".repeat(63);
+    let spoke = spawn_spoke(&lan.net, &lan.binaries, 0, &["--name", &longest]).unwrap();
+    spoke.wait_for_line(&format!("({longest})"), SOON).unwrap();
+}
+
+#[test]
 fn the_hub_is_told_under_its_machines_name_which_no_member_can_have() {
     let net = Net::named(&["laptop", "hub"]).unwrap();
     let file = net.spoke(0).private().join("lan.hosts");
