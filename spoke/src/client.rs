@@ -29,7 +29,7 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{self, Dial, Dialed, Lookup};
+use crate::dial::{self, Dial, Dialed, Lookup, Translation};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
@@ -437,7 +437,7 @@ impl Client {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve { host, port } => {
                     let unrouted = self.machine.is_unrouted(&host);
-                    let translation = unrouted.map(|address| (address, dial::name_servers()));
+                    let translation = Translation { unrouted, servers: dial::name_servers() };
                     let lookup = Lookup::start(host, port, translation, &self.waker);
                     self.connection = Connection::Lookup(lookup);
                 }
