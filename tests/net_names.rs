@@ -103,6 +103,36 @@ fn a_file_that_is_not_ours_is_left_alone_and_a_directory_is_made() {
 }
 
 #[test]
+fn links_pipes_and_devices_in_the_place_of_the_hosts_file_are_refused_and_stay() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let binaries = house::Binaries::find().unwrap();
+    let _hub = house::start_hub(&net, &binaries, &[]).unwrap();
+    let (host, private) = (net.spoke(0), net.spoke(0).private());
+    let own = "127.0.0.1 localhost\n192.0.2.99 printer\n";
+    let at = |name: &str| host.path(private.join(name));
+    fs::write(at("own"), own).unwrap();
+    std::os::unix::fs::symlink(private.join("own"), at("link")).unwrap();
+    std::os::unix::fs::symlink(private.join("nothing"), at("dangling")).unwrap();
+    fs::hard_link(at("own"), at("hard")).unwrap();
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    // A file of ours in which someone has put lines ahead of the first one.
+    let mixed = format!("192.0.2.98 scanner\n# Made by spoke --hosts; do not edit.\n{own}");
+    fs::write(at("mixed"), &mixed).unwrap();
+    for name in ["own", "link", "dangling", "hard", "pipe", "mixed", "null"] {
+        let path = if name == "null" { PathBuf::from("/dev/null") } else { private.join(name) };
+        let path = path.display().to_string();
+        let before = fs::symlink_metadata(at(name)).map(|found| found.file_type()).ok();
+        let refused = spawn_spoke(&net, &binaries, 0, &["--hosts", &path]).unwrap();
+        refused.wait_for_line(&format!("{path} was not made by this program"), SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success());
+        assert_eq!(fs::symlink_metadata(at(name)).map(|found| found.file_type()).ok(), before, "{name}");
+    }
+    assert_eq!(fs::read_to_string(at("own")).unwrap(), own);
+    assert_eq!(fs::read_to_string(at("mixed")).unwrap(), mixed);
+    assert!(!at("nothing").exists());
+}
+
+#[test]
 fn dnsmasq_answers_with_the_names() {
     use std::io::Write as _;
     use std::process::Command;
