@@ -1,159 +1,23 @@
 //! What others, and the kernel itself, do to a machine's network configuration while a spoke or a hub runs.
-//!
-//! ```text
-//!   mobile ── wlan0 ── spoke0 ──┐
-//!          ── wlan1 ── spoke1 ──┴── switch ── hub ── out0 ── web      both spokes' hosts are mere routers here
-//! ```
-//! Only the hub's host knows the way to web, and web none to the machines: what gets there went through the LAN.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, ping, ping_until, run, start_hub};
+use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, await_true, cable, ip, leaves_by, masquerade, talks};
+use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, ping, ping_until, run};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
-/// How long it may take until what someone else changed is set right, or a link is there again.
-const AT_ONCE: Duration = Duration::from_secs(1);
-const WEB: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
-const EVERYTHING: [&str; 4] = ["--accept-route", "0.0.0.0/0", "--accept-route", "::/0"];
-
-/// A machine that moves, and what is around it.
-struct World {
-    web: Host,
-    mobile: Host,
-    net: Net,
-    binaries: Binaries,
-}
-
-impl World {
-    fn new() -> World {
-        let net = Net::new(2).unwrap();
-        let (web, mobile) = (Host::new("web").unwrap(), Host::new("mobile").unwrap());
-        cable(net.hub(), "out0", &web, "eth0");
-        net.hub().ip("addr add 198.51.100.1/24 dev out0").unwrap();
-        web.ip("addr add 198.51.100.20/24 dev eth0").unwrap();
-        net.hub().nft(&masquerade("10.0.0.0/24", "hub0")).unwrap();
-        for i in 0..2 {
-            let router = net.spoke(i);
-            cable(router, "lan0", &mobile, &format!("wlan{i}"));
-            router.ip(&format!("addr add 172.20.{i}.1/24 dev lan0")).unwrap();
-            mobile.ip(&format!("addr add 172.20.{i}.9/24 dev wlan{i}")).unwrap();
-            router.forward();
-            for other in [net.hub(), net.spoke(1 - i)] {
-                other.ip(&format!("route add 172.20.{i}.0/24 via {}", Net::spoke_v4(i))).unwrap();
-            }
-        }
-        net.hub().forward();
-        mobile.ip("route add default via 172.20.0.1").unwrap();
-        ping_until(net.hub(), WEB.into(), SOON).unwrap();
-        ping_until(&mobile, Net::hub_v4().into(), SOON).unwrap();
-        ping_until(&mobile, Ipv4Addr::new(172, 20, 1, 1).into(), SOON).unwrap();
-        World { web, mobile, net, binaries: Binaries::find().unwrap() }
-    }
-
-    fn start_hub(&self, options: &[&str]) -> Process {
-        start_hub(&self.net, &self.binaries, options).unwrap()
-    }
-
-    fn start_spoke(&self, options: &[&str]) -> Process {
-        self.spawn_spoke(&["--hub", &Net::hub_v4().to_string(), "--ip", "10.0.0.2"], options)
-    }
-
-    fn spawn_spoke(&self, hub: &[&str], options: &[&str]) -> Process {
-        let mut command = Command::new(&self.binaries.spoke);
-        command.args(hub).args(options);
-        let spoke = self.mobile.spawn("spoke", &command).unwrap();
-        spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-        spoke
-    }
-
-    /// A spoke for whom everything goes through the LAN.
-    fn start_exit(&self) -> (Process, Process) {
-        let hub = self.start_hub(&["--route", "0.0.0.0/0"]);
-        let spoke = self.start_spoke(&EVERYTHING);
-        spoke.wait_for_line("route 0.0.0.0/0 installed", SOON).unwrap();
-        ping_until(&self.mobile, WEB.into(), SOON).unwrap();
-        (hub, spoke)
-    }
-
-    fn rules(&self) -> String {
-        ["-4", "-6"].map(|family| ip(&self.mobile, &format!("{family} rule show"))).concat()
-    }
-
-    /// The device by which a packet of the mobile host goes; `what` as for `ip route get`.
-    fn leaves_by(&self, what: &str) -> String {
-        leaves_by(&self.mobile, what)
-    }
-}
-
-/// Connects two hosts by a cable.
-fn cable(one: &Host, name: &str, other: &Host, its_name: &str) {
-    let namespace = other.namespace_path();
-    one.ip(&format!(
-        "link add {name} type veth peer name {its_name} netns {}\nlink set {name} up",
-        namespace.display()
-    ))
-    .unwrap();
-    other.ip(&format!("link set {its_name} up")).unwrap();
-}
-
-fn masquerade(from: &str, but_to: &str) -> String {
-    format!(
-        "table ip nat {{\nchain out {{\ntype nat hook postrouting priority srcnat\n\
-         ip saddr {from} oifname != \"{but_to}\" masquerade\n}}\n}}\n"
-    )
-}
-
-fn ip(host: &Host, arguments: &str) -> String {
-    let mut command = Command::new("ip");
-    command.args(arguments.split_ascii_whitespace());
-    String::from_utf8(host.output(command).unwrap().stdout).unwrap()
-}
-
-fn leaves_by(host: &Host, what: &str) -> String {
-    let mut command = Command::new("ip");
-    command.args(["route", "get"]).args(what.split_ascii_whitespace());
-    // A failure says that there is no way.
-    let text = run(host, command).out;
-    let mut words = text.split_ascii_whitespace().skip_while(|&word| word != "dev");
-    words.nth(1).unwrap_or("nowhere").to_owned()
-}
-
-/// Waits for what the kernel tells nobody of in this process.
-fn await_true(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + within;
-    while !is_so() {
-        assert!(Instant::now() < end, "waited {within:?} for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Whether a connection to `address` is made and carries bytes both ways.
-fn talks(from: &Host, address: SocketAddr, listener: &TcpListener) -> bool {
-    let Ok(mut there) = from.tcp_connect(address, AT_ONCE) else { return false };
-    let (mut here, _) = listener.accept().unwrap();
-    for stream in [&there, &here] {
-        stream.set_read_timeout(Some(AT_ONCE)).unwrap();
-    }
-    let mut answer = [0; 4];
-    there.write_all(b"ping").is_ok()
-        && here.read_exact(&mut answer).is_ok()
-        && here.write_all(b"pong").is_ok()
-        && there.read_exact(&mut answer).is_ok()
-        && &answer == b"pong"
-}
 
 #[test]
 fn policy_rules_that_someone_removes_are_back_at_once_and_told_of() {
-    let world = World::new();
+    let world = Mobile::new();
     let (_hub, spoke) = world.start_exit();
     let whole = world.rules();
     for family in ["-4", "-6"] {
@@ -190,7 +54,7 @@ fn policy_rules_that_someone_removes_are_back_at_once_and_told_of() {
 
 #[test]
 fn routes_that_are_removed_are_back_at_once() {
-    let world = World::new();
+    let world = Mobile::new();
     let (_hub, spoke) = world.start_exit();
     for change in [
         "route flush dev spoke0",
@@ -308,7 +172,7 @@ fn an_address_that_is_changed_on_the_hub_keeps_the_routes() {
 
 #[test]
 fn several_lans_on_one_machine_keep_to_their_own() {
-    let world = World::new();
+    let world = Mobile::new();
     let (_hub, first) = world.start_exit();
     let with_one = world.rules();
     let second_state = world.mobile.private().join("second");
@@ -339,7 +203,7 @@ fn several_lans_on_one_machine_keep_to_their_own() {
 
 #[test]
 fn a_machine_without_ipv6_is_on_a_lan_of_both_families() {
-    let world = World::new();
+    let world = Mobile::new();
     for name in ["all", "default"] {
         world
             .mobile
@@ -368,7 +232,7 @@ fn a_machine_without_ipv6_is_on_a_lan_of_both_families() {
 
 #[test]
 fn answers_leave_by_the_door_that_the_question_came_in_by() {
-    let world = World::new();
+    let world = Mobile::new();
     let container = Host::new("container").unwrap();
     cable(&world.mobile, "docker0", &container, "eth0");
     world.mobile.ip("addr add 172.17.0.1/16 dev docker0").unwrap();
@@ -406,7 +270,7 @@ fn answers_leave_by_the_door_that_the_question_came_in_by() {
 
 #[test]
 fn a_lan_with_the_addresses_of_a_network_of_the_machine_is_warned_of_and_shuts_nothing() {
-    let world = World::new();
+    let world = Mobile::new();
     let _hub = world.start_hub(&[]);
     let spoke = world.start_spoke(&[]);
     ping_until(&world.mobile, Lan::hub_address().into(), SOON).unwrap();
@@ -453,7 +317,7 @@ fn a_lan_with_the_addresses_of_a_network_of_the_machine_is_warned_of_and_shuts_n
 
 #[test]
 fn a_machine_that_moves_is_back_at_once() {
-    let world = World::new();
+    let world = Mobile::new();
     let _hub = world.start_hub(&[]);
     let spoke = world.start_spoke(&[]);
     ping_until(&world.mobile, Lan::hub_address().into(), SOON).unwrap();
@@ -486,7 +350,7 @@ fn a_machine_that_moves_is_back_at_once() {
 
 #[test]
 fn a_link_whose_new_way_works_is_kept_and_one_whose_new_way_does_not_is_given_up_at_once() {
-    let world = World::new();
+    let world = Mobile::new();
     let _hub = world.start_hub(&[]);
     let spoke = world.start_spoke(&[]);
     ping_until(&world.mobile, Lan::hub_address().into(), SOON).unwrap();
@@ -515,7 +379,7 @@ fn a_link_whose_new_way_works_is_kept_and_one_whose_new_way_does_not_is_given_up
 
 #[test]
 fn other_users_of_policy_routing_keep_their_traffic() {
-    let world = World::new();
+    let world = Mobile::new();
     // As Tailscale and a machine with two providers have it.
     world
         .mobile

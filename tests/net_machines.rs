@@ -61,6 +61,59 @@ fn a_second_spoke_on_one_machine_is_asked_for_by_its_own_state_and_leaves_nothin
 }
 
 #[test]
+fn of_several_that_start_at_once_on_a_new_state_directory_one_gets_it() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    // By other paths, too: it is the directory that counts.
+    fs::create_dir(state(laptop, "spoke")).unwrap();
+    fs::set_permissions(state(laptop, "spoke"), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("/var/lib/spoke", laptop.path("/var/lib/link")).unwrap();
+    let started: Vec<Process> = (0..6)
+        .map(|i| {
+            let (ip, tun) = (format!("10.0.0.{}", 2 + i), format!("lan{i}"));
+            let state = ["/var/lib/spoke", "/var/lib/link", "/var/lib/./spoke"][i % 3];
+            let options = ["--ip", &ip, "--tun", &tun, "--state", state];
+            laptop.spawn(&tun, &spoke(laptop, &hub, &options)).unwrap()
+        })
+        .collect();
+    let mut on_lan = 0;
+    for spoke in &started {
+        let line = spoke.wait_for_line("LAN as ", SOON).or_else(|_| spoke.wait_for_line("is in use", SOON));
+        let line = line.unwrap();
+        on_lan += usize::from(line.contains(SPOKE_ON_LAN));
+        if line.contains("is in use") {
+            assert_eq!(spoke.wait_exit(SOON).unwrap().code(), Some(1), "{line}");
+        }
+    }
+    assert_eq!(on_lan, 1);
+    let members = fs::read_to_string(state(net.hub(), "hub").join("members")).unwrap();
+    assert_eq!(members.lines().filter(|line| line.contains(" laptop")).count(), 1, "{members}");
+}
+
+#[test]
+fn a_key_that_is_kept_elsewhere_and_not_there_yet_makes_no_second_identity() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let (laptop, hub) = (net.spoke(0), Net::hub_v4().to_string());
+    let first = laptop.spawn("first", &spoke(laptop, &hub, &[])).unwrap();
+    let address = on_lan(&first);
+    first.kill().unwrap();
+    // As where keys are on a volume of their own, which is not mounted at first.
+    let (key, kept) = (state(laptop, "spoke").join("key"), laptop.path("/var/lib/secret"));
+    fs::rename(&key, &kept).unwrap();
+    std::os::unix::fs::symlink("/var/lib/mounted", &key).unwrap();
+    let early = laptop.spawn("early", &spoke(laptop, &hub, &[])).unwrap();
+    assert_eq!(early.wait_exit(SOON).unwrap().code(), Some(1));
+    early.wait_for_line("/var/lib/spoke/key: it is a link", SOON).unwrap();
+    assert!(fs::symlink_metadata(&key).unwrap().is_symlink());
+    fs::rename(&kept, laptop.path("/var/lib/mounted")).unwrap();
+    let later = laptop.spawn("later", &spoke(laptop, &hub, &[])).unwrap();
+    let line = on_lan(&later);
+    assert_eq!(line.split_once(SPOKE_ON_LAN).unwrap().1, address.split_once(SPOKE_ON_LAN).unwrap().1);
+}
+
+#[test]
 fn a_second_identity_of_earlier_days_is_used_if_it_was_on_a_lan_and_not_if_its_start_failed() {
     let net = Net::named(&["laptop"]).unwrap();
     let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
@@ -226,6 +279,40 @@ fn a_hub_named_by_an_ipv4_address_is_reached_through_nat64() {
     let second = laptop.spawn("laptop", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
     assert!(on_lan(&second).contains(translated), "{:?}", second.lines());
     ping(laptop, Lan::hub_address().into(), 56, SOON).unwrap();
+}
+
+#[test]
+fn translators_with_any_prefix_and_hubs_by_a_name_without_ipv6_are_reached_too() {
+    // Prefixes of RFC 6052 with ipv4only.arpa in them, and 192.0.2.1.
+    for (well_known, hub_there, by_name) in [
+        (["2001:db8:64:0:c0:0:aa00::", "2001:db8:64:0:c0:0:ab00::"], "2001:db8:64:0:c0:2:100::", true),
+        (["2001:db8:c000:aa::", "2001:db8:c000:ab::"], "2001:db8:c000:201::", false),
+    ] {
+        let net = Net::named(&["laptop"]).unwrap();
+        assert!(
+            net.ipv6(),
+            "this machine has no IPv6 (/proc/sys/net/ipv6 is missing): it can't be tested here"
+        );
+        let _hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+        let laptop = net.spoke(0);
+        net.hub().ip(&format!("addr add {hub_there}/128 dev lo")).unwrap();
+        let known = well_known.map(|text| text.parse().unwrap());
+        serve_names(net.hub(), (Net::hub_v6(), 53), "ipv4only.arpa", known.to_vec());
+        laptop.ip(&format!("route add {hub_there}/128 via {}", Net::hub_v6())).unwrap();
+        laptop.ip(&format!("addr del {}/24 dev eth0", Net::spoke_v4(0))).unwrap();
+        laptop.set_file("/etc/resolv.conf", &format!("nameserver {}\n", Net::hub_v6())).unwrap();
+        // A person's own file knows of no translator.
+        net.name_hub(0, "hub.example").unwrap();
+        let hub = if by_name { "hub.example".to_owned() } else { Net::hub_v4().to_string() };
+        let first = laptop.spawn("laptop", &spoke(laptop, &hub, &["--ip", "10.0.0.2"])).unwrap();
+        let line = on_lan(&first);
+        let hub_there: std::net::Ipv6Addr = hub_there.parse().unwrap();
+        assert!(line.contains(&format!("[{hub_there}]:5678")), "{line}");
+        ping(laptop, Lan::hub_address().into(), 56, SOON).unwrap();
+        let mut check = Command::new(Binaries::find().unwrap().spoke);
+        check.args(["check", "--hub", &hub]);
+        run(laptop, check).good();
+    }
 }
 
 #[test]

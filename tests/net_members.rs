@@ -303,3 +303,108 @@ fn an_automatic_address_is_none_that_a_person_would_choose() {
     let chosen = spawn_with(&net, &binaries, 1, &["--ip", "10.0.0.2"]);
     chosen.wait_for_line("on the LAN as 10.0.0.2 ", SOON).unwrap();
 }
+
+/// Joins as spoke `i` on its own host; its address.
+fn address_of(net: &Net, binaries: &Binaries, i: usize, options: &[&str]) -> (String, Process) {
+    let spoke = spawn_with(net, binaries, i, options);
+    let line = spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let rest = line.split_once(SPOKE_ON_LAN).unwrap().1;
+    (rest.split_once(" (").unwrap().0.to_owned(), spoke)
+}
+
+#[test]
+fn automatic_addresses_keep_clear_of_chosen_ones_wherever_they_are_chosen() {
+    // Among the highest of a small subnet, of both families; and by a line of the list, for one who was never here.
+    let net = Net::new(4).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let hub = ["--subnet", "fd00::/125"];
+    let directory = state(net.hub(), "hub");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let absent = PrivateKey::from_random([9; 32]).public();
+    std::fs::write(directory.join("members"), format!("{absent} absent 10.0.0.253,fd00::6\n")).unwrap();
+    let _hub = start_hub(&net, &binaries, &hub).unwrap();
+    let (chosen, _first) = address_of(&net, &binaries, 0, &["--ip", "10.0.0.254", "--ip", "fd00::7"]);
+    assert_eq!(chosen, "10.0.0.254 and fd00::7");
+    let (automatic, second) = address_of(&net, &binaries, 1, &[]);
+    assert_eq!(automatic, "10.0.0.252 and fd00::5");
+    let (mixed, _third) = address_of(&net, &binaries, 2, &["--ip", "10.0.0.251"]);
+    assert_eq!(mixed, "10.0.0.251 and fd00::4");
+    // A person who chooses the address of one who got it by itself is told whose it is, and that one keeps it.
+    let refused = spawn_with(&net, &binaries, 3, &["--ip", "10.0.0.252"]);
+    refused.wait_for_line("10.0.0.252 is held by spoke1: choose another with --ip", SOON).unwrap();
+    second.kill().unwrap();
+    drop(refused);
+    let (again, _second) = address_of(&net, &binaries, 1, &[]);
+    assert_eq!(again, automatic);
+}
+
+#[test]
+fn of_three_clones_one_stays_and_each_is_told_once() {
+    let net = Net::new(3).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let options = ["--name", "spoke0", "--ip", "10.0.0.2"];
+    let first = spawn_with(&net, &binaries, 0, &options);
+    first.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let clones = [1, 2].map(|i| {
+        copy_state(&state(net.spoke(0), "spoke"), &state(net.spoke(i), "spoke")).unwrap();
+        spawn_with(&net, &binaries, i, &options)
+    });
+    const WARNING: &str = "two machines with the same key";
+    hub.wait_for_line(WARNING, Duration::from_secs(60)).unwrap();
+    let all = [&first, &clones[0], &clones[1]];
+    let end = Instant::now() + Duration::from_secs(60);
+    let told = |spoke: &Process| spoke.lines().iter().any(|line| line.contains("in use by another machine"));
+    while all.iter().filter(|spoke| told(spoke)).count() < 2 {
+        assert!(Instant::now() < end, "{:?}", hub.lines());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Each pair of machines is named, and then there is silence: nobody takes turns.
+    let mark = hub.mark();
+    thread::sleep(Duration::from_secs(25));
+    let since = &hub.lines()[mark..];
+    assert!(!since.iter().any(|line| line.contains("on the LAN")), "{since:?}");
+    let warnings = hub.lines().iter().filter(|line| line.contains(WARNING)).count();
+    assert!(warnings <= 2, "{warnings} warnings: {:?}", hub.lines());
+    ping_until(net.hub(), Lan::address(0).into(), SOON).unwrap();
+}
+
+#[test]
+fn a_clone_behind_the_same_address_as_its_original_is_told_of_too() {
+    // Two machines behind one router, as at home or in a cloud.
+    let net = Net::named(&["router"]).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let router = net.spoke(0);
+    let machines = [([192, 168, 7], "lan0"), ([192, 168, 8], "lan1")]
+        .map(|(network, device)| house::host_behind(router, device, device, network).unwrap());
+    router
+        .nft("table ip nat {\nchain out {\ntype nat hook postrouting priority srcnat\noifname \"eth0\" masquerade\n}\n}\n")
+        .unwrap();
+    let hub = start_hub(&net, &binaries, &[]).unwrap();
+    let start = |host: &Host| {
+        let mut command = Command::new(&binaries.spoke);
+        command.args(["--hub", "192.0.2.1", "--name", "twin", "--ip", "10.0.0.2", "--state"]);
+        command.arg(host.private().join("spoke"));
+        host.spawn("twin", &command).unwrap()
+    };
+    let first = start(&machines[0]);
+    first.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    copy_state(&state(&machines[0], "spoke"), &state(&machines[1], "spoke")).unwrap();
+    let second = start(&machines[1]);
+    let line = hub.wait_for_line("two machines with the same key", Duration::from_secs(60)).unwrap();
+    // Only the ports tell them apart.
+    let sources = line.matches("192.0.2.10:").count();
+    assert_eq!(sources, 2, "{line}");
+    let end = Instant::now() + Duration::from_secs(20);
+    let told = |spoke: &Process| spoke.lines().iter().any(|line| line.contains("in use by another machine"));
+    while !told(&first) && !told(&second) {
+        assert!(Instant::now() < end, "{:?}", hub.lines());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mark = hub.mark();
+    thread::sleep(Duration::from_secs(12));
+    assert!(!hub.lines()[mark..].iter().any(|line| line.contains("on the LAN")), "{:?}", hub.lines());
+    let warnings = hub.lines().iter().filter(|line| line.contains("two machines")).count();
+    assert_eq!(warnings, 1, "{:?}", hub.lines());
+}

@@ -103,6 +103,36 @@ fn a_file_that_is_not_ours_is_left_alone_and_a_directory_is_made() {
 }
 
 #[test]
+fn links_pipes_and_devices_in_the_place_of_the_hosts_file_are_refused_and_stay() {
+    let net = Net::named(&["laptop"]).unwrap();
+    let binaries = house::Binaries::find().unwrap();
+    let _hub = house::start_hub(&net, &binaries, &[]).unwrap();
+    let (host, private) = (net.spoke(0), net.spoke(0).private());
+    let own = "127.0.0.1 localhost\n192.0.2.99 printer\n";
+    let at = |name: &str| host.path(private.join(name));
+    fs::write(at("own"), own).unwrap();
+    std::os::unix::fs::symlink(private.join("own"), at("link")).unwrap();
+    std::os::unix::fs::symlink(private.join("nothing"), at("dangling")).unwrap();
+    fs::hard_link(at("own"), at("hard")).unwrap();
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    // A file of ours in which someone has put lines ahead of the first one.
+    let mixed = format!("192.0.2.98 scanner\n# Made by spoke --hosts; do not edit.\n{own}");
+    fs::write(at("mixed"), &mixed).unwrap();
+    for name in ["own", "link", "dangling", "hard", "pipe", "mixed", "null"] {
+        let path = if name == "null" { PathBuf::from("/dev/null") } else { private.join(name) };
+        let path = path.display().to_string();
+        let before = fs::symlink_metadata(at(name)).map(|found| found.file_type()).ok();
+        let refused = spawn_spoke(&net, &binaries, 0, &["--hosts", &path]).unwrap();
+        refused.wait_for_line(&format!("{path} was not made by this program"), SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success());
+        assert_eq!(fs::symlink_metadata(at(name)).map(|found| found.file_type()).ok(), before, "{name}");
+    }
+    assert_eq!(fs::read_to_string(at("own")).unwrap(), own);
+    assert_eq!(fs::read_to_string(at("mixed")).unwrap(), mixed);
+    assert!(!at("nothing").exists());
+}
+
+#[test]
 fn dnsmasq_answers_with_the_names() {
     use std::io::Write as _;
     use std::process::Command;
@@ -169,6 +199,77 @@ fn nobody_is_called_localhost() {
         assert!(!refused.wait_exit(SOON).unwrap().success());
         house::ask_hub(&lan.net, &["invite", name]).fails_with(2, why);
     }
+}
+
+#[test]
+fn whatever_a_machine_is_called_its_name_is_a_label_of_its_own() {
+    let long = "a".repeat(63);
+    let machines = [
+        "m\u{fc}nchen",
+        "LOCALHOST",
+        "_gateway",
+        "192.168.1.1",
+        "laptop.",
+        &long,
+        &format!("{long}x")[..64],
+        "hub",
+    ];
+    let net = Net::named(&machines).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let file = file.display().to_string();
+    let mut lan = Lan::with_options(net, &[], &[&["--hosts", &file]]).unwrap();
+    for i in 1..machines.len() {
+        let spoke = spawn_spoke(&lan.net, &lan.binaries, i, &[]).unwrap();
+        spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+        lan.spokes.push(spoke);
+    }
+    let shortened = format!("10.0.0.8 {}-2", "a".repeat(61));
+    let expected = [
+        &format!("10.0.0.7 {long}"),
+        &shortened,
+        "10.0.0.4 gateway",
+        "10.0.0.1 hub",
+        "10.0.0.9 hub-2",
+        "10.0.0.6 laptop",
+        "10.0.0.3 localhost-2",
+        "10.0.0.2 m-nchen",
+        "10.0.0.5 192-2",
+    ];
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(&seen).unwrap();
+        let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let mut expected = expected.to_vec();
+        lines.sort_unstable();
+        expected.sort_unstable();
+        if lines == expected {
+            break;
+        }
+        assert!(start.elapsed() < SOON, "{lines:#?}\n is not {expected:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // What a person types is refused with the reason; the longest label is none too many.
+    let too_long = "b".repeat(64);
+    for (name, why) in [
+        ("m\u{fc}nchen", "letters, digits"),
+        ("xn--mnchen-3ya", "letters, digits or hyphens"),
+        ("laptop.", "letters, digits or hyphens"),
+        ("_x", "letters, digits or hyphens"),
+        ("0x7F000001", "read this name as an address"),
+        ("127", "read this name as an address"),
+        ("IP6-LocalHost", "means something else"),
+        (too_long.as_str(), "1 to 63"),
+    ] {
+        let refused = spawn_spoke(&lan.net, &lan.binaries, 0, &["--name", name]).unwrap();
+        refused.wait_for_line(why, SOON).unwrap();
+        assert!(!refused.wait_exit(SOON).unwrap().success(), "{name}");
+        house::ask_hub(&lan.net, &["invite", name]).fails_with(2, why);
+    }
+    lan.spokes[0].kill().unwrap();
+    let longest = "b".repeat(63);
+    let spoke = spawn_spoke(&lan.net, &lan.binaries, 0, &["--name", &longest]).unwrap();
+    spoke.wait_for_line(&format!("({longest})"), SOON).unwrap();
 }
 
 #[test]

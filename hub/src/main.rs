@@ -79,8 +79,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
     let mut server = Server::new(&config, signals, hangups)?;
-    let readable = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-    let readable: Vec<PathBuf> = readable.flat_map(|file| sandbox::directories_of(file)).collect();
+    let tls = config.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
+    let readable: Vec<PathBuf> =
+        tls.chain(server.linked_files()).flat_map(|file| sandbox::directories_of(&file)).collect();
     // The ports are bound already; that of names is bound again where the LAN moves to another subnet.
     let needs = Needs { profile: Profile::Accepts, readable: &readable, binds_names: config.zone.is_some() };
     sandbox::enter(server.state(), None, config.user.as_ref(), needs)?;

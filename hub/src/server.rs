@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -205,6 +206,11 @@ impl Server {
     /// Its state directory.
     pub fn state(&self) -> &State {
         self.store.state()
+    }
+
+    /// Files of the state directory that are links. What they lead to is read again when a person says so.
+    pub fn linked_files(&self) -> Vec<PathBuf> {
+        self.store.linked_files()
     }
 
     /// Runs until a signal says stop. To be called once the process is confined: a thread is started here.

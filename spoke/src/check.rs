@@ -18,7 +18,6 @@ use common::wire::key::PublicKey;
 use ipnetwork::IpNetwork;
 
 use crate::client::HUBS;
-use crate::client::machine::overlap;
 use crate::control::{Request, Status};
 use crate::report;
 use crate::uplink::pins;
@@ -108,8 +107,5 @@ fn overlaps(config: &Config, known: &Known) -> Result<Vec<String>, String> {
     };
     let own = netlink.link(device).ok().map(|link| link.index);
     let around = Surroundings::without(&netlink, own).map_err(|error| error.to_string())?;
-    let all = lans.iter().flat_map(|&lan| {
-        around.overlapping(lan).map(|network| overlap(lan, network, device)).collect::<Vec<_>>()
-    });
-    Ok(all.collect())
+    Ok(around.overlaps(&lans, device))
 }

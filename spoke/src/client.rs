@@ -28,7 +28,7 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{self, Dial, Lookup};
+use crate::dial::{self, Dial, Lookup, Translation};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
@@ -403,7 +403,7 @@ impl Client {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve { host, port } => {
                     let unrouted = self.machine.is_unrouted(&host);
-                    let translation = unrouted.map(|address| (address, dial::name_servers()));
+                    let translation = Translation { unrouted, servers: dial::name_servers() };
                     let lookup = Lookup::start(host, port, translation, &self.waker);
                     self.connection = Connection::Lookup(lookup);
                 }

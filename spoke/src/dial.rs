@@ -41,19 +41,42 @@ pub struct Lookup {
     thread: io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
+/// What a network that has IPv6 alone needs to tell how IPv4 addresses are reached all the same.
+#[derive(Debug, Default)]
+pub struct Translation {
+    /// The host, if it is an IPv4 address to which the machine has no way.
+    pub unrouted: Option<Ipv4Addr>,
+    /// Name servers.
+    pub servers: Vec<IpAddr>,
+}
+
+impl Translation {
+    /// More addresses of a host: none where one of those that were found can be reached.
+    fn of(&self, found: &[SocketAddr]) -> Vec<Ipv6Addr> {
+        let v4 = |address: &SocketAddr| match address {
+            SocketAddr::V4(v4) if !has_way(*address) => Some(*v4.ip()),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+        };
+        // Names in a file, and name servers that a person chose, do not know of the translator either.
+        let unrouted: Option<Vec<Ipv4Addr>> = match self.unrouted {
+            Some(address) => Some(vec![address]),
+            None => found.iter().map(v4).collect(),
+        };
+        let unrouted = unrouted.filter(|addresses| !addresses.is_empty());
+        unrouted.map_or_else(Vec::new, |addresses| translate(&addresses, &self.servers))
+    }
+}
+
+/// Whether the machine has a route there: a socket is not connected without.
+fn has_way(to: SocketAddr) -> bool {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(to)).is_ok()
+}
+
 type Work = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
 
 impl Lookup {
     /// Starts looking up; `waker` wakes the event loop at the end, and at once where no thread can be had.
-    ///
-    /// `translation`: the host's IPv4 address, if it is one to which there is no way, and name servers, by which a
-    /// network that has IPv6 alone may tell how it is reached all the same.
-    pub fn start(
-        host: String,
-        port: u16,
-        translation: Option<(Ipv4Addr, Vec<IpAddr>)>,
-        waker: &Arc<Waker>,
-    ) -> Lookup {
+    pub fn start(host: String, port: u16, translation: Translation, waker: &Arc<Waker>) -> Lookup {
         Lookup::start_by(
             |work| std::thread::Builder::new().name("look-up".to_owned()).spawn(work),
             (host, port),
@@ -65,15 +88,16 @@ impl Lookup {
     fn start_by(
         spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
         (host, port): (String, u16),
-        translation: Option<(Ipv4Addr, Vec<IpAddr>)>,
+        translation: Translation,
         waker: &Arc<Waker>,
     ) -> Lookup {
         let wake = Arc::clone(waker);
         let thread = spawn(Box::new(move || {
-            let translated = translation.map_or_else(Vec::new, |(hub, servers)| translate(hub, &servers));
-            let translated = translated.into_iter().map(|address| SocketAddr::from((address, port)));
-            let found =
-                (host.as_str(), port).to_socket_addrs().map(|found| translated.chain(found).collect());
+            let found = (host.as_str(), port).to_socket_addrs().map(|found| {
+                let found: Vec<SocketAddr> = found.collect();
+                let translated = translation.of(&found).into_iter().map(|address| (address, port).into());
+                translated.chain(found.iter().copied()).collect()
+            });
             // A loop that is gone needs no waking.
             let _ = wake.wake();
             found
@@ -111,13 +135,15 @@ pub fn name_servers() -> Vec<IpAddr> {
     found
 }
 
-/// The addresses by which this network's translators reach an IPv4 address.
-fn translate(address: Ipv4Addr, servers: &[IpAddr]) -> Vec<Ipv6Addr> {
+/// The addresses by which this network's translators reach IPv4 addresses.
+fn translate(addresses: &[Ipv4Addr], servers: &[IpAddr]) -> Vec<Ipv6Addr> {
     for _ in 0..QUESTIONS {
         for &server in servers {
             match ask(server) {
                 Ok(found) => {
-                    return nat64::prefixes(&found).iter().map(|prefix| prefix.embed(address)).collect();
+                    let prefixes = nat64::prefixes(&found);
+                    let of = |&address: &Ipv4Addr| prefixes.iter().map(move |prefix| prefix.embed(address));
+                    return addresses.iter().flat_map(of).collect();
                 }
                 Err(error) => log::debug!("no answer from the name server {server}: {error}"),
             }
@@ -279,7 +305,7 @@ mod tests {
         const WAKE: mio::Token = mio::Token(3);
         let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
-        let lookup = Lookup::start_by(spawn, ("127.0.0.1".to_owned(), 80), None, &waker);
+        let lookup = Lookup::start_by(spawn, ("127.0.0.1".to_owned(), 80), Translation::default(), &waker);
         poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
         assert!(events.iter().any(|event| event.token() == WAKE), "the loop is not woken");
         lookup.finish()

@@ -340,13 +340,24 @@ impl KernelRoutes {
             if device == self.device { lan.push(network) } else { others.push(network) }
         }
         let (device, table, hub) = (self.device, table(self.device), std::mem::take(&mut self.hub));
+        let is_own = |rule: &&Rule| rule.owner & !OTHER_GENERATION == device;
+        let other_hubs: BTreeSet<IpNetwork> =
+            observed.iter().filter(|rule| !is_own(rule)).filter_map(rules::hub_of).collect();
         for family in [Family::V4, Family::V6] {
             let has_direct = self.direct.keys().any(|&address| Family::of(address) == family);
             let direct = has_direct.then(|| direct_table(device));
-            let policy =
-                Policy { family, table, around: &around, hub: &hub, lan: &lan, others: &others, direct };
-            let is_own = |rule: &&Rule| rule.family == family && rule.owner & !OTHER_GENERATION == device;
-            let observed: Vec<Rule> = observed.iter().filter(is_own).copied().collect();
+            let policy = Policy {
+                family,
+                table,
+                around: &around,
+                hub: &hub,
+                other_hubs: &other_hubs,
+                lan: &lan,
+                others: &others,
+                direct,
+            };
+            let own = observed.iter().filter(is_own).filter(|rule| rule.family == family);
+            let observed: Vec<Rule> = own.copied().collect();
             missing.extend(self.family(family).apply(tun.netlink(), &policy, device, observed));
         }
         self.hub = hub;

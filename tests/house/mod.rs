@@ -24,6 +24,7 @@ mod capture;
 mod host;
 mod lan;
 pub(crate) mod line;
+pub(crate) mod mobile;
 mod names;
 mod net;
 mod probe;

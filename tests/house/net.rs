@@ -189,6 +189,11 @@ impl Net {
         ))
     }
 
+    /// Undoes [`Net::lose_longer`].
+    pub(crate) fn close_hole(&self, i: usize) -> Result<()> {
+        self.switch.nft(&format!("delete table bridge hole{}\n", 1 + i))
+    }
+
     /// Lays the cables.
     fn wire(&self) -> Result<()> {
         // Without snooping the bridge floods multicast, as neighbour discovery needs.

@@ -77,9 +77,31 @@ impl Surroundings {
         self.networks.iter().filter(move |network| prefix::overlap(network.address, prefix))
     }
 
+    /// A sentence for each network that shares addresses with one of the LAN's prefixes, which are reached through
+    /// `device`.
+    pub fn overlaps(&self, lan: &[IpNetwork], device: &str) -> Vec<String> {
+        let of = |&lan: &IpNetwork| self.overlapping(lan).map(move |network| network.overlap(lan, device));
+        lan.iter().flat_map(of).collect()
+    }
+
     /// Whether the machine has this very address.
     pub fn has(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.address.ip() == address)
+    }
+}
+
+impl Network {
+    /// A sentence about addresses that are this network's and the LAN's.
+    fn overlap(&self, lan: IpNetwork, device: &str) -> String {
+        let subnet = |address: IpNetwork| format!("{}/{}", address.network(), address.prefix());
+        let name = self.device.as_str();
+        let (winner, loser) =
+            if self.address.prefix() >= lan.prefix() { (name, "the LAN") } else { (device, name) };
+        let (lan, theirs) = (subnet(lan), subnet(self.address));
+        format!(
+            "the LAN's {lan} and {theirs}, the network of {name}, share addresses: what is in both goes to {winner}, \
+             not to {loser}, until this machine leaves {theirs} or the LAN gets another subnet"
+        )
     }
 }
 

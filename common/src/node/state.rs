@@ -53,6 +53,8 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The file is a link to one elsewhere, which would be replaced.
+    Link(PathBuf),
     /// A file that this program was to keep in step was made by somebody else.
     NotOurs(PathBuf),
     /// The system refused.
@@ -101,6 +103,12 @@ impl fmt::Display for Error {
             Error::Damaged { path, line, why } => write!(
                 f,
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
+                path.display()
+            ),
+            Error::Link(path) => write!(
+                f,
+                "cannot write {}: it is a link, which is left to whoever made it: what it leads to is read, and may be \
+                 missing; put a file in its place for what this program writes",
                 path.display()
             ),
             Error::NotOurs(path) => write!(
@@ -284,7 +292,11 @@ impl State {
     }
 
     /// Writes a file (mode 0600) whole or not at all, also through a loss of power.
+    ///
+    /// # Errors
+    /// [`Error::Link`] for a link, as a tool makes that keeps the file elsewhere: it would be replaced.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        self.check_no_link(name)?;
         replace(&self.directory, name.as_ref(), text, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
     }
@@ -292,6 +304,7 @@ impl State {
     /// Adds text at the end of a file that is there, and waits until it is on the disk. Where that fails the file
     /// is as it was, if the disk lets it be: [`State::write`] mends it.
     pub fn append(&self, name: &str, text: &str) -> Result<(), Error> {
+        self.check_no_link(name)?;
         let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let append = || {
             let mut file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
@@ -302,6 +315,16 @@ impl State {
             })
         };
         append().map_err(|error| Error::Io { tried: "write", path: self.path.join(name), error })
+    }
+
+    /// Whether a file is a link, as to one elsewhere.
+    pub fn is_link(&self, name: &str) -> bool {
+        fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
+    }
+
+    fn check_no_link(&self, name: &str) -> Result<(), Error> {
+        if self.is_link(name) { Err(Error::Link(self.path.join(name))) } else { Ok(()) }
     }
 
     /// What changes whenever a file is written or replaced; `None` where there is none.

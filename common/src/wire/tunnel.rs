@@ -159,6 +159,11 @@ impl Tunnel {
         self.liveness.heard_at()
     }
 
+    /// When the last ping was sent that was answered. What was heard since says nothing about what is sent.
+    pub fn answered(&self) -> Option<Instant> {
+        self.liveness.answered()
+    }
+
     /// Packets that came out, and packets that went in.
     pub fn traffic(&self) -> (Traffic, Traffic) {
         (self.received, self.outbound.traffic)

@@ -23,6 +23,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const MAX_KEYS: usize = 65_536;
 /// Links that take the place of a live one before it is asked for a sign of life.
 const TAKEOVERS: u32 = 2;
+/// Machines with one key that are kept apart: of more, which may be an image that is installed again and again, some are
+/// named again.
+const MAX_CLONES: usize = 8;
 /// A key that has not been taken over for so long is as good as new.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
@@ -38,7 +41,8 @@ struct Record {
     due_at: Instant,
     takeovers: u32,
     taken_over_at: Option<Instant>,
-    clone: Option<SecondMachine>,
+    /// Other machines with this key, the one that tried last at the end; at most [`MAX_CLONES`].
+    clones: Vec<SecondMachine>,
 }
 
 /// Two machines with the same key.
@@ -96,7 +100,8 @@ impl Joins {
     pub fn take_over(&mut self, key: PublicKey, now: Instant) -> bool {
         let Some(record) = self.keys.get_mut(&key) else { return false };
         if record.is_over(now) {
-            (record.takeovers, record.clone) = (0, None);
+            record.takeovers = 0;
+            record.clones.clear();
         }
         record.takeovers = record.takeovers.saturating_add(1);
         record.taken_over_at = Some(now);
@@ -122,20 +127,26 @@ impl Joins {
     /// news.
     pub fn note_clone(&mut self, key: PublicKey, source: SocketAddr, now: Instant) -> bool {
         let Some(record) = self.keys.get_mut(&key) else { return true };
-        let is_news = record.clone.is_none_or(|clone| clone.source.ip() != source.ip());
-        record.clone = Some(SecondMachine { source, at: now });
-        is_news
+        let is_same = |clone: &SecondMachine| clone.source.ip() == source.ip();
+        let is_known = record.clones.iter().any(is_same);
+        record.clones.retain(|clone| !is_same(clone));
+        if record.clones.len() >= MAX_CLONES {
+            record.clones.remove(0);
+        }
+        record.clones.push(SecondMachine { source, at: now });
+        !is_known
     }
 
     /// The other machine with this key, if there was one lately.
     pub fn second_machine(&self, key: &PublicKey, now: Instant) -> Option<SecondMachine> {
-        self.keys.get(key)?.clone.filter(|clone| now < clone.at + FORGET_AFTER)
+        let last = self.keys.get(key)?.clones.last().copied();
+        last.filter(|clone| now < clone.at + FORGET_AFTER)
     }
 }
 
 impl Record {
     fn new(now: Instant) -> Record {
-        Record { due_at: now, takeovers: 0, taken_over_at: None, clone: None }
+        Record { due_at: now, takeovers: 0, taken_over_at: None, clones: Vec::new() }
     }
 
     /// Whether it was not taken over lately.
@@ -182,6 +193,14 @@ mod tests {
         assert!(joins.note_clone(key(1), source, now));
         assert!(!joins.note_clone(key(1), source, now), "it is told once");
         assert_eq!(joins.second_machine(&key(1), now).map(|clone| clone.source), Some(source));
+        // A third one is news, and when both try in turn neither is again.
+        let third = "192.0.2.8:1".parse().unwrap();
+        assert!(joins.note_clone(key(1), third, now));
+        assert!([source, third, source].iter().all(|&source| !joins.note_clone(key(1), source, now)));
+        for last in 20..120 {
+            joins.note_clone(key(1), SocketAddr::from(([192, 0, 2, last], 1)), now);
+        }
+        assert_eq!(joins.keys[&key(1)].clones.len(), MAX_CLONES);
         assert!(!joins.take_over(key(1), now + FORGET_AFTER), "it is forgotten in the end");
         assert_eq!(joins.second_machine(&key(1), now + FORGET_AFTER), None);
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use common::linux::sandbox::User;
 use common::linux::tun;
@@ -49,6 +49,8 @@ pub enum Error {
     Tun(tun::Error),
     /// The TLS certificate.
     Tls(FileError),
+    /// The hub would have this address, of this subnet, which is that of the machine's router.
+    Router(IpAddr, IpNetwork),
     /// The port.
     Listen(SocketAddr, io::Error),
     /// The raw sockets for pings.
@@ -65,6 +67,11 @@ impl fmt::Display for Error {
             Error::State(error) => error.fmt(f),
             Error::Tun(error) => error.fmt(f),
             Error::Tls(error) => error.fmt(f),
+            Error::Router(address, subnet) => write!(
+                f,
+                "{address}, which the hub has in {subnet}, is the address of this machine's router, which it would shut: \
+                 start it with another --subnet, after `hub renumber` if there are members already"
+            ),
             Error::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(
                     f,

@@ -28,6 +28,9 @@ const SUBNETS: &str = "subnets";
 /// A file that is there while the hub is locked.
 const LOCKED: &str = "locked";
 
+/// All of them.
+pub(super) const NAMES: [&str; 5] = [MEMBERS, RULES, INVITES, SUBNETS, LOCKED];
+
 const LOCKED_TEXT: &str = "# While this file is there, only members and those with an invite can join.\n";
 
 /// Most lines that are warned about at once.

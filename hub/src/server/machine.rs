@@ -7,19 +7,21 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use common::linux::device::{Device, DeviceConfig};
 use common::linux::monitor::{Drained, Monitor, Pacer};
-use common::linux::netlink::{self, Family, Netlink, Route, Rule, RuleAction};
+use common::linux::netlink::{self, Family, MAIN_TABLE, Netlink, Route, Rule, RuleAction};
 use common::linux::policy::{self, table};
+use common::linux::surroundings::Surroundings;
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
 use common::queue::Buf;
 use ipnetwork::IpNetwork;
-use log::{debug, warn};
+use log::{debug, info, warn};
 
-use super::Config;
+use super::{Config, Error};
 use crate::lan::subnets::Subnets;
 
 /// The device and what the kernel has through it.
@@ -28,6 +30,8 @@ pub(super) struct Machine {
     device: Device,
     /// The LAN's.
     mtu: u32,
+    /// The hub's addresses with the LAN's prefixes.
+    lan: Vec<IpNetwork>,
     /// The prefixes that the kernel is to reach through the device, and why it does not.
     routes: BTreeMap<IpNetwork, Option<String>>,
     rules: Rules,
@@ -36,6 +40,8 @@ pub(super) struct Machine {
     pacer: Pacer,
     /// The steps on the device that failed in the last attempt.
     problems: Vec<String>,
+    /// The networks of the machine that have addresses of the LAN; a sentence each.
+    overlaps: Vec<String>,
     /// For packets that the device takes in pieces.
     scratch: Vec<u8>,
 }
@@ -64,28 +70,35 @@ impl Machine {
     /// Makes the device, sets it up, and listens to the kernel. `tcp_ports`: what the hub listens on.
     ///
     /// # Errors
-    /// Where the device cannot be what the command line says.
-    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>) -> Result<Machine, tun::Error> {
+    /// Where the device cannot be what the command line says, or shuts the machine's way to its router.
+    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>) -> Result<Machine, Error> {
         let mut tun = Tun::open(&config.tun)?;
+        if let Some((hub, subnet)) = router(&tun, config.subnets) {
+            return Err(Error::Router(hub, subnet));
+        }
         let mut device = Device::default();
         device.configure(&mut tun, device_config(config.subnets, config.mtu))?;
         if let Some(error) = device.take_failure() {
-            return Err(error);
+            return Err(error.into());
         }
         policy::remove_stale(&tun);
         let monitor = Monitor::open(tun.netlink())
             .map_err(|error| warn!("cannot watch the kernel's network configuration: {error}"));
-        Ok(Machine {
+        let mut machine = Machine {
             tun,
             device,
             mtu: config.mtu,
+            lan: config.subnets.hub().collect(),
             routes: BTreeMap::new(),
             rules: Rules { tcp_ports, ..Rules::default() },
             monitor: monitor.ok(),
             pacer: Pacer::default(),
             problems: Vec::new(),
+            overlaps: Vec::new(),
             scratch: Vec::new(),
-        })
+        };
+        machine.look_around()?;
+        Ok(machine)
     }
 
     /// Registers the device and the kernel's announcements.
@@ -105,9 +118,13 @@ impl Machine {
     /// Where the device is gone and cannot be made anew.
     pub(super) fn set_subnets(&mut self, subnets: Subnets) -> Result<(), tun::Error> {
         self.device.configure(&mut self.tun, device_config(subnets, self.mtu))?;
+        self.lan = subnets.hub().collect();
         // The kernel takes routes away with addresses.
         self.restore_routes();
         self.note_problems();
+        if let Err(error) = self.look_around() {
+            warn!("{error}");
+        }
         Ok(())
     }
 
@@ -238,8 +255,7 @@ impl Machine {
         }
         self.note_problems();
         seen.networks = self
-            .tun
-            .other_networks()
+            .look_around()
             .map_err(|error| warn!("{error}; routes of members may lie in a network of this machine"))
             .ok();
         Ok(Some(seen))
@@ -252,7 +268,24 @@ impl Machine {
             .iter()
             .filter_map(|(prefix, why)| Some(format!("route {prefix} is not installed: {}", why.as_ref()?)));
         let rules = self.rules.failed.clone();
-        self.problems.iter().cloned().chain(rules).chain(routes).take(8).collect()
+        self.problems.iter().chain(&self.overlaps).cloned().chain(rules).chain(routes).take(8).collect()
+    }
+
+    /// The networks that the machine is in now. Warns of those with addresses of the LAN, once each time that they appear.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub(super) fn look_around(&mut self) -> Result<Vec<IpNetwork>, tun::Error> {
+        let around = Surroundings::observe(&self.tun)?;
+        let overlaps = around.overlaps(&self.lan, self.tun.name());
+        for line in overlaps.iter().filter(|line| !self.overlaps.contains(line)) {
+            warn!("{line} (`hub renumber`)");
+        }
+        if overlaps.is_empty() && !self.overlaps.is_empty() {
+            info!("no network of this machine shares addresses with the LAN any more");
+        }
+        self.overlaps = overlaps;
+        Ok(around.networks().collect())
     }
 
     /// Adds the routes that are missing; those that had been there.
@@ -294,6 +327,17 @@ impl Machine {
         }
         self.problems = problems;
     }
+}
+
+/// The hub's address that is a router of this machine's, with its subnet: once the device has it, the kernel takes that
+/// router's packets for forgeries.
+fn router(tun: &Tun, subnets: Subnets) -> Option<(IpAddr, IpNetwork)> {
+    let tables = [Family::V4, Family::V6].map(|family| tun.netlink().table(family, MAIN_TABLE));
+    // A kernel without IPv6 has no routes of it.
+    let routes = tables.into_iter().filter_map(|table| table.map_err(|error| debug!("{error}")).ok());
+    let routers: BTreeSet<IpAddr> = routes.flatten().filter_map(|route| route.gateway).collect();
+    let own = subnets.hub().find(|hub| routers.contains(&hub.ip()))?;
+    Some((own.ip(), IpNetwork::new(own.network(), own.prefix()).unwrap_or(own)))
 }
 
 /// The hub's addresses in these subnets.

@@ -12,7 +12,7 @@ use log::{debug, warn};
 use mio::Waker;
 
 use super::audit;
-use super::files::{MEMBERS, RULES, StateFiles};
+use super::files::{self, MEMBERS, RULES, StateFiles};
 use crate::core::Files;
 use crate::lan::saving::{Done, Job};
 use crate::lan::subnets::Subnets;
@@ -81,6 +81,12 @@ impl Store {
     /// The state directory.
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The files that are links: what they lead to is elsewhere.
+    pub(super) fn linked_files(&self) -> Vec<PathBuf> {
+        let linked = files::NAMES.into_iter().filter(|name| self.state.is_link(name));
+        linked.map(|name| self.state.path().join(name)).collect()
     }
 
     /// Where the list of members is.

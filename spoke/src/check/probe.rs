@@ -26,7 +26,7 @@ use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
 use crate::client::connection::{Link, Opening, Plan};
 use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::client::trust;
-use crate::dial::{self, Dial, Dialed, Lookup};
+use crate::dial::{self, Dial, Dialed, Lookup, Translation};
 use crate::uplink::advice::Progress;
 use crate::uplink::way::{Trust, Way};
 
@@ -176,10 +176,14 @@ impl Prober {
     }
 
     /// An IPv4 address to which there is no way may have a translator.
-    fn translation(&self, host: &str) -> Option<(Ipv4Addr, Vec<IpAddr>)> {
-        let address: Ipv4Addr = host.parse().ok()?;
-        let way = surroundings::new_way(self.netlink.as_ref()?, address.into());
-        way.is_ok_and(|way| way.is_none()).then(|| (address, dial::name_servers()))
+    fn translation(&self, host: &str) -> Translation {
+        let is_unrouted = |address: &Ipv4Addr| {
+            let netlink = self.netlink.as_ref();
+            netlink.is_some_and(|netlink| {
+                surroundings::new_way(netlink, (*address).into()).is_ok_and(|way| way.is_none())
+            })
+        };
+        Translation { unrouted: host.parse().ok().filter(is_unrouted), servers: dial::name_servers() }
     }
 
     fn hops(&self, addresses: &[SocketAddr]) -> Vec<(IpAddr, Option<Hop>)> {

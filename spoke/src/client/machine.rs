@@ -371,12 +371,7 @@ impl Machine {
 
     /// Warns of networks of the machine that have the LAN's addresses, once each time that they appear.
     fn warn_of_overlaps(&mut self) {
-        let mut overlaps = Vec::new();
-        for &lan in &self.lan {
-            overlaps.extend(
-                self.surroundings.overlapping(lan).map(|network| overlap(lan, network, self.tun.name())),
-            );
-        }
+        let mut overlaps = self.surroundings.overlaps(&self.lan, self.tun.name());
         if !overlaps.is_empty() {
             overlaps.extend(self.outer.direct.keys().map(|address| {
                 format!(
@@ -403,19 +398,6 @@ fn first_host(lan: IpNetwork) -> IpAddr {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().saturating_add(1)).into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().saturating_add(1)).into(),
     }
-}
-
-/// One line about a network of the machine that shares addresses with the LAN.
-pub(crate) fn overlap(lan: IpNetwork, network: &surroundings::Network, device: &str) -> String {
-    let subnet = |address: IpNetwork| format!("{}/{}", address.network(), address.prefix());
-    let name = network.device.as_str();
-    let (winner, loser) =
-        if network.address.prefix() >= lan.prefix() { (name, "the LAN") } else { (device, name) };
-    let (lan, theirs) = (subnet(lan), subnet(network.address));
-    format!(
-        "the LAN's {lan} and {theirs}, the network of {name}, share addresses: what is in both goes to {winner}, \
-         not to {loser}, until this machine leaves {theirs} or the LAN gets another subnet"
-    )
 }
 
 /// The addresses that the device is to have for these: the IPv6 one brings its link-local one along.

@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! 32764  from an own LAN address into the LAN: on with 32766, then everything: the table of `direct`
-//!        to a hub address: the main table           from an own LAN address: main beyond L, then our table from L on
+//!        from an own LAN address: main beyond L, then our table from L on
 //! 32765  to a hub address: on with 32766
+//!        to a hub address of another spoke on this machine: the main table
 //!        from an address of the machine: on with 32766
 //!        from a network of the machine, by a service's port: on with 32766
 //!        everything: the main table beyond L, then our table from L on
@@ -16,7 +17,11 @@
 //! The first line is there only where single addresses of the LAN's subnet are reached around it.
 //!
 //! So the main table stays as it is, whatever others have in rules and tables of their own is asked first, and the
-//! tunnel never runs through itself: what goes to the hub and finds no way in the main table goes nowhere.
+//! tunnel never runs through itself: what goes to the hub and finds no way in the main table goes nowhere. A VPN that takes
+//! everything has its rules at the same priorities, and ahead of ours if it was there first: then it has the tunnel, too.
+//!
+//! Of several spokes the rules of one come before those of another; each leads the others' tunnels around itself. It
+//! knows them by their rules, whose action tells a spoke's own hub from another's.
 //!
 //! Answers leave by the door that the question came in by: packets from an address of the machine outside of the LAN
 //! pass our table over. A container's published port is known by its source port when the answer is routed, since
@@ -30,7 +35,7 @@ use std::net::IpAddr;
 use common::linux::netlink::{Family, MAIN_TABLE, Rule, RuleAction, Service};
 use ipnetwork::IpNetwork;
 
-/// What must come before other spokes' rules of [`LATE`].
+/// What must come before all rules of [`LATE`], those of other spokes included.
 pub(super) const EARLY: u32 = 32_764;
 /// The last before the kernel's own rules. A rule that someone adds without a priority gets a lower one.
 pub(super) const LATE: u32 = 32_765;
@@ -53,6 +58,8 @@ pub(super) struct Policy<'a> {
     pub(super) around: &'a BTreeSet<IpNetwork>,
     /// Outer addresses of the hub.
     pub(super) hub: &'a [IpAddr],
+    /// Those of other spokes' hubs; of both families.
+    pub(super) other_hubs: &'a BTreeSet<IpNetwork>,
     /// Addresses of the device, with their prefixes.
     pub(super) lan: &'a [IpNetwork],
     /// Addresses of the machine's other devices, with their prefixes.
@@ -78,13 +85,14 @@ impl Policy<'_> {
         let hub: BTreeSet<IpNetwork> =
             self.hub.iter().filter(|address| held(address)).map(|&address| address.into()).collect();
 
-        let main = RuleAction::Lookup { table: MAIN_TABLE, suppress: None };
-        rules.extend(hub.iter().map(|&to| Rule { priority: EARLY, to: Some(to), action: main, ..base }));
         for &lan in self.lan.iter().filter(is_ours).filter(|lan| !is_link_local(lan.ip())) {
             let from = Some(IpNetwork::from(lan.ip()));
             self.push_lookups(&lengths, Rule { priority: EARLY, from, ..base }, &mut rules);
         }
         rules.extend(hub.iter().map(|&to| Rule { to: Some(to), ..base }));
+        let other_hubs = self.other_hubs.iter().filter(is_ours).filter(|to| !hub.contains(to)).copied();
+        let main = RuleAction::Lookup { table: MAIN_TABLE, suppress: None };
+        rules.extend(other_hubs.take(MAX_ADDRESSES).map(|to| Rule { to: Some(to), action: main, ..base }));
         let others: BTreeSet<IpNetwork> =
             self.others.iter().filter(is_ours).filter(|other| is_reachable(other.ip())).copied().collect();
         let addresses: BTreeSet<IpNetwork> = others.iter().map(|other| other.ip().into()).collect();
@@ -121,6 +129,15 @@ impl Policy<'_> {
             rules.push(lookup(self.table, length.checked_sub(1)));
         }
     }
+}
+
+/// The hub address that the rule of another spoke leads around that one's own table.
+pub(super) fn hub_of(rule: &Rule) -> Option<IpNetwork> {
+    let is_hubs = rule.priority == LATE
+        && rule.action == RuleAction::Goto(MAIN_RULE)
+        && rule.from.is_none()
+        && rule.service.is_none();
+    rule.to.filter(|_| is_hubs)
 }
 
 fn is_reachable(address: IpAddr) -> bool {
@@ -166,11 +183,13 @@ mod tests {
         let (lan, others) =
             ([net("10.0.0.2/24"), net("fe80::2/64")], [net("192.168.1.20/24"), net("127.0.0.1/8")]);
         let hub = ["203.0.113.5".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let other_hubs = BTreeSet::from([net("203.0.113.5"), net("203.0.113.77"), net("2001:db8::7")]);
         let policy = Policy {
             family: Family::V4,
             table: 77,
             around: &around,
             hub: &hub,
+            other_hubs: &other_hubs,
             lan: &lan,
             others: &others,
             direct: None,
@@ -187,12 +206,12 @@ mod tests {
         assert_eq!(
             text(&policy),
             [
-                "32764: from all to 203.0.113.5/32 table 254 beyond None",
                 "32764: from 10.0.0.2/32 table 254 beyond Some(16)",
                 "32764: from 10.0.0.2/32 table 77 beyond Some(15)",
                 "32764: from 10.0.0.2/32 table 254 beyond Some(0)",
                 "32764: from 10.0.0.2/32 table 77 beyond None",
                 "32765: from all to 203.0.113.5/32 goto 32766",
+                "32765: from all to 203.0.113.77/32 table 254 beyond None",
                 "32765: from 192.168.1.20/32 goto 32766",
                 "32765: from 192.168.1.0/24 protocol 6 goto 32766",
                 "32765: from 192.168.1.0/24 protocol 17 goto 32766",
@@ -207,12 +226,33 @@ mod tests {
     }
 
     #[test]
+    fn a_spokes_own_hub_is_known_by_its_rule_and_another_spokes_is_not_handed_on() {
+        let (around, other_hubs) =
+            (BTreeSet::from([net("0.0.0.0/0")]), BTreeSet::from([net("203.0.113.77")]));
+        let hub = ["203.0.113.5".parse().unwrap()];
+        let others = [net("192.168.1.20/24")];
+        let policy = Policy {
+            family: Family::V4,
+            table: 77,
+            around: &around,
+            hub: &hub,
+            other_hubs: &other_hubs,
+            lan: &[net("10.0.0.2/24")],
+            others: &others,
+            direct: Some(78),
+        };
+        let found: Vec<IpNetwork> = policy.rules(7).iter().filter_map(hub_of).collect();
+        assert_eq!(found, [net("203.0.113.5")]);
+    }
+
+    #[test]
     fn there_are_no_rules_without_a_prefix_to_go_around() {
         let policy = Policy {
             family: Family::V6,
             table: 77,
             around: &BTreeSet::from([net("0.0.0.0/0")]),
             hub: &[],
+            other_hubs: &BTreeSet::new(),
             lan: &[],
             others: &[],
             direct: None,
@@ -231,6 +271,7 @@ mod tests {
             table: 77,
             around: &around,
             hub: &[],
+            other_hubs: &BTreeSet::new(),
             lan: &[],
             others: &others,
             direct: None,

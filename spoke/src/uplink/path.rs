@@ -20,7 +20,7 @@ impl Uplink {
         let Phase::Linked(linked) = &mut self.phase else { return };
         match change {
             PathChange::Moved if linked.tunnel.is_open() => {
-                linked.probe.get_or_insert(Probe { asked_at: now });
+                linked.probe.get_or_insert(Probe::new(linked.tunnel.round_trip(), now));
                 if let Err(error) = linked.tunnel.ping(now) {
                     self.fail_link(error, now);
                 }
@@ -56,7 +56,7 @@ impl Uplink {
     pub(super) fn poll_probe(&mut self, now: Instant) {
         let Phase::Linked(linked) = &mut self.phase else { return };
         let Some(probe) = linked.probe else { return };
-        if linked.tunnel.heard_at() > probe.asked_at {
+        if probe.is_answered(linked.tunnel.answered()) {
             linked.probe = None;
         } else if probe.deadline() <= now {
             self.redial("no answer over this machine's new way to it", now);

@@ -22,6 +22,8 @@ pub(super) struct Liveness {
     ping: Option<(u64, Instant)>,
     /// Pings so far; the last one's token.
     pings: u64,
+    /// When the last ping was sent that was answered.
+    answered: Option<Instant>,
     round_trip: Option<Duration>,
     /// The shortest so far: as long as the path, without queues.
     shortest: Option<Duration>,
@@ -35,6 +37,7 @@ impl Liveness {
             ping_at: now,
             ping: None,
             pings: 0,
+            answered: None,
             round_trip: None,
             shortest: None,
         }
@@ -46,6 +49,11 @@ impl Liveness {
 
     pub(super) fn heard_at(&self) -> Instant {
         self.heard_at
+    }
+
+    /// When the last ping was sent that was answered: the path carried packets both ways after that.
+    pub(super) fn answered(&self) -> Option<Instant> {
+        self.answered
     }
 
     /// The last round trip of a ping.
@@ -75,6 +83,7 @@ impl Liveness {
     pub(super) fn pong(&mut self, token: u64, now: Instant) {
         if let Some((_, sent_at)) = self.ping.take_if(|(expected, _)| *expected == token) {
             let round_trip = now.saturating_duration_since(sent_at);
+            self.answered = Some(sent_at);
             self.round_trip = Some(round_trip);
             self.shortest = Some(self.shortest.map_or(round_trip, |shortest| shortest.min(round_trip)));
         }
