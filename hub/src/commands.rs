@@ -72,7 +72,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         .partition(|(setting, _)| command.settings.iter().all(|known| known.name != setting.name));
     let own = Settings::of_command(&PROGRAM, own);
     let json = Settings::of_command(&PROGRAM, shared.clone()).switch("json")?;
-    let settings = in_force(shared, command.name == "config")?;
+    let settings = in_force(shared.clone(), command.name == "config")?;
     if command.name == "config" {
         return config(&settings, json);
     }
@@ -91,7 +91,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
-        "renumber" => renumber(&operand, &settings, &state, json)?,
+        "renumber" => renumber(&operand, shared, &state, json)?,
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
@@ -282,14 +282,14 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
     printed
 }
 
-/// Asks the hub, or, where none runs, does it in its files.
-fn renumber(operand: &str, settings: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+/// Asks the hub, or, where none runs, does it in its files, which belong to the hub's user.
+fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(), Failure> {
     let subnets: Result<Vec<IpNetwork>, String> = operand.split(',').map(values::subnet).collect();
     let subnets = subnets.map_err(|why| format!("{operand}: {why}"))?;
     let checked = Subnets::new(&subnets).map_err(|error| error.to_string().replace("--subnet ", ""))?;
     let moved: Moved = match ask(state, &Request::Renumber { subnets }) {
         Err(AskError::Nobody(_)) if state.exists() => {
-            let user = settings.one::<String>("user", values::any)?;
+            let user = in_force(flags, true)?.one::<String>("user", values::any)?;
             let user = user.as_deref().map(User::find).transpose().map_err(|error| error.to_string())?;
             hub::server::renumber_stopped(state, user.as_ref(), checked).map_err(AskError::Refused)?
         }
