@@ -49,8 +49,8 @@ const INSTALLING: [(&str, &str); 14] = [
     ("sudo systemctl enable --now spoke@home", "service"),
     ("sudo apt remove lan-hub", "packages"),
     ("sudo apt purge lan-hub", "packages"),
-    ("resolvectl dns spoke0 10.0.0.2", "net_dns"),
-    ("resolvectl domain spoke0 '~lan' '~0.0.10.in-addr.arpa'", "net_dns"),
+    ("sudo spoke resolved", "net_resolved"),
+    ("sudo hub resolved", "net_resolved"),
 ];
 
 /// Configurations of web servers: paths_web runs them.

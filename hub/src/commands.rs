@@ -10,6 +10,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
@@ -92,6 +93,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
         "renumber" => renumber(&operand, shared, &state, json)?,
+        "resolved" => register_names(own.one("zone", values::any)?, shared, &state)?,
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
@@ -296,6 +298,19 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
         asked => asked?,
     };
     Ok(show(&moved, json, report::moved)?)
+}
+
+/// `hub resolved`: the zone is that of the hub's own settings, where none is given.
+fn register_names(zone: Option<Zone>, flags: Flags, state: &Path) -> Result<(), Failure> {
+    let status: Status = ask(state, &Request::Status { after: None })?;
+    let subnets = Subnets::new(&status.subnets).map_err(|error| error.to_string())?;
+    let own: Vec<IpNetwork> = subnets.hub().collect();
+    let zone = match zone {
+        Some(zone) => zone,
+        None => in_force(flags, true)?.one("zone", values::any)?.unwrap_or_default(),
+    };
+    say(&resolved::register(&status.device, &own, &zone).map_err(AskError::Refused)?);
+    Ok(())
 }
 
 /// `HOST[:PORT]` with a port.
