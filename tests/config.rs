@@ -11,8 +11,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
-
 use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, run, start_hub, state};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -20,8 +18,7 @@ const SOON: Duration = Duration::from_secs(5);
 #[test]
 fn the_three_places_have_the_same_names_and_the_command_line_wins() {
     let host = Host::new("hub").unwrap();
-    put(
-        &host,
+    host.put(
         "/etc/hub.toml",
         "# mine\nsubnet = [\"10.9.0.0/24\", \"fd00:9::/64\"]\nlisten = 5679\nmtu = 1400\n",
     );
@@ -62,7 +59,7 @@ fn a_spoke_has_a_file_for_each_lan_and_shows_no_secret() {
     let host = net.spoke(0);
     fs::write(host.path(host.private().join("invite")), &line).unwrap();
     let secret = line.split_whitespace().last().unwrap();
-    put(host, "/etc/spoke/home.toml", &format!("hub = \"192.0.2.1\"\ninvite = \"{secret}\"\n"));
+    host.put("/etc/spoke/home.toml", &format!("hub = \"192.0.2.1\"\ninvite = \"{secret}\"\n"));
 
     let report = run(host, spoke(&["config", "--config", "home"])).good();
     assert!(report.contains("(secret)") && !report.contains(secret), "{report}");
@@ -105,7 +102,7 @@ fn what_is_typed_wrong_is_answered_by_what_was_meant() {
         assert!(run(&host, hub(&[flag])).good().contains("--subnet PREFIX"));
         assert!(run(&host, spoke(&[flag])).good().contains("--hub HOST[:PORT]"));
     }
-    put(&host, "/etc/hub.toml", "subnet = \"10.0.0.0/24\"\nlisten_on = \"x\"\n");
+    host.put("/etc/hub.toml", "subnet = \"10.0.0.0/24\"\nlisten_on = \"x\"\n");
     run(&host, hub(&[])).fails_with(2, "/etc/hub.toml, line 2: there is no setting \"listen_on\"");
     // What is asked of a running hub needs no file where the state directory is given.
     run(&host, hub(&["status", "--state", "/nowhere"])).fails("nothing runs");
@@ -194,17 +191,4 @@ fn spoke(arguments: &[&str]) -> Command {
     let mut command = Command::new(Binaries::find().unwrap().spoke);
     command.args(arguments);
     command
-}
-
-/// Puts a file into an `/etc` of the host's own, which has all that the machine's has.
-fn put(host: &Host, path: &str, text: &str) {
-    let [upper, work] = ["upper", "work"].map(|name| host.private().join(name));
-    if !host.path(&upper).exists() {
-        [&upper, &work].into_iter().for_each(|path| fs::create_dir(host.path(path)).unwrap());
-        let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-        let overlay = Some("overlay");
-        host.run(move || mount(overlay, "/etc", overlay, MsFlags::empty(), Some(options.as_str()))).unwrap();
-    }
-    fs::create_dir_all(host.path(path).parent().unwrap()).unwrap();
-    fs::write(host.path(path), text).unwrap();
 }

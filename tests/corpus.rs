@@ -54,6 +54,11 @@ fn members() {
 }
 
 #[test]
+fn rules() {
+    replay("rules", bodies::rules);
+}
+
+#[test]
 fn control() {
     replay("control", bodies::control);
 }

@@ -14,7 +14,7 @@ use house::{Host, Lan, Process};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What the README says about point-to-point devices, and nothing that the machine itself has.
+/// What docs/lan.md says about point-to-point devices, and nothing that the machine itself has.
 const CONFIG: &str = "[server]\nallow-interfaces=spoke0\nallow-point-to-point=yes\nuse-ipv4=yes\nuse-ipv6=yes\n\
                       [rlimits]\n";
 

@@ -24,7 +24,7 @@ const RECONNECTED: Duration = Duration::from_secs(12);
 const WEB: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
 const EVERYTHING: [&str; 4] = ["--accept-route", "0.0.0.0/0", "--accept-route", "::/0"];
 
-/// What README.md says about masquerading.
+/// What docs/routes.md says about masquerading.
 const MASQUERADE: &str = "\
 add table ip lan
 add chain ip lan exit { type nat hook postrouting priority srcnat; }

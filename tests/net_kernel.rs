@@ -262,7 +262,7 @@ fn answers_leave_by_the_door_that_the_question_came_in_by() {
     assert_eq!(all()[..3], [true; 3], "with the exit in use\n{}", world.rules());
     // The kernel takes this one for a connection that the container has begun, until someone says what it is.
     world.mobile.ip("rule add pref 32000 from 172.17.0.0/16 ipproto tcp sport 40000 lookup main").unwrap();
-    assert_eq!(all(), [true; 4], "with the rule of the README\n{}", world.rules());
+    assert_eq!(all(), [true; 4], "with the rule of docs/routes.md\n{}", world.rules());
     // What the container begins itself goes where the machine's own traffic goes.
     let listener = world.web.tcp_listen((WEB, 0)).unwrap();
     assert!(talks(&container, listener.local_addr().unwrap(), &listener), "{}", world.rules());

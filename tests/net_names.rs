@@ -148,7 +148,7 @@ fn dnsmasq_answers_with_the_names() {
     let file = net.spoke(0).private().join("lan.hosts").display().to_string();
     let lan = Lan::with_options(net, &[], &[&["--hosts", &file], &[]]).unwrap();
     wait_for(&lan.net.spoke(0).path(&file), &["10.0.0.3 desktop", "10.0.0.1 hub", "10.0.0.2 laptop"]);
-    // As in README.md.
+    // As in docs/names.md.
     let mut command = Command::new("dnsmasq");
     command.args([
         "--keep-in-foreground",

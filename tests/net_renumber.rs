@@ -5,8 +5,9 @@
 #[path = "house/mod.rs"]
 mod house;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -150,6 +151,31 @@ fn a_stopped_hub_is_moved_too_and_the_next_start_has_it() {
     let hub = start_hub(&lan.net, &lan.binaries, &[]).unwrap();
     stop(&hub);
     assert_eq!(read(&lan.net, "members"), before);
+}
+
+#[test]
+fn a_stopped_hub_in_a_volume_is_moved_with_the_user_of_the_file() {
+    let net = Net::new(0).unwrap();
+    let host = net.hub();
+    host.put("/etc/hub.toml", "subnet = \"10.0.0.0/24\"\nuser = \"nobody\"\n");
+    // Others can write to it, so that the state is in a directory below, which is the user's.
+    let volume = state(host, "hub");
+    fs::create_dir(&volume).unwrap();
+    fs::set_permissions(&volume, Permissions::from_mode(0o777)).unwrap();
+    let (hub, _) = start_with(&net, &["10.0.0.0/24"]);
+    stop(&hub);
+    let owners = || -> Vec<u32> {
+        let files = fs::read_dir(volume.join("private")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().uid()).collect()
+    };
+    let before = owners();
+    assert!(!before.contains(&0), "{before:?}");
+    let said = ask_hub(&net, &["renumber", "10.44.0.0/24"]).good();
+    assert!(said.contains("moved 10.0.0.0/24 to 10.44.0.0/24"), "{said}");
+    assert!(!owners().contains(&0), "{:?}", owners());
+    let (hub, line) = start_with(&net, &["10.0.0.0/24"]);
+    assert!(line.contains("the LAN is 10.44.0.0/24"), "{line}");
+    stop(&hub);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
@@ -72,7 +73,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         .partition(|(setting, _)| command.settings.iter().all(|known| known.name != setting.name));
     let own = Settings::of_command(&PROGRAM, own);
     let json = Settings::of_command(&PROGRAM, shared.clone()).switch("json")?;
-    let settings = in_force(shared, command.name == "config")?;
+    let settings = in_force(shared.clone(), command.name == "config")?;
     if command.name == "config" {
         return config(&settings, json);
     }
@@ -91,7 +92,8 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
-        "renumber" => renumber(&operand, &settings, &state, json)?,
+        "renumber" => renumber(&operand, shared, &state, json)?,
+        "resolved" => register_names(own.one("zone", values::any)?, shared, &state)?,
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
@@ -282,20 +284,33 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
     printed
 }
 
-/// Asks the hub, or, where none runs, does it in its files.
-fn renumber(operand: &str, settings: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+/// Asks the hub, or, where none runs, does it in its files, which belong to the hub's user.
+fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(), Failure> {
     let subnets: Result<Vec<IpNetwork>, String> = operand.split(',').map(values::subnet).collect();
     let subnets = subnets.map_err(|why| format!("{operand}: {why}"))?;
     let checked = Subnets::new(&subnets).map_err(|error| error.to_string().replace("--subnet ", ""))?;
     let moved: Moved = match ask(state, &Request::Renumber { subnets }) {
         Err(AskError::Nobody(_)) if state.exists() => {
-            let user = settings.one::<String>("user", values::any)?;
+            let user = in_force(flags, true)?.one::<String>("user", values::any)?;
             let user = user.as_deref().map(User::find).transpose().map_err(|error| error.to_string())?;
             hub::server::renumber_stopped(state, user.as_ref(), checked).map_err(AskError::Refused)?
         }
         asked => asked?,
     };
     Ok(show(&moved, json, report::moved)?)
+}
+
+/// `hub resolved`: the zone is that of the hub's own settings, where none is given.
+fn register_names(zone: Option<Zone>, flags: Flags, state: &Path) -> Result<(), Failure> {
+    let status: Status = ask(state, &Request::Status { after: None })?;
+    let subnets = Subnets::new(&status.subnets).map_err(|error| error.to_string())?;
+    let own: Vec<IpNetwork> = subnets.hub().collect();
+    let zone = match zone {
+        Some(zone) => zone,
+        None => in_force(flags, true)?.one("zone", values::any)?.unwrap_or_default(),
+    };
+    say(&resolved::register(&status.device, &own, &zone).map_err(AskError::Refused)?);
+    Ok(())
 }
 
 /// `HOST[:PORT]` with a port.

@@ -9,8 +9,10 @@ use common::node::args::{Command, Flags};
 use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
+use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::state;
+use common::node::values;
 use common::wire::name::Name;
 use spoke::check::{self, show};
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
@@ -73,6 +75,7 @@ fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool,
             Ok(resolve(&name, state, json)?)
         }
         "key" => key(&state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
+        "resolved" => register_names(&settings, state),
         "check" => check(&settings, state.unwrap_or_else(|| DEFAULT_STATE.into()), json),
         "config" => config(&settings, json),
         other => Err(format!("spoke {other} is not known").into()),
@@ -113,6 +116,20 @@ fn key(state: &Path, json: bool) -> Result<bool, Failure> {
     };
     let text = if json { to_json(&BTreeMap::from([("key", key)])) } else { format!("{key}\n") };
     print(&text).map_err(AskError::Print)?;
+    Ok(true)
+}
+
+/// `spoke resolved`, of each spoke that runs.
+fn register_names(settings: &Settings, state: Option<PathBuf>) -> Result<bool, Failure> {
+    let zone: Zone = settings.one("zone", values::any)?.unwrap_or_default();
+    for (_, status) in running(state)? {
+        let done = if status.addresses.is_empty() {
+            Err(format!("{} has no address yet: it is not on the LAN", status.device))
+        } else {
+            resolved::register(&status.device, &status.addresses, &zone)
+        };
+        say(&done.map_err(AskError::Refused)?);
+    }
     Ok(true)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
+use common::node::names::resolved;
 use common::node::names::zone::{self, Zone};
 use common::node::values;
 use common::packet::{MAX_MTU, MIN_MTU};
@@ -122,6 +123,7 @@ pub static PROGRAM: Program = Program {
             operands: "NAME",
             settings: &[],
         },
+        resolved::COMMAND,
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",

@@ -23,6 +23,8 @@ use common::wire::key::PrivateKey;
 use common::wire::name::Name;
 use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
 use hub::lan::members::{Access, Decision, Members};
+use hub::lan::rules::access::{AccessControl, Party};
+use hub::lan::rules::{self, Rules, Service};
 use hub::lan::subnets::Subnets;
 
 /// Virtual time has to start somewhere.
@@ -565,4 +567,60 @@ pub(crate) fn icmp(data: &[u8]) {
         let _ = (client.deadline(now), server.deadline());
     }
     assert!(server.len() <= 2);
+}
+
+/// The hub's access rules, up to a zero byte, and a packet behind it: what is read decides as its own lines say.
+pub(crate) fn rules(data: &[u8]) {
+    let at = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    let Ok(text) = std::str::from_utf8(&data[..at]) else { return };
+    let rules = match Rules::parse(text) {
+        Ok(rules) => rules,
+        Err(bad) => {
+            assert!((1..=text.lines().count()).contains(&bad.line) && !bad.why.is_empty());
+            return;
+        }
+    };
+    let [laptop, nas, tag] = ["laptop", "nas", "db"].map(|name| name.parse::<Name>().expect("a name"));
+    let [of_laptop, of_nas, of_hub] =
+        ["10.0.0.2", "fd00::3", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let tags = [tag];
+    let ends = [
+        rules::End { name: Some(&laptop), tags: &[], address: of_laptop },
+        rules::End { name: Some(&nas), tags: &tags, address: of_nas },
+        rules::End { name: None, tags: &[], address: of_hub },
+    ];
+    let services = [Service::Tcp(22), Service::Udp(53), Service::Icmp, Service::Other(47)];
+    for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
+        for service in services {
+            let decision = rules.decide(from, to, service);
+            let Some(line) = decision.line else {
+                assert!(!decision.allows, "what no line matches is denied");
+                continue;
+            };
+            let shown = rules.text(line).expect("a line that decides has a text");
+            assert_eq!(shown.starts_with("allow"), decision.allows);
+            // No line behind it has a say.
+            let until: String = text.lines().take(line).map(|line| format!("{line}\n")).collect();
+            let until = Rules::parse(&until).expect("the beginning of what was read");
+            assert_eq!(until.decide(from, to, service), decision);
+        }
+    }
+    let mut packet = data.get(at + 1..).unwrap_or_default().to_vec();
+    packet.truncate(MAX_PACKET);
+    let Ok(header) = offload::check(&mut packet) else { return };
+    let mut control = AccessControl::new(rules);
+    let parties = [Party::Member(0), Party::Member(1), Party::Hub];
+    let end = |party, address| match party {
+        Party::Member(index) => rules::End { address, ..ends[index] },
+        Party::Hub => rules::End { address, ..ends[2] },
+    };
+    let mut packets = 0;
+    for (from, to) in parties.iter().flat_map(|from| parties.iter().map(move |to| (*from, *to))) {
+        for _ in 0..2 {
+            control.allows(from, to, &header, &packet[VNET_LEN..], start(), end);
+            packets += 1;
+            let counted: u64 = control.counts().map(|count| count.packets).sum();
+            assert!(counted <= packets, "a packet counts once");
+        }
+    }
 }

@@ -33,6 +33,9 @@ pub(crate) fn all() -> Vec<Seed> {
     for (name, text) in requests() {
         add("control", name, text.as_bytes().to_vec());
     }
+    for (name, data) in rules() {
+        add("rules", name, data);
+    }
     for (name, data) in scripts() {
         add("tunnel", name, data);
     }
@@ -194,6 +197,27 @@ fn members() -> Vec<(&'static str, String)> {
         ("revoked", format!("{} laptop 10.0.0.3 revoked\n", key(1))),
         ("comment-ends-in-carriage-returns", " #o\r\r\r".to_owned()),
         ("bad-line", format!("{} laptop 10.0.0.3\nnonsense\n", key(9))),
+    ]
+}
+
+/// A file of rules, and a packet that they are held against.
+fn rules() -> Vec<(&'static str, Vec<u8>)> {
+    let with = |text: &str, packet: Vec<u8>| [text.as_bytes(), &[0], &packet].concat();
+    let manual = "# all\ngroup servers = nas, tag:db, 192.168.5.0/24\nallow tag:admin -> *\n\
+        allow * -> group:servers [tcp/22 tcp/8000-8100 udp/53 icmp]\ndeny  laptop -> hub\n";
+    vec![
+        ("manual-tcp", with(manual, packet(false, protocol::TCP, None))),
+        ("manual-udp-super", with(manual, packet(true, protocol::UDP, Some(100)))),
+        ("manual-icmp", with(manual, packet(false, protocol::ICMP, None))),
+        ("all", with("allow * -> *", packet(true, protocol::TCP, Some(100)))),
+        ("none", with("", packet(false, protocol::UDP, None))),
+        (
+            "nested-groups",
+            b"group a = nas\ngroup b = group:a, fd00::/64\ndeny group:b -> 10.0.0.2\n".to_vec(),
+        ),
+        ("bad-word", b"allow * -> *\nalow * -> nas\n".to_vec()),
+        ("bad-service", b"allow * -> nas [tcp/99999]".to_vec()),
+        ("bad-prefix", b"allow 10.0.0.2/24 -> *".to_vec()),
     ]
 }
 

@@ -206,6 +206,31 @@ impl Host {
         Ok(())
     }
 
+    /// Writes a file that only this host sees: anywhere below its private directory, or in /etc.
+    pub(crate) fn put(&self, path: &str, text: &str) {
+        if path.starts_with("/etc/") {
+            self.own_etc();
+        }
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("a file is in a directory")).expect("a host may write");
+        fs::write(path, text).expect("a host may write");
+    }
+
+    /// Has the host write to an /etc of its own, in front of the machine's.
+    fn own_etc(&self) {
+        let [upper, work] = ["upper", "work"].map(|name| self.private.join(name));
+        if self.path(&upper).exists() {
+            return;
+        }
+        for directory in [&upper, &work] {
+            fs::create_dir(self.path(directory)).expect("a host may write");
+        }
+        let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+        let overlay = Some("overlay");
+        self.run(move || mount(overlay, "/etc", overlay, MsFlags::empty(), Some(options.as_str())))
+            .expect("a host may mount");
+    }
+
     /// Has the host forward packets of both families.
     pub(crate) fn forward(&self) {
         self.run(|| FORWARDING.iter().for_each(|family| set(family, "1")));

@@ -157,6 +157,15 @@ impl Rules {
         }
     }
 
+    /// Has the hub's name, which no member has, stand for the hub.
+    pub fn name_hub(&mut self, name: &Name) {
+        for selector in self.rules.iter_mut().flat_map(|rule| rule.from.iter_mut().chain(&mut rule.to)) {
+            if matches!(selector, Selector::Named(named) if named == name) {
+                *selector = Selector::Hub;
+            }
+        }
+    }
+
     /// The prefixes that stand for others, each with the number of its line, and with those.
     pub fn located(&self) -> impl Iterator<Item = (usize, IpNetwork, String)> {
         let ends = self

@@ -179,6 +179,23 @@ fn a_wrong_line_is_named() {
 }
 
 #[test]
+fn the_hub_is_known_by_its_name_too() {
+    let lan = Lan::new();
+    let mut rules =
+        Rules::parse("group all = server, nas\nallow laptop -> Server\nallow group:all -> phone\n").unwrap();
+    rules.name_hub(&"server".parse().unwrap());
+    let decide = |from: usize, to: usize| {
+        let [from, to] = [from, to].map(|id| lan.end(party(id), address(id, false)));
+        rules.decide(from, to, Service::Icmp).line
+    };
+    let hub = MEMBERS.len();
+    assert_eq!(decide(LAPTOP, hub), Some(2));
+    assert_eq!(decide(hub, PHONE), Some(3));
+    assert_eq!(decide(NAS, PHONE), Some(3));
+    assert_eq!(decide(LAPTOP, NAS), None);
+}
+
+#[test]
 fn explains_which_line_decides() {
     let rules = Rules::parse(
         "group servers = nas, 192.168.5.0/24 # behind the gateway\n\
