@@ -7,8 +7,11 @@ mod house;
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use common::linux::netlink::Family;
+use common::transport::ping::{PingLink, client_socket};
 use house::{
     Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, checksum, echo_request, host_behind,
     hub_command, ping, start_hub, transfer,
@@ -16,6 +19,8 @@ use house::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(15);
+/// The one capability that a confined program keeps.
+const NET_ADMIN: u64 = 1 << 12;
 
 struct World {
     hub: Process,
@@ -169,6 +174,11 @@ fn a_hub_that_is_started_anew_has_its_spokes_back_soon() {
     }
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     ping(world.net.spoke(0), Lan::address(1).into(), 56, SOON).unwrap();
+    for program in world.spokes.iter().chain([&world.hub]) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+        let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap();
+        assert_eq!(u64::from_str_radix(held, 16).unwrap(), NET_ADMIN, "{status}");
+    }
 }
 
 #[test]
@@ -189,6 +199,43 @@ fn echoes_of_strangers_cost_little_and_harm_nobody() {
     assert_eq!(world.hub.lines().len() as u64, lines, "{:#?}", world.hub.lines());
     let grown = world.hub.anonymous_bytes().unwrap().saturating_sub(before);
     assert!(grown < 8 << 20, "the hub has grown by {grown} bytes");
+}
+
+#[test]
+fn tunnels_that_nobody_proves_a_key_on_are_bounded_as_connections_are() {
+    /// Twice what one source may have.
+    const TUNNELS: usize = 256;
+    let world = World::new(2);
+    let before = world.hub.anonymous_bytes().unwrap();
+    let opened = world.net.spoke(0).run(|| {
+        let now = Instant::now;
+        let mut links: Vec<PingLink> = (0..TUNNELS)
+            .map(|n| {
+                let socket = Rc::new(client_socket(Family::V4).unwrap());
+                let mut random = [n as u8; 32];
+                random[..2].copy_from_slice(&(n as u16).to_be_bytes());
+                PingLink::begin(socket, Net::hub_v4().into(), random, now()).unwrap()
+            })
+            .collect();
+        let end = now() + Duration::from_secs(3);
+        while now() < end && !links.iter().all(PingLink::is_open) {
+            for link in &mut links {
+                link.receive(now());
+                link.send(now());
+            }
+        }
+        links.iter().filter(|link| link.is_open()).count()
+    });
+    assert!(opened > 128, "only {opened} of them were open for a while: there is nothing to bound");
+    let grown = world.hub.anonymous_bytes().unwrap().saturating_sub(before);
+    println!("{opened} tunnels were opened; the hub has grown by {grown} bytes");
+    assert!(grown < 128 * 200_000, "the hub has grown by {grown} bytes");
+    let half_open: serde_json::Value =
+        serde_json::from_str(&ask_hub(&world.net, &["status", "--json"]).good()).unwrap();
+    assert!(half_open["half_open"].as_u64().unwrap() <= 128, "{half_open}");
+    for i in [0, 1] {
+        world.spoke(i, &["icmp://192.0.2.1"]).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    }
 }
 
 /// Sends echo requests as fast as they go: ordinary ones, and such as begin like those of a tunnel.

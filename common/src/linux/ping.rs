@@ -258,3 +258,49 @@ fn filter(family: Family, code: u8, marks: &Marks) -> Vec<libc::sock_filter> {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const MARKS: Marks = Marks { magic: 0x1122_3344, kinds: 3..=4 };
+
+    /// Requests with these data, sent and heard on loopback; then a reply to the last of them.
+    fn hears(family: Family, to: IpAddr) {
+        let open = |hears| PingSocket::open(family, hears, &MARKS).expect("this test needs CAP_NET_RAW");
+        let (server, client) = (open(EchoKind::Request), open(EchoKind::Reply));
+        let (mut data, mut message) = (Vec::new(), Vec::new());
+        let mut sequence = 0;
+        for ours in [&[0x11, 0x22, 0x33, 0x44, 3][..], &[0x11, 0x22, 0x33, 0x44, 4, 9]] {
+            let others =
+                [&ours[1..], &[0x11, 0x22, 0x33, 0x44, 5], &[0x11, 0x22, 0x33, 0x44, 2], b"ping", &[]];
+            for sent in others.into_iter().chain([ours]) {
+                sequence += 1;
+                client.request(to, (77, sequence), sent, &mut message).unwrap();
+            }
+            // Loopback has delivered all of them by now, and the kernel has answered.
+            let (ends, echo) = server.receive_request(&mut data).unwrap().unwrap();
+            assert_eq!((ends.to, echo.identifier, echo.sequence, &data[..]), (to, 77, sequence, ours));
+            assert!(server.receive_request(&mut data).unwrap().is_none(), "others are not heard");
+            assert_eq!(client.receive_reply(&mut data).unwrap().unwrap().0, to, "the kernel's own");
+            server.reply(ends, echo, ours, &mut message).unwrap();
+            assert_eq!(
+                client.receive_reply(&mut data).unwrap(),
+                Some((to, Echo { kind: EchoKind::Reply, ..echo }))
+            );
+            assert_eq!(&data[..], ours);
+            assert!(client.receive_reply(&mut data).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn marked_echoes_are_heard_and_answered_from_the_address_that_was_asked() {
+        hears(Family::V4, Ipv4Addr::new(127, 0, 0, 2).into());
+        assert_eq!(source_towards(Ipv4Addr::LOCALHOST.into()).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if PingSocket::open(Family::V6, EchoKind::Request, &MARKS).is_ok() {
+            hears(Family::V6, Ipv6Addr::LOCALHOST.into());
+        }
+    }
+}
