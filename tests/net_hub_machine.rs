@@ -89,6 +89,18 @@ fn a_hub_does_not_take_the_address_of_its_machines_router() {
     }
 }
 
+#[test]
+fn a_name_server_of_the_hubs_machine_among_the_lans_addresses_is_named() {
+    // As in a cloud whose name server is far from the machine's own network.
+    let net = Net::new(1).unwrap();
+    let text = "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 192.0.2.53\n";
+    net.hub().set_file("/etc/resolv.conf", text).unwrap();
+    let hub = start_hub(&net, &Binaries::find().unwrap(), &[]).unwrap();
+    let line = "10.0.0.2, a name server of this machine, is an address of the LAN's 10.0.0.0/24";
+    hub.wait_for_line(line, SOON).unwrap();
+    assert_eq!(hub.lines().iter().filter(|line| line.contains("a name server")).count(), 1);
+}
+
 /// A hub whose list of members is a link to a file elsewhere, as tools make that keep settings.
 fn linked_members(net: &Net, text: &str) -> PathBuf {
     let directory = state(net.hub(), "hub");

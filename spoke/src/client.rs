@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::linux::service_manager::ServiceManager;
+use common::linux::surroundings;
 use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, Ready, Source};
@@ -28,7 +29,7 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{self, Dial, Lookup, Translation};
+use crate::dial::{Dial, Lookup, Translation};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
 
@@ -403,7 +404,7 @@ impl Client {
                 Effect::Deliver(packet) => self.deliver(packet),
                 Effect::Resolve { host, port } => {
                     let unrouted = self.machine.is_unrouted(&host);
-                    let translation = Translation { unrouted, servers: dial::name_servers() };
+                    let translation = Translation { unrouted, servers: surroundings::name_servers() };
                     let lookup = Lookup::start(host, port, translation, &self.waker);
                     self.connection = Connection::Lookup(lookup);
                 }
@@ -496,7 +497,7 @@ impl Client {
     /// Tells the uplink whom the next look-up asks.
     fn note_name_servers(&mut self) {
         if self.config.uplink.ways.iter().any(Way::is_named) {
-            self.uplink.handle_name_servers(dial::name_servers());
+            self.uplink.handle_name_servers(surroundings::name_servers());
         }
     }
 

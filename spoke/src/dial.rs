@@ -120,21 +120,6 @@ impl Lookup {
     }
 }
 
-/// The name servers that are asked now: behind the resolver on this machine, if that tells its own.
-pub fn name_servers() -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
-        // One that is not there, or must not be read, names none.
-        if let Ok(text) = std::fs::read_to_string(file) {
-            found.extend(dns::name_servers(&text));
-        }
-        if !found.iter().any(IpAddr::is_loopback) {
-            break;
-        }
-    }
-    found
-}
-
 /// The addresses by which this network's translators reach IPv4 addresses.
 fn translate(addresses: &[Ipv4Addr], servers: &[IpAddr]) -> Vec<Ipv6Addr> {
     for _ in 0..QUESTIONS {

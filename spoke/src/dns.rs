@@ -1,12 +1,10 @@
-//! Name servers, and the one question that is asked of them directly: whether this network translates (RFC 7050). Pure.
+//! The one question that is asked of name servers directly: whether this network translates (RFC 7050). Pure.
 //!
 //! Names of hubs are the C library's affair. It is not asked for this, as looking names up by it needs more files and
 //! executable memory than a spoke has whose hub is an address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-/// Most name servers that are used, as in resolv.conf(5).
-pub const MAX_SERVERS: usize = 3;
 /// The name that has IPv6 addresses only where DNS64 makes them up (RFC 7050, section 8.2), in labels.
 const IPV4_ONLY: &[u8] = b"\x08ipv4only\x04arpa\0";
 /// Type AAAA, class IN.
@@ -14,16 +12,6 @@ const AAAA_IN: [u8; 4] = [0, 28, 0, 1];
 const HEADER_LEN: usize = 12;
 /// Most addresses that are taken from an answer.
 const MAX_ADDRESSES: usize = 16;
-
-/// The name servers of a file in the format of resolv.conf(5), without zones.
-pub fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
-    let addresses = resolv_conf.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let address = words.next().filter(|&word| word == "nameserver").and_then(|_| words.next())?;
-        address.split('%').next()?.parse().ok()
-    });
-    addresses.take(MAX_SERVERS).collect()
-}
 
 /// The question for the IPv6 addresses of ipv4only.arpa.
 pub fn question(id: u16) -> Vec<u8> {
@@ -74,15 +62,6 @@ fn behind_name(mut bytes: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_name_servers() {
-        let text = "# nameserver 9.9.9.9\nsearch lan\nnameserver 192.0.2.53\n nameserver\tfe80::1%eth0 x\n\
-                    nameserver\nnameserver what\nnameserver 127.0.0.53\nnameserver 192.0.2.54\n";
-        let expected = ["192.0.2.53", "fe80::1", "127.0.0.53"].map(|text| text.parse::<IpAddr>().unwrap());
-        assert_eq!(name_servers(text), expected);
-        assert_eq!(name_servers(""), [] as [IpAddr; 0]);
-    }
 
     /// An answer with an alias and two addresses, of which one has a spelt-out name.
     fn answer(id: u16) -> Vec<u8> {

@@ -2,6 +2,8 @@
 //!
 //! Both are values to be compared with the last observation: machines move, and networks can appear at any time.
 
+#![expect(clippy::disallowed_methods, reason = "an IO file: it reads the system's settings")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -84,6 +86,20 @@ impl Surroundings {
         lan.iter().flat_map(of).collect()
     }
 
+    /// The name servers among the LAN's addresses, with the LAN's prefix, but for the hub, this machine, and those that it
+    /// reaches in a network of its own: where one is no member it cannot be reached any more. `lan`: the machine's addresses
+    /// there.
+    pub fn captured(&self, lan: &[IpNetwork], name_servers: &[IpAddr]) -> Vec<(IpAddr, IpNetwork)> {
+        let of = |&server: &IpAddr| {
+            let lan = lan.iter().find(|lan| lan.contains(server))?;
+            let is_known = [lan.ip(), prefix::first_host(*lan)].contains(&server)
+                || self.networks().any(|own| own.contains(server) && own.prefix() >= lan.prefix());
+            let lan = IpNetwork::new(lan.network(), lan.prefix()).ok()?;
+            (!is_known).then_some((server, lan))
+        };
+        name_servers.iter().filter_map(of).collect()
+    }
+
     /// Whether the machine has this very address.
     pub fn has(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.address.ip() == address)
@@ -103,6 +119,41 @@ impl Network {
              not to {loser}, until this machine leaves {theirs} or the LAN gets another subnet"
         )
     }
+}
+
+/// The name servers that are asked now: behind the resolver on this machine, if that tells its own.
+pub fn name_servers() -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        // One that is not there, or must not be read, names none.
+        if let Ok(text) = std::fs::read_to_string(file) {
+            found.extend(listed(&text));
+        }
+        if !found.iter().any(IpAddr::is_loopback) {
+            break;
+        }
+    }
+    found
+}
+
+/// The name servers of a file in the format of resolv.conf(5), without zones.
+fn listed(resolv_conf: &str) -> Vec<IpAddr> {
+    /// Most that are used, as in resolv.conf(5).
+    const MAX_SERVERS: usize = 3;
+    let addresses = resolv_conf.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let address = words.next().filter(|&word| word == "nameserver").and_then(|_| words.next())?;
+        address.split('%').next()?.parse().ok()
+    });
+    addresses.take(MAX_SERVERS).collect()
+}
+
+/// A sentence about a name server that the LAN captures.
+pub fn captured(name_server: IpAddr, lan: IpNetwork) -> String {
+    format!(
+        "{name_server}, a name server of this machine, is an address of the LAN's {lan} and is asked there: if it is not a \
+         member, the LAN needs another subnet (`hub renumber`)"
+    )
 }
 
 /// The way by which a connection from `source` to `destination` leaves now; `None` where there is none, as where the
@@ -233,5 +284,33 @@ mod tests {
                 assert_eq!(path(), Path::Lost, "no route");
             }
         });
+    }
+
+    #[test]
+    fn reads_name_servers() {
+        let text = "# nameserver 9.9.9.9\nsearch lan\nnameserver 192.0.2.53\n nameserver\tfe80::1%eth0 x\n\
+                    nameserver\nnameserver what\nnameserver 127.0.0.53\nnameserver 192.0.2.54\n";
+        let expected = ["192.0.2.53", "fe80::1", "127.0.0.53"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(listed(text), expected);
+        assert_eq!(listed(""), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn a_name_server_among_the_lans_addresses_is_captured_unless_it_is_the_hub_or_this_machine() {
+        let lan = ["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
+        let network =
+            |address: &str| Network { address: address.parse().unwrap(), device: "eth0".to_owned() };
+        let captures = |around: &Surroundings, address: &str| {
+            let found = around.captured(&lan, &[address.parse().unwrap()]);
+            found.first().map(|(_, lan)| lan.to_string())
+        };
+        let around = Surroundings { networks: vec![network("10.0.3.57/16")] };
+        assert_eq!(captures(&around, "10.0.0.53").as_deref(), Some("10.0.0.0/24"));
+        assert_eq!(captures(&around, "fd00::53").as_deref(), Some("fd00::/64"));
+        for other in ["10.0.0.1", "10.0.0.2", "10.0.1.53", "fd00::1", "192.168.1.1"] {
+            assert_eq!(captures(&around, other), None, "{other}");
+        }
+        let around = Surroundings { networks: vec![network("10.0.0.57/24")] };
+        assert_eq!(captures(&around, "10.0.0.53"), None, "it is there");
     }
 }

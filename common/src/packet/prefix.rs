@@ -48,6 +48,14 @@ pub fn source_network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The first host of a prefix: on a LAN the hub.
+pub fn first_host(lan: IpNetwork) -> IpAddr {
+    match lan.network() {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().saturating_add(1)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

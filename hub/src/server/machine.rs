@@ -14,7 +14,7 @@ use common::linux::device::{Device, DeviceConfig};
 use common::linux::monitor::{Drained, Monitor, Pacer};
 use common::linux::netlink::{self, Family, MAIN_TABLE, Netlink, Route, Rule, RuleAction};
 use common::linux::policy::{self, table};
-use common::linux::surroundings::Surroundings;
+use common::linux::surroundings::{self, Surroundings};
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
 use common::queue::Buf;
@@ -98,6 +98,10 @@ impl Machine {
             scratch: Vec::new(),
         };
         machine.look_around()?;
+        let around = Surroundings::observe(&machine.tun).map_err(tun::Error::from)?;
+        for (server, lan) in around.captured(&machine.lan, &surroundings::name_servers()) {
+            warn!("{}", surroundings::captured(server, lan));
+        }
         Ok(machine)
     }
 

@@ -26,7 +26,7 @@ use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
 use crate::client::connection::{Link, Opening, Plan};
 use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::client::trust;
-use crate::dial::{self, Dial, Dialed, Lookup, Translation};
+use crate::dial::{Dial, Dialed, Lookup, Translation};
 use crate::uplink::advice::Progress;
 use crate::uplink::way::{Trust, Way};
 
@@ -183,7 +183,7 @@ impl Prober {
                 surroundings::new_way(netlink, (*address).into()).is_ok_and(|way| way.is_none())
             })
         };
-        Translation { unrouted: host.parse().ok().filter(is_unrouted), servers: dial::name_servers() }
+        Translation { unrouted: host.parse().ok().filter(is_unrouted), servers: surroundings::name_servers() }
     }
 
     fn hops(&self, addresses: &[SocketAddr]) -> Vec<(IpAddr, Option<Hop>)> {

@@ -4,7 +4,7 @@
 //! another program changed. The uplink decides what follows for the link.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::linux::device::{Device, DeviceConfig, Step};
@@ -14,7 +14,7 @@ use common::linux::surroundings::{self, Path, Surroundings};
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
 use common::node::log_limit::LogLimiter;
-use common::packet::link_local;
+use common::packet::{link_local, prefix};
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
 
@@ -61,6 +61,8 @@ struct Outer {
     direct: BTreeMap<IpAddr, Hop>,
     /// When to look for others of them again.
     look_at: Option<Instant>,
+    /// Name servers among the LAN's addresses that were warned about.
+    captured: Vec<IpAddr>,
 }
 
 /// The result of an observation.
@@ -327,7 +329,7 @@ impl Machine {
     /// Has the addresses of the LAN's subnet that this machine needs outside of it reached there.
     fn set_direct(&mut self) {
         let (name_servers, own) =
-            (crate::dial::name_servers(), self.surroundings.networks().collect::<Vec<_>>());
+            (surroundings::name_servers(), self.surroundings.networks().collect::<Vec<_>>());
         let needs = Needs {
             lan: &self.lan,
             own: &own,
@@ -341,6 +343,21 @@ impl Machine {
             self.routes.set_direct(&self.tun, direct);
         }
         self.warn_of_overlaps();
+        self.warn_of_name_servers(&name_servers);
+    }
+
+    /// Warns of name servers that the LAN takes away unless they are members, once each.
+    fn warn_of_name_servers(&mut self, name_servers: &[IpAddr]) {
+        // Without a link they are asked outside.
+        if self.outer.link.is_none() {
+            return;
+        }
+        let mut captured = self.surroundings.captured(&self.lan, name_servers);
+        captured.retain(|(server, _)| !self.outer.direct.contains_key(server));
+        for &(server, lan) in captured.iter().filter(|(server, _)| !self.outer.captured.contains(server)) {
+            warn!("{}", surroundings::captured(server, lan));
+        }
+        self.outer.captured = captured.into_iter().map(|(server, _)| server).collect();
     }
 
     /// The routes of the main table that lead out by other devices.
@@ -357,7 +374,7 @@ impl Machine {
         if lan.is_ipv6() && self.device.lacks_ipv6() {
             return None;
         }
-        let hub = first_host(lan);
+        let hub = prefix::first_host(lan);
         let hop = self.tun.netlink().route_to(hub).ok().flatten();
         let leads_there = hop.is_some_and(|hop| hop.interface == self.tun.index());
         (!leads_there).then(|| {
@@ -389,14 +406,6 @@ impl Machine {
             info!("nothing of this machine stands between it and the LAN any more");
         }
         self.overlaps = overlaps;
-    }
-}
-
-/// The hub's address in a prefix of the LAN.
-fn first_host(lan: IpNetwork) -> IpAddr {
-    match lan.network() {
-        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().saturating_add(1)).into(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().saturating_add(1)).into(),
     }
 }
 
