@@ -4,7 +4,7 @@
 //! Noise.
 //!
 //! smoltcp asserts what it takes for certain, and a failed assertion ends the program. So the other end's segments never
-//! reach it: of each, [`Segment`] keeps the few fields that this connection needs, and a segment of our own making
+//! reach it: of each, `Segment` keeps the few fields that this connection needs, and a segment of our own making
 //! carries them on. It has no options that a peer could choose, no flags but those of this state, and no FIN or RST: a
 //! connection ends with its session. What is left of smoltcp 0.14 holds for all values of these fields, as
 //! `hostile_segments_are_survived` and the fuzz target `icmp` try: sequence numbers are compared before they are
