@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
-use common::node::names::resolved;
 use common::node::names::zone::{self, Zone};
 use common::node::values::{self, Listen};
 use ipnetwork::IpNetwork;
@@ -184,7 +183,7 @@ pub static PROGRAM: Program = Program {
                 "say which line decides about a service: hub rules --explain laptop nas tcp/22",
             )],
         },
-        resolved::COMMAND,
+        zone::REGISTER,
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",

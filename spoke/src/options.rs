@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
-use common::node::names::resolved;
 use common::node::names::zone::{self, Zone};
 use common::node::values;
 use common::packet::{MAX_MTU, MIN_MTU};
@@ -123,7 +122,7 @@ pub static PROGRAM: Program = Program {
             operands: "NAME",
             settings: &[],
         },
-        resolved::COMMAND,
+        zone::REGISTER,
         Command {
             name: "config",
             help: "shows which settings are in force, and where each comes from",

@@ -174,10 +174,13 @@ impl Play {
         }
     }
 
-    /// Prints what hub and spokes have logged, for those who write the manual.
+    /// Checks that what still runs has logged no error, and prints what was logged for those who write the manual.
     pub(crate) fn end(self) {
         for running in &self.running {
             show(&running.step, &running.process, &self.secrets);
+            let lines = running.process.lines();
+            let error = lines.iter().find(|line| without_time(line).starts_with("[ERROR"));
+            assert!(error.is_none() || !running.process.is_running(), "{error:?}");
         }
     }
 

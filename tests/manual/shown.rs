@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Port numbers from which the kernel starts connections (`ip_local_port_range`) are above this.
 const FIRST_EPHEMERAL: u16 = 32_768;
-const UNITS: [&str; 12] = ["us", "ms", "s", "min", "h", "d", "B", "KiB", "MiB", "GiB", "kB", "MB"];
+const UNITS: [&str; 13] = ["us", "ms", "s", "m", "min", "h", "d", "B", "KiB", "MiB", "GiB", "kB", "MB"];
 
 /// Which secret of the run each secret of the document stands for.
 #[derive(Default)]

@@ -196,10 +196,11 @@ impl Tun {
     fn read_or_log(&self, space: &mut [u8]) -> Option<usize> {
         match self.read(space) {
             Ok(len) => Some(len),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            // Someone has deleted the device: it is made anew, and that is logged.
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => None,
             Err(error) => {
-                if error.kind() != ErrorKind::WouldBlock {
-                    error!("cannot read from {}: {error}", self.name());
-                }
+                error!("cannot read from {}: {error}", self.name());
                 None
             }
         }

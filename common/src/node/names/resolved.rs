@@ -9,15 +9,6 @@ use std::process::Command;
 use ipnetwork::IpNetwork;
 
 use super::zone::Zone;
-use crate::node::args;
-
-/// The command `resolved` of both programs.
-pub const COMMAND: args::Command = args::Command {
-    name: "resolved",
-    help: "has systemd-resolved ask this machine for the LAN's names (as root; with --dns), until the device goes",
-    operands: "",
-    settings: &[super::zone::ZONE],
-};
 
 /// Registers the name server of the addresses `own`, each with its subnet, for `zone` and the addresses of the subnets, on
 /// this device. Returns a sentence that says so.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::node::args::Setting;
+use crate::node::args::{Command, Setting};
 use crate::node::config::Settings;
 use crate::node::values;
 use crate::wire::frame::Peer;
@@ -19,6 +19,14 @@ pub const DNS: Setting = Setting::switch(
 /// `--zone`.
 pub const ZONE: Setting =
     Setting::one("zone", "DOMAIN", "with --dns, the domain that names are in").or("lan");
+
+/// The command that has systemd-resolved ask for the zone: see `resolved`.
+pub const REGISTER: Command = Command {
+    name: "resolved",
+    help: "has systemd-resolved ask this machine for the LAN's names (as root; with --dns), until the device goes",
+    operands: "",
+    settings: &[ZONE],
+};
 
 /// The zone to answer for, if that was asked for.
 ///
