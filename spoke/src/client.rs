@@ -30,15 +30,16 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Lookup, Translation};
+use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{self, Effect, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Attempt, Effect, Notice, Uplink, hosts, pins};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
 pub(crate) mod ping;
 mod reach;
 
-use connection::{Connection, Link, Opening, Plan};
+use connection::{Connection, Connections, Link, Opening, Plan};
 use machine::Machine;
 use ping::{PingDial, Pings};
 
@@ -119,7 +120,7 @@ impl From<tun::Error> for Error {
 /// A running spoke.
 pub struct Client {
     uplink: Uplink,
-    connection: Connection,
+    connections: Connections,
     trust: Option<Trust>,
     /// Where a way goes by pings.
     pings: Option<Pings>,
@@ -164,7 +165,7 @@ impl Client {
         let now = Instant::now();
         let mut client = Client {
             uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
-            connection: Connection::None,
+            connections: Connections::default(),
             trust,
             pings,
             hosts,
@@ -231,7 +232,7 @@ impl Client {
             for ready in &turn {
                 match ready.source {
                     Source::Stop => return self.stop(now),
-                    Source::Waker => self.finish_lookup(now),
+                    Source::Waker => self.finish_lookups(now),
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
                     Source::Kernel => self.read_announcements(),
                     Source::Device => self.read_device(now),
@@ -260,7 +261,7 @@ impl Client {
         let names = self.names.as_ref().and_then(|(server, _)| server.deadline());
         let deadlines = [
             self.uplink.deadline(),
-            self.connection.deadline(),
+            self.connections.deadline(),
             control,
             machine,
             names,
@@ -282,8 +283,10 @@ impl Client {
         }
         self.look_at_link(now);
         self.uplink.handle_timeout(now);
-        self.poll_dial(now);
-        self.poll_opening(now);
+        for attempt in [Attempt::Link, Attempt::Trial] {
+            self.poll_dial(attempt, now);
+            self.poll_opening(attempt, now);
+        }
         self.poll_pinging(now);
         self.service.handle_timeout(now);
         if let Some((server, _)) = &mut self.names {
@@ -312,7 +315,7 @@ impl Client {
 
     /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
     fn look_at_link(&mut self, now: Instant) {
-        let Connection::Link(Link::Tcp(link, _)) = &self.connection else { return };
+        let Connection::Link(Link::Tcp(link, _)) = &self.connections[Attempt::Link] else { return };
         if now < self.look_at {
             return;
         }
@@ -323,32 +326,36 @@ impl Client {
     }
 
     fn serve_link(&mut self, number: u16, ready: &Ready, now: Instant) {
-        match &mut self.connection {
-            Connection::Link(Link::Tcp(link, own)) if *own == number => {
+        let Some(attempt) = self.connections.find(number) else { return };
+        match &mut self.connections[attempt] {
+            Connection::Link(Link::Tcp(link, _)) => {
                 link.set_ready(ready.is_writable, ready.is_closed);
                 if ready.is_readable {
-                    let outcome = link::read(link, |read| self.uplink.receive(now, read));
-                    self.finish_read(outcome, ready.source, now);
+                    let uplink = &mut self.uplink;
+                    let outcome = link::read(link, |read| match attempt {
+                        Attempt::Link => uplink.receive(now, read),
+                        Attempt::Trial => uplink.receive_trial(now, read),
+                    });
+                    self.finish_read(attempt, outcome, ready.source, now);
                 }
             }
-            Connection::Opening(Opening { stream, number: own, .. }) if *own == number => {
+            Connection::Opening(Opening { stream, .. }) => {
                 stream.set_ready(ready.is_writable, ready.is_closed);
-                self.poll_opening(now);
+                self.poll_opening(attempt, now);
             }
             Connection::None
             | Connection::Lookup(_)
             | Connection::Dial(..)
-            | Connection::Opening(_)
             | Connection::Pinging(_)
-            | Connection::Link(_) => {}
+            | Connection::Link(Link::Ping(_)) => {}
         }
     }
 
     fn serve_pings(&mut self, ready: &Ready, now: Instant) {
-        match &mut self.connection {
+        match &mut self.connections[Attempt::Link] {
             Connection::Link(link @ Link::Ping(_)) => {
                 let outcome = link.read(now, |read| self.uplink.receive(now, read));
-                self.finish_read(outcome, ready.source, now);
+                self.finish_read(Attempt::Link, outcome, ready.source, now);
             }
             Connection::Pinging(_) => self.poll_pinging(now),
             Connection::None
@@ -359,17 +366,28 @@ impl Client {
         }
     }
 
-    fn finish_read(&mut self, outcome: io::Result<link::Outcome>, source: Source, now: Instant) {
+    fn finish_read(
+        &mut self,
+        attempt: Attempt,
+        outcome: io::Result<link::Outcome>,
+        source: Source,
+        now: Instant,
+    ) {
         match outcome {
             Ok(link::Outcome::Drained) => {}
             Ok(link::Outcome::More) => self.events.again(source),
-            Err(error) => self.uplink.handle_closed(&error, now),
+            Err(error) => self.tell(attempt, Outcome::Closed(error), now),
         }
     }
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
-        let Connection::Link(link) = &mut self.connection else { return false };
+        if let Connection::Link(link) = &mut self.connections[Attempt::Trial]
+            && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(now, write))
+        {
+            self.tell(Attempt::Trial, Outcome::Closed(error), now);
+        }
+        let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return false };
         match link.flush(now, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => flushed == Some(Flushed::More),
             Err(error) => {
@@ -402,25 +420,35 @@ impl Client {
         while let Some(effect) = self.uplink.poll_effect() {
             match effect {
                 Effect::Deliver(packet) => self.deliver(packet),
-                Effect::Resolve { host, port } => {
+                Effect::Resolve { attempt, host, port } => {
                     let unrouted = self.machine.is_unrouted(&host);
                     let translation = Translation { unrouted, servers: surroundings::name_servers() };
                     let lookup = Lookup::start(host, port, translation, &self.waker);
-                    self.connection = Connection::Lookup(lookup);
+                    self.connections[attempt] = Connection::Lookup(lookup);
                 }
-                Effect::Dial { way, addresses, segment, is_hasty } => {
-                    self.machine.set_hub(&addresses);
+                Effect::Dial { attempt, way, addresses, segment, is_hasty } => {
+                    match attempt {
+                        Attempt::Link => self.machine.set_hub(&addresses),
+                        Attempt::Trial => self.machine.add_hub(&addresses),
+                    }
                     if way.is_ping() {
-                        self.connection =
+                        self.connections[attempt] =
                             Connection::Pinging(Box::new(PingDial::start(addresses, is_hasty, now)));
                         self.poll_pinging(now);
                     } else {
-                        let dial = Dial::start(addresses, segment, is_hasty, now);
-                        self.connection = Connection::Dial(dial, Plan { way, is_hasty });
-                        self.poll_dial(now);
+                        let first = self.connections.numbers();
+                        let dial = Dial::start(addresses, first, segment, is_hasty, now);
+                        self.connections[attempt] = Connection::Dial(dial, Plan { way, is_hasty });
+                        self.poll_dial(attempt, now);
                     }
                 }
                 Effect::Close { reset } => self.close(reset),
+                Effect::GiveUp => drop(self.connections.take(Attempt::Trial)),
+                Effect::Switch => {
+                    if let Some((source, hub)) = self.connections.switch() {
+                        self.machine.set_link(source, hub);
+                    }
+                }
                 Effect::Remember(key) => {
                     let written = self.remember(key).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
@@ -504,7 +532,7 @@ impl Client {
     fn close(&mut self, reset: bool) {
         self.machine.clear_link();
         self.note_name_servers();
-        let closed = std::mem::replace(&mut self.connection, Connection::None);
+        let closed = self.connections.take(Attempt::Link);
         if let Connection::Link(Link::Tcp(link, _)) = closed
             && reset
         {

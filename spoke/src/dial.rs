@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ const MAX_ANSWER: usize = 512;
 pub struct Lookup {
     /// Or why there is none: where threads are limited, the look-up has failed before it began.
     thread: io::Result<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+    is_done: Arc<AtomicBool>,
 }
 
 /// What a network that has IPv6 alone needs to tell how IPv4 addresses are reached all the same.
@@ -92,12 +94,15 @@ impl Lookup {
         waker: &Arc<Waker>,
     ) -> Lookup {
         let wake = Arc::clone(waker);
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&is_done);
         let thread = spawn(Box::new(move || {
             let found = (host.as_str(), port).to_socket_addrs().map(|found| {
                 let found: Vec<SocketAddr> = found.collect();
                 let translated = translation.of(&found).into_iter().map(|address| (address, port).into());
                 translated.chain(found.iter().copied()).collect()
             });
+            done.store(true, Ordering::Release);
             // A loop that is gone needs no waking.
             let _ = wake.wake();
             found
@@ -105,7 +110,12 @@ impl Lookup {
         if thread.is_err() {
             let _ = waker.wake();
         }
-        Lookup { thread }
+        Lookup { thread, is_done }
+    }
+
+    /// Whether there is an outcome.
+    pub fn is_done(&self) -> bool {
+        self.thread.is_err() || self.is_done.load(Ordering::Acquire)
     }
 
     /// The addresses; waits for the thread to end, which it does right after it woke the loop.
@@ -155,6 +165,8 @@ fn ask(server: IpAddr) -> io::Result<Vec<Ipv6Addr>> {
 pub struct Dial {
     left: std::vec::IntoIter<SocketAddr>,
     tried: Vec<Option<(SocketAddr, TcpStream)>>,
+    /// The number of the first attempt.
+    first: u16,
     segment: Option<u16>,
     next_at: Instant,
     give_up_at: Instant,
@@ -188,14 +200,21 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses; attempt `n` is [`Source::Dial`] `n`. `segment`: the largest TCP segment, in bytes;
-    /// `is_hasty`: whether to give up soon.
-    pub fn start(addresses: Vec<SocketAddr>, segment: Option<u16>, is_hasty: bool, now: Instant) -> Dial {
+    /// Tries the addresses, at most [`MAX_ADDRESSES`]; each attempt is a [`Source::Dial`], by numbers from `first` on.
+    /// `segment`: the largest TCP segment, in bytes; `is_hasty`: whether to give up soon.
+    pub fn start(
+        addresses: Vec<SocketAddr>,
+        first: u16,
+        segment: Option<u16>,
+        is_hasty: bool,
+        now: Instant,
+    ) -> Dial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
         Dial {
             left: left.into_iter(),
             tried: Vec::new(),
+            first,
             segment,
             next_at: now,
             give_up_at: now + if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER },
@@ -227,7 +246,7 @@ impl Dial {
             match outcome {
                 Ok(()) => {
                     if let Some((_, stream)) = slot.take() {
-                        return Dialed::Connected(address, stream, index as u16);
+                        return Dialed::Connected(address, stream, self.first + index as u16);
                     }
                 }
                 Err(error) => {
@@ -257,7 +276,7 @@ impl Dial {
 
     fn attempt(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
         let mut stream = tcp::connect(address, self.segment)?;
-        let token = Source::Dial(self.tried.len() as u16).token();
+        let token = Source::Dial(self.first + self.tried.len() as u16).token();
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.tried.push(Some((address, stream)));
         Ok(())

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use common::packet::drops::{Drops, Reason};
+use common::packet::drops::Drops;
 use common::queue::tcp_info::TcpInfo;
 use common::queue::{Buf, Pool};
 use common::transport::layers::Stage;
@@ -24,7 +24,7 @@ use common::wire::inbox::Inbox;
 use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
-use common::wire::tunnel::{self, Flushed, Tunnel, outbox};
+use common::wire::tunnel::{self, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 
 pub mod advice;
@@ -35,6 +35,7 @@ pub mod grant;
 pub mod hosts;
 pub mod known_ways;
 mod learned;
+mod linked;
 pub mod members;
 mod packets;
 pub mod path;
@@ -46,13 +47,14 @@ pub mod routes;
 mod segments;
 mod status;
 pub mod target;
+pub mod trial;
 pub mod way;
 pub mod ways;
 
-pub use effect::{Effect, Error, Notice};
+pub use effect::{Attempt, Effect, Error, Notice};
 
-use advice::Progress;
 use learned::LearnedRoutes;
+use linked::{Linked, Trial};
 use members::MemberList;
 use pin::Pin;
 use probe::Probe;
@@ -101,32 +103,6 @@ enum Phase {
     Dialling,
     /// There is a connection.
     Linked(Box<Linked>),
-}
-
-struct Linked {
-    tunnel: Tunnel,
-    /// What it is connected to: the hub's outer address, or that of the proxy before it.
-    hub: SocketAddr,
-    /// What the hub granted, while the device is being configured for it.
-    welcome: Option<common::wire::frame::Welcome>,
-    /// Since when this spoke is on the LAN by this link.
-    joined_at: Option<Instant>,
-    /// The question whether the hub still answers, after its path has changed.
-    probe: Option<Probe>,
-    /// Whether anything came from the other end.
-    is_heard: bool,
-    /// Whether a person at the hub has to let this spoke in.
-    is_pending: bool,
-}
-
-impl Linked {
-    fn progress(&self) -> Progress {
-        match (self.tunnel.is_open(), self.is_heard) {
-            (true, _) => Progress::Open,
-            (false, true) => Progress::Answered,
-            (false, false) => Progress::Silent,
-        }
-    }
 }
 
 /// This spoke's identity on the LAN.
@@ -248,7 +224,8 @@ impl Uplink {
             Phase::Paused(until) => Some(*until),
             Phase::Resolving | Phase::Dialling => None,
             Phase::Linked(linked) => {
-                linked.probe.map(Probe::deadline).into_iter().chain([linked.tunnel.deadline()]).min()
+                let probe = linked.probe.map(Probe::deadline);
+                [probe, Some(linked.tunnel.deadline()), linked.trial.deadline()].into_iter().flatten().min()
             }
         };
         [phase, self.pin.again_at(), self.members.deadline()].into_iter().flatten().min()
@@ -261,6 +238,7 @@ impl Uplink {
         }
         self.answer_late(now);
         self.poll_probe(now);
+        self.poll_trial(now);
         match &mut self.phase {
             Phase::Paused(until) if *until <= now => {
                 self.phase = Phase::Resolving;
@@ -279,7 +257,7 @@ impl Uplink {
 
     fn resolve(&mut self) {
         let (host, port) = self.ways.begin().first_hop();
-        self.effects.push_back(Effect::Resolve { host: host.to_owned(), port });
+        self.effects.push_back(Effect::Resolve { attempt: Attempt::Link, host: host.to_owned(), port });
     }
 
     /// The outcome of [`Effect::Resolve`]: the addresses to connect to, or why there are none.
@@ -296,7 +274,8 @@ impl Uplink {
                 self.phase = Phase::Dialling;
                 let (way, segment) = (self.ways.current().clone(), self.outer.segments.limit());
                 let is_hasty = self.ways.is_hasty();
-                self.effects.push_back(Effect::Dial { way, addresses, segment, is_hasty });
+                let attempt = Attempt::Link;
+                self.effects.push_back(Effect::Dial { attempt, way, addresses, segment, is_hasty });
             }
             Err(error) => self.try_again(advice::lookup(self.ways.current(), &error), now),
         }
@@ -323,9 +302,14 @@ impl Uplink {
     /// [`Effect::Dial`] led to a connection with the hub, itself or by the proxy at this address, and the tunnel's bytes
     /// may flow. `ephemeral`: 32 random bytes.
     pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
-        if !matches!(self.phase, Phase::Dialling) {
-            return;
+        if matches!(self.phase, Phase::Dialling) {
+            let linked = self.join_by(hub, ephemeral, now);
+            self.begin_link(linked);
         }
+    }
+
+    /// A tunnel that asks to join, over a connection to this address.
+    fn join_by(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Box<Linked> {
         let join = Join {
             name: self.config.name.clone(),
             addresses: self.config.addresses.clone(),
@@ -336,9 +320,7 @@ impl Uplink {
         };
         let pool = &mut self.buffers.pool;
         let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
-        self.routes.begin_link();
-        self.outer.segments.begin_link();
-        self.phase = Phase::Linked(Box::new(Linked {
+        Box::new(Linked {
             tunnel,
             hub,
             welcome: None,
@@ -346,7 +328,14 @@ impl Uplink {
             probe: None,
             is_heard: false,
             is_pending: false,
-        }));
+            trial: Trial::default(),
+        })
+    }
+
+    fn begin_link(&mut self, linked: Box<Linked>) {
+        self.routes.begin_link();
+        self.outer.segments.begin_link();
+        self.phase = Phase::Linked(linked);
     }
 
     /// The connection failed, or was closed by the other end: [`io::ErrorKind::UnexpectedEof`].
@@ -367,12 +356,7 @@ impl Uplink {
 
     fn fail_link(&mut self, error: tunnel::Error, now: Instant) {
         if let tunnel::Error::HubKey { seen } = error {
-            let error = Error::KeyChanged {
-                hub: self.ways.current().hub.to_string(),
-                known: self.pin.key().unwrap_or(seen),
-                seen,
-                pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
-            };
+            let error = self.key_changed(self.ways.current(), seen);
             self.retry.slow_down();
             self.end_or_try_again(error, now);
             return;
@@ -380,10 +364,23 @@ impl Uplink {
         let Phase::Linked(linked) = &self.phase else { return };
         let why = advice::failed(self.ways.current(), linked.progress(), &error);
         self.judge_segments(now);
+        if self.switch_at_loss(now) {
+            return;
+        }
         if error == tunnel::Error::Silent {
             self.close_link(true, now);
         }
         self.try_again(why, now);
+    }
+
+    /// This way leads to a hub with another key.
+    fn key_changed(&self, way: &Way, seen: PublicKey) -> Error {
+        Error::KeyChanged {
+            hub: way.hub.to_string(),
+            known: self.pin.key().unwrap_or(seen),
+            seen,
+            pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
+        }
     }
 
     /// Whether the link that has just died did so of full packets.
@@ -406,6 +403,9 @@ impl Uplink {
 
     /// Ends the attempt or the link, and begins again: by the next way at once, after the last one with a pause.
     fn try_again(&mut self, why: String, now: Instant) {
+        if self.switch_at_loss(now) {
+            return;
+        }
         self.close_link(false, now);
         let was_on_lan = self.retry.off_since().is_none();
         let why = if was_on_lan {
@@ -439,6 +439,7 @@ impl Uplink {
             self.buffers.drops.add_all(&linked.tunnel.queue().drops());
             linked.tunnel.close(&mut self.buffers.pool);
             self.effects.push_back(Effect::Close { reset });
+            self.end_trial(linked.trial);
         }
         self.answer_nobody();
     }
@@ -515,63 +516,5 @@ impl Uplink {
             // The other end may be gone.
             let _ = linked.tunnel.bye(Farewell::Stopping);
         }
-    }
-
-    // ---- bytes
-
-    /// Reads once from the link: `read` fills the space that it is given and returns how much it filled, 0 where
-    /// nothing came.
-    pub fn receive(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
-        let Phase::Linked(linked) = &mut self.phase else { return };
-        let Buffers { inbox, pool, .. } = &mut self.buffers;
-        let is_heard = &mut linked.is_heard;
-        linked.tunnel.fill(inbox, pool, now, |space| {
-            let len = read(space);
-            *is_heard |= len > 0;
-            len
-        });
-        loop {
-            let Phase::Linked(linked) = &mut self.phase else { return };
-            let Buffers { inbox, pool, .. } = &mut self.buffers;
-            match linked.tunnel.open(inbox, pool, now) {
-                Ok(Some(tunnel::Event::Packet(packet))) => self.deliver(packet),
-                Ok(Some(tunnel::Event::Control(frame))) => self.handle_frame(frame, now),
-                // Only a hub is asked to let someone join.
-                Ok(Some(tunnel::Event::Join { .. })) => {}
-                Ok(None) => break,
-                Err(error) => return self.fail_link(error, now),
-            }
-        }
-        let Phase::Linked(linked) = &mut self.phase else { return };
-        linked.tunnel.park(&mut self.buffers.inbox, &mut self.buffers.pool);
-    }
-
-    /// Whether there is anything to write to the link.
-    pub fn wants_write(&self) -> bool {
-        matches!(&self.phase, Phase::Linked(linked) if linked.tunnel.wants_write())
-    }
-
-    /// Writes what the link takes: `write` returns how many bytes it took, fewer than it was given where it is full.
-    /// Not to be called while it is known to be full.
-    pub fn flush(&mut self, now: Instant, write: impl FnMut(&[u8]) -> usize) -> Flushed {
-        let Phase::Linked(linked) = &mut self.phase else { return Flushed::Done };
-        let Buffers { outbox, pool, .. } = &mut self.buffers;
-        match linked.tunnel.flush(outbox, pool, now, write) {
-            Ok(flushed) => flushed,
-            Err(error) => {
-                self.fail_link(error, now);
-                Flushed::Done
-            }
-        }
-    }
-
-    /// Counts a packet that the device did not take.
-    pub fn count_device_drop(&mut self) {
-        self.buffers.drops.add(Reason::Device);
-    }
-
-    /// Takes a buffer back that an effect brought out.
-    pub fn recycle(&mut self, packet: Buf) {
-        self.buffers.pool.give(packet);
     }
 }

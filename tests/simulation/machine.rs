@@ -297,7 +297,7 @@ impl World {
             }
             Effect::Close { reset } => self.hang_up(at, reset),
             Effect::Remember(key) => self.remember(at, key),
-            Effect::RememberWays(_) => unreachable!("there is one way"),
+            Effect::RememberWays(_) | Effect::GiveUp | Effect::Switch => unreachable!("there is one way"),
             Effect::Configure { addresses, mtu } => {
                 assert_eq!(mtu, 1_500);
                 process.kernel.configure(addresses);

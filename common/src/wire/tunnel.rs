@@ -456,6 +456,12 @@ impl Tunnel {
         self.outbound.queue.push(packet, flow, now, pool);
     }
 
+    /// Takes over the packets that wait in another tunnel to the same end, with what its queue has counted.
+    pub fn take_queue(&mut self, from: &mut Tunnel) {
+        debug_assert!(self.outbound.queue.is_empty());
+        std::mem::swap(&mut self.outbound.queue, &mut from.outbound.queue);
+    }
+
     /// Drops a batch of the packets that wait, by [`Queue::drop_batch`].
     pub fn drop_batch(&mut self, pool: &mut Pool) {
         self.outbound.queue.drop_batch(pool);

@@ -198,7 +198,7 @@ impl Prober {
 
     fn dial(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Dialed> {
         let mut at = now();
-        let mut dial = Dial::start(addresses, None, self.is_hasty, at);
+        let mut dial = Dial::start(addresses, 0, None, self.is_hasty, at);
         loop {
             match dial.poll(self.events.registry(), at) {
                 Dialed::Wait => at = self.wait(dial.deadline(), None)?,

@@ -1,7 +1,8 @@
 //! The connection to the hub, from the look-up to the link. IO, by what it holds.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
 use common::node::{link, state};
@@ -12,13 +13,88 @@ use common::transport::tcp;
 use mio::net::TcpStream;
 
 use super::ping::PingDial;
-use crate::dial::{Dial, Lookup};
+use crate::dial::{Dial, Lookup, MAX_ADDRESSES};
+use crate::uplink::Attempt;
 use crate::uplink::way::{Trust, Way};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(15);
 /// The same, where there are other ways to try.
 const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
+
+/// The link's connection, and one that is tried beside it.
+pub(crate) struct Connections {
+    link: Connection,
+    trial: Connection,
+    /// The number of the next connection attempt.
+    next: u16,
+    /// From and to where the one beside the link goes.
+    ends: Option<(IpAddr, IpAddr)>,
+}
+
+impl Default for Connections {
+    fn default() -> Connections {
+        Connections { link: Connection::None, trial: Connection::None, next: 0, ends: None }
+    }
+}
+
+impl Index<Attempt> for Connections {
+    type Output = Connection;
+
+    fn index(&self, attempt: Attempt) -> &Connection {
+        match attempt {
+            Attempt::Link => &self.link,
+            Attempt::Trial => &self.trial,
+        }
+    }
+}
+
+impl IndexMut<Attempt> for Connections {
+    fn index_mut(&mut self, attempt: Attempt) -> &mut Connection {
+        match attempt {
+            Attempt::Link => &mut self.link,
+            Attempt::Trial => &mut self.trial,
+        }
+    }
+}
+
+impl Connections {
+    /// When there is something to do without an event.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.link.deadline().into_iter().chain(self.trial.deadline()).min()
+    }
+
+    /// Takes one out.
+    pub(crate) fn take(&mut self, attempt: Attempt) -> Connection {
+        std::mem::replace(&mut self[attempt], Connection::None)
+    }
+
+    /// The first of as many numbers as a dial needs, which no other connection has.
+    pub(crate) fn numbers(&mut self) -> u16 {
+        const COUNT: u16 = MAX_ADDRESSES as u16;
+        // They are 16 aligned ones, so that they never wrap around within.
+        let is_taken = |first| self.link.number().is_some_and(|number| number / COUNT == first / COUNT);
+        let first = if is_taken(self.next) { self.next.wrapping_add(COUNT) } else { self.next };
+        self.next = first.wrapping_add(COUNT);
+        first
+    }
+
+    /// Which one has this number.
+    pub(crate) fn find(&self, number: u16) -> Option<Attempt> {
+        [Attempt::Link, Attempt::Trial].into_iter().find(|&attempt| self[attempt].number() == Some(number))
+    }
+
+    /// Notes from and to where the one beside the link goes.
+    pub(crate) fn set_ends(&mut self, ends: (IpAddr, IpAddr)) {
+        self.ends = Some(ends);
+    }
+
+    /// Puts the one beside the link in its place: from and to where it goes.
+    pub(crate) fn switch(&mut self) -> Option<(IpAddr, IpAddr)> {
+        self.link = self.take(Attempt::Trial);
+        self.ends.take()
+    }
+}
 
 /// The connection to the hub, or the attempt at one.
 pub(crate) enum Connection {
@@ -58,6 +134,19 @@ pub(crate) struct Opening {
 }
 
 impl Connection {
+    /// Its number, once it is there.
+    fn number(&self) -> Option<u16> {
+        match self {
+            Connection::Opening(opening) => Some(opening.number),
+            Connection::Link(Link::Tcp(_, number)) => Some(*number),
+            Connection::None
+            | Connection::Lookup(_)
+            | Connection::Dial(..)
+            | Connection::Pinging(_)
+            | Connection::Link(Link::Ping(_)) => None,
+        }
+    }
+
     /// When there is something to do without an event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {

@@ -22,6 +22,7 @@ use crate::kernel_routes::direct::{Hop, Needs};
 use crate::kernel_routes::{KernelRoutes, name_some};
 use crate::uplink::path::PathChange;
 use crate::uplink::routes::RouteMode;
+use crate::uplink::trial::add_addresses;
 
 /// How often the name servers are read anew while the machine is in a network with the LAN's addresses: the kernel does
 /// not announce them.
@@ -263,6 +264,13 @@ impl Machine {
     pub(super) fn set_hub(&mut self, hub: &[SocketAddr]) {
         self.outer.hub = hub.iter().map(|address| address.ip().to_canonical()).collect();
         // None of them is dialled through the device.
+        self.set_direct();
+        self.outer.hops = self.hops();
+    }
+
+    /// The hub, or the proxy before it, is at these addresses too.
+    pub(super) fn add_hub(&mut self, hub: &[SocketAddr]) {
+        add_addresses(&mut self.outer.hub, hub);
         self.set_direct();
         self.outer.hops = self.hops();
     }

@@ -11,87 +11,116 @@ use super::Client;
 use super::connection::{Connection, Link, Opening};
 use super::ping::PingDialed;
 use crate::dial::Dialed;
+use crate::uplink::Attempt;
+use crate::uplink::trial::Outcome;
 
 impl Client {
-    pub(super) fn finish_lookup(&mut self, now: Instant) {
-        if !matches!(self.connection, Connection::Lookup(_)) {
-            return;
-        }
-        if let Connection::Lookup(lookup) = std::mem::replace(&mut self.connection, Connection::None) {
-            self.uplink.handle_networks(self.machine.look_around());
-            self.note_name_servers();
-            self.uplink.handle_resolved(lookup.finish(), now);
+    /// Tells the uplink what came of an attempt.
+    pub(super) fn tell(&mut self, attempt: Attempt, outcome: Outcome, now: Instant) {
+        let uplink = &mut self.uplink;
+        match (attempt, outcome) {
+            (Attempt::Trial, outcome) => uplink.handle_trial(outcome, now),
+            (Attempt::Link, Outcome::Resolved(found)) => uplink.handle_resolved(found, now),
+            (Attempt::Link, Outcome::Unreachable(at, error)) => uplink.handle_unreachable(at, &error, now),
+            (Attempt::Link, Outcome::NotOpened(stage, error)) => {
+                uplink.handle_not_opened(stage, &error, now);
+            }
+            (Attempt::Link, Outcome::Connected(at, ephemeral)) => {
+                uplink.handle_connected(at, ephemeral, now);
+            }
+            (Attempt::Link, Outcome::Closed(error)) => uplink.handle_closed(&error, now),
         }
     }
 
-    pub(super) fn poll_dial(&mut self, now: Instant) {
-        let Connection::Dial(dial, plan) = &mut self.connection else { return };
+    pub(super) fn finish_lookups(&mut self, now: Instant) {
+        for attempt in [Attempt::Link, Attempt::Trial] {
+            let is_done =
+                matches!(&self.connections[attempt], Connection::Lookup(lookup) if lookup.is_done());
+            if is_done && let Connection::Lookup(lookup) = self.connections.take(attempt) {
+                self.uplink.handle_networks(self.machine.look_around());
+                self.note_name_servers();
+                self.tell(attempt, Outcome::Resolved(lookup.finish()), now);
+            }
+        }
+    }
+
+    pub(super) fn poll_dial(&mut self, attempt: Attempt, now: Instant) {
+        let Connection::Dial(dial, plan) = &mut self.connections[attempt] else { return };
         match dial.poll(self.events.registry(), now) {
             Dialed::Wait => {}
             Dialed::Connected(at, stream, number) => {
-                if let Ok(source) = stream.local_addr() {
-                    self.machine.set_link(source.ip(), at.ip());
-                }
+                let source = stream.local_addr();
                 match Opening::begin(stream, number, at, plan, self.trust.as_ref(), now) {
                     Ok(opening) => {
-                        self.connection = Connection::Opening(opening);
-                        self.poll_opening(now);
+                        self.connections[attempt] = Connection::Opening(opening);
+                        match (attempt, source) {
+                            (Attempt::Link, Ok(source)) => self.machine.set_link(source.ip(), at.ip()),
+                            (Attempt::Trial, Ok(source)) => {
+                                self.connections.set_ends((source.ip(), at.ip()));
+                            }
+                            (_, Err(_)) => {}
+                        }
+                        self.poll_opening(attempt, now);
                     }
-                    Err(error) => self.fail_opening(Stage::Proxy, &error, now),
+                    Err(error) => self.fail_opening(attempt, Stage::Proxy, error, now),
                 }
             }
             Dialed::Failed(tried, error) => {
-                self.connection = Connection::None;
-                self.uplink.handle_unreachable(tried, &error, now);
+                self.connections.take(attempt);
+                self.tell(attempt, Outcome::Unreachable(tried, error), now);
             }
         }
     }
 
     /// Goes on with setting up what is around the tunnel, and begins the tunnel once that is there.
-    pub(super) fn poll_opening(&mut self, now: Instant) {
-        let Connection::Opening(opening) = &mut self.connection else { return };
+    pub(super) fn poll_opening(&mut self, attempt: Attempt, now: Instant) {
+        let Connection::Opening(opening) = &mut self.connections[attempt] else { return };
         let opened = opening.go_on(now).and_then(|is_open| Ok((is_open, state::random()?)));
         let stage = opening.stream.stage();
         match opened {
             Ok((false, _)) => {}
             Ok((true, ephemeral)) => {
-                let Connection::Opening(Opening { stream, number, at, .. }) =
-                    std::mem::replace(&mut self.connection, Connection::None)
+                let Connection::Opening(Opening { stream, number, at, .. }) = self.connections.take(attempt)
                 else {
                     return;
                 };
-                self.connection = Connection::Link(Link::Tcp(stream, number));
-                self.uplink.handle_connected(at, ephemeral, now);
+                self.connections[attempt] = Connection::Link(Link::Tcp(stream, number));
+                self.tell(attempt, Outcome::Connected(at, ephemeral), now);
                 // The hub may have been quicker than this turn.
                 self.events.again(Source::Dial(number));
             }
-            Err(error) => self.fail_opening(stage, &error, now),
+            Err(error) => self.fail_opening(attempt, stage, error, now),
         }
     }
 
     /// Goes on with pinging, and begins the tunnel once a hub answers.
     pub(super) fn poll_pinging(&mut self, now: Instant) {
-        let (Connection::Pinging(dial), Some(pings)) = (&mut self.connection, &self.pings) else { return };
+        let attempt = Attempt::Link;
+        let (Connection::Pinging(dial), Some(pings)) = (&mut self.connections[attempt], &self.pings) else {
+            return;
+        };
         match dial.poll(pings, now) {
             PingDialed::Wait => {}
             PingDialed::Connected(at, ping) => {
                 self.machine.set_link(ping.own_address(), at.ip());
-                self.connection = Connection::Link(Link::Ping(ping));
+                self.connections[attempt] = Connection::Link(Link::Ping(ping));
                 match state::random() {
-                    Ok(ephemeral) => self.uplink.handle_connected(at, ephemeral, now),
-                    Err(error) => self.fail_opening(Stage::Open, &error, now),
+                    Ok(ephemeral) => self.tell(attempt, Outcome::Connected(at, ephemeral), now),
+                    Err(error) => self.fail_opening(attempt, Stage::Open, error, now),
                 }
             }
             PingDialed::Failed(tried, error) => {
-                self.connection = Connection::None;
-                self.uplink.handle_unreachable(tried, &error, now);
+                self.connections.take(attempt);
+                self.tell(attempt, Outcome::Unreachable(tried, error), now);
             }
         }
     }
 
-    pub(super) fn fail_opening(&mut self, stage: Stage, error: &io::Error, now: Instant) {
-        self.connection = Connection::None;
-        self.machine.clear_link();
-        self.uplink.handle_not_opened(stage, error, now);
+    fn fail_opening(&mut self, attempt: Attempt, stage: Stage, error: io::Error, now: Instant) {
+        self.connections.take(attempt);
+        if attempt == Attempt::Link {
+            self.machine.clear_link();
+        }
+        self.tell(attempt, Outcome::NotOpened(stage, error), now);
     }
 }

@@ -21,19 +21,32 @@ use super::target::Target;
 use super::way::Way;
 use crate::control::Page;
 
+/// Which connection is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The one that the link goes by, or will go by.
+    Link,
+    /// One that is tried beside a link: [`super::trial`].
+    Trial,
+}
+
 /// One action for the shell, which carries them out in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Look a name up, if it is one; answer by `handle_resolved`.
+    /// Look a name up, if it is one; answer by `handle_resolved`, or by `handle_trial`.
     Resolve {
+        /// For which connection.
+        attempt: Attempt,
         /// Name or address, without brackets: the hub's, or the proxy's.
         host: String,
         /// TCP port.
         port: u16,
     },
     /// Connect to the first of these that answers, and set up what is around the tunnel; answer by `handle_connected`,
-    /// `handle_unreachable` or `handle_not_opened`.
+    /// `handle_unreachable` or `handle_not_opened`, or by `handle_trial`.
     Dial {
+        /// For which connection.
+        attempt: Attempt,
         /// What to speak there.
         way: Way,
         /// The hub's, or the proxy's.
@@ -43,11 +56,15 @@ pub enum Effect {
         /// Whether to give up soon, as there are other ways to try.
         is_hasty: bool,
     },
-    /// Close the connection, by a reset where the other end could not hear a goodbye.
+    /// Close the link's connection, by a reset where the other end could not hear a goodbye.
     Close {
         /// Whether to reset it.
         reset: bool,
     },
+    /// Close the connection that is tried beside the link, or stop trying.
+    GiveUp,
+    /// The connection that was tried is the link's from now on.
+    Switch,
     /// Write down that the hub has this key; answer by `handle_remembered`.
     Remember(PublicKey),
     /// Write down which way worked in which network: the whole text of `ways`.

@@ -68,6 +68,8 @@ impl Uplink {
     fn handle_bye(&mut self, farewell: Farewell, now: Instant) {
         let why = match farewell {
             Farewell::Stopping => "it stops",
+            // By the way that is tried: that one is heard of next.
+            Farewell::Replaced if self.switch_at_loss(now) => return,
             Farewell::Replaced => {
                 // A link that lasted says that there was no other machine before.
                 self.close_link(false, now);
@@ -147,6 +149,7 @@ impl Uplink {
         if self.config.follows_members {
             self.refresh_members(now);
         }
+        self.schedule_trial(now);
     }
 
     // ---- routes

@@ -5,9 +5,11 @@ use std::time::Instant;
 use common::packet::drops::Reason;
 use common::packet::{Header, MAX_PACKET, icmp, offload};
 use common::queue::Buf;
+use common::wire::frame::ControlFrame;
+use common::wire::tunnel::{self, Flushed};
 use log::{Level, log_enabled, trace};
 
-use super::{Effect, Phase, Uplink};
+use super::{Buffers, Effect, Phase, Uplink};
 
 impl Uplink {
     /// Queues one packet from the device for the hub: `read` fills the space that it is given and returns how much it
@@ -64,5 +66,75 @@ impl Uplink {
                 self.buffers.pool.give(packet);
             }
         }
+    }
+
+    // ---- bytes of the link
+
+    /// Reads once from the link: `read` fills the space that it is given and returns how much it filled, 0 where
+    /// nothing came.
+    pub fn receive(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        let Buffers { inbox, pool, .. } = &mut self.buffers;
+        let is_heard = &mut linked.is_heard;
+        linked.tunnel.fill(inbox, pool, now, |space| {
+            let len = read(space);
+            *is_heard |= len > 0;
+            len
+        });
+        self.open_received(now);
+    }
+
+    /// Handles what was read.
+    pub(super) fn open_received(&mut self, now: Instant) {
+        loop {
+            let Phase::Linked(linked) = &mut self.phase else { return };
+            let Buffers { inbox, pool, .. } = &mut self.buffers;
+            match linked.tunnel.open(inbox, pool, now) {
+                Ok(Some(tunnel::Event::Packet(packet))) => self.deliver(packet),
+                Ok(Some(tunnel::Event::Control(frame))) => {
+                    // Nothing follows it, and the link may be another one then.
+                    let is_last = matches!(frame, ControlFrame::Bye(_));
+                    self.handle_frame(frame, now);
+                    if is_last {
+                        return;
+                    }
+                }
+                // Only a hub is asked to let someone join.
+                Ok(Some(tunnel::Event::Join { .. })) => {}
+                Ok(None) => break,
+                Err(error) => return self.fail_link(error, now),
+            }
+        }
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        linked.tunnel.park(&mut self.buffers.inbox, &mut self.buffers.pool);
+    }
+
+    /// Whether there is anything to write to the link.
+    pub fn wants_write(&self) -> bool {
+        matches!(&self.phase, Phase::Linked(linked) if linked.tunnel.wants_write())
+    }
+
+    /// Writes what the link takes: `write` returns how many bytes it took, fewer than it was given where it is full.
+    /// Not to be called while it is known to be full.
+    pub fn flush(&mut self, now: Instant, write: impl FnMut(&[u8]) -> usize) -> Flushed {
+        let Phase::Linked(linked) = &mut self.phase else { return Flushed::Done };
+        let Buffers { outbox, pool, .. } = &mut self.buffers;
+        match linked.tunnel.flush(outbox, pool, now, write) {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                self.fail_link(error, now);
+                Flushed::Done
+            }
+        }
+    }
+
+    /// Counts a packet that the device did not take.
+    pub fn count_device_drop(&mut self) {
+        self.buffers.drops.add(Reason::Device);
+    }
+
+    /// Takes a buffer back that an effect brought out.
+    pub fn recycle(&mut self, packet: Buf) {
+        self.buffers.pool.give(packet);
     }
 }

@@ -48,7 +48,8 @@ impl Uplink {
                 self.phase = Phase::Resolving;
                 self.resolve();
             }
-            Phase::Resolving | Phase::Linked(_) => {}
+            Phase::Linked(_) => self.schedule_trial(now),
+            Phase::Resolving => {}
         }
     }
 

@@ -85,6 +85,30 @@ impl Ways {
         &self.all[self.current].way
     }
 
+    /// The one of this number.
+    pub(super) fn get(&self, way: usize) -> &Way {
+        &self.all[way].way
+    }
+
+    /// The number of the first way from this one on that comes before the one in use. One by pings is not tried beside a
+    /// link, as two tunnels in pings would take each other's.
+    pub(super) fn better(&self, from: usize) -> Option<usize> {
+        (from..self.current).find(|&way| !self.get(way).is_ping())
+    }
+
+    /// This one does not work, as was tried beside the link: whether that is news.
+    pub(super) fn trial_failed(&mut self, way: usize, why: &str) -> bool {
+        let answer = &mut self.all[way].answer;
+        let is_news = answer.as_deref() != Some(why);
+        *answer = Some(why.to_owned());
+        is_news
+    }
+
+    /// This one is in use from now on.
+    pub(super) fn switch_to(&mut self, way: usize) {
+        self.current = way;
+    }
+
     /// Whether there are several.
     pub(super) fn are_several(&self) -> bool {
         self.all.len() > 1
@@ -177,10 +201,10 @@ mod tests {
 
     #[test]
     fn auto_stands_for_the_ways_that_there_are_each_once() {
-        assert_eq!(texts(&ways(&["auto://hub"])), ["hub:5678", "hub:443", "wss://hub:443"]);
+        assert_eq!(texts(&ways(&["auto://hub"])), ["hub:5678", "hub:443", "wss://hub:443", "icmp://hub"]);
         assert_eq!(
             texts(&ways(&["wss://hub/lan", "hub:443", "auto://hub:443"])),
-            ["wss://hub:443/lan", "hub:443", "wss://hub:443"]
+            ["wss://hub:443/lan", "hub:443", "wss://hub:443", "icmp://hub"]
         );
     }
 
@@ -217,6 +241,17 @@ mod tests {
         ways.prefer(Some("unknown"));
         ways.begin_round();
         assert_eq!(ways.current().hub.host, "a");
+    }
+
+    #[test]
+    fn a_better_way_is_one_before_that_in_use_and_none_by_pings() {
+        let mut ways = Ways::new(ways(&["icmp://a", "b", "c", "d"]));
+        assert_eq!(ways.better(0), None, "the first is in use");
+        ways.switch_to(3);
+        assert_eq!([0, 1, 2, 3, 4].map(|from| ways.better(from)), [Some(1), Some(1), Some(2), None, None]);
+        assert!(ways.trial_failed(1, "no") && !ways.trial_failed(1, "no") && ways.trial_failed(1, "other"));
+        ways.switch_to(1);
+        assert_eq!((ways.better(0), ways.current().to_string()), (None, "b:5678".to_owned()));
     }
 
     #[test]
