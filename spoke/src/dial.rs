@@ -200,7 +200,7 @@ pub enum Dialed {
 }
 
 impl Dial {
-    /// Tries the addresses, at most [`MAX_ADDRESSES`]; each attempt is a [`Source::Dial`], by numbers from `first` on.
+    /// Tries the addresses, at most 16; each attempt is a [`Source::Dial`], by numbers from `first` on.
     /// `segment`: the largest TCP segment, in bytes; `is_hasty`: whether to give up soon.
     pub fn start(
         addresses: Vec<SocketAddr>,

@@ -26,7 +26,7 @@ use crate::control::Page;
 pub enum Attempt {
     /// The one that the link goes by, or will go by.
     Link,
-    /// One that is tried beside a link: [`super::trial`].
+    /// One that is tried beside a link.
     Trial,
 }
 
