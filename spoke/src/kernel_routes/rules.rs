@@ -177,6 +177,21 @@ mod tests {
         format!("{}: from {from}{to}{service} {action}", rule.priority)
     }
 
+    /// IPv4 around these prefixes, and nothing else.
+    fn bare(around: &BTreeSet<IpNetwork>) -> Policy<'_> {
+        static NO_HUBS: BTreeSet<IpNetwork> = BTreeSet::new();
+        Policy {
+            family: Family::V4,
+            table: 77,
+            around,
+            hub: &[],
+            other_hubs: &NO_HUBS,
+            lan: &[],
+            others: &[],
+            direct: None,
+        }
+    }
+
     #[test]
     fn rules_are_asked_from_the_narrowest_to_the_widest() {
         let around = BTreeSet::from([net("0.0.0.0/0"), net("203.0.0.0/16"), net("::/0")]);
@@ -184,16 +199,8 @@ mod tests {
             ([net("10.0.0.2/24"), net("fe80::2/64")], [net("192.168.1.20/24"), net("127.0.0.1/8")]);
         let hub = ["203.0.113.5".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let other_hubs = BTreeSet::from([net("203.0.113.5"), net("203.0.113.77"), net("2001:db8::7")]);
-        let policy = Policy {
-            family: Family::V4,
-            table: 77,
-            around: &around,
-            hub: &hub,
-            other_hubs: &other_hubs,
-            lan: &lan,
-            others: &others,
-            direct: None,
-        };
+        let policy =
+            Policy { hub: &hub, other_hubs: &other_hubs, lan: &lan, others: &others, ..bare(&around) };
         let text =
             |policy: &Policy<'_>| -> Vec<String> { policy.rules(7).into_iter().map(rule_text).collect() };
         let with_direct = Policy { direct: Some(78), ..policy };
@@ -231,15 +238,14 @@ mod tests {
             (BTreeSet::from([net("0.0.0.0/0")]), BTreeSet::from([net("203.0.113.77")]));
         let hub = ["203.0.113.5".parse().unwrap()];
         let others = [net("192.168.1.20/24")];
+        let (lan, direct) = ([net("10.0.0.2/24")], Some(78));
         let policy = Policy {
-            family: Family::V4,
-            table: 77,
-            around: &around,
             hub: &hub,
             other_hubs: &other_hubs,
-            lan: &[net("10.0.0.2/24")],
+            lan: &lan,
             others: &others,
-            direct: Some(78),
+            direct,
+            ..bare(&around)
         };
         let found: Vec<IpNetwork> = policy.rules(7).iter().filter_map(hub_of).collect();
         assert_eq!(found, [net("203.0.113.5")]);
@@ -247,17 +253,8 @@ mod tests {
 
     #[test]
     fn there_are_no_rules_without_a_prefix_to_go_around() {
-        let policy = Policy {
-            family: Family::V6,
-            table: 77,
-            around: &BTreeSet::from([net("0.0.0.0/0")]),
-            hub: &[],
-            other_hubs: &BTreeSet::new(),
-            lan: &[],
-            others: &[],
-            direct: None,
-        };
-        assert_eq!(policy.rules(7), []);
+        let around = BTreeSet::from([net("0.0.0.0/0")]);
+        assert_eq!(Policy { family: Family::V6, ..bare(&around) }.rules(7), []);
     }
 
     #[test]
@@ -266,16 +263,7 @@ mod tests {
             .map(|i| IpNetwork::new(IpAddr::from((0x0a00_0000 + i * 256 + 1).to_be_bytes()), 24).unwrap())
             .collect();
         let around = BTreeSet::from([net("0.0.0.0/0")]);
-        let policy = Policy {
-            family: Family::V4,
-            table: 77,
-            around: &around,
-            hub: &[],
-            other_hubs: &BTreeSet::new(),
-            lan: &[],
-            others: &others,
-            direct: None,
-        };
+        let policy = Policy { others: &others, ..bare(&around) };
         assert_eq!(policy.rules(7).len(), MAX_ADDRESSES + 4 * MAX_NETWORKS + 2);
     }
 }

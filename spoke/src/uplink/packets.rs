@@ -75,12 +75,7 @@ impl Uplink {
     pub fn receive(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
         let Phase::Linked(linked) = &mut self.phase else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
-        let is_heard = &mut linked.is_heard;
-        linked.tunnel.fill(inbox, pool, now, |space| {
-            let len = read(space);
-            *is_heard |= len > 0;
-            len
-        });
+        linked.is_heard |= linked.tunnel.fill(inbox, pool, now, read) > 0;
         self.open_received(now);
     }
 

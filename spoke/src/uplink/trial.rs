@@ -167,12 +167,7 @@ impl Uplink {
         let Phase::Linked(link) = &mut self.phase else { return };
         let Step::Linked(linked) = &mut link.trial.step else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
-        let is_heard = &mut linked.is_heard;
-        linked.tunnel.fill(inbox, pool, now, |space| {
-            let len = read(space);
-            *is_heard |= len > 0;
-            len
-        });
+        linked.is_heard |= linked.tunnel.fill(inbox, pool, now, read) > 0;
         match linked.tunnel.open(inbox, pool, now) {
             Ok(Some(tunnel::Event::Control(frame @ ControlFrame::Welcome(_)))) => {
                 self.switch(now);
