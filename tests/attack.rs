@@ -25,8 +25,8 @@ use common::wire::frame::Join;
 use common::wire::key::PublicKey;
 use house::wire::{Wire, join_request, random_key};
 use house::{
-    HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
-    spawn_spoke,
+    HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, await_true, hub_command, ping, ping_until,
+    require_tun, spawn_spoke,
 };
 use nix::mount::{MsFlags, mount};
 use socket2::{Domain, Socket, Type};
@@ -88,7 +88,9 @@ fn withstand(newcomer: usize) {
     let (garbage, silent) = flood.stop();
     let hub_share = (cpu_time(&lan.hub) - cpu).as_secs_f64() / took.as_secs_f64();
 
-    let back = await_true(Duration::from_secs(15), || lan.hub.descriptors().unwrap() <= descriptors);
+    let back = await_true("the descriptors", Duration::from_secs(15), || {
+        lan.hub.descriptors().unwrap() <= descriptors
+    });
     println!(
         "{took:.1?}: {garbage} garbage and {silent} silent connections; {joins} joins, the slowest in {slowest_join:.0?}; \
          slowest ping {slowest_ping:.1?}; {} more descriptors; memory +{} KiB; {:.0} % of a core; descriptors back after {back:.1?}",
@@ -158,7 +160,7 @@ fn a_hub_that_is_out_of_descriptors_neither_spins_nor_gives_up() {
 
     set_descriptor_limit(&lan.hub, 1_024);
     spoke.kill().unwrap();
-    await_true(Duration::from_secs(15), || lan.hub.descriptors().unwrap() <= before);
+    await_true("the descriptors", Duration::from_secs(15), || lan.hub.descriptors().unwrap() <= before);
     let spoke = spawn_spoke(&lan.net, &lan.binaries, 2, &[]).unwrap();
     spoke.wait_for_line(SPOKE_ON_LAN, JOIN).unwrap();
     let told = lan.hub.lines().iter().filter(|line| line.contains("cannot accept")).count();
@@ -427,16 +429,6 @@ fn connect(from: Ipv4Addr) -> Option<TcpStream> {
 fn is_open(stream: &TcpStream) -> bool {
     let mut stream = stream;
     matches!(stream.read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock)
-}
-
-/// Waits until it is so; how long that took.
-fn await_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < timeout, "it was not so in {timeout:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    began.elapsed()
 }
 
 /// Sets what a running program may open; it cannot know.

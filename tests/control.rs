@@ -17,8 +17,8 @@ use hub::control::{MemberStatus, Standing, Status};
 use nix::sys::signal::Signal;
 
 use house::{
-    Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, ping, ping_until, run,
-    spawn_spoke, start_hub, state,
+    Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, make_state, ping,
+    ping_until, run, spawn_spoke, start_hub, state,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -460,9 +460,7 @@ fn the_spoke_does_not_wait_long_for_a_hub_that_is_silent() {
 fn ten_thousand_members_are_told_without_holding_the_lan_up() {
     let net = Net::new(2).unwrap();
     let binaries = Binaries::find().unwrap();
-    let directory = state(net.hub(), "hub");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let directory = make_state(net.hub(), "hub").unwrap();
     // Any 43 characters of base64 that end in zeros are a key.
     let lines = (0..10_000).map(|number| format!("{number:A<42}A= member-{number:05} -\n"));
     fs::write(directory.join("members"), lines.collect::<String>()).unwrap();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Direction, Host, Net, Result, echo_udp, ping, transfer};
+use house::{Direction, Host, Net, Result, await_true, echo_udp, ping, transfer};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for an answer on this machine, short enough to wait for silence.
@@ -206,8 +206,8 @@ fn nothing_is_left_after_kill_9() {
 
     holder.kill().unwrap();
 
-    await_true("the programs to die", || pids.iter().all(|pid| !pid.exists()));
-    await_true("the namespaces to go", || interfaces(&observer).unwrap() == ["lo"]);
+    await_true("the programs to die", SOON, || pids.iter().all(|pid| !pid.exists()));
+    await_true("the namespaces to go", SOON, || interfaces(&observer).unwrap() == ["lo"]);
 }
 
 fn interfaces(host: &Host) -> Result<Vec<String>> {
@@ -216,13 +216,4 @@ fn interfaces(host: &Host) -> Result<Vec<String>> {
         table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
     names.sort();
     Ok(names)
-}
-
-/// For what the kernel tells nobody: asks again until it is so.
-fn await_true(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !is_so() {
-        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

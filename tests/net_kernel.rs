@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, await_true, cable, ip, leaves_by, masquerade, talks};
-use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, ping, ping_until, run};
+use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, ip, leaves_by, masquerade, talks};
+use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, await_true, ping, ping_until, run};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use house::{
-    Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, run, serve_names, spawn_spoke,
-    start_hub, state, transfer,
+    Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, run, serve_names,
+    spawn_spoke, start_hub, state, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -339,15 +339,7 @@ fn a_path_that_drops_long_packets_in_silence_is_used_with_short_ones() {
 
 /// Sends full packets until they arrive, which they do once the link was made with segments that fit.
 fn fits(lan: &Lan, i: usize) {
-    let (from, spoke) = (lan.net.spoke(i), &lan.spokes[i]);
-    let end = Instant::now() + Duration::from_secs(60);
-    while let Err(failure) = ping(from, Lan::hub_address().into(), 1_472, Duration::from_secs(1)) {
-        assert!(Instant::now() < end, "{failure}");
-        // An unreachable network comes back at once.
-        thread::sleep(Duration::from_millis(50));
-    }
-    let found = "drops large packets in silence: using segments of 1360 bytes";
-    spoke.wait_for_line(found, Duration::ZERO).unwrap();
+    let found = full_packets_fit(lan.net.spoke(i), &lan.spokes[i], 1_360, Duration::from_secs(60)).unwrap();
     let status = house::ask_spoke(&lan.net, i, &["status"]).good();
     assert!(status.contains(&format!("problem: the path to the hub {found}")), "{status}");
 }

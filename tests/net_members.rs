@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::wire::frame::ControlFrame;
 use common::wire::key::PrivateKey;
 use house::wire::{Wire, random_key};
 use house::{
-    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, copy_state, ping_until, spawn_spoke, start_hub,
-    state, transfer,
+    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, await_true, copy_state, make_state, ping_until,
+    spawn_spoke, start_hub, state, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -45,6 +44,11 @@ fn ip(host: &Host, arguments: &str) -> String {
     let mut command = Command::new("ip");
     command.args(arguments.split_ascii_whitespace());
     String::from_utf8(host.output(command).unwrap().stdout).unwrap()
+}
+
+/// Whether a spoke was told that another machine has its key.
+fn is_told(spoke: &Process) -> bool {
+    spoke.lines().iter().any(|line| line.contains("in use by another machine"))
 }
 
 /// A newcomer offers what holds the outer address of an older member, before that one is back.
@@ -216,18 +220,7 @@ fn however_many_ask_for_an_address_its_holder_is_asked_once() {
     let mut holder = holder.join(&random_key().unwrap(), Lan::address(0)).unwrap();
     let is_over = AtomicBool::new(false);
     let (pings, tries, took) = thread::scope(|scope| {
-        let asked = scope.spawn(|| {
-            let mut pings = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                if let ControlFrame::Ping(token) = holder.control().unwrap() {
-                    pings += 1;
-                    let mut pong = Vec::new();
-                    ControlFrame::Pong(token).encode(&mut pong);
-                    holder.send_record(&pong).unwrap();
-                }
-            }
-            pings
-        });
+        let asked = scope.spawn(|| holder.answer_pings(&is_over).unwrap());
         let (start, mut tries) = (Instant::now(), 0);
         while start.elapsed() < Duration::from_secs(6) {
             let asked = Wire::connect(net.spoke(1), at, SOON)
@@ -247,9 +240,7 @@ fn however_many_ask_for_an_address_its_holder_is_asked_once() {
 fn what_an_earlier_version_took_keeps_no_hub_from_starting() {
     let net = Net::new(1).unwrap();
     let binaries = Binaries::find().unwrap();
-    let directory = state(net.hub(), "hub");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let directory = make_state(net.hub(), "hub").unwrap();
     let [one, two, three] = [1_u8, 2, 3].map(|seed| PrivateKey::from_random([seed; 32]).public());
     let low_order = format!("{}=", "A".repeat(43));
     let text = format!(
@@ -318,9 +309,7 @@ fn automatic_addresses_keep_clear_of_chosen_ones_wherever_they_are_chosen() {
     let net = Net::new(4).unwrap();
     let binaries = Binaries::find().unwrap();
     let hub = ["--subnet", "fd00::/125"];
-    let directory = state(net.hub(), "hub");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let directory = make_state(net.hub(), "hub").unwrap();
     let absent = PrivateKey::from_random([9; 32]).public();
     std::fs::write(directory.join("members"), format!("{absent} absent 10.0.0.253,fd00::6\n")).unwrap();
     let _hub = start_hub(&net, &binaries, &hub).unwrap();
@@ -354,12 +343,8 @@ fn of_three_clones_one_stays_and_each_is_told_once() {
     const WARNING: &str = "two machines with the same key";
     hub.wait_for_line(WARNING, Duration::from_secs(60)).unwrap();
     let all = [&first, &clones[0], &clones[1]];
-    let end = Instant::now() + Duration::from_secs(60);
-    let told = |spoke: &Process| spoke.lines().iter().any(|line| line.contains("in use by another machine"));
-    while all.iter().filter(|spoke| told(spoke)).count() < 2 {
-        assert!(Instant::now() < end, "{:?}", hub.lines());
-        thread::sleep(Duration::from_millis(20));
-    }
+    let told = || all.iter().filter(|spoke| is_told(spoke)).count();
+    await_true("two to be told", Duration::from_secs(60), || told() >= 2);
     // Each pair of machines is named, and then there is silence: nobody takes turns.
     let mark = hub.mark();
     thread::sleep(Duration::from_secs(25));
@@ -396,12 +381,7 @@ fn a_clone_behind_the_same_address_as_its_original_is_told_of_too() {
     // Only the ports tell them apart.
     let sources = line.matches("192.0.2.10:").count();
     assert_eq!(sources, 2, "{line}");
-    let end = Instant::now() + Duration::from_secs(20);
-    let told = |spoke: &Process| spoke.lines().iter().any(|line| line.contains("in use by another machine"));
-    while !told(&first) && !told(&second) {
-        assert!(Instant::now() < end, "{:?}", hub.lines());
-        thread::sleep(Duration::from_millis(20));
-    }
+    await_true("one to be told", Duration::from_secs(20), || is_told(&first) || is_told(&second));
     let mark = hub.mark();
     thread::sleep(Duration::from_secs(12));
     assert!(!hub.lines()[mark..].iter().any(|line| line.contains("on the LAN")), "{:?}", hub.lines());

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use house::mobile::{AT_ONCE, Mobile};
-use house::{Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, transfer};
+use house::{Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, ping_until, transfer};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The longest pause of a spoke that tries again and again.
@@ -149,19 +149,12 @@ fn holes_of_other_sizes_and_of_ipv6_are_found_too() {
     command.args(options);
     let by_ipv6 = lan.net.spoke(1).spawn("by IPv6", &command).unwrap();
     by_ipv6.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
-    let fits = |host: &Host, spoke: &Process, bytes: &str| {
-        let end = Instant::now() + Duration::from_secs(90);
-        while let Err(failure) = ping(host, Lan::hub_address().into(), 1_472, AT_ONCE) {
-            assert!(Instant::now() < end, "{failure}");
-            // An unreachable network comes back at once.
-            thread::sleep(Duration::from_millis(50));
-        }
-        let found = format!("drops large packets in silence: using segments of {bytes} bytes");
-        spoke.wait_for_line(&found, Duration::ZERO).unwrap();
+    let fits = |i, spoke: &Process| {
+        full_packets_fit(lan.net.spoke(i), spoke, 1_200, Duration::from_secs(90)).unwrap();
     };
     thread::scope(|scope| {
-        scope.spawn(|| fits(lan.net.spoke(0), &lan.spokes[0], "1200"));
-        scope.spawn(|| fits(lan.net.spoke(1), &by_ipv6, "1200"));
+        scope.spawn(|| fits(0, &lan.spokes[0]));
+        scope.spawn(|| fits(1, &by_ipv6));
     });
     for i in 0..2 {
         let (from, to) = (lan.net.spoke(i), lan.net.hub());

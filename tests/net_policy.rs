@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, await_true, cable, masquerade, talks};
-use house::{Host, Lan, Net, Process, echo_udp, ping, ping_until};
+use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, masquerade, talks};
+use house::{Host, Lan, Net, Process, await_true, echo_udp, ping, ping_until};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

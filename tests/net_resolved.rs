@@ -9,11 +9,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use house::{Binaries, Host, Lan, Net, Process, is_missing};
+use house::{Binaries, Host, Lan, Net, Process, await_true, is_missing};
 
 const SOON: Duration = Duration::from_secs(20);
 /// The user of the bus and of resolved; nobody of the machine.
@@ -68,11 +68,11 @@ impl Resolved {
         let mut command = Command::new("dbus-daemon");
         command.args(["--config-file=/var/lib/bus.conf", "--nofork", "--nopidfile"]);
         let bus = host.spawn("dbus-daemon", &command).unwrap();
-        wait_for(|| host.path("/run/dbus/system_bus_socket").exists());
+        await_true("systemd-resolved", SOON, || host.path("/run/dbus/system_bus_socket").exists());
         let resolved = host.spawn("systemd-resolved", &Command::new(program)).unwrap();
         let path = format!("{UNPACKED}/usr/bin:{}", std::env::var("PATH").unwrap());
         let started = Resolved { _programs: [bus, resolved], path };
-        wait_for(|| started.run(host, "resolvectl", "status").code == Some(0));
+        await_true("systemd-resolved", SOON, || started.run(host, "resolvectl", "status").code == Some(0));
         Some(started)
     }
 
@@ -80,14 +80,6 @@ impl Resolved {
         let mut command = Command::new(program);
         command.args(arguments.split_ascii_whitespace()).env("PATH", &self.path);
         house::run(host, command)
-    }
-}
-
-fn wait_for(mut is_there: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_there() {
-        assert!(start.elapsed() < SOON, "it does not come");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -114,7 +106,7 @@ fn the_systems_resolver_finds_members_after_spoke_resolved_and_hub_resolved() {
         said.err
     );
     let finds = |resolved: &Resolved, host: &Host, asked: &str, expected: &str| {
-        wait_for(|| resolved.run(host, "getent", asked).out.contains(expected));
+        await_true("systemd-resolved", SOON, || resolved.run(host, "getent", asked).out.contains(expected));
     };
     finds(&of_laptop, laptop, "ahostsv4 desktop.home.example.org", "10.0.0.3");
     finds(&of_laptop, laptop, "ahostsv6 desktop.home.example.org", "fd00::3");

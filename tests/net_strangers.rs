@@ -7,16 +7,14 @@ mod house;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::wire::frame::ControlFrame;
 use common::wire::key::PrivateKey;
 use house::wire::{Wire, join_request, random_key, udp_packet};
 use house::{
-    Binaries, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, ping, ping_until, spawn_spoke, start_hub, state,
+    Binaries, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, make_state, ping, ping_until, spawn_spoke, start_hub,
 };
 use ipnetwork::IpNetwork;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -145,9 +143,7 @@ fn many_keys_that_come_and_go_with_routes_leave_a_slow_member_its_line() {
 fn a_list_that_is_full_makes_room_by_strangers_and_can_always_be_read() {
     let net = Net::new(2).unwrap();
     let binaries = Binaries::find().unwrap();
-    let directory = state(net.hub(), "hub");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let directory = make_state(net.hub(), "hub").unwrap();
     let file = directory.join("members");
     let [stranger, invited] = [1_u8, 2].map(|seed| PrivateKey::from_random([seed; 32]).public());
     let comment = format!("# {}\n", "words ".repeat(10)).repeat((49 << 20) / 63);
@@ -190,18 +186,7 @@ fn who_asks_for_an_address_and_hangs_up_costs_its_holder_no_questions() {
     let (mut holder, _) = holder.join_as(&random_key().unwrap(), &request).unwrap();
     let is_over = AtomicBool::new(false);
     let (questions, tries, took) = thread::scope(|scope| {
-        let asked = scope.spawn(|| {
-            let mut questions = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                if let ControlFrame::Ping(token) = holder.control().unwrap() {
-                    questions += 1;
-                    let mut pong = Vec::new();
-                    ControlFrame::Pong(token).encode(&mut pong);
-                    holder.send_record(&pong).unwrap();
-                }
-            }
-            questions
-        });
+        let asked = scope.spawn(|| holder.answer_pings(&is_over).unwrap());
         let (start, mut tries) = (Instant::now(), 0_u32);
         while start.elapsed() < Duration::from_secs(6) {
             // From two machines, for either family's address.

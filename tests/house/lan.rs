@@ -208,9 +208,20 @@ pub(crate) fn state(host: &Host, program: &str) -> PathBuf {
     host.path(host.private().join(program))
 }
 
+/// Makes the state directory of `hub` or `spoke` in a host, ahead of the program.
+pub(crate) fn make_state(host: &Host, program: &str) -> Result<PathBuf> {
+    let directory = state(host, program);
+    make_directory(&directory)?;
+    Ok(directory)
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    DirBuilder::new().mode(0o700).create(path).context("make a state directory")
+}
+
 /// Copies a state directory, keys included: the other host becomes the same member, or the same hub.
 pub(crate) fn copy_state(from: &Path, to: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(to).context("make a state directory")?;
+    make_directory(to)?;
     for entry in fs::read_dir(from).context("read a state directory")? {
         let path = entry?.path();
         let name = path.file_name().expect("an entry has a name");

@@ -131,15 +131,6 @@ pub(crate) fn leaves_by(host: &Host, what: &str) -> String {
     words.nth(1).unwrap_or("nowhere").to_owned()
 }
 
-/// Waits for what the kernel tells nobody of in this process.
-pub(crate) fn await_true(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + within;
-    while !is_so() {
-        assert!(Instant::now() < end, "waited {within:?} for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Whether a connection to `address` is made and carries bytes both ways.
 pub(crate) fn talks(from: &Host, address: SocketAddr, listener: &TcpListener) -> bool {
     let Ok(mut there) = from.tcp_connect(address, AT_ONCE) else { return false };

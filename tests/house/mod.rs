@@ -40,17 +40,18 @@ pub(crate) use authority::{Authority, Valid};
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
-    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_tun, require_tun, spawn_spoke,
-    spoke_command, start_hub, state,
+    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_state, make_tun, require_tun,
+    spawn_spoke, spoke_command, start_hub, state,
 };
 pub(crate) use names::serve_names;
 pub(crate) use net::{Direction, Net, host_behind};
 pub(crate) use probe::{
-    Transfer, checksum, echo_request, echo_udp, fill_seeded, ping, ping_link_local, ping_until, transfer,
+    Transfer, checksum, echo_request, echo_udp, fill_seeded, full_packets_fit, ping, ping_link_local,
+    ping_until, transfer,
 };
 pub(crate) use process::Process;
 pub(crate) use said::{Said, ask_hub, ask_spoke, run};
-pub(crate) use tool::{is_missing, wait_for_port};
+pub(crate) use tool::{await_true, is_missing, wait_for_port};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{self, Digest, SHA256};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Context, Failure, Host, Result};
+use super::{Context, Failure, Host, Lan, Process, Result};
 
 /// Length of an ICMP echo header.
 const ECHO: usize = 8;
@@ -48,6 +48,27 @@ pub(crate) fn ping_link_local(
         })
         .context(&what)?;
     exchange_echo(&socket, to.into(), size, timeout).context(&what)
+}
+
+/// Sends full packets to the hub until they arrive, which they do once the spoke's link was made with segments of so
+/// many bytes; what the spoke says that it found.
+pub(crate) fn full_packets_fit(
+    from: &Host,
+    spoke: &Process,
+    segment: u32,
+    within: Duration,
+) -> Result<String> {
+    let end = Instant::now() + within;
+    while let Err(failure) = ping(from, Lan::hub_address().into(), 1_472, Duration::from_secs(1)) {
+        if Instant::now() >= end {
+            return Err(failure);
+        }
+        // An unreachable network comes back at once.
+        thread::sleep(Duration::from_millis(50));
+    }
+    let found = format!("drops large packets in silence: using segments of {segment} bytes");
+    spoke.wait_for_line(&found, Duration::ZERO)?;
+    Ok(found)
 }
 
 /// Pings until an answer comes: for a LAN that is still coming up. Each try waits a little longer.

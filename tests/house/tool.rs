@@ -23,6 +23,16 @@ pub(crate) fn is_missing(program: &str, package: &str) -> bool {
     is_missing
 }
 
+/// Waits for what nobody tells this process of; how long that took.
+pub(crate) fn await_true(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < within, "waited {within:?} for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
 /// Waits until somebody listens at this address, as seen from a host: for programs that do not say so.
 pub(crate) fn wait_for_port(from: &Host, address: impl Into<SocketAddr>, timeout: Duration) -> Result<()> {
     let (address, end) = (address.into(), Instant::now() + timeout);

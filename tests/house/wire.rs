@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::node::state;
@@ -162,6 +163,20 @@ impl Joined {
                 return Ok(());
             }
         }
+    }
+
+    /// Answers the hub's pings until told to end; how many there were.
+    pub(crate) fn answer_pings(&mut self, is_over: &AtomicBool) -> Result<u32> {
+        let mut pings = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            if let ControlFrame::Ping(token) = self.control()? {
+                pings += 1;
+                let mut pong = Vec::new();
+                ControlFrame::Pong(token).encode(&mut pong);
+                self.send_record(&pong)?;
+            }
+        }
+        Ok(pings)
     }
 
     /// The next control frame; packets are skipped.
