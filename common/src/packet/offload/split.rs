@@ -89,7 +89,8 @@ pub fn complete(packet: &mut [u8]) {
     let sum = !checksum::sum(l4);
     let field = usize::from(vnet.csum_offset);
     let Some(field) = l4.get_mut(field..field + 2) else { return };
-    // To UDP 0 means "no checksum"; 0xffff sums to the same (RFC 768), and does so for TCP.
+    // To UDP 0 means "no checksum"; 0xffff sums to the same (RFC 768). The kernel writes it for every protocol
+    // (`skb_checksum_help`).
     field.copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
     *header = [0; VNET_LEN];
 }

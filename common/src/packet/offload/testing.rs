@@ -52,11 +52,12 @@ impl Shape {
         self.l4() + if self.tcp { 20 + self.tcp_options } else { 8 }
     }
 
-    /// The packet with an empty virtio-net header and all checksums.
+    /// The packet with an empty virtio-net header and all checksums, 0xffff in place of 0 as the kernel's
+    /// `skb_checksum_help` writes it for every protocol.
     pub(crate) fn whole(&self) -> Vec<u8> {
         let mut packet = self.without_checksum();
         let sum = self.sum(&packet, &packet[VNET_LEN + self.l4()..]);
-        self.put_checksum(&mut packet, if sum == 0xffff && !self.tcp { 0xffff } else { !sum });
+        self.put_checksum(&mut packet, if sum == 0xffff { 0xffff } else { !sum });
         packet
     }
 
