@@ -257,11 +257,12 @@ impl Options {
     }
 }
 
-/// Each place once; none where that is the default.
+/// Each place once, and none that another one includes; none where that is the default.
 fn listen(settings: &Settings) -> Result<Vec<Listen>, String> {
-    let mut places = Vec::new();
+    let mut places: Vec<Listen> = Vec::new();
     for place in settings.many("listen", values::listen)? {
-        if !places.contains(&place) {
+        if !places.iter().any(|other| other.includes(&place)) {
+            places.retain(|other| !place.includes(other));
             places.push(place);
         }
     }
@@ -313,6 +314,18 @@ mod tests {
         assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
         assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
         assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
+        for (places, kept) in [
+            ("0.0.0.0:443 [::]:443", &["[::]:443"][..]),
+            ("[::]:443 0.0.0.0:443 192.0.2.1:443 [::1]:443", &["[::]:443"]),
+            ("127.0.0.1:443 [::1]:443 0.0.0.0:443", &["[::1]:443", "0.0.0.0:443"]),
+            ("127.0.0.1:443 [::]:443 443 127.0.0.1:80", &["443", "127.0.0.1:80"]),
+            ("127.0.0.1:443 127.0.0.2:443", &["127.0.0.1:443", "127.0.0.2:443"]),
+        ] {
+            let line = places.replace(' ', " --listen ");
+            let options = read(&format!("--subnet 10.0.0.0/24 --listen {line}")).unwrap();
+            let kept: Vec<Listen> = kept.iter().map(|place| values::listen(place).unwrap()).collect();
+            assert_eq!(options.listen, kept, "{places}");
+        }
         assert!(!options.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().icmp);
         let options = read(
             "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
