@@ -61,6 +61,14 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
     System { name: "hub", title: "hub & spoke", kind: Kind::Ours, programs: &[], packages: "", set_up: ours },
     System {
+        name: "softether",
+        title: "SoftEther TCP",
+        kind: Kind::TcpPeer,
+        programs: &["vpnserver", "vpnclient", "vpncmd"],
+        packages: "softether-vpnserver softether-vpnclient softether-vpncmd",
+        set_up: peers::softether,
+    },
+    System {
         name: "openvpn",
         title: "OpenVPN TCP",
         kind: Kind::TcpPeer,

@@ -108,8 +108,22 @@ fn receive(mut stream: TcpStream, received: &AtomicU64) {
     }
 }
 
-/// Small UDP packets as fast as one socket can be made to send them: how many arrive a second.
-pub(crate) fn small_packets(running: &Running, to: IpAddr, warm: Duration, time: Duration) -> Result<f64> {
+/// What small packets came to.
+pub(crate) struct SmallPackets {
+    /// How many arrived a second.
+    pub(crate) rate: f64,
+    /// Processor time of the hub for each that arrived, in seconds; `None` where it is the kernel's.
+    pub(crate) hub_seconds: Option<f64>,
+}
+
+/// Small UDP packets as fast as one socket can be made to send them: nothing holds the sender back, as a TUN device takes
+/// what it is given, or drops it.
+pub(crate) fn small_packets(
+    running: &Running,
+    to: IpAddr,
+    warm: Duration,
+    time: Duration,
+) -> Result<SmallPackets> {
     let receiver = running.end(1).udp_bind((to, 0))?;
     // As much as the system allows: the receiving socket is not what is measured.
     SockRef::from(&receiver).set_recv_buffer_size(8 << 20)?;
@@ -133,12 +147,14 @@ pub(crate) fn small_packets(running: &Running, to: IpAddr, warm: Duration, time:
             }
         });
         thread::sleep(warm);
-        let (before, start) = (received.load(Ordering::Relaxed), Instant::now());
+        let hub = || running.hub.as_ref().map(Process::cpu_seconds);
+        let (before, hub_before, start) = (received.load(Ordering::Relaxed), hub(), Instant::now());
         thread::sleep(time);
-        let packets = received.load(Ordering::Relaxed) - before;
-        let rate = packets as f64 / start.elapsed().as_secs_f64();
+        let packets = (received.load(Ordering::Relaxed) - before) as f64;
+        let rate = packets / start.elapsed().as_secs_f64();
+        let hub_seconds = hub().zip(hub_before).map(|(after, before)| (after - before) / packets.max(1.0));
         stop.store(true, Ordering::Relaxed);
-        Ok(rate)
+        Ok(SmallPackets { rate, hub_seconds })
     })
 }
 

@@ -124,7 +124,7 @@ struct Contender {
     start: fn(Field) -> Result<Running>,
 }
 
-const CONTENDERS: [Contender; 8] = [
+const CONTENDERS: [Contender; 9] = [
     Contender { name: "bare cubic", start: |field| known("kernel", field) },
     Contender {
         name: "bare bbr",
@@ -136,6 +136,7 @@ const CONTENDERS: [Contender; 8] = [
     Contender { name: "hub", start: |field| start_ours(field, &[]) },
     Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"]) },
     Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"]) },
+    Contender { name: "softether", start: |field| known("softether", field) },
     Contender { name: "openvpn", start: |field| known("openvpn", field) },
     Contender { name: "tinc", start: |field| known("tinc", field) },
     Contender { name: "wireguard-go", start: |field| known("wireguard-go", field) },
