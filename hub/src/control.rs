@@ -18,6 +18,9 @@ use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::rules::access::Count;
 use crate::lan::saving::Renumbered;
+use crate::totals::Totals;
+
+pub use crate::totals::Traffic;
 
 /// Most members in one page of the status.
 pub const PAGE: usize = 500;
@@ -150,6 +153,8 @@ pub struct About {
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
+    /// The same in Unix seconds.
+    pub started_unix: u64,
 }
 
 impl About {
@@ -169,6 +174,9 @@ pub struct Status {
     pub version: String,
     /// For how long it has run.
     pub up_seconds: u64,
+    /// When it started, in Unix seconds.
+    #[serde(default)]
+    pub started_unix: u64,
     /// Where it listens.
     pub listening: Vec<SocketAddr>,
     /// Its device.
@@ -204,6 +212,9 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// What happened since it started.
+    #[serde(default)]
+    pub totals: Totals,
     /// Members by name: of one page, or all of them once a command has put the pages together.
     pub members: Vec<MemberStatus>,
 }
@@ -248,15 +259,6 @@ pub struct LinkStatus {
     pub queue_bytes: usize,
     /// Packets from it and to it that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
-}
-
-/// Packets and bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
 }
 
 /// An invite that was made.
@@ -435,6 +437,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         up_seconds: now.saturating_duration_since(about.started_at).as_secs(),
+        started_unix: about.started_unix,
         listening: about.listening.clone(),
         device: about.device.clone(),
         mtu: core.lan().mtu,
@@ -451,6 +454,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
         drops: drops(core.drops()),
+        totals: core.tally().into(),
         members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
     }
 }
@@ -563,13 +567,12 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
     let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
     let link = member.session.and_then(|session| core.link(session)).map(|link| {
         let (received, sent) = link.tunnel.traffic();
-        let traffic = |way: common::wire::tunnel::Traffic| Traffic { packets: way.packets, bytes: way.bytes };
         LinkStatus {
             seconds: link.joined_at.map_or(0, ago),
             source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),
             round_trip_ms: link.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-            received: traffic(received),
-            sent: traffic(sent),
+            received: received.into(),
+            sent: sent.into(),
             queue_bytes: link.tunnel.queue().bytes(),
             drops: drops(&link.drops),
         }

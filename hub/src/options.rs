@@ -86,6 +86,15 @@ pub static PROGRAM: Program = Program {
             settings: &[],
         },
         Command {
+            name: "metrics",
+            help: "prints metrics for Prometheus, in its text format",
+            operands: "",
+            settings: &[
+                Setting::switch("members", "those of each member, too"),
+                Setting::switch("rules", "those of each access rule, too"),
+            ],
+        },
+        Command {
             name: "invite",
             help: "lets one more machine in, or several: prints the line to run there",
             operands: "NAME",

@@ -153,7 +153,7 @@ impl Server {
             config.zone.clone().map(|zone| open_names(zone, &core, &events, clock.now)).transpose()?;
         let state = store.state().path();
         let device = machine.tun.name().to_owned();
-        let about = About { listening, device, started_at: clock.now };
+        let about = About { listening, device, started_at: clock.now, started_unix: clock.unix_time };
         let mut server = Server {
             core,
             logbook: Logbook::new(report::named_ports(&about.ports()), state.display().to_string()),
