@@ -7,11 +7,12 @@ mod house;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use house::{Lan, Net, ask_hub, ask_spoke, await_true, is_missing, ping, spawn_spoke, state};
+use house::{Host, Lan, Net, ask_hub, ask_spoke, await_true, is_missing, ping, spawn_spoke, state};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -135,4 +136,49 @@ fn a_spoke_says_whether_it_is_on_the_lan() {
     assert!(!text.contains("spoke_sent_bytes_total"), "no link, no counts of one: {text}");
     ask_hub(&lan.net, &["metrics"]).fails("nothing runs");
     assert_well_formed(&text);
+}
+
+/// What a web server answers to this request.
+fn fetch(from: &Host, at: (Ipv4Addr, u16), request: &str) -> String {
+    let mut stream = from.tcp_connect(at, SOON).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn they_are_served_by_http_where_the_hub_is_told_so() {
+    const GET: &str = "GET /metrics HTTP/1.1\r\nHost: hub\r\nUser-Agent: Prometheus/2.42.0\r\n\r\n";
+    let net = Net::new(1).unwrap();
+    let on_lan = (Lan::hub_address(), 9_678);
+    let lan = Lan::with_options(net, &["--metrics", "10.0.0.1:9678"], &[&[]]).unwrap();
+    lan.hub.wait_for_line("metrics at http://10.0.0.1:9678/metrics", SOON).unwrap();
+    let answer = fetch(lan.net.spoke(0), on_lan, GET);
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert_well_formed(text);
+    let names = |text| samples(text).into_keys().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(text), names(&of_hub(&lan.net)), "as `hub metrics` prints them");
+    assert_eq!(value(text, "hub_members{state=\"online\"}"), 1.0);
+    assert!(fetch(lan.net.spoke(0), on_lan, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
+    // Nowhere else.
+    lan.net.spoke(0).tcp_connect((Net::hub_v4(), 9_678), SOON).unwrap_err();
+
+    let before = lan.hub.descriptors().unwrap();
+    // Those who hold connections open, and say nothing, keep nobody out, and the hub from nothing.
+    let silent: Vec<_> = (0..20).map(|_| lan.net.spoke(0).tcp_connect(on_lan, SOON).unwrap()).collect();
+    let mut slow = lan.net.spoke(0).tcp_connect(on_lan, SOON).unwrap();
+    for byte in GET.bytes() {
+        slow.write_all(&[byte]).unwrap();
+    }
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(fetch(lan.net.spoke(0), on_lan, GET).contains("hub_joins_total 1\n"));
+    ping(lan.net.spoke(0), Lan::hub_address().into(), 56, SOON).unwrap();
+    await_true("silent connections are closed", SOON, || lan.hub.descriptors().unwrap() == before);
+    drop(silent);
 }

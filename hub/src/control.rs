@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use common::packet::drops::Drops;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -18,7 +17,7 @@ use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::rules::access::Count;
 use crate::lan::saving::Renumbered;
-use crate::totals::Totals;
+use crate::totals::{Totals, by_label};
 
 pub use crate::totals::Traffic;
 
@@ -433,6 +432,13 @@ pub struct Explained {
 
 /// The status with the page of members behind a name.
 pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) -> Status {
+    let page = core.members().after(after).take(PAGE);
+    let members = page.map(|member| member_status(core, member, now)).collect();
+    Status { members, ..head(core, about, now) }
+}
+
+/// The status without members.
+pub fn head(core: &Core, about: &About, now: Instant) -> Status {
     let members = core.members();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -453,9 +459,9 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         rules: rule_count(core),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
-        drops: drops(core.drops()),
+        drops: by_label(core.drops()),
         totals: core.tally().into(),
-        members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
+        members: Vec::new(),
     }
 }
 
@@ -574,7 +580,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
             received: received.into(),
             sent: sent.into(),
             queue_bytes: link.tunnel.queue().bytes(),
-            drops: drops(&link.drops),
+            drops: by_label(&link.drops),
         }
     });
     MemberStatus {
@@ -587,8 +593,4 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,
     }
-}
-
-fn drops(drops: &Drops) -> BTreeMap<String, u64> {
-    drops.iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect()
 }

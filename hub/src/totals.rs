@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::packet::drops::Reason;
+use common::packet::drops::{Drops, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::switch::tally::{Reasons, Tally};
@@ -48,6 +48,11 @@ pub struct Totals {
     pub queue_bytes: usize,
     /// Packets that were dropped, those of the hub itself included, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Drops that occurred, by the label of their reason.
+pub fn by_label(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect()
 }
 
 impl From<Tally> for Totals {
