@@ -119,6 +119,15 @@ fn members_and_rules_have_series_where_they_are_asked_for() {
     assert!(value(&all, "hub_rule_packets_total{line=\"2\"}") >= 2.0, "{all}");
     assert_eq!(value(&all, "hub_rule_packets_total{line=\"1\"}"), 0.0);
     assert_well_formed(&all);
+    // The manual speaks of no others.
+    let spoke = ask_spoke(&lan.net, 0, &["metrics"]).good();
+    let manual = include_str!("../docs/metrics.md");
+    let words = manual.split(|char: char| !char.is_ascii_lowercase() && char != '_');
+    let named = words.filter(|word| word.starts_with("hub_") || word.starts_with("spoke_"));
+    for name in named.filter(|name| !name.ends_with('_')) {
+        let head = format!("# TYPE {name} ");
+        assert!(all.contains(&head) || spoke.contains(&head), "{name} is in the manual alone");
+    }
     let json = ask_hub(&lan.net, &["metrics", "--json"]).good();
     assert!(json.lines().all(|line| line.starts_with("{\"name\":\"")), "{json}");
 }
