@@ -10,6 +10,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::metrics as exposition;
 use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
@@ -21,7 +22,7 @@ use hub::control::{
 use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
 use hub::options::{self, PROGRAM};
-use hub::{advice, report};
+use hub::{advice, metrics, report};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
@@ -80,6 +81,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
     let state = options::state(&settings)?;
     match command.name {
         "status" => show(&whole_status(&state)?, json, report::status)?,
+        "metrics" => metrics(&own, &state, json)?,
         "invite" => invite(&Invitation::read(&operand, &own)?, &state, json)?,
         "invites" => invites(own.one("cancel", values::name)?, &state, json)?,
         "pending" => {
@@ -140,6 +142,27 @@ fn whole_status(state: &Path) -> Result<Status, AskError> {
             return Ok(Status { members, ..page });
         }
     }
+}
+
+/// `hub metrics`; with `--json` one metric a line.
+fn metrics(own: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+    let (members, rules) = (own.switch("members")?, own.switch("rules")?);
+    let status = match members {
+        true => whole_status(state)?,
+        false => ask(state, &Request::Status { after: None })?,
+    };
+    let mut metrics = metrics::metrics(&status);
+    if members {
+        metrics.extend(metrics::of_members(&status.members));
+    }
+    if rules {
+        metrics.extend(metrics::of_rules(&whole_rules(state)?));
+    }
+    let text = match json {
+        true => metrics.iter().map(to_json).collect(),
+        false => exposition::text(&metrics),
+    };
+    Ok(print(&text).map_err(AskError::Print)?)
 }
 
 /// A number of machines.

@@ -306,6 +306,7 @@ mod tests {
 
     use super::*;
     use crate::control::LinkStatus;
+    use crate::totals::Totals;
 
     fn member(name: &str, ip: &str) -> MemberStatus {
         MemberStatus {
@@ -337,6 +338,7 @@ mod tests {
         let report = status(&Status {
             version: "1.2.3".to_owned(),
             up_seconds: 60,
+            started_unix: 1_700_000_000,
             listening: vec!["[::]:5678".parse().unwrap()],
             device: "hub0".to_owned(),
             mtu: 1_500,
@@ -353,6 +355,7 @@ mod tests {
             trouble: None,
             problems: vec![],
             drops: BTreeMap::new(),
+            totals: Totals::default(),
             members: vec![online, away],
         });
         let lines: Vec<&str> = report.lines().collect();

@@ -244,7 +244,7 @@ impl Client {
                     Source::Dial(number) => self.serve_link(number, ready, now),
                     Source::Ping(_) => self.serve_pings(ready, now),
                     // Hubs have these.
-                    Source::Reload | Source::Listener(_) | Source::Link(_) => {}
+                    Source::Reload | Source::Listener(_) | Source::Metrics(_) | Source::Link(_) => {}
                 }
                 self.carry_out(now)?;
             }

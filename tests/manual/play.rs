@@ -27,13 +27,14 @@ const LOOKING: [&str; 10] = [
     "ip ",
 ];
 /// A program that runs until it is stopped has none of these.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "status",
     "invite",
     "invites",
     "pending",
     "allow",
     "members",
+    "metrics",
     "rename",
     "forget",
     "lock",
