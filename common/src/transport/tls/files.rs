@@ -1,4 +1,5 @@
 //! Certificates and keys, from the system and from files. IO.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it reads certificates and keys")]
 
 use std::fmt;
 use std::path::{Path, PathBuf};
