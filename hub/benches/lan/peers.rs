@@ -7,13 +7,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
 use crate::field::Field;
-use crate::house::{Context, Failure, Host, Process, Result};
+use crate::house::{Context, Failure, Host, Process, Result, wait_for_port};
 use crate::systems::{Running, START, Way, command, inner_address};
 
 /// OpenVPN over TCP: AES-256-GCM, the server passes packets from client to client. No certificate authority:
@@ -270,13 +268,7 @@ fn start_softether(host: &Host, program: &str, tcp_port: u16) -> Result<Process>
     let mut service = command(program);
     service.arg("execsvc");
     let process = host.spawn(program, &service)?;
-    let start = Instant::now();
-    while let Err(failure) = host.tcp_connect((Ipv4Addr::LOCALHOST, tcp_port), START) {
-        if start.elapsed() > START {
-            return Err(failure);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_port(host, (Ipv4Addr::LOCALHOST, tcp_port), START)?;
     Ok(process)
 }
 
