@@ -7,13 +7,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
 use crate::field::Field;
-use crate::house::{Context, Failure, Host, Process, Result};
+use crate::house::{Context, Failure, Host, Process, Result, wait_for_port};
 use crate::systems::{Running, START, Way, command, inner_address};
 
 /// OpenVPN over TCP: AES-256-GCM, the server passes packets from client to client. No certificate authority:
@@ -227,8 +225,14 @@ fn start_wireguard(host: &Host, config: &str, address: Ipv4Addr) -> Result<Proce
     Ok(process)
 }
 
-/// SoftEther over TCP: a virtual switch in the server, TLS, and as many connections as the client will have, eight.
+/// SoftEther over TCP: a virtual switch in the server, TLS, and two connections for each client, which is what clients
+/// have by default, and quicker on one machine than one or four.
 pub(crate) fn softether(field: Field) -> Result<Running> {
+    softether_by(field, 2)
+}
+
+/// The same with so many connections for each client.
+pub(crate) fn softether_by(field: Field, connections: u8) -> Result<Running> {
     let hub = start_softether(&field.hub, "vpnserver", SOFTETHER_SERVER)?;
     let users = "HubCreate lan /PASSWORD:\nHub lan\nUserCreate spoke /GROUP:none /REALNAME:none /NOTE:none\n\
                  UserPasswordSet spoke /PASSWORD:secret\n";
@@ -240,7 +244,7 @@ pub(crate) fn softether(field: Field) -> Result<Running> {
         let account = format!(
             "NicCreate lan\nAccountCreate lan /SERVER:{server}:5555 /HUB:lan /USERNAME:spoke /NICNAME:lan\n\
              AccountPasswordSet lan /PASSWORD:secret /TYPE:standard\n\
-             AccountDetailSet lan /MAXTCP:8 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:yes \
+             AccountDetailSet lan /MAXTCP:{connections} /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:yes \
              /NOQOS:yes /NOUDPACCEL:yes\nAccountConnect lan\n"
         );
         softether_command(end, &["localhost", "/CLIENT"], &account)?;
@@ -264,13 +268,7 @@ fn start_softether(host: &Host, program: &str, tcp_port: u16) -> Result<Process>
     let mut service = command(program);
     service.arg("execsvc");
     let process = host.spawn(program, &service)?;
-    let start = Instant::now();
-    while let Err(failure) = host.tcp_connect((Ipv4Addr::LOCALHOST, tcp_port), START) {
-        if start.elapsed() > START {
-            return Err(failure);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_port(host, (Ipv4Addr::LOCALHOST, tcp_port), START)?;
     Ok(process)
 }
 

@@ -128,7 +128,7 @@ impl System {
 
     /// The same with hosts and cables that are there.
     pub(crate) fn start_on(&self, field: Field) -> Result<Running> {
-        require(self.programs, self.packages)?;
+        self.require()?;
         let ends = field.ends.len();
         let running = (self.set_up)(field)?;
         for i in 1..ends {
@@ -138,6 +138,11 @@ impl System {
             }
         }
         Ok(running)
+    }
+
+    /// Whether its programs are installed.
+    pub(crate) fn require(&self) -> Result<()> {
+        require(self.programs, self.packages)
     }
 }
 

@@ -34,7 +34,7 @@ use field::Field;
 use house::line::{self, Emulator, Line};
 use house::{Context, Failure, Host, Result};
 use programs::median;
-use systems::{Running, SYSTEMS, start_ours};
+use systems::{Running, SYSTEMS, System, start_ours};
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
 
 /// Between pings: they are no load on the narrowest line.
@@ -136,7 +136,14 @@ const CONTENDERS: [Contender; 9] = [
     Contender { name: "hub", start: |field| start_ours(field, &[]) },
     Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"]) },
     Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"]) },
-    Contender { name: "softether", start: |field| known("softether", field) },
+    Contender {
+        name: "softether",
+        start: |field| {
+            system("softether")?.require()?;
+            // A segment that is lost holds up one connection of eight.
+            peers::softether_by(field, 8)
+        },
+    },
     Contender { name: "openvpn", start: |field| known("openvpn", field) },
     Contender { name: "tinc", start: |field| known("tinc", field) },
     Contender { name: "wireguard-go", start: |field| known("wireguard-go", field) },
@@ -144,8 +151,12 @@ const CONTENDERS: [Contender; 9] = [
 
 /// One of the systems of the benchmark `lan`.
 fn known(name: &str, field: Field) -> Result<Running> {
+    system(name)?.start_on(field)
+}
+
+fn system(name: &str) -> Result<&'static System> {
     let system = SYSTEMS.iter().find(|system| system.name == name);
-    system.ok_or_else(|| Failure::new(format!("no system is called {name}")))?.start_on(field)
+    system.ok_or_else(|| Failure::new(format!("no system is called {name}")))
 }
 
 fn choose_congestion(host: &Host, name: &'static str) -> Result<()> {

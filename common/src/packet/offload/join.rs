@@ -5,9 +5,10 @@
 //! joined: | headers | segment | seg |          cut again, byte for byte the two
 //! ```
 //!
-//! The rules are the kernel's (`inet_gro_receive`, `udp_gro_receive_segment`, `tcp_gro_receive`), but for IPv4
-//! identifiers: they must count up, as those of the segments of a super-packet do, also where "don't fragment" leaves
-//! them without a meaning.
+//! The rules are the kernel's (`inet_gro_receive`, `udp_gro_receive_segment`, `tcp_gro_receive`), but for the identifiers of
+//! IPv4. Those of segments count up, whoever makes them. Where a packet may be fragmented, its identifier has to fit in.
+//! With "don't fragment" it has no meaning, may be anything, and is ignored by all (RFC 6864 section 4.1): it is made to
+//! fit, as after a full device queue dropped some, no two that are left count up.
 
 use super::check::TCP_MAX_SEGMENTS;
 use super::split::{TCP_FIN, TCP_PSH, UDP_SAFE_SEGMENTS, put, word};
@@ -19,6 +20,9 @@ use crate::packet::{IPV4_LEN, IPV6_LEN, VNET_LEN, protocol};
 
 const TCP_ACK: u8 = 0x10;
 const TCP_ECE: u8 = 0x40;
+
+/// The IPv4 flag, in the word that also holds the fragment's offset.
+const DONT_FRAGMENT: u16 = 0x4000;
 
 /// The longest joined packet: its IP packet has 65,535 bytes, which is the most in IPv4.
 const MAX_LEN: usize = VNET_LEN + 65_535;
@@ -49,11 +53,11 @@ struct Layout {
 }
 
 /// How `next` is joined to `packet`, both of which [`check`](super::check) let pass: where `next` is the very packet
-/// that segmentation would make behind those of `packet`. `next` is no super-packet; `packet` may be one.
+/// that segmentation would make behind those of `packet`, but for an identifier without a meaning. `next` is no super-packet; `packet` may be one.
 ///
 /// Both are TCP or UDP without IP options, extension headers and fragmentation, and carry payload. Equal are addresses,
 /// ports, traffic class and ECN, hop limit, flow label, "don't fragment"; for TCP acknowledgement, window, options and
-/// flags. Identifiers and sequence numbers follow. Only the last segment may be shorter, or carry PSH or FIN.
+/// flags. Sequence numbers follow, identifiers too where they matter. Only the last segment may be shorter, or carry PSH or FIN.
 /// Checksums are partial or right. At most 64 datagrams, as older kernels take no more.
 #[inline]
 pub fn joint(packet: &[u8], next: &[u8]) -> Option<Joint> {
@@ -162,10 +166,10 @@ impl Layout {
         }
         let fragment = word(packet, 6);
         packet[..2] == next[..2]
-            && (fragment == 0 || fragment == 0x4000)
+            && (fragment == 0 || fragment == DONT_FRAGMENT)
             && packet[6..10] == next[6..10]
             && packet[12..] == next[12..]
-            && word(next, 4) == word(packet, 4).wrapping_add(segments as u16)
+            && (fragment == DONT_FRAGMENT || word(next, 4) == word(packet, 4).wrapping_add(segments as u16))
             // 0xffff sums to the same as 0, which is what it would become.
             && [packet, next].iter().all(|ip| checksum::sum(ip) == 0xffff && word(ip, 10) != 0xffff)
     }

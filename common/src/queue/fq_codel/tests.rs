@@ -107,9 +107,9 @@ fn one_flow_leaves_in_its_order() {
     assert_eq!((b.queue.len(), b.queue.bytes(), b.queue.cost()), (0, 0, 0));
 }
 
-/// The datagram `number` of a flow, with `payload` bytes.
+/// The datagram `number` of a flow, with `payload` bytes; it may be fragmented, so that its number counts.
 fn datagram(number: u16, payload: usize) -> Vec<u8> {
-    Shape { id: number, ..Shape::new(false, false, payload) }.partial(None)
+    Shape { id: number, dont_fragment: false, ..Shape::new(false, false, payload) }.partial(None)
 }
 
 impl Bench {
