@@ -1,6 +1,6 @@
-//! The Debian packages, from installation to purge, on machines with a service manager.
+//! The Debian packages, from installation to purge, on machines with a service manager; and static programs.
 //!
-//! Long, and not part of the suite: it builds the packages, and the first time a Debian root.
+//! Long, and not part of the suite: it builds the packages and programs, and the first time a Debian root.
 //! ```sh
 //! cargo install cargo-deb && apt-get install debootstrap
 //! cargo test -p hub --test packages -- --ignored --nocapture
@@ -15,13 +15,15 @@ mod house;
 mod machine;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::{Net, Process, await_true};
+use house::{HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, await_true, ping};
 use machine::Machine;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 /// What a root has beside the least.
 const INCLUDED: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping";
@@ -59,6 +61,46 @@ fn package(name: &str, revision: u32) -> PathBuf {
     file
 }
 
+/// Builds both programs for a target that links statically.
+fn build_static(target: &str) -> PathBuf {
+    let mut command = Command::new("cargo");
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bins",
+        "-p",
+        "hub",
+        "-p",
+        "spoke",
+        "--target",
+        target,
+    ]);
+    let made = command.status().unwrap().success();
+    assert!(made, "it does not build: rustup target add {target} && apt-get install musl-tools");
+    let targets = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let targets = targets.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    targets.join(target).join("release")
+}
+
+/// A program in a root that has nothing but it and the TUN device.
+fn run_alone(host: &house::Host, program: &Path, arguments: &[&str]) -> Process {
+    let root = host.private().join("alone");
+    host.run({
+        let (root, program) = (root.clone(), program.to_owned());
+        move || {
+            fs::create_dir_all(root.join("dev/net")).unwrap();
+            fs::copy(program, root.join("program")).unwrap();
+            let (kind, mode) = (SFlag::S_IFCHR, Mode::from_bits_truncate(0o600));
+            mknod(&root.join("dev/net/tun"), kind, mode, makedev(10, 200)).unwrap();
+        }
+    });
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["/program", "--state", "/state"]).args(arguments);
+    host.spawn(host.name(), &command).unwrap()
+}
+
 /// Pings that go on.
 struct Pings(Process);
 
@@ -78,6 +120,32 @@ impl Pings {
             answers.map(|line| line[1..].split_once(']').unwrap().0.parse().unwrap()).collect();
         let gaps = times.windows(2).map(|two| two[1] - two[0]);
         Duration::from_secs_f64(gaps.fold(0.0, f64::max))
+    }
+}
+
+#[test]
+#[ignore = "long: builds both programs for another target"]
+fn static_programs_run_in_an_empty_root() {
+    let programs = build_static("x86_64-unknown-linux-musl");
+    let net = Net::new(1).unwrap();
+    let hub = run_alone(net.hub(), &programs.join("hub"), &["--subnet", "10.0.0.0/24"]);
+    hub.wait_for_line(HUB_LISTENS, BACK).unwrap();
+    let spoke = run_alone(net.spoke(0), &programs.join("spoke"), &["--hub", "192.0.2.1", "--ip", "10.0.0.2"]);
+    spoke.wait_for_line(SPOKE_ON_LAN, BACK).unwrap();
+    ping(net.spoke(0), Lan::hub_address().into(), 1_000, BACK).unwrap();
+    for (name, process) in [("hub", &hub), ("spoke", &spoke)] {
+        let file = programs.join(name);
+        let said = Command::new("readelf").arg("-dl").arg(&file).output().unwrap().stdout;
+        let said = String::from_utf8_lossy(&said);
+        assert!(!said.contains("NEEDED") && !said.contains("INTERP"), "{name} is not static: {said}");
+        let stripped = built().join(format!("{name}-stripped"));
+        assert!(Command::new("strip").arg("-o").args([&stripped, &file]).status().unwrap().success());
+        println!(
+            "{name}: {} bytes stripped, {} KiB resident when idle, {} KiB of its own",
+            fs::metadata(stripped).unwrap().len(),
+            process.resident_bytes().unwrap() / 1024,
+            process.anonymous_bytes().unwrap() / 1024
+        );
     }
 }
 
