@@ -36,22 +36,21 @@ use blocks::{Block, blocks};
 use house::{Authority, Valid, is_missing, wait_for_port};
 use play::Play;
 
-/// Lines that need a package manager, a service manager or a compiler, and what covers them: none of the tests installs a
-/// package.
+/// Lines that need a package manager, a service manager or a compiler, and what covers them.
 const INSTALLING: [(&str, &str); 15] = [
     ("cargo run --release --example lan", "lan_example"),
     ("cargo test --workspace", ".ci/run"),
-    ("cargo install cargo-deb", "the package list of hub/Cargo.toml"),
+    ("cargo install cargo-deb", "packages"),
     ("cargo test -p common --test licences", "licences"),
-    ("cargo deb -p hub && cargo deb -p spoke", "the package lists of hub and spoke"),
+    ("cargo deb -p hub && cargo deb -p spoke", "packages"),
     ("cargo install --path hub --root /usr/local", "the build"),
     ("cargo install --path spoke --root /usr/local", "the build"),
-    ("sudo dpkg -i lan-hub_*.deb", "tried by hand"),
-    ("sudo dpkg -i lan-spoke_*.deb", "tried by hand"),
-    ("sudo systemctl enable --now hub", "service"),
-    ("sudo systemctl enable --now spoke@home", "service"),
-    ("sudo apt remove lan-hub", "tried by hand"),
-    ("sudo apt purge lan-hub", "tried by hand"),
+    ("sudo dpkg -i lan-hub_*.deb", "packages"),
+    ("sudo dpkg -i lan-spoke_*.deb", "packages"),
+    ("sudo systemctl enable --now hub", "packages"),
+    ("sudo systemctl enable --now spoke@home", "packages"),
+    ("sudo apt remove lan-hub", "packages"),
+    ("sudo apt purge lan-hub", "packages"),
     ("sudo spoke resolved", "net_resolved"),
     ("sudo hub resolved", "net_resolved"),
 ];
