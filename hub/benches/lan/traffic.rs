@@ -1,5 +1,7 @@
 //! The traffic that is measured, the same for every system.
 
+#![allow(dead_code, reason = "each benchmark that includes it uses a part of it")]
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::field::Field;
-use crate::house::{Context, Failure, Process, Result, echo_request};
+use crate::house::{Context, Failure, Host, Process, Result, echo_request};
 use crate::systems::{Running, Way, command};
 
 /// Bytes of one write or read: large enough that the ends' system calls are not what is measured.
@@ -34,16 +36,34 @@ pub(crate) struct Flows {
 impl Flows {
     /// Starts `count` flows from end `from` to end `to`.
     pub(crate) fn start(running: &Running, from: usize, to: usize, count: u16) -> Result<Flows> {
-        let received = Arc::new(AtomicU64::new(0));
-        let mut flows = Flows { received, streams: Vec::new(), threads: Vec::new(), relays: Vec::new() };
+        let mut flows = Flows::none();
         for _ in 0..count {
             let (outgoing, incoming) = flows.connect(running, from, to)?;
-            flows.streams.extend([outgoing.try_clone()?, incoming.try_clone()?]);
-            let received = Arc::clone(&flows.received);
-            flows.threads.push(thread::spawn(move || send(outgoing)));
-            flows.threads.push(thread::spawn(move || receive(incoming, &received)));
+            flows.carry(outgoing, incoming)?;
         }
         Ok(flows)
+    }
+
+    /// One flow from a host to another that has this address, past all tunnels.
+    pub(crate) fn between(from: &Host, to: &Host, at: IpAddr) -> Result<Flows> {
+        let listener = to.tcp_listen((at, 0))?;
+        let outgoing = from.tcp_connect(listener.local_addr()?, PATIENCE)?;
+        let mut flows = Flows::none();
+        flows.carry(outgoing, listener.accept().context("accept")?.0)?;
+        Ok(flows)
+    }
+
+    fn none() -> Flows {
+        let received = Arc::new(AtomicU64::new(0));
+        Flows { received, streams: Vec::new(), threads: Vec::new(), relays: Vec::new() }
+    }
+
+    fn carry(&mut self, outgoing: TcpStream, incoming: TcpStream) -> Result<()> {
+        self.streams.extend([outgoing.try_clone()?, incoming.try_clone()?]);
+        let received = Arc::clone(&self.received);
+        self.threads.push(thread::spawn(move || send(outgoing)));
+        self.threads.push(thread::spawn(move || receive(incoming, &received)));
+        Ok(())
     }
 
     /// Bytes that have arrived so far.
