@@ -9,6 +9,8 @@
 //! comes first, always, and [`check_own`] for what was read from our own TUN: its kernel leaves more open
 //! than the wire carries. What they let pass, [`split_front`], [`complete`], [`segment`] and [`fragment`]
 //! cut without a further question; none of them panics on what it never saw.
+//!
+//! [`joint`] is the inverse of segmentation: it makes super-packets of packets that follow one another.
 
 mod check;
 mod fragment;
