@@ -17,6 +17,8 @@ use house::{
 
 const SOON: Duration = Duration::from_secs(20);
 const ROUND_TRIP: Duration = Duration::from_millis(40);
+/// A ping that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A hub, and a spoke far from it. Programs are dropped before the hosts that hold them.
 struct Far {
@@ -104,7 +106,7 @@ fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
     let far = Far::new(line, &[]);
     let (lasts, bytes) = (long_or(Duration::from_secs(600), Duration::ZERO), long_or(20_000_000, 300_000));
     let (start, mut rounds, mut slowest) = (Instant::now(), 0, Duration::ZERO);
-    let (mut pings, mut waited) = (0, Duration::ZERO);
+    let (mut pings, mut lost, mut waited) = (0, 0, Duration::ZERO);
     while rounds == 0 || start.elapsed() < lasts {
         let flow = |i| match i % 2 {
             0 => transfer(&far.hub, &far.spoke, far.address_of_spoke(), bytes),
@@ -112,9 +114,11 @@ fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
         };
         let flows: Vec<Transfer> = (0..10).map(|i| flow(i).unwrap()).collect();
         while flows.iter().any(Transfer::is_under_way) {
-            // The link repeats what the line lost.
-            let trip = ping(&far.spoke, far.address_of_hub(), 56, SOON).unwrap();
-            (pings, waited, slowest) = (pings + 1, waited + trip, slowest.max(trip));
+            pings += 1;
+            match ping(&far.spoke, far.address_of_hub(), 56, PATIENCE) {
+                Ok(trip) => (waited, slowest) = (waited + trip, slowest.max(trip)),
+                Err(_) => lost += 1,
+            }
         }
         for flow in flows {
             flow.finish().unwrap();
@@ -122,11 +126,13 @@ fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
         rounds += 1;
     }
     println!(
-        "{rounds} times ten flows of {bytes} bytes each in {:.1?}, equal SHA-256; {pings} pings, none lost: {:.1?} as a \
-         rule, {slowest:.1?} at most",
+        "{rounds} times ten flows of {bytes} bytes each in {:.1?}, equal SHA-256; {lost} of {pings} pings \
+         lost, {:.1?} as a rule, {slowest:.1?} at most",
         start.elapsed(),
-        waited / pings,
+        waited / (pings - lost).max(1),
     );
+    // The line itself loses four in a hundred both ways; the link repeats what is lost.
+    assert!(lost * 100 <= pings, "{lost} of {pings} pings were lost");
     let joined = |program: &Process, line| program.lines().iter().filter(|said| said.contains(line)).count();
     assert_eq!(
         joined(&far.spoke_program, SPOKE_ON_LAN),
