@@ -95,7 +95,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
         "renumber" => renumber(&operand, shared, &state, json)?,
-        "resolved" => register_names(own.one("zone", values::any)?, shared, &state)?,
+        "resolved" => register_names(own.one("zone", values::any)?, &state)?,
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),
@@ -323,14 +323,14 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
     Ok(show(&moved, json, report::moved)?)
 }
 
-/// `hub resolved`: the zone is that of the hub's own settings, where none is given.
-fn register_names(zone: Option<Zone>, flags: Flags, state: &Path) -> Result<(), Failure> {
+/// `hub resolved`: the zone is that for which the hub answers, where none is given.
+fn register_names(zone: Option<Zone>, state: &Path) -> Result<(), Failure> {
     let status: Status = ask(state, &Request::Status { after: None })?;
     let subnets = Subnets::new(&status.subnets).map_err(|error| error.to_string())?;
     let own: Vec<IpNetwork> = subnets.hub().collect();
-    let zone = match zone {
-        Some(zone) => zone,
-        None => in_force(flags, true)?.one("zone", values::any)?.unwrap_or_default(),
+    let its_own = status.zone.as_deref().map(values::any).transpose()?;
+    let Some(zone) = zone.or(its_own) else {
+        return Err(AskError::Refused("the hub answers for no names: start it with --dns".to_owned()).into());
     };
     say(&resolved::register(&status.device, &own, &zone).map_err(AskError::Refused)?);
     Ok(())

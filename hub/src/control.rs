@@ -209,6 +209,9 @@ pub struct Status {
     /// What the kernel does not have as it should be, and why; a line each.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// The zone of names that it answers for, if it does.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// What happened since it started.
@@ -459,6 +462,7 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         rules: rule_count(core),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
+        zone: None,
         drops: by_label(core.drops()),
         totals: core.tally().into(),
         members: Vec::new(),

@@ -168,6 +168,7 @@ mod tests {
             rules: None,
             trouble: None,
             problems: vec!["one".to_owned()],
+            zone: None,
             drops: BTreeMap::new(),
             totals: tally.into(),
             members: Vec::new(),

@@ -354,6 +354,7 @@ mod tests {
             rules: None,
             trouble: None,
             problems: vec![],
+            zone: None,
             drops: BTreeMap::new(),
             totals: Totals::default(),
             members: vec![online, away],

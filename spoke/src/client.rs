@@ -406,6 +406,7 @@ impl Client {
                 status.problems.extend(self.machine.problems());
                 let names = self.names.iter().flat_map(|(server, _)| server.problems());
                 status.problems.extend(names.cloned());
+                status.zone = self.names.as_ref().map(|(server, _)| server.zone().to_string());
                 encode(Ok(status))
             }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),

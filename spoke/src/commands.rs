@@ -123,12 +123,15 @@ fn key(state: &Path, json: bool) -> Result<bool, Failure> {
 
 /// `spoke resolved`, of each spoke that runs.
 fn register_names(settings: &Settings, state: Option<PathBuf>) -> Result<bool, Failure> {
-    let zone: Zone = settings.one("zone", values::any)?.unwrap_or_default();
+    let given: Option<Zone> = settings.one("zone", values::any)?;
     for (_, status) in running(state)? {
-        let done = if status.addresses.is_empty() {
-            Err(format!("{} has no address yet: it is not on the LAN", status.device))
-        } else {
-            resolved::register(&status.device, &status.addresses, &zone)
+        let own = status.zone.as_deref().map(values::any).transpose()?;
+        let done = match given.clone().or(own) {
+            _ if status.addresses.is_empty() => {
+                Err(format!("{} has no address yet: it is not on the LAN", status.device))
+            }
+            Some(zone) => resolved::register(&status.device, &status.addresses, &zone),
+            None => Err(format!("the spoke on {} answers for no names: start it with --dns", status.device)),
         };
         say(&done.map_err(AskError::Refused)?);
     }

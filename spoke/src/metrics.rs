@@ -78,6 +78,7 @@ mod tests {
             off_seconds: if link.is_none() { Some(7) } else { None },
             trouble: None,
             problems: vec![],
+            zone: None,
             link,
             drops: [("not-on-lan".to_owned(), 4)].into(),
             members: vec![],

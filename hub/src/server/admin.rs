@@ -64,6 +64,7 @@ impl Server {
             Request::Status { after } => {
                 let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
                 status.problems = self.machine.problems();
+                status.zone = self.name_server.as_ref().map(|server| server.zone().to_string());
                 encode(Ok(status))
             }
             Request::Invites => encode(Ok(control::invites(&self.core, self.clock.unix_time))),
