@@ -108,6 +108,12 @@ pub enum Request {
         /// One for each family that is to move.
         subnets: Vec<IpNetwork>,
     },
+    /// Send the members to other hubs, or take them again: [`Draining`].
+    Drain {
+        /// Whether to take them again.
+        #[serde(default)]
+        off: bool,
+    },
     /// Read the files again: [`Reloaded`].
     Reload,
     /// The access rules: [`RuleList`], with a page of lines.
@@ -181,6 +187,12 @@ pub struct Status {
     pub key: PublicKey,
     /// Whether only members may join.
     pub locked: bool,
+    /// Whether this hub sends its members to the others.
+    #[serde(default)]
+    pub draining: bool,
+    /// The hubs of this LAN, where there are several.
+    #[serde(default)]
+    pub hubs: Vec<HubStatus>,
     /// Members that are online.
     pub online: usize,
     /// Members in all.
@@ -206,6 +218,30 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// Members by name: of one page, or all of them once a command has put the pages together.
     pub members: Vec<MemberStatus>,
+}
+
+/// A hub of the LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubStatus {
+    /// Its name in the list of members.
+    pub name: Name,
+    /// Where spokes reach it.
+    pub place: String,
+    /// Its key.
+    pub key: PublicKey,
+    /// Whether it is the one that answers.
+    pub this: bool,
+}
+
+/// Whether a hub sends its members to others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Whether it does.
+    pub draining: bool,
+    /// Members that are online here now.
+    pub online: usize,
+    /// Where they can go.
+    pub hubs: Vec<HubStatus>,
 }
 
 /// How one member stands.
@@ -441,6 +477,8 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         subnets: core.lan().subnets.iter().collect(),
         key: core.key(),
         locked: core.access() != Access::Open,
+        draining: core.is_draining(),
+        hubs: hubs(core),
         online: online(members),
         known: members.len(),
         revoked: members.revoked_count(),
@@ -453,6 +491,23 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         drops: drops(core.drops()),
         members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
     }
+}
+
+/// The hubs of the LAN, if there is another one.
+fn hubs(core: &Core) -> Vec<HubStatus> {
+    let one = |hub: &&Member| HubStatus {
+        name: hub.name.clone(),
+        place: hub.hub.as_ref().map(ToString::to_string).unwrap_or_default(),
+        key: hub.key,
+        this: hub.key == core.key(),
+    };
+    let hubs: Vec<HubStatus> = core.hubs().iter().map(one).collect();
+    if hubs.iter().all(|hub| hub.this) { Vec::new() } else { hubs }
+}
+
+/// Whether the hub sends its members to others.
+pub fn draining(core: &Core) -> Draining {
+    Draining { draining: core.is_draining(), online: online(core.members()), hubs: hubs(core) }
 }
 
 /// Who may join.

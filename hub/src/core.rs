@@ -33,6 +33,7 @@ use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 mod access;
 mod files;
 mod govern;
+mod hubs;
 mod joining;
 mod names;
 mod offers;
@@ -53,6 +54,7 @@ pub struct Core {
     saving: Saving,
     effects: Effects,
     notify: Notify,
+    hubs: hubs::Hubs,
     /// When the last turn began.
     now: Option<Instant>,
 }
@@ -101,6 +103,7 @@ impl Core {
             saving: Saving::new(fingerprint),
             effects: Effects::new(),
             notify: Notify::default(),
+            hubs: hubs::Hubs::default(),
             now: None,
         };
         core.set_rules(rules);
@@ -210,7 +213,8 @@ impl Core {
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
             | ControlFrame::MembersChanged
-            | ControlFrame::Pending => {}
+            | ControlFrame::Pending
+            | ControlFrame::Hubs(_) => {}
         }
     }
 
@@ -271,6 +275,7 @@ impl Core {
         while let Some(ended) = self.switch.poll_ended(now) {
             self.forget(ended, now);
         }
+        self.refresh_hubs();
         self.start_job(now);
     }
 

@@ -23,6 +23,7 @@ use common::node::synced_file::SyncedFile;
 use common::queue::Buf;
 use common::transport::tls::files::{self, FileError};
 use common::wire::key::PublicKey;
+use common::wire::place::Place;
 use common::wire::tunnel::Flushed;
 use log::{debug, log, warn};
 use mio::Waker;
@@ -30,9 +31,10 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Lookup, Translation};
+use crate::uplink::target::Target;
 use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{self, Attempt, Effect, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Notice, Uplink, hosts, pins};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
@@ -146,8 +148,7 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let pinned =
-            pins::pinned(&text, &config.uplink.hubs).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let known = known(&text, &config.uplink).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let trust = config
             .uplink
@@ -164,7 +165,7 @@ impl Client {
         let events = EventLoop::new(64).map_err(system("make an event queue"))?;
         let now = Instant::now();
         let mut client = Client {
-            uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
+            uplink: Uplink::new(config.uplink.clone(), key, known, seed, now),
             connections: Connections::default(),
             trust,
             pings,
@@ -283,7 +284,7 @@ impl Client {
         }
         self.look_at_link(now);
         self.uplink.handle_timeout(now);
-        for attempt in [Attempt::Link, Attempt::Trial] {
+        for attempt in Attempt::ALL {
             self.poll_dial(attempt, now);
             self.poll_opening(attempt, now);
         }
@@ -334,7 +335,7 @@ impl Client {
                     let uplink = &mut self.uplink;
                     let outcome = link::read(link, |read| match attempt {
                         Attempt::Link => uplink.receive(now, read),
-                        Attempt::Trial => uplink.receive_trial(now, read),
+                        Attempt::Trial(slot) => uplink.receive_trial(slot, now, read),
                     });
                     self.finish_read(attempt, outcome, ready.source, now);
                 }
@@ -382,10 +383,13 @@ impl Client {
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
-        if let Connection::Link(link) = &mut self.connections[Attempt::Trial]
-            && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(now, write))
-        {
-            self.tell(Attempt::Trial, Outcome::Closed(error), now);
+        for slot in 0..MAX_TRIALS {
+            let attempt = Attempt::Trial(slot);
+            if let Connection::Link(link) = &mut self.connections[attempt]
+                && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(slot, now, write))
+            {
+                self.tell(attempt, Outcome::Closed(error), now);
+            }
         }
         let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return false };
         match link.flush(now, |write| self.uplink.flush(now, write)) {
@@ -429,7 +433,10 @@ impl Client {
                 Effect::Dial { attempt, way, addresses, segment, is_hasty } => {
                     match attempt {
                         Attempt::Link => self.machine.set_hub(&addresses),
-                        Attempt::Trial => self.machine.add_hub(&addresses),
+                        Attempt::Trial(_) if self.connections.is_alone(attempt) => {
+                            self.machine.set_hub(&addresses);
+                        }
+                        Attempt::Trial(_) => self.machine.add_hub(&addresses),
                     }
                     if way.is_ping() {
                         self.connections[attempt] =
@@ -443,15 +450,20 @@ impl Client {
                     }
                 }
                 Effect::Close { reset } => self.close(reset),
-                Effect::GiveUp => drop(self.connections.take(Attempt::Trial)),
-                Effect::Switch => {
-                    if let Some((source, hub)) = self.connections.switch() {
+                Effect::GiveUp(slot) => drop(self.connections.take(Attempt::Trial(slot))),
+                Effect::Switch(slot) => {
+                    if let Some((source, hub)) = self.connections.switch(slot) {
                         self.machine.set_link(source, hub);
                     }
                 }
-                Effect::Remember(key) => {
-                    let written = self.remember(key).map_err(|error| error.to_string());
+                Effect::Remember(key, hubs) => {
+                    let written = self.remember(key, &hubs).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
+                }
+                Effect::RememberHubs(told) => {
+                    if let Err(error) = self.remember_told(&told) {
+                        debug!("{error}; which other hubs there are is forgotten at the end");
+                    }
                 }
                 Effect::RememberWays(text) => {
                     if let Err(error) = self.state.write(WAYS, &text) {
@@ -506,6 +518,7 @@ impl Client {
             | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
+            | Notice::Leaving(..)
             | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
             | Notice::RouteSkipped(..)
@@ -541,13 +554,19 @@ impl Client {
     }
 
     /// Writes the hub's key down; whether it was not there yet.
-    fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
-        let hubs = &self.config.uplink.hubs;
+    fn remember(&self, key: PublicKey, hubs: &[Target]) -> Result<bool, state::Error> {
         let text = self.state.read(HUBS)?.unwrap_or_default();
         if pins::is_pinned(&text, hubs, key) {
             return Ok(false);
         }
         self.state.write(HUBS, &pins::with_pin(&text, hubs, key)).map(|()| true)
+    }
+
+    /// Writes down for which hubs the hub vouches.
+    fn remember_told(&self, told: &[(Place, PublicKey)]) -> Result<(), state::Error> {
+        let text = self.state.read(HUBS)?.unwrap_or_default();
+        let with_told = pins::with_told(&text, &self.config.uplink.hubs, told);
+        if with_told == text { Ok(()) } else { self.state.write(HUBS, &with_told) }
     }
 
     fn stop(&mut self, now: Instant) -> Result<(), Error> {
@@ -556,6 +575,20 @@ impl Client {
         self.flush(now);
         Ok(())
     }
+}
+
+/// What is written down about the hubs that are named.
+fn known(text: &str, config: &uplink::Config) -> Result<Known, pins::BadLine> {
+    let mut keys = pins::pinned(text, &config.hubs)?;
+    if !config.hub_keys.is_empty() {
+        keys = config.hub_keys.clone();
+    }
+    let mut pinned = Vec::new();
+    for hub in &config.hubs {
+        let key = pins::pinned(text, std::slice::from_ref(hub))?;
+        pinned.extend(key.into_iter().map(|key| (hub.clone(), key)));
+    }
+    Ok(Known { pinned, told: pins::told(text, &config.hubs, &keys) })
 }
 
 /// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.
