@@ -358,7 +358,7 @@ impl Uplink {
     fn begin_link(&mut self, linked: Box<Linked>, now: Instant) {
         self.routes.begin_link();
         self.outer.segments.begin_link();
-        (self.trials.is_in_doubt, self.trials.next_at, self.trials.better_at) = (false, None, None);
+        self.trials.forget_link();
         self.choice.set_leaving(false, 0, now);
         self.phase = Phase::Linked(linked);
     }
@@ -468,7 +468,7 @@ impl Uplink {
             linked.tunnel.close(&mut self.buffers.pool);
             self.effects.push_back(Effect::Close { reset });
         }
-        (self.trials.is_in_doubt, self.trials.next_at, self.trials.better_at) = (false, None, None);
+        self.trials.forget_link();
         self.answer_nobody();
     }
 

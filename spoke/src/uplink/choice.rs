@@ -20,7 +20,7 @@ const NEARER_PERCENT: u32 = 30;
 const NEARER_LEAST: Duration = Duration::from_millis(10);
 const NEARER_TIMES: u8 = 3;
 /// Within so long, those who are told to go elsewhere go, so that they do not arrive as one.
-const SPREAD: Duration = Duration::from_secs(2);
+const SPREAD: Duration = Duration::from_millis(250);
 /// How long to wait before another hub is asked, where none took this spoke.
 const LEAVE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -249,7 +249,7 @@ mod tests {
         let (now, mut choice) = (Instant::now(), Choice::default());
         choice.set_leaving(true, u32::MAX / 2, now);
         let at = choice.leave_at().unwrap();
-        assert!(at > now + ms(900) && at < now + ms(1_100));
+        assert!(at > now + ms(100) && at < now + ms(150));
         choice.set_leaving(true, 0, now);
         assert_eq!(choice.leave_at(), Some(at), "told twice");
         choice.leave_later(at);

@@ -8,7 +8,7 @@ use common::wire::key::PublicKey;
 use common::wire::place::Place;
 
 use super::choice::patience;
-use super::linked::{Goal, Step, Trial};
+use super::linked::{Goal, Step, Trial, Trials};
 use super::target::Target;
 use super::way::Way;
 use super::{Effect, Notice, Phase, Uplink, advice};
@@ -17,6 +17,9 @@ use super::{Effect, Notice, Phase, Uplink, advice};
 const NEXT_AFTER: Duration = Duration::from_millis(50);
 /// The same while the link is silent: mostly the first one answers.
 const NEXT_SPARE_AFTER: Duration = Duration::from_millis(250);
+/// How long packets wait at the hub that takes the place of a silent one: those who were at that one, too, arrive within
+/// moments, and what arrives before them is lost.
+const OTHERS_WITHIN: Duration = Duration::from_millis(100);
 /// How soon all are tried again, while the link is silent.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -68,9 +71,10 @@ impl Uplink {
 
     /// When there is something to do here.
     pub(super) fn elsewhere_deadline(&self) -> Option<Instant> {
-        let mut times = [self.trials.tunnels_due(), self.trials.next_at, None, None, None];
+        let Trials { next_at, held_until, .. } = self.trials;
+        let mut times = [self.trials.tunnels_due(), next_at, held_until, None, None, None];
         if let Phase::Linked(linked) = &self.phase {
-            times[2] = self.trials.better_at;
+            times[5] = self.trials.better_at;
             if linked.joined_at.is_some() && self.ways.are_several_hubs() {
                 let (doubt, lost) = patience(linked.tunnel.round_trip());
                 let is_ready = self.ready_spare().is_some()
@@ -104,6 +108,9 @@ impl Uplink {
     }
 
     fn poll_beside_link(&mut self, now: Instant) {
+        if self.trials.held_until.take_if(|until| *until <= now).is_some() {
+            self.hold_packets(false, now);
+        }
         if self.trials.better_at.is_some_and(|at| at <= now) {
             self.try_better(0, now);
         }
@@ -270,10 +277,9 @@ impl Uplink {
             return;
         }
         self.trials.is_in_doubt = is_in_doubt;
-        if let Phase::Linked(linked) = &mut self.phase {
-            linked.tunnel.hold_packets(is_in_doubt, now, &mut self.buffers.pool);
-        }
+        self.hold_packets(is_in_doubt, now);
         if is_in_doubt {
+            self.trials.held_until = None;
             self.end_trials(|trial| matches!(trial.goal, Goal::Better | Goal::Measure));
             self.begin_tries();
             self.trials.next_at = Some(now);
@@ -281,6 +287,18 @@ impl Uplink {
             self.trials.next_at = None;
             self.end_trials(|trial| trial.goal == Goal::Spare && !trial.has_joined());
         }
+    }
+
+    fn hold_packets(&mut self, is_held: bool, now: Instant) {
+        if let Phase::Linked(linked) = &mut self.phase {
+            linked.tunnel.hold_packets(is_held, now, &mut self.buffers.pool);
+        }
+    }
+
+    /// The link has taken the place of a silent one: waits for those who were at that hub, too.
+    pub(super) fn await_others(&mut self, now: Instant) {
+        self.trials.held_until = Some(now + OTHERS_WITHIN);
+        self.hold_packets(true, now);
     }
 
     /// A read of the link is over: the hub may have spoken.

@@ -114,12 +114,19 @@ pub(super) struct Trials {
     pub(super) next_at: Option<Instant>,
     /// Whether the link is in doubt.
     pub(super) is_in_doubt: bool,
+    /// Until when packets wait at a link that has just taken the place of a silent one.
+    pub(super) held_until: Option<Instant>,
     /// When a better way is tried, if there is one.
     pub(super) better_at: Option<Instant>,
     pub(super) better_pause: Duration,
 }
 
 impl Trials {
+    /// Another link begins, or none: nothing is in doubt or waits.
+    pub(super) fn forget_link(&mut self) {
+        (self.is_in_doubt, self.next_at, self.held_until, self.better_at) = (false, None, None, None);
+    }
+
     /// A free slot.
     pub(super) fn free(&self) -> Option<usize> {
         self.slots.iter().position(Option::is_none)

@@ -232,5 +232,8 @@ impl Uplink {
         self.end_trials(|_| true);
         self.ways.switch_to(way);
         self.begin_link(new, now);
+        if is_silent {
+            self.await_others(now);
+        }
     }
 }
