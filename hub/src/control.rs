@@ -16,11 +16,14 @@ use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
 use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
-use crate::lan::rules::access::Count;
 use crate::lan::saving::Renumbered;
 
-/// Most members in one page of the status.
-pub const PAGE: usize = 500;
+mod hubs;
+mod rules;
+
+pub use hubs::{Draining, HubStatus, draining};
+pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
+
 /// Most changes that the answer to a reload names.
 pub const MAX_CHANGES: usize = 100;
 
@@ -220,30 +223,6 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
 }
 
-/// A hub of the LAN.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HubStatus {
-    /// Its name in the list of members.
-    pub name: Name,
-    /// Where spokes reach it.
-    pub place: String,
-    /// Its key.
-    pub key: PublicKey,
-    /// Whether it is the one that answers.
-    pub this: bool,
-}
-
-/// Whether a hub sends its members to others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
-    /// Whether it does.
-    pub draining: bool,
-    /// Members that are online here now.
-    pub online: usize,
-    /// Where they can go.
-    pub hubs: Vec<HubStatus>,
-}
-
 /// How one member stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemberStatus {
@@ -422,49 +401,6 @@ pub struct Reloaded {
     pub rules: Option<usize>,
 }
 
-/// The access rules.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleList {
-    /// The file that they are read from.
-    pub file: PathBuf,
-    /// Whether that file is there: without it all may reach all.
-    pub exists: bool,
-    /// The lines: of one page, or all of them once a command has put the pages together.
-    pub rules: Vec<RuleStatus>,
-    /// Packets that were dropped as no line matches.
-    pub unmatched: u64,
-    /// Flows that may pass, and whose replies may.
-    pub flows: usize,
-}
-
-/// One access rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleStatus {
-    /// The number of its line.
-    pub line: usize,
-    /// The line, shortened where it is long.
-    pub text: String,
-    /// Packets that it decided about, replies included.
-    pub packets: u64,
-}
-
-/// What the access rules say about one case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explained {
-    /// Whether it may pass.
-    pub allowed: bool,
-    /// The line that decides, and its text; none where there are no rules, or no line matches.
-    pub line: Option<usize>,
-    /// The text of the line.
-    pub text: Option<String>,
-    /// Whether there are rules at all.
-    pub has_rules: bool,
-    /// Who sends, and from which address.
-    pub from: String,
-    /// Who receives, and at which address.
-    pub to: String,
-}
-
 /// The status with the page of members behind a name.
 pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) -> Status {
     let members = core.members();
@@ -478,7 +414,7 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         key: core.key(),
         locked: core.access() != Access::Open,
         draining: core.is_draining(),
-        hubs: hubs(core),
+        hubs: hubs::hubs(core),
         online: online(members),
         known: members.len(),
         revoked: members.revoked_count(),
@@ -491,23 +427,6 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         drops: drops(core.drops()),
         members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
     }
-}
-
-/// The hubs of the LAN, if there is another one.
-fn hubs(core: &Core) -> Vec<HubStatus> {
-    let one = |hub: &&Member| HubStatus {
-        name: hub.name.clone(),
-        place: hub.hub.as_ref().map(ToString::to_string).unwrap_or_default(),
-        key: hub.key,
-        this: hub.key == core.key(),
-    };
-    let hubs: Vec<HubStatus> = core.hubs().iter().map(one).collect();
-    if hubs.iter().all(|hub| hub.this) { Vec::new() } else { hubs }
-}
-
-/// Whether the hub sends its members to others.
-pub fn draining(core: &Core) -> Draining {
-    Draining { draining: core.is_draining(), online: online(core.members()), hubs: hubs(core) }
 }
 
 /// Who may join.
@@ -541,39 +460,6 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Opt
     });
     let (standing, changed) = (standing(core, about), changes.len());
     Reloaded { standing, changes: named.collect(), changed, certificate, rules: rule_count(core) }
-}
-
-/// The access rules behind the first `from` ones.
-pub fn rules(core: &Core, file: PathBuf, from: usize) -> RuleList {
-    let Some(access) = core.access_rules() else {
-        return RuleList { file, exists: false, rules: Vec::new(), unmatched: 0, flows: 0 };
-    };
-    let counts = access.counts().skip(from).take(PAGE);
-    let rules = counts.filter_map(|Count { line, packets }| {
-        let line = line?;
-        Some(RuleStatus { line, text: access.rules().text(line)?.to_owned(), packets })
-    });
-    let (rules, unmatched, flows) = (rules.collect(), access.unmatched(), access.flows());
-    RuleList { file, exists: true, rules, unmatched, flows }
-}
-
-/// Which access rule decides about a service from one end to the other.
-///
-/// # Errors
-/// A sentence that says which end or service is unknown.
-pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Explained, String> {
-    let case = core.explain(from, to, service.parse()?)?;
-    let decided = case.decision;
-    let line = decided.and_then(|decision| decision.line);
-    let text = line.and_then(|line| core.access_rules()?.rules().text(line));
-    Ok(Explained {
-        allowed: decided.is_none_or(|decision| decision.allows),
-        line,
-        text: text.map(str::to_owned),
-        has_rules: decided.is_some(),
-        from: case.from,
-        to: case.to,
-    })
 }
 
 /// The invites that can be used, by name.

@@ -20,6 +20,7 @@ use crate::effect::{Effect, End, Notice, Who};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::Lan;
 use crate::lan::admission::Admission;
+use crate::lan::hubs::Hubs;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
@@ -54,7 +55,7 @@ pub struct Core {
     saving: Saving,
     effects: Effects,
     notify: Notify,
-    hubs: hubs::Hubs,
+    hubs: Hubs,
     /// When the last turn began.
     now: Option<Instant>,
 }
@@ -103,7 +104,7 @@ impl Core {
             saving: Saving::new(fingerprint),
             effects: Effects::new(),
             notify: Notify::default(),
-            hubs: hubs::Hubs::default(),
+            hubs: Hubs::default(),
             now: None,
         };
         core.set_rules(rules);

@@ -22,8 +22,6 @@ use common::node::state::{self, State};
 use common::node::synced_file::SyncedFile;
 use common::queue::Buf;
 use common::transport::tls::files::{self, FileError};
-use common::wire::key::PublicKey;
-use common::wire::place::Place;
 use common::wire::tunnel::Flushed;
 use log::{debug, log, warn};
 use mio::Waker;
@@ -31,22 +29,21 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::dial::{Dial, Lookup, Translation};
-use crate::uplink::target::Target;
 use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
 pub(crate) mod ping;
 mod reach;
+mod remembered;
 
 use connection::{Connection, Connections, Link, Opening, Plan};
 use machine::Machine;
 use ping::{PingDial, Pings};
 
-/// The keys of hubs, in the state directory.
-pub const HUBS: &str = "hubs";
+pub use remembered::HUBS;
 
 /// Which way to the hub worked in which network, in the state directory.
 const WAYS: &str = "ways";
@@ -148,7 +145,8 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let known = known(&text, &config.uplink).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let known =
+            remembered::known(&text, &config.uplink).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let trust = config
             .uplink
@@ -457,11 +455,11 @@ impl Client {
                     }
                 }
                 Effect::Remember(key, hubs) => {
-                    let written = self.remember(key, &hubs).map_err(|error| error.to_string());
+                    let written = remembered::hub(&self.state, &hubs, key).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
                 }
                 Effect::RememberHubs(told) => {
-                    if let Err(error) = self.remember_told(&told) {
+                    if let Err(error) = remembered::told(&self.state, &self.config.uplink.hubs, &told) {
                         debug!("{error}; which other hubs there are is forgotten at the end");
                     }
                 }
@@ -553,42 +551,12 @@ impl Client {
         }
     }
 
-    /// Writes the hub's key down; whether it was not there yet.
-    fn remember(&self, key: PublicKey, hubs: &[Target]) -> Result<bool, state::Error> {
-        let text = self.state.read(HUBS)?.unwrap_or_default();
-        if pins::is_pinned(&text, hubs, key) {
-            return Ok(false);
-        }
-        self.state.write(HUBS, &pins::with_pin(&text, hubs, key)).map(|()| true)
-    }
-
-    /// Writes down for which hubs the hub vouches.
-    fn remember_told(&self, told: &[(Place, PublicKey)]) -> Result<(), state::Error> {
-        let text = self.state.read(HUBS)?.unwrap_or_default();
-        let with_told = pins::with_told(&text, &self.config.uplink.hubs, told);
-        if with_told == text { Ok(()) } else { self.state.write(HUBS, &with_told) }
-    }
-
     fn stop(&mut self, now: Instant) -> Result<(), Error> {
         self.uplink.stop();
         self.carry_out(now)?;
         self.flush(now);
         Ok(())
     }
-}
-
-/// What is written down about the hubs that are named.
-fn known(text: &str, config: &uplink::Config) -> Result<Known, pins::BadLine> {
-    let mut keys = pins::pinned(text, &config.hubs)?;
-    if !config.hub_keys.is_empty() {
-        keys = config.hub_keys.clone();
-    }
-    let mut pinned = Vec::new();
-    for hub in &config.hubs {
-        let key = pins::pinned(text, std::slice::from_ref(hub))?;
-        pinned.extend(key.into_iter().map(|key| (hub.clone(), key)));
-    }
-    Ok(Known { pinned, told: pins::told(text, &config.hubs, &keys) })
 }
 
 /// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.

@@ -56,7 +56,6 @@ pub mod ways;
 
 pub use effect::{Attempt, Effect, Error, MAX_TRIALS, Notice};
 
-use choice::Choice;
 use learned::LearnedRoutes;
 use linked::{Linked, Trials};
 use members::MemberList;
@@ -173,7 +172,6 @@ pub struct Uplink {
     phase: Phase,
     ways: Ways,
     trials: Trials,
-    choice: Choice,
     retry: Retry,
     pin: Pin,
     identity: Identity,
@@ -206,7 +204,6 @@ impl Uplink {
             },
             ways,
             trials: Trials::default(),
-            choice: Choice::default(),
             config,
             phase: Phase::Paused(now),
             retry: Retry::new(seed, now),
@@ -359,7 +356,7 @@ impl Uplink {
         self.routes.begin_link();
         self.outer.segments.begin_link();
         self.trials.forget_link();
-        self.choice.set_leaving(false, 0, now);
+        self.trials.choice.set_leaving(false, 0, now);
         self.phase = Phase::Linked(linked);
     }
 

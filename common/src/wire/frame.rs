@@ -265,7 +265,7 @@ impl ControlFrame {
     /// Reads the body behind `header`; `None` is a kind of a later version, to be skipped.
     pub fn decode(header: Header, body: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
         let mut fields = Fields::default();
-        if header.kind < kind::OPTIONAL || header.kind == kind::HUBS {
+        if header.kind < kind::OPTIONAL {
             fields = Fields::decode(body)?;
         }
         let control = match header.kind {
@@ -294,7 +294,7 @@ impl ControlFrame {
             }
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::PENDING => ControlFrame::Pending,
-            kind::HUBS => ControlFrame::Hubs(fields.hubs),
+            kind::HUBS => ControlFrame::Hubs(hubs(body)?),
             later if later >= kind::OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -432,7 +432,6 @@ struct Fields {
     text: Option<String>,
     token: Option<u64>,
     peers: Vec<Peer>,
-    hubs: Vec<HubInfo>,
 }
 
 impl Fields {
@@ -452,8 +451,6 @@ impl Fields {
                 tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
                 tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
                 tag::PEER => fields.peers.push(peer(value)?),
-                tag::HUB if fields.hubs.len() < MAX_HUBS => fields.hubs.extend(hub(value)?),
-                tag::HUB => {}
                 tag::HAD => fields.had.push(address(value)?),
                 tag if tag >= kind::OPTIONAL => {}
                 _ => return Err(BadFrame),
@@ -519,6 +516,20 @@ fn peer(value: &[u8]) -> Result<Peer, BadFrame> {
 
 /// The first flag: the hub is draining. Others are of later versions.
 const DRAINING: u8 = 1;
+
+/// The hubs that can be read, up to [`MAX_HUBS`].
+fn hubs(mut body: &[u8]) -> Result<Vec<HubInfo>, BadFrame> {
+    let mut hubs = Vec::new();
+    while let Some((tag, value, rest)) = next_field(body)? {
+        body = rest;
+        match tag {
+            tag::HUB if hubs.len() < MAX_HUBS => hubs.extend(hub(value)?),
+            tag::HUB | kind::OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(hubs)
+}
 
 /// Flags, the key, and the place as text, which may be empty; `None` for a place that only later versions can read.
 fn hub(value: &[u8]) -> Result<Option<HubInfo>, BadFrame> {

@@ -40,7 +40,7 @@ impl Uplink {
             self.ways.set_hub(self.ways.current_number(), own);
         }
         let random = self.retry.random();
-        self.choice.set_leaving(is_draining, random, now);
+        self.trials.choice.set_leaving(is_draining, random, now);
         self.watch_link(now);
     }
 
@@ -52,7 +52,7 @@ impl Uplink {
             // They are known by the numbers of their ways.
             self.end_trials(|_| true);
         }
-        self.choice.keep(&self.ways.hubs());
+        self.trials.choice.keep(&self.ways.hubs());
     }
 
     /// Has the link watched as closely as it is worth while: where there is another hub to go to.
@@ -63,7 +63,7 @@ impl Uplink {
             && linked.joined_at.is_some()
         {
             linked.tunnel.set_watchful(are_several, now);
-            self.choice.schedule(are_several, random, now);
+            self.trials.choice.schedule(are_several, random, now);
         }
     }
 
@@ -77,15 +77,15 @@ impl Uplink {
             times[5] = self.trials.better_at;
             if linked.joined_at.is_some() && self.ways.are_several_hubs() {
                 let (doubt, lost) = patience(linked.tunnel.round_trip());
-                let is_ready = self.ready_spare().is_some()
-                    && !self.trials.slots.iter().flatten().any(Trial::has_joined);
+                let is_ready = self.ready_spare().is_some() && self.trials.find(Trial::has_joined).is_none();
                 times[3] = match (self.trials.is_in_doubt, is_ready) {
                     (false, _) => Some(linked.tunnel.heard_at() + doubt),
                     (true, true) => Some(linked.tunnel.heard_at() + lost),
                     (true, false) => None,
                 };
                 let is_idle = self.trials.iter().next().is_none() && !self.trials.is_in_doubt;
-                let choice = self.choice.leave_at().into_iter().chain(self.choice.measure_at()).min();
+                let choice =
+                    self.trials.choice.leave_at().into_iter().chain(self.trials.choice.measure_at()).min();
                 times[4] = choice.filter(|_| is_idle);
             }
         }
@@ -121,9 +121,9 @@ impl Uplink {
         if self.trials.is_in_doubt || self.trials.iter().next().is_some() {
             return;
         }
-        if self.choice.leave_at().is_some_and(|at| at <= now) {
+        if self.trials.choice.leave_at().is_some_and(|at| at <= now) {
             self.leave(now);
-        } else if self.choice.measure_at().is_some_and(|at| at <= now) {
+        } else if self.trials.choice.measure_at().is_some_and(|at| at <= now) {
             self.measure_next(now);
         }
     }
@@ -177,7 +177,7 @@ impl Uplink {
             self.trials.iter().map(|(_, trial)| self.ways.hub(trial.way)).collect();
         busy.extend(but.map(Some));
         let preferred = self.ways.preferred_hub();
-        self.ways.next_beside(&busy, |hub| self.choice.rank(hub, preferred, now))
+        self.ways.next_beside(&busy, |hub| self.trials.choice.rank(hub, preferred, now))
     }
 
     /// Makes what is tried in this slot the link, and asks to join.
@@ -202,7 +202,7 @@ impl Uplink {
         let Some(key) = trial.proved() else { return };
         let (way, goal, time) = (*way, *goal, now.saturating_duration_since(linked.begun_at));
         self.ways.set_hub(way, key);
-        self.choice.note(key, time);
+        self.trials.choice.note(key, time);
         match goal {
             Goal::First => self.adopt(slot, now),
             Goal::Move if linked_key(&self.phase) == Some(key) => {
@@ -224,12 +224,13 @@ impl Uplink {
 
     /// What was tried by this way for this does not work.
     pub(super) fn handle_trial_failed(&mut self, way: usize, goal: Goal, now: Instant) {
+        if self.trials.is_in_doubt || matches!(self.phase, Phase::Racing) {
+            // There is room for the next one.
+            self.trials.next_at = Some(now);
+        }
         match goal {
-            Goal::First | Goal::Spare => {
-                // There is room for the next one.
-                self.trials.next_at = Some(now);
-            }
-            Goal::Move if self.choice.leave_at().is_some() => self.leave_next(now),
+            Goal::First | Goal::Spare => {}
+            Goal::Move if self.trials.choice.leave_at().is_some() => self.leave_next(now),
             Goal::Move => {}
             Goal::Better => self.try_better(way + 1, now),
             Goal::Measure => self.measured(now),
@@ -244,7 +245,11 @@ impl Uplink {
         let (doubt, lost) = patience(linked.tunnel.round_trip());
         let silent = now.saturating_duration_since(linked.tunnel.heard_at());
         self.doubt(silent >= doubt, now);
-        if !self.trials.is_in_doubt || self.trials.slots.iter().flatten().any(Trial::has_joined) {
+        if !self.trials.is_in_doubt {
+            return;
+        }
+        if self.trials.find(Trial::has_joined).is_some() {
+            self.trials.next_at = None;
             return;
         }
         if silent >= lost
@@ -333,14 +338,14 @@ impl Uplink {
     fn leave_next(&mut self, now: Instant) {
         match self.next_hub(linked_key(&self.phase), now).zip(self.trials.free()) {
             Some((way, slot)) => self.begin_trial(slot, way, Goal::Move),
-            None => self.choice.leave_later(now),
+            None => self.trials.choice.leave_later(now),
         }
     }
 
     /// This spoke goes to another hub than the one in use, which comes last for a while.
     fn note_leaving(&mut self, why: &'static str, now: Instant) {
         if let Some(own) = linked_key(&self.phase) {
-            self.choice.avoid(own, now);
+            self.trials.choice.avoid(own, now);
         }
         let hub = self.ways.current().hub.to_string();
         self.effects.push_back(Effect::Log(Notice::Leaving(hub, why)));
@@ -350,11 +355,12 @@ impl Uplink {
     pub(super) fn fail_over(&mut self, why: String, now: Instant) {
         let was_on_lan = self.is_on_lan();
         if let Some(own) = linked_key(&self.phase).filter(|_| was_on_lan) {
-            self.choice.avoid(own, now);
+            self.trials.choice.avoid(own, now);
         }
         self.try_again(why, now);
         if was_on_lan && self.ways.are_several_hubs() && matches!(self.phase, Phase::Paused(_)) {
-            self.phase = Phase::Paused(now);
+            self.begin_race(now);
+            self.poll_race(now);
         }
     }
 
@@ -363,12 +369,12 @@ impl Uplink {
     /// Has the next hub prove its key, to see how far it is.
     fn measure_next(&mut self, now: Instant) {
         let hubs = self.ways.hubs();
-        while let Some(key) = self.choice.next_to_measure(|| hubs.clone()) {
+        while let Some(key) = self.trials.choice.next_to_measure(|| hubs.clone()) {
             if let Some((way, slot)) = self.ways.first_to(key).zip(self.trials.free()) {
                 return self.begin_trial(slot, way, Goal::Measure);
             }
             // It can be reached by pings alone.
-            if !self.choice.is_measuring() {
+            if !self.trials.choice.is_measuring() {
                 return self.measured(now);
             }
         }
@@ -377,12 +383,12 @@ impl Uplink {
 
     /// A hub is measured, or cannot be: goes to one that is much nearer, once all are.
     fn measured(&mut self, now: Instant) {
-        if self.choice.is_measuring() {
+        if self.trials.choice.is_measuring() {
             return;
         }
-        let nearer = linked_key(&self.phase).and_then(|own| self.choice.judge(own, now));
+        let nearer = linked_key(&self.phase).and_then(|own| self.trials.choice.judge(own, now));
         let random = self.retry.random();
-        self.choice.schedule(self.ways.are_several_hubs(), random, now);
+        self.trials.choice.schedule(self.ways.are_several_hubs(), random, now);
         let way = nearer.and_then(|key| self.ways.first_to(key));
         if let Some((way, slot)) = way.zip(self.trials.free()) {
             self.note_leaving("that one is nearer", now);

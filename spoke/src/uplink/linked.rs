@@ -8,6 +8,7 @@ use common::wire::key::PublicKey;
 use common::wire::tunnel::Tunnel;
 
 use super::advice::Progress;
+use super::choice::Choice;
 use super::effect::MAX_TRIALS;
 use super::probe::Probe;
 
@@ -110,6 +111,8 @@ impl Trial {
 #[derive(Default)]
 pub(super) struct Trials {
     pub(super) slots: [Option<Trial>; MAX_TRIALS],
+    /// Which hubs to try.
+    pub(super) choice: Choice,
     /// When the next hub is tried, where there is no link or the link is in doubt.
     pub(super) next_at: Option<Instant>,
     /// Whether the link is in doubt.

@@ -33,7 +33,8 @@ impl Uplink {
         };
         let one = |key: PublicKey| {
             let link = link.filter(|linked| linked.tunnel.remote() == Some(key));
-            let time = link.and_then(|linked| linked.tunnel.round_trip()).or(self.choice.round_trip(key));
+            let time =
+                link.and_then(|linked| linked.tunnel.round_trip()).or(self.trials.choice.round_trip(key));
             HubStatus {
                 key,
                 ways: self.ways.to(key).map(ToString::to_string).collect(),

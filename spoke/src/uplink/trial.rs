@@ -166,6 +166,8 @@ impl Uplink {
     /// Asks the hub at the end of this trial to let this spoke in.
     pub(super) fn ask_to_join(&mut self, slot: usize, now: Instant) {
         let join = self.join_request();
+        // No other one is tried meanwhile.
+        self.trials.next_at = None;
         let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] else { return };
         if let Err(error) = linked.tunnel.join(&join, &mut self.buffers.pool) {
             self.fail_trial_link(slot, &error, now);
