@@ -255,6 +255,11 @@ fn rules() {
 }
 
 #[test]
+fn hubs() {
+    act("docs/hubs.md", Play::new(&["second", "laptop", "nas"]));
+}
+
+#[test]
 fn moving() {
     act("docs/moving.md", Play::new(&["laptop", "standby", "nas"]));
 }

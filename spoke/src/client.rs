@@ -203,6 +203,11 @@ impl Client {
         self.hosts.as_ref()
     }
 
+    /// Whether it looks names up: of hubs that were given, or told before.
+    pub fn looks_names_up(&self) -> bool {
+        self.uplink.has_named_ways()
+    }
+
     /// Its state directory.
     pub fn state(&self) -> &State {
         &self.state

@@ -98,9 +98,12 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let config =
         Config { uplink, tls_ca, tun: options.tun, hosts: options.names.hosts, zone: options.names.zone };
-    // The hub says which address to listen on, and may tell of others by name.
-    let needs = Needs { profile: Profile::Resolves, readable: &[], binds_names: config.zone.is_some() };
+    let binds_names = config.zone.is_some();
     let mut client = Client::new(config, state, signals)?;
+    // The numeric form of an address needs no look-up.
+    let profile = if client.looks_names_up() { Profile::Resolves } else { Profile::Connects };
+    // The hub says which address to listen on.
+    let needs = Needs { profile, readable: &[], binds_names };
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), needs)?;
     Ok(client.run()?)
 }

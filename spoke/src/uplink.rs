@@ -229,6 +229,11 @@ impl Uplink {
         self.outer.known_ways = text;
     }
 
+    /// Whether a way leads to a name.
+    pub fn has_named_ways(&self) -> bool {
+        self.ways.iter().any(|(way, ..)| way.is_named())
+    }
+
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()

@@ -27,7 +27,7 @@ const LOOKING: [&str; 10] = [
     "ip ",
 ];
 /// A program that runs until it is stopped has none of these.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "status",
     "invite",
     "invites",
@@ -41,6 +41,7 @@ const COMMANDS: [&str; 20] = [
     "revoke",
     "renumber",
     "reload",
+    "drain",
     "rules",
     "config",
     "check",
