@@ -32,6 +32,8 @@ use world::World;
 
 const SEEDS: u64 = 60;
 const STEPS: usize = 60;
+/// Seeds that failed once: a hub that notices late, and two that send their members to and fro.
+const KEPT: [u64; 2] = [98, 183];
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -40,9 +42,9 @@ fn ms(time: u64) -> Duration {
 #[test]
 fn everybody_is_at_one_living_hub_in_the_end_whatever_happens_to_hubs() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed],
+        None => KEPT.into_iter().chain(0..number("SEEDS").unwrap_or(SEEDS)).collect(),
     };
     let mut delivered = 0;
     for seed in seeds {

@@ -302,7 +302,8 @@ impl World {
                 assert_eq!(hubs, [HUB_OUTSIDE.parse().unwrap()]);
                 self.remember(at, key);
             }
-            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Switch(_) | Effect::RememberHubs(_) => {
+            Effect::RememberHubs(told) => assert_eq!(told, [], "there is one hub"),
+            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Switch(_) => {
                 unreachable!("there is one way to one hub")
             }
             Effect::Configure { addresses, mtu } => {

@@ -30,12 +30,10 @@ impl Core {
         self.switch.tell_members(&ControlFrame::Hubs(self.hubs.known().to_vec()), |_| true);
     }
 
-    /// Tells a member that has just come, where there is more than this hub.
+    /// Tells a member that has just come: where there is no hub but this one, too, as it may have known others.
     pub(super) fn tell_hubs(&mut self, session: SessionId) {
         self.refresh_hubs();
-        if self.hubs.are_several() {
-            self.switch.tell(session, &ControlFrame::Hubs(self.hubs.known().to_vec()));
-        }
+        self.switch.tell(session, &ControlFrame::Hubs(self.hubs.known().to_vec()));
     }
 
     /// Sends the members to the other hubs, or takes them again.

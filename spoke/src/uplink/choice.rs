@@ -11,8 +11,8 @@ const DOUBT_AFTER: Duration = Duration::from_secs(1);
 const LOST_AFTER: u32 = 2;
 /// On a path with a long round trip, so many of them are no silence.
 const ROUND_TRIPS: u32 = 2;
-/// How long a hub comes last after it was lost, or wanted its members gone.
-const AVOID_FOR: Duration = Duration::from_secs(60);
+/// How long a hub comes last after it was lost, or wanted its members gone; nobody leaves another one for it meanwhile.
+const AVOID_FOR: Duration = Duration::from_secs(30);
 /// How often the hubs are measured, give or take a fifth.
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
 /// How much nearer another hub has to be, as a part of the round trip and at least, and how often in a row.
@@ -84,6 +84,11 @@ impl Choice {
     /// A hub was lost, or wants its members gone: it comes last for a while.
     pub(super) fn avoid(&mut self, key: PublicKey, now: Instant) {
         self.hub(key).avoid_until = Some(now + AVOID_FOR);
+    }
+
+    /// Whether a hub comes last for now.
+    pub(super) fn is_avoided(&self, hub: Option<PublicKey>, now: Instant) -> bool {
+        self.rank(hub, None, now).0
     }
 
     /// When a hub is tried: first the one that was used last on this network, then the nearest.

@@ -336,7 +336,10 @@ impl Uplink {
     }
 
     fn leave_next(&mut self, now: Instant) {
-        match self.next_hub(linked_key(&self.phase), now).zip(self.trials.free()) {
+        let next = self.next_hub(linked_key(&self.phase), now);
+        // Two hubs that both want their members gone do not send them to and fro.
+        let next = next.filter(|&way| !self.trials.choice.is_avoided(self.ways.hub(way), now));
+        match next.zip(self.trials.free()) {
             Some((way, slot)) => self.begin_trial(slot, way, Goal::Move),
             None => self.trials.choice.leave_later(now),
         }
