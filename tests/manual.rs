@@ -288,6 +288,11 @@ fn metrics() {
 }
 
 #[test]
+fn hubs() {
+    act("docs/hubs.md", Play::new(&["second", "laptop", "nas"]));
+}
+
+#[test]
 fn moving() {
     act("docs/moving.md", Play::new(&["laptop", "standby", "nas"]));
 }

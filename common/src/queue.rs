@@ -11,5 +11,5 @@ pub mod tcp_info;
 pub mod token_bucket;
 
 pub use buf::Buf;
-pub use fq_codel::Queue;
+pub use fq_codel::{KEPT_BYTES, KEPT_FOR, Queue};
 pub use pool::Pool;

@@ -7,4 +7,5 @@ pub mod invite;
 pub mod key;
 pub mod name;
 pub mod noise;
+pub mod place;
 pub mod tunnel;

@@ -16,8 +16,8 @@ use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
 use hub::control::{
-    Allowed, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded, Renamed,
-    Request, Revoked, RuleList, Status,
+    Allowed, Draining, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded,
+    Renamed, Request, Revoked, RuleList, Status,
 };
 use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
@@ -96,6 +96,10 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
         "renumber" => renumber(&operand, shared, &state, json)?,
         "resolved" => register_names(own.one("zone", values::any)?, &state)?,
+        "drain" => {
+            let off = own.switch("off")?;
+            tell::<Draining>(Request::Drain { off }, &state, json, report::draining)?
+        }
         "rules" => rules(words, own.switch("explain")?, &state, json)?,
         "reload" => tell::<Reloaded>(Request::Reload, &state, json, report::reloaded)?,
         other => return Err(format!("hub {other} is not known").into()),

@@ -15,14 +15,17 @@ use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change, Member, Members, Outcome};
 use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
-use crate::lan::rules::access::Count;
 use crate::lan::saving::Renumbered;
 use crate::totals::{Totals, by_label};
 
 pub use crate::totals::Traffic;
 
-/// Most members in one page of the status.
-pub const PAGE: usize = 500;
+mod hubs;
+mod rules;
+
+pub use hubs::{Draining, HubStatus, draining};
+pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
+
 /// Most changes that the answer to a reload names.
 pub const MAX_CHANGES: usize = 100;
 
@@ -110,6 +113,12 @@ pub enum Request {
         /// One for each family that is to move.
         subnets: Vec<IpNetwork>,
     },
+    /// Send the members to other hubs, or take them again: [`Draining`].
+    Drain {
+        /// Whether to take them again.
+        #[serde(default)]
+        off: bool,
+    },
     /// Read the files again: [`Reloaded`].
     Reload,
     /// The access rules: [`RuleList`], with a page of lines.
@@ -188,6 +197,12 @@ pub struct Status {
     pub key: PublicKey,
     /// Whether only members may join.
     pub locked: bool,
+    /// Whether this hub sends its members to the others.
+    #[serde(default)]
+    pub draining: bool,
+    /// The hubs of this LAN, where there are several.
+    #[serde(default)]
+    pub hubs: Vec<HubStatus>,
     /// Members that are online.
     pub online: usize,
     /// Members in all.
@@ -390,49 +405,6 @@ pub struct Reloaded {
     pub rules: Option<usize>,
 }
 
-/// The access rules.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleList {
-    /// The file that they are read from.
-    pub file: PathBuf,
-    /// Whether that file is there: without it all may reach all.
-    pub exists: bool,
-    /// The lines: of one page, or all of them once a command has put the pages together.
-    pub rules: Vec<RuleStatus>,
-    /// Packets that were dropped as no line matches.
-    pub unmatched: u64,
-    /// Flows that may pass, and whose replies may.
-    pub flows: usize,
-}
-
-/// One access rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleStatus {
-    /// The number of its line.
-    pub line: usize,
-    /// The line, shortened where it is long.
-    pub text: String,
-    /// Packets that it decided about, replies included.
-    pub packets: u64,
-}
-
-/// What the access rules say about one case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explained {
-    /// Whether it may pass.
-    pub allowed: bool,
-    /// The line that decides, and its text; none where there are no rules, or no line matches.
-    pub line: Option<usize>,
-    /// The text of the line.
-    pub text: Option<String>,
-    /// Whether there are rules at all.
-    pub has_rules: bool,
-    /// Who sends, and from which address.
-    pub from: String,
-    /// Who receives, and at which address.
-    pub to: String,
-}
-
 /// The status with the page of members behind a name.
 pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) -> Status {
     let page = core.members().after(after).take(PAGE);
@@ -453,6 +425,8 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         subnets: core.lan().subnets.iter().collect(),
         key: core.key(),
         locked: core.access() != Access::Open,
+        draining: core.is_draining(),
+        hubs: hubs::hubs(core),
         online: online(members),
         known: members.len(),
         revoked: members.revoked_count(),
@@ -500,39 +474,6 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Opt
     });
     let (standing, changed) = (standing(core, about), changes.len());
     Reloaded { standing, changes: named.collect(), changed, certificate, rules: rule_count(core) }
-}
-
-/// The access rules behind the first `from` ones.
-pub fn rules(core: &Core, file: PathBuf, from: usize) -> RuleList {
-    let Some(access) = core.access_rules() else {
-        return RuleList { file, exists: false, rules: Vec::new(), unmatched: 0, flows: 0 };
-    };
-    let counts = access.counts().skip(from).take(PAGE);
-    let rules = counts.filter_map(|Count { line, packets }| {
-        let line = line?;
-        Some(RuleStatus { line, text: access.rules().text(line)?.to_owned(), packets })
-    });
-    let (rules, unmatched, flows) = (rules.collect(), access.unmatched(), access.flows());
-    RuleList { file, exists: true, rules, unmatched, flows }
-}
-
-/// Which access rule decides about a service from one end to the other.
-///
-/// # Errors
-/// A sentence that says which end or service is unknown.
-pub fn explain(core: &Core, from: &str, to: &str, service: &str) -> Result<Explained, String> {
-    let case = core.explain(from, to, service.parse()?)?;
-    let decided = case.decision;
-    let line = decided.and_then(|decision| decision.line);
-    let text = line.and_then(|line| core.access_rules()?.rules().text(line));
-    Ok(Explained {
-        allowed: decided.is_none_or(|decision| decision.allows),
-        line,
-        text: text.map(str::to_owned),
-        has_rules: decided.is_some(),
-        from: case.from,
-        to: case.to,
-    })
 }
 
 /// The invites that can be used, by name.

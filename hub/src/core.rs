@@ -20,6 +20,7 @@ use crate::effect::{Effect, End, Notice, Who};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::Lan;
 use crate::lan::admission::Admission;
+use crate::lan::hubs::Hubs;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
@@ -34,6 +35,7 @@ use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 mod access;
 mod files;
 mod govern;
+mod hubs;
 mod joining;
 mod names;
 mod offers;
@@ -54,6 +56,7 @@ pub struct Core {
     saving: Saving,
     effects: Effects,
     notify: Notify,
+    hubs: Hubs,
     /// When the last turn began.
     now: Option<Instant>,
 }
@@ -102,6 +105,7 @@ impl Core {
             saving: Saving::new(fingerprint),
             effects: Effects::new(),
             notify: Notify::default(),
+            hubs: Hubs::default(),
             now: None,
         };
         core.set_rules(rules);
@@ -211,7 +215,8 @@ impl Core {
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
             | ControlFrame::MembersChanged
-            | ControlFrame::Pending => {}
+            | ControlFrame::Pending
+            | ControlFrame::Hubs(_) => {}
         }
     }
 
@@ -272,6 +277,7 @@ impl Core {
         while let Some(ended) = self.switch.poll_ended(now) {
             self.forget(ended, now);
         }
+        self.refresh_hubs();
         self.start_job(now);
     }
 

@@ -159,6 +159,8 @@ mod tests {
             subnets: vec!["10.0.0.0/24".parse().unwrap()],
             key: PrivateKey::from_random([1; 32]).public(),
             locked: true,
+            draining: false,
+            hubs: Vec::new(),
             online: 2,
             known: 5,
             revoked: 1,

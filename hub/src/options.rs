@@ -170,6 +170,12 @@ pub static PROGRAM: Program = Program {
             operands: "",
             settings: &[],
         },
+        Command {
+            name: "drain",
+            help: "sends the members to the LAN's other hubs, before this one is upgraded",
+            operands: "",
+            settings: &[Setting::switch("off", "take members again instead")],
+        },
         Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",

@@ -7,8 +7,8 @@ use common::node::human::{bytes, duration, millis, table};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Explained, InviteStatus, MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked,
-    RuleList, Standing, Status, Traffic,
+    Allowed, Draining, Explained, HubStatus, InviteStatus, MemberStatus, Moved, PendingStatus, Reloaded,
+    Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
 
 /// The report of `hub status`.
@@ -41,6 +41,16 @@ pub fn status(status: &Status) -> String {
     }
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(text, "{trouble}");
+    }
+    if status.draining {
+        let _ = writeln!(
+            text,
+            "draining: {} members have not gone to another hub yet (`hub drain --off` ends that)",
+            status.online
+        );
+    }
+    for HubStatus { name, place, key, this } in &status.hubs {
+        let _ = writeln!(text, "hub {name} at {place}, key {key}{}", if *this { " (this one)" } else { "" });
     }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {problem}");
@@ -173,6 +183,21 @@ pub fn revoked(revoked: &Revoked) -> String {
 pub fn forgotten(forgotten: &Revoked) -> String {
     let Revoked { name, addresses, .. } = forgotten;
     format!("{name} ({}) is forgotten: its name and address are free\n", list(addresses))
+}
+
+/// The answer to `hub drain`.
+pub fn draining(draining: &Draining) -> String {
+    let Draining { draining, online, hubs } = draining;
+    if !draining {
+        return "members that come may stay again\n".to_owned();
+    }
+    let others: Vec<String> =
+        hubs.iter().filter(|hub| !hub.this).map(|hub| format!("{} at {}", hub.name, hub.place)).collect();
+    format!(
+        "draining: the {online} members online here are told to go to {}\n`hub status` shows how many are left, \
+         `hub drain --off` ends it\n",
+        others.join(" or ")
+    )
 }
 
 /// The answer to `hub rename`.
@@ -345,6 +370,8 @@ mod tests {
             subnets: vec!["10.0.0.0/24".parse().unwrap()],
             key: PrivateKey::from_random([2; 32]).public(),
             locked: true,
+            draining: false,
+            hubs: vec![],
             online: 1,
             known: 2,
             revoked: 1,

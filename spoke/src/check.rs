@@ -40,8 +40,8 @@ pub struct Config {
     pub ways: Vec<Way>,
     /// Whom to trust as issuers of TLS certificates.
     pub tls_ca: Option<PathBuf>,
-    /// The hub's key, where the person gave it.
-    pub hub_key: Option<PublicKey>,
+    /// The keys of hubs, where the person gave some.
+    pub hub_keys: Vec<PublicKey>,
     /// The addresses to ask for.
     pub addresses: Vec<IpAddr>,
     /// The state directory.
@@ -77,9 +77,9 @@ pub fn run(config: &Config) -> io::Result<Findings> {
 fn known(config: &Config) -> Known {
     let pins = state::inner(&config.state).join(HUBS);
     let pinned = match std::fs::read_to_string(&pins) {
-        Ok(text) => pins::pinned(&text, &config.hubs)
+        Ok(text) => pins::vouched(&text, &config.hubs)
             .map_err(|bad| format!("{}, line {}: {}", pins.display(), bad.line, bad.why)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(format!("cannot read {} to compare it: {error} (try sudo)", pins.display())),
     };
     let running = match ask::<Status>(&config.state, &Request::Status) {
@@ -87,7 +87,7 @@ fn known(config: &Config) -> Known {
         Err(AskError::Nobody(state)) => Err(report::nothing_runs(&state, cli::is_root())),
         Err(error) => Err(error.to_string()),
     };
-    Known { hub_key: config.hub_key, pinned, pins, running }
+    Known { hub_keys: config.hub_keys.clone(), pinned, pins, running }
 }
 
 fn running(status: Status) -> Running {

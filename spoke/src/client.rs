@@ -22,7 +22,6 @@ use common::node::state::{self, State};
 use common::node::synced_file::SyncedFile;
 use common::queue::Buf;
 use common::transport::tls::files::{self, FileError};
-use common::wire::key::PublicKey;
 use common::wire::tunnel::Flushed;
 use log::{debug, log, warn};
 use mio::Waker;
@@ -32,19 +31,19 @@ use crate::control::{About, Request};
 use crate::dial::{Dial, Lookup, Translation};
 use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{self, Attempt, Effect, Notice, Uplink, hosts, pins};
+use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
 pub(crate) mod ping;
 mod reach;
+mod remembered;
 
 use connection::{Connection, Connections, Link, Opening, Plan};
 use machine::Machine;
 use ping::{PingDial, Pings};
 
-/// The keys of hubs, in the state directory.
-pub const HUBS: &str = "hubs";
+pub use remembered::HUBS;
 
 /// Which way to the hub worked in which network, in the state directory.
 const WAYS: &str = "ways";
@@ -146,8 +145,8 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let pinned =
-            pins::pinned(&text, &config.uplink.hubs).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        let known =
+            remembered::known(&text, &config.uplink).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let trust = config
             .uplink
@@ -164,7 +163,7 @@ impl Client {
         let events = EventLoop::new(64).map_err(system("make an event queue"))?;
         let now = Instant::now();
         let mut client = Client {
-            uplink: Uplink::new(config.uplink.clone(), key, pinned, seed, now),
+            uplink: Uplink::new(config.uplink.clone(), key, known, seed, now),
             connections: Connections::default(),
             trust,
             pings,
@@ -202,6 +201,11 @@ impl Client {
     /// The file that is kept in step with the members.
     pub fn hosts(&self) -> Option<&SyncedFile> {
         self.hosts.as_ref()
+    }
+
+    /// Whether it looks names up: of hubs that were given, or told before.
+    pub fn looks_names_up(&self) -> bool {
+        self.uplink.has_named_ways()
     }
 
     /// Its state directory.
@@ -283,7 +287,7 @@ impl Client {
         }
         self.look_at_link(now);
         self.uplink.handle_timeout(now);
-        for attempt in [Attempt::Link, Attempt::Trial] {
+        for attempt in Attempt::ALL {
             self.poll_dial(attempt, now);
             self.poll_opening(attempt, now);
         }
@@ -334,7 +338,7 @@ impl Client {
                     let uplink = &mut self.uplink;
                     let outcome = link::read(link, |read| match attempt {
                         Attempt::Link => uplink.receive(now, read),
-                        Attempt::Trial => uplink.receive_trial(now, read),
+                        Attempt::Trial(slot) => uplink.receive_trial(slot, now, read),
                     });
                     self.finish_read(attempt, outcome, ready.source, now);
                 }
@@ -382,10 +386,13 @@ impl Client {
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
-        if let Connection::Link(link) = &mut self.connections[Attempt::Trial]
-            && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(now, write))
-        {
-            self.tell(Attempt::Trial, Outcome::Closed(error), now);
+        for slot in 0..MAX_TRIALS {
+            let attempt = Attempt::Trial(slot);
+            if let Connection::Link(link) = &mut self.connections[attempt]
+                && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(slot, now, write))
+            {
+                self.tell(attempt, Outcome::Closed(error), now);
+            }
         }
         let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return false };
         match link.flush(now, |write| self.uplink.flush(now, write)) {
@@ -430,7 +437,10 @@ impl Client {
                 Effect::Dial { attempt, way, addresses, segment, is_hasty } => {
                     match attempt {
                         Attempt::Link => self.machine.set_hub(&addresses),
-                        Attempt::Trial => self.machine.add_hub(&addresses),
+                        Attempt::Trial(_) if self.connections.is_alone(attempt) => {
+                            self.machine.set_hub(&addresses);
+                        }
+                        Attempt::Trial(_) => self.machine.add_hub(&addresses),
                     }
                     if way.is_ping() {
                         self.connections[attempt] =
@@ -444,15 +454,20 @@ impl Client {
                     }
                 }
                 Effect::Close { reset } => self.close(reset),
-                Effect::GiveUp => drop(self.connections.take(Attempt::Trial)),
-                Effect::Switch => {
-                    if let Some((source, hub)) = self.connections.switch() {
+                Effect::GiveUp(slot) => drop(self.connections.take(Attempt::Trial(slot))),
+                Effect::Switch(slot) => {
+                    if let Some((source, hub)) = self.connections.switch(slot) {
                         self.machine.set_link(source, hub);
                     }
                 }
-                Effect::Remember(key) => {
-                    let written = self.remember(key).map_err(|error| error.to_string());
+                Effect::Remember(key, hubs) => {
+                    let written = remembered::hub(&self.state, &hubs, key).map_err(|error| error.to_string());
                     self.uplink.handle_remembered(written, now);
+                }
+                Effect::RememberHubs(told) => {
+                    if let Err(error) = remembered::told(&self.state, &self.config.uplink.hubs, &told) {
+                        debug!("{error}; which other hubs there are is forgotten at the end");
+                    }
                 }
                 Effect::RememberWays(text) => {
                     if let Err(error) = self.state.write(WAYS, &text) {
@@ -507,6 +522,7 @@ impl Client {
             | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)
             | Notice::TooManyRoutes(_)
+            | Notice::Leaving(..)
             | Notice::SmallSegments(_)
             | Notice::RouteAroundHub(_)
             | Notice::RouteSkipped(..)
@@ -539,16 +555,6 @@ impl Client {
         {
             link.abort();
         }
-    }
-
-    /// Writes the hub's key down; whether it was not there yet.
-    fn remember(&self, key: PublicKey) -> Result<bool, state::Error> {
-        let hubs = &self.config.uplink.hubs;
-        let text = self.state.read(HUBS)?.unwrap_or_default();
-        if pins::is_pinned(&text, hubs, key) {
-            return Ok(false);
-        }
-        self.state.write(HUBS, &pins::with_pin(&text, hubs, key)).map(|()| true)
     }
 
     fn stop(&mut self, now: Instant) -> Result<(), Error> {

@@ -98,7 +98,7 @@ fn check(settings: &Settings, state: PathBuf, json: bool) -> Result<bool, Failur
     let ways = ways(&options.path)?;
     let options::Path { hubs, tls_ca, .. } = options.path;
     let config =
-        check::Config { hubs, ways, tls_ca, hub_key: options.hub_key, addresses: options.addresses, state };
+        check::Config { hubs, ways, tls_ca, hub_keys: options.hub_keys, addresses: options.addresses, state };
     let findings =
         check::run(&config).map_err(|error| AskError::Refused(format!("cannot check: {error}")))?;
     let text = if json { show::json(&findings) } else { show::text(&findings) };

@@ -59,6 +59,9 @@ pub struct Status {
     /// The ways to it, in the order in which they are tried.
     #[serde(default)]
     pub ways: Vec<WayStatus>,
+    /// The hubs of the LAN, where there are several.
+    #[serde(default)]
+    pub hubs: Vec<HubStatus>,
     /// The hub's key, once it is known.
     pub hub_key: Option<PublicKey>,
     /// `on-lan`, `pending`, `joining`, `connecting`, `looking-up` or `waiting`.
@@ -81,6 +84,19 @@ pub struct Status {
     /// The members by name, this one too: filled in by the command, which asks for them page by page.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
+}
+
+/// A hub of the LAN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HubStatus {
+    /// Its key.
+    pub key: PublicKey,
+    /// The ways to it.
+    pub ways: Vec<String>,
+    /// The last round trip: of the link, or of the last handshake; unknown where it did not answer.
+    pub round_trip_ms: Option<f64>,
+    /// For how long this spoke has been on the LAN through it; none if it is not.
+    pub since_seconds: Option<u64>,
 }
 
 /// A way to the hub.

@@ -82,7 +82,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let uplink = uplink::Config {
         hubs,
         ways,
-        hub_key: options.hub_key,
+        hub_keys: options.hub_keys,
         addresses: options.addresses,
         name: options.name.unwrap_or_else(cli::host_name),
         invite,
@@ -96,13 +96,14 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
-    // The numeric form of an address needs no look-up.
-    let profile = if uplink.ways.iter().any(Way::is_named) { Profile::Resolves } else { Profile::Connects };
     let config =
         Config { uplink, tls_ca, tun: options.tun, hosts: options.names.hosts, zone: options.names.zone };
-    // The hub says which address to listen on.
-    let needs = Needs { profile, readable: &[], binds_names: config.zone.is_some() };
+    let binds_names = config.zone.is_some();
     let mut client = Client::new(config, state, signals)?;
+    // The numeric form of an address needs no look-up.
+    let profile = if client.looks_names_up() { Profile::Resolves } else { Profile::Connects };
+    // The hub says which address to listen on.
+    let needs = Needs { profile, readable: &[], binds_names };
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), needs)?;
     Ok(client.run()?)
 }

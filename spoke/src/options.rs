@@ -48,7 +48,7 @@ const IP: Setting = Setting::many(
     "address on the LAN to ask for, one of each family (default: the hub chooses, always the same)",
 );
 const HUB_KEY: Setting =
-    Setting::one("hub-key", "KEY", "the hub's key, as it prints it (default: the first one is remembered)");
+    Setting::many("hub-key", "KEY", "the hub's key, as it prints it (default: the first one is remembered)");
 const STATE: Setting =
     Setting::one("state", "DIR", "directory of the spoke's key and of the keys of hubs").or(DEFAULT_STATE);
 const CONFIG: Setting =
@@ -146,8 +146,8 @@ pub static PROGRAM: Program = Program {
 pub struct Options {
     /// How the hub is reached.
     pub path: Path,
-    /// The hub's key, if it is known beforehand.
-    pub hub_key: Option<PublicKey>,
+    /// The keys of hubs that are known beforehand.
+    pub hub_keys: Vec<PublicKey>,
     /// The addresses to ask for: at most one of each family.
     pub addresses: Vec<IpAddr>,
     /// The name to ask for, if not the host's.
@@ -224,7 +224,7 @@ impl Options {
         }
         Ok(Options {
             path,
-            hub_key: settings.one("hub-key", values::any)?,
+            hub_keys: settings.many("hub-key", values::any)?,
             addresses,
             name: settings.one("name", values::name)?,
             tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
@@ -306,7 +306,7 @@ mod tests {
         let key = "WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=";
         let secret = "29d10b3762fd5266a92d936735a0c6a0";
         let options = read(&format!("--hub 192.0.2.1:5678 --hub-key {key} --invite {secret}")).unwrap();
-        assert_eq!(options.hub_key.map(|key| key.to_string()).as_deref(), Some(key));
+        assert_eq!(options.hub_keys.iter().map(|key| key.to_string()).collect::<Vec<_>>(), [key]);
         assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
         let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
         assert_eq!(

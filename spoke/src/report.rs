@@ -56,6 +56,18 @@ pub fn status(status: &Status) -> String {
             let _ = writeln!(text, "way {}: {}", Printable(&way.way), answer(way, status.link.is_some()));
         }
     }
+    for hub in &status.hubs {
+        let round_trip = hub.round_trip_ms.map_or("not known".to_owned(), millis);
+        let since =
+            hub.since_seconds.map_or(String::new(), |seconds| format!(", in use for {}", duration(seconds)));
+        let ways = hub.ways.join(", ");
+        let _ = writeln!(
+            text,
+            "hub {}: round trip {round_trip}{since}, reached by {}",
+            hub.key,
+            Printable(&ways)
+        );
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {}", Printable(problem));
     }
@@ -136,6 +148,7 @@ mod tests {
             key: PrivateKey::from_random([1; 32]).public(),
             hub: "hub.example.org:5678".to_owned(),
             ways: vec![],
+            hubs: Vec::new(),
             hub_key: None,
             phase: "connecting".to_owned(),
             off_seconds: Some(7),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   Paused ─▶ Resolving ─▶ Dialling ─▶ Linked: handshake ─▶ welcome ─▶ device configured ─▶ on the LAN
-//!     ▲           │            │                            │
+//!     ▲ └──▶ Racing, where there are several hubs ─▶ ┘                     │
 //!     └───────────┴────────────┴── pause, longer each time ─┘
 //! ```
 //! The addresses and prefixes of the LAN outlive a link, as the device does.
@@ -17,19 +17,22 @@ use std::time::Instant;
 
 use common::packet::drops::Drops;
 use common::queue::tcp_info::TcpInfo;
-use common::queue::{Buf, Pool};
+use common::queue::{Buf, Pool, Queue};
 use common::transport::layers::Stage;
 use common::wire::frame::{Farewell, Join};
 use common::wire::inbox::Inbox;
 use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
+use common::wire::place::Place;
 use common::wire::tunnel::{self, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 
 pub mod advice;
 pub mod backoff;
+mod choice;
 mod effect;
+mod elsewhere;
 mod frames;
 pub mod grant;
 pub mod hosts;
@@ -51,10 +54,10 @@ pub mod trial;
 pub mod way;
 pub mod ways;
 
-pub use effect::{Attempt, Effect, Error, Notice};
+pub use effect::{Attempt, Effect, Error, MAX_TRIALS, Notice};
 
 use learned::LearnedRoutes;
-use linked::{Linked, Trial};
+use linked::{Linked, Trials};
 use members::MemberList;
 use pin::Pin;
 use probe::Probe;
@@ -75,8 +78,8 @@ pub struct Config {
     pub hubs: Vec<Target>,
     /// The ways to it, in the order in which they are tried: one at least.
     pub ways: Vec<Way>,
-    /// The hub's key, where the person gave it.
-    pub hub_key: Option<PublicKey>,
+    /// The keys of hubs, where the person gave some: one of them is the hub's.
+    pub hub_keys: Vec<PublicKey>,
     /// The addresses to ask for.
     pub addresses: Vec<IpAddr>,
     /// The name to ask for.
@@ -93,6 +96,15 @@ pub struct Config {
     pub pins: PathBuf,
 }
 
+/// What is known about hubs from earlier times.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The keys that were remembered for the places that the person names.
+    pub pinned: Vec<(Target, PublicKey)>,
+    /// Hubs for which those vouch.
+    pub told: Vec<(Place, PublicKey)>,
+}
+
 /// The state of the connection to the hub.
 enum Phase {
     /// Waits before it tries again.
@@ -101,12 +113,15 @@ enum Phase {
     Resolving,
     /// Connections are being tried.
     Dialling,
+    /// Several hubs are being tried: see [`elsewhere`].
+    Racing,
     /// There is a connection.
     Linked(Box<Linked>),
 }
 
 /// This spoke's identity on the LAN.
 struct Identity {
+    key: PrivateKey,
     name: Name,
     /// What the device is set to; the last that was granted, while there is no link.
     addresses: Vec<IpNetwork>,
@@ -132,6 +147,8 @@ struct Buffers {
     drops: Drops,
     /// Makes flow hashes unpredictable.
     flow_seed: u64,
+    /// Packets that wait for the next link, where there is another hub.
+    kept: Option<Queue>,
 }
 
 /// The network outside of the LAN.
@@ -152,9 +169,9 @@ struct OuterNetwork {
 /// The spoke's core.
 pub struct Uplink {
     config: Config,
-    key: PrivateKey,
     phase: Phase,
     ways: Ways,
+    trials: Trials,
     retry: Retry,
     pin: Pin,
     identity: Identity,
@@ -166,25 +183,28 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// A spoke that begins to look for its hub at `now`. `pinned`: the key that was remembered for it; `seed`: random.
-    pub fn new(
-        config: Config,
-        key: PrivateKey,
-        pinned: Option<PublicKey>,
-        seed: u64,
-        now: Instant,
-    ) -> Uplink {
-        Uplink {
-            pin: Pin::new(config.hub_key.or(pinned)),
+    /// A spoke that begins to look for its hub at `now`. `known`: what was remembered; `seed`: random.
+    pub fn new(config: Config, key: PrivateKey, known: Known, seed: u64, now: Instant) -> Uplink {
+        let Known { mut pinned, told } = known;
+        let mut keys = config.hub_keys.clone();
+        if keys.is_empty() {
+            keys = pinned.iter().map(|&(_, key)| key).collect();
+        }
+        pinned.retain(|(_, key)| keys.contains(key));
+        let mut ways = Ways::new(config.ways.clone());
+        pinned.iter().for_each(|(place, key)| ways.set_hub_of(place, *key));
+        let mut uplink = Uplink {
+            pin: Pin::new(keys, told.iter().map(|&(_, key)| key).collect()),
             identity: Identity {
+                key,
                 name: config.name.clone(),
                 addresses: Vec::new(),
                 was_on_lan: false,
                 has_said_pending: false,
             },
-            ways: Ways::new(config.ways.clone()),
+            ways,
+            trials: Trials::default(),
             config,
-            key,
             phase: Phase::Paused(now),
             retry: Retry::new(seed, now),
             outer: OuterNetwork::default(),
@@ -196,14 +216,22 @@ impl Uplink {
                 outbox: outbox(),
                 drops: Drops::default(),
                 flow_seed: seed,
+                kept: None,
             },
             effects: VecDeque::new(),
-        }
+        };
+        uplink.take_told(&told);
+        uplink
     }
 
     /// Which way worked in which network, as it was written down: before anything else.
     pub fn set_known_ways(&mut self, text: String) {
         self.outer.known_ways = text;
+    }
+
+    /// Whether a way leads to a name.
+    pub fn has_named_ways(&self) -> bool {
+        self.ways.iter().any(|(way, ..)| way.is_named())
     }
 
     /// The next thing to do.
@@ -222,35 +250,42 @@ impl Uplink {
     pub fn deadline(&self) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Paused(until) => Some(*until),
-            Phase::Resolving | Phase::Dialling => None,
+            Phase::Resolving | Phase::Dialling | Phase::Racing => None,
             Phase::Linked(linked) => {
                 let probe = linked.probe.map(Probe::deadline);
-                [probe, Some(linked.tunnel.deadline()), linked.trial.deadline()].into_iter().flatten().min()
+                probe.into_iter().chain([linked.tunnel.deadline()]).min()
             }
         };
-        [phase, self.pin.again_at(), self.members.deadline()].into_iter().flatten().min()
+        [phase, self.elsewhere_deadline(), self.pin.again_at(), self.members.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some(key) = self.pin.poll(now) {
-            self.effects.push_back(Effect::Remember(key));
+            self.remember(key);
         }
         self.answer_late(now);
         self.poll_probe(now);
-        self.poll_trial(now);
         match &mut self.phase {
             Phase::Paused(until) if *until <= now => {
-                self.phase = Phase::Resolving;
-                self.resolve();
+                if self.ways.are_several_hubs() {
+                    self.begin_race(now);
+                } else {
+                    self.phase = Phase::Resolving;
+                    self.resolve();
+                }
             }
             Phase::Linked(linked) => {
                 if let Err(error) = linked.tunnel.handle_timeout(now) {
                     self.fail_link(error, now);
                 }
             }
-            Phase::Paused(_) | Phase::Resolving | Phase::Dialling => {}
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => {}
         }
+        self.poll_elsewhere(now);
     }
 
     // ---- towards the hub
@@ -303,38 +338,30 @@ impl Uplink {
     /// may flow. `ephemeral`: 32 random bytes.
     pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
         if matches!(self.phase, Phase::Dialling) {
-            let linked = self.join_by(hub, ephemeral, now);
-            self.begin_link(linked);
+            let (keys, pool) = (self.pin.trusted(), &mut self.buffers.pool);
+            let mut tunnel = Tunnel::knocking(&self.identity.key, ephemeral, &keys, pool, now);
+            tunnel.join_once_proved(&self.join_request());
+            self.begin_link(Box::new(Linked::new(tunnel, hub, now)), now);
         }
     }
 
-    /// A tunnel that asks to join, over a connection to this address.
-    fn join_by(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Box<Linked> {
-        let join = Join {
+    /// What this spoke asks a hub for.
+    fn join_request(&self) -> Join {
+        Join {
             name: self.config.name.clone(),
             addresses: self.config.addresses.clone(),
             routes: self.config.route_policy.offered.clone(),
             mtu: self.config.mtu,
             invite: self.config.invite.as_ref().map(|invite| invite.0),
             had: self.identity.addresses.iter().map(|address| address.ip()).collect(),
-        };
-        let pool = &mut self.buffers.pool;
-        let tunnel = Tunnel::spoke(&self.key, ephemeral, self.pin.key(), &join, pool, now);
-        Box::new(Linked {
-            tunnel,
-            hub,
-            welcome: None,
-            joined_at: None,
-            probe: None,
-            is_heard: false,
-            is_pending: false,
-            trial: Trial::default(),
-        })
+        }
     }
 
-    fn begin_link(&mut self, linked: Box<Linked>) {
+    fn begin_link(&mut self, linked: Box<Linked>, now: Instant) {
         self.routes.begin_link();
         self.outer.segments.begin_link();
+        self.trials.forget_link();
+        self.trials.choice.set_leaving(false, 0, now);
         self.phase = Phase::Linked(linked);
     }
 
@@ -343,7 +370,7 @@ impl Uplink {
         if let Phase::Linked(linked) = &self.phase {
             let why = advice::broken(self.ways.current(), linked.progress(), error);
             self.judge_segments(now);
-            self.try_again(why, now);
+            self.fail_over(why, now);
         }
     }
 
@@ -368,9 +395,9 @@ impl Uplink {
             return;
         }
         if error == tunnel::Error::Silent {
-            self.close_link(true, now);
+            self.trials.is_in_doubt = true;
         }
-        self.try_again(why, now);
+        self.fail_over(why, now);
     }
 
     /// This way leads to a hub with another key.
@@ -379,7 +406,7 @@ impl Uplink {
             hub: way.hub.to_string(),
             known: self.pin.key().unwrap_or(seen),
             seen,
-            pinned_in: self.config.hub_key.is_none().then(|| self.config.pins.clone()),
+            pinned_in: self.config.hub_keys.is_empty().then(|| self.config.pins.clone()),
         }
     }
 
@@ -394,7 +421,7 @@ impl Uplink {
 
     /// Ends the process if it was never on the LAN, as a person waits for it; else goes on trying.
     fn end_or_try_again(&mut self, error: Error, now: Instant) {
-        if self.identity.was_on_lan {
+        if self.identity.was_on_lan || self.ways.has_other_hub_left() {
             self.try_again(error.to_string(), now);
         } else {
             self.effects.push_back(Effect::Exit(error));
@@ -406,7 +433,7 @@ impl Uplink {
         if self.switch_at_loss(now) {
             return;
         }
-        self.close_link(false, now);
+        self.close_link(self.trials.is_in_doubt, now);
         let was_on_lan = self.retry.off_since().is_none();
         let why = if was_on_lan {
             self.ways.begin_round();
@@ -433,14 +460,17 @@ impl Uplink {
         if !matches!(self.phase, Phase::Linked(_)) {
             return;
         }
+        if self.is_on_lan() && self.ways.are_several_hubs() {
+            self.keep_packets(None, now);
+        }
         if let Phase::Linked(mut linked) = std::mem::replace(&mut self.phase, Phase::Paused(now)) {
             let lasted = linked.joined_at.map(|joined_at| now.saturating_duration_since(joined_at));
             self.retry.lasted(lasted.unwrap_or_default());
             self.buffers.drops.add_all(&linked.tunnel.queue().drops());
             linked.tunnel.close(&mut self.buffers.pool);
             self.effects.push_back(Effect::Close { reset });
-            self.end_trial(linked.trial);
         }
+        self.trials.forget_link();
         self.answer_nobody();
     }
 
@@ -462,7 +492,17 @@ impl Uplink {
         let Phase::Linked(linked) = &self.phase else { return };
         if let Some(key) = linked.tunnel.remote() {
             self.pin.set(key);
-            self.effects.push_back(Effect::Remember(key));
+            self.ways.set_hub(self.ways.current_number(), key);
+            self.remember(key);
+        }
+    }
+
+    /// Has the key written down, by the names of this hub.
+    fn remember(&mut self, key: PublicKey) {
+        let hubs = self.config.hubs.iter().filter(|hub| !self.ways.is_of_another(hub, key));
+        let hubs: Vec<Target> = hubs.cloned().collect();
+        if !hubs.is_empty() {
+            self.effects.push_back(Effect::Remember(key, hubs));
         }
     }
 
@@ -510,7 +550,7 @@ impl Uplink {
     pub fn stop(&mut self) {
         self.effects.push_back(Effect::Log(Notice::Stopping));
         if let Some(key) = self.pin.unwritten() {
-            self.effects.push_back(Effect::Remember(key));
+            self.remember(key);
         }
         if let Phase::Linked(linked) = &mut self.phase {
             // The other end may be gone.

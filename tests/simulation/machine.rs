@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use spoke::control::About;
 use spoke::uplink::routes::{RouteMode, RoutePolicy};
 use spoke::uplink::target::Target;
-use spoke::uplink::{self, Effect, Notice, Uplink};
+use spoke::uplink::{self, Effect, Known, Notice, Uplink};
 
 use crate::pipe::Read;
 use crate::world::{World, chunk};
@@ -123,7 +123,7 @@ impl World {
         let config = uplink::Config {
             hubs: vec![HUB_OUTSIDE.parse().unwrap()],
             ways: vec![HUB_OUTSIDE.parse::<Target>().unwrap().into()],
-            hub_key: None,
+            hub_keys: Vec::new(),
             addresses,
             name,
             invite: spoke.invite.map(Secret),
@@ -132,7 +132,9 @@ impl World {
             follows_members: true,
             pins: "pins".into(),
         };
-        let uplink = Uplink::new(config, spoke.key.clone(), spoke.pinned, self.rng.next(), self.now);
+        let pinned = spoke.pinned.map(|key| (HUB_OUTSIDE.parse().unwrap(), key));
+        let known = Known { pinned: pinned.into_iter().collect(), told: Vec::new() };
+        let uplink = Uplink::new(config, spoke.key.clone(), known, self.rng.next(), self.now);
         self.spokes[at].process = Some(Process {
             uplink,
             way: Way::None,
@@ -296,8 +298,14 @@ impl World {
                 process.way = Way::Dial(soon);
             }
             Effect::Close { reset } => self.hang_up(at, reset),
-            Effect::Remember(key) => self.remember(at, key),
-            Effect::RememberWays(_) | Effect::GiveUp | Effect::Switch => unreachable!("there is one way"),
+            Effect::Remember(key, hubs) => {
+                assert_eq!(hubs, [HUB_OUTSIDE.parse().unwrap()]);
+                self.remember(at, key);
+            }
+            Effect::RememberHubs(told) => assert_eq!(told, [], "there is one hub"),
+            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Switch(_) => {
+                unreachable!("there is one way to one hub")
+            }
             Effect::Configure { addresses, mtu } => {
                 assert_eq!(mtu, 1_500);
                 process.kernel.configure(addresses);

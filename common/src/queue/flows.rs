@@ -206,6 +206,17 @@ impl FlowTable {
         Some(packet)
     }
 
+    /// Makes the packets of a flow new ones: queued now, and congestion unheard of.
+    pub(crate) fn restart(&mut self, id: FlowId, now: u64) {
+        let flow = &mut self.flows[usize::from(id)];
+        flow.codel = Codel::default();
+        let mut at = flow.head;
+        while let Some(node) = self.nodes.get_mut(at as usize) {
+            node.since = now;
+            at = node.next;
+        }
+    }
+
     /// The flow whose packets cost most, and what they cost.
     pub(crate) fn fattest(&self) -> Option<(FlowId, usize)> {
         let most = self.costs.iter().copied().fold(0, u32::max);

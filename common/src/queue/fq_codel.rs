@@ -27,6 +27,11 @@ const QUANTUM: isize = (VNET_LEN + 1_500) as isize;
 const BATCH_PACKETS: usize = 64;
 const BATCH_BYTES: usize = 65_536;
 
+/// How long a packet may have waited that outlives its link.
+pub const KEPT_FOR: Duration = Duration::from_secs(3);
+/// Most memory that such packets occupy together, in bytes.
+pub const KEPT_BYTES: usize = 256 * 1024;
+
 /// The packets that wait for one link.
 ///
 /// With one packet or none, the queue is only this struct. More packets need a table, which comes from the [`Pool`]
@@ -203,6 +208,47 @@ impl Queue {
         }
         (self.cost, self.bytes, self.packets) = (0, 0, 0);
         self.release(pool);
+    }
+
+    /// Prepares the packets for another link, or for the same after it had stood still: those older than [`KEPT_FOR`]
+    /// are dropped, and the oldest of the fattest flows above [`KEPT_BYTES`]; for the others, CoDel's clock starts anew.
+    pub fn carry_over(&mut self, now: Instant, pool: &mut Pool) {
+        let now = self.time(now);
+        let oldest = now.saturating_sub(KEPT_FOR.as_nanos() as u64);
+        self.last_dropping = None;
+        if let Some(lone) = &mut self.lone {
+            let is_late = std::mem::replace(&mut lone.since, now) < oldest;
+            if is_late && let Some(lone) = self.lone.take() {
+                (self.cost, self.bytes, self.packets) = (0, 0, 0);
+                self.drops_delay += 1;
+                pool.give(lone.packet);
+            }
+        }
+        let flows = self.table.as_deref().map_or(0, |table| table.flows().len());
+        for id in 0..flows as FlowId {
+            let Some(table) = self.table.as_deref_mut() else { break };
+            while table.head(id).is_some_and(|(_, since)| since < oldest)
+                && let Some(packet) = table.dequeue(id)
+            {
+                self.cost -= FlowTable::cost(&packet);
+                self.bytes -= packet.len();
+                self.packets -= 1;
+                self.drops_delay += 1;
+                pool.give(packet);
+            }
+            table.restart(id, now);
+        }
+        if self.packets == 0 {
+            return self.release(pool);
+        }
+        self.trim(pool);
+    }
+
+    /// Drops what waits above [`KEPT_BYTES`], while there is no link.
+    pub fn trim(&mut self, pool: &mut Pool) {
+        while self.cost > KEPT_BYTES && self.packets > 0 {
+            self.drop_batch(pool);
+        }
     }
 
     /// Packets that wait.

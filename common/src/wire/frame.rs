@@ -14,7 +14,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use crate::packet::MAX_PACKET;
+use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
+use crate::wire::place::Place;
 
 /// Length of a frame's header.
 pub const HEADER_LEN: usize = 4;
@@ -26,6 +28,8 @@ pub const MAX_TEXT: usize = 1_000;
 pub const MAX_PREFIXES: usize = 1_000;
 /// Most members in one frame that tells them.
 pub const MAX_PEERS: usize = 400;
+/// Most hubs that one frame tells of.
+pub const MAX_HUBS: usize = 16;
 /// Most routes that one spoke may offer.
 pub const MAX_ROUTES: usize = 64;
 /// Length of an invite's secret.
@@ -49,6 +53,7 @@ mod kind {
     /// From here on, unknown kinds and tags are skipped.
     pub(super) const OPTIONAL: u8 = 128;
     pub(super) const PENDING: u8 = 128;
+    pub(super) const HUBS: u8 = 129;
 }
 
 /// What a spoke asks for when it joins.
@@ -163,6 +168,17 @@ pub struct Peer {
     pub online: bool,
 }
 
+/// A hub of the LAN, as one of them tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubInfo {
+    /// The key that it proves.
+    pub key: PublicKey,
+    /// Where it is reached; `None` only for the hub that tells, which may not know.
+    pub place: Option<Place>,
+    /// Whether it wants its members to go elsewhere.
+    pub is_draining: bool,
+}
+
 /// A control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlFrame {
@@ -208,6 +224,8 @@ pub enum ControlFrame {
     MembersChanged,
     /// The hub is locked, and a person has to decide: the spoke waits on this link. One of an earlier version ends it.
     Pending,
+    /// All hubs of the LAN, the one that tells among them; at most [`MAX_HUBS`]. Earlier versions skip it.
+    Hubs(Vec<HubInfo>),
 }
 
 /// What a frame's header announces.
@@ -276,6 +294,7 @@ impl ControlFrame {
             }
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::PENDING => ControlFrame::Pending,
+            kind::HUBS => ControlFrame::Hubs(hubs(body)?),
             later if later >= kind::OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -332,6 +351,10 @@ impl ControlFrame {
             }
             ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
             ControlFrame::Pending => kind::PENDING,
+            ControlFrame::Hubs(hubs) => {
+                hubs.iter().for_each(|hub| put_hub(out, hub));
+                kind::HUBS
+            }
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);
@@ -389,6 +412,7 @@ mod tag {
     pub(super) const TOKEN: u8 = 9;
     pub(super) const PEER: u8 = 10;
     pub(super) const GRANTED: u8 = 11;
+    pub(super) const HUB: u8 = 12;
     /// A hub may do without.
     pub(super) const HAD: u8 = 128;
 }
@@ -488,6 +512,45 @@ fn peer(value: &[u8]) -> Result<Peer, BadFrame> {
         }
     }
     Ok(Peer { name: name(name_bytes)?, addresses, online: online != 0 })
+}
+
+/// The first flag: the hub is draining. Others are of later versions.
+const DRAINING: u8 = 1;
+
+/// The hubs that can be read, up to [`MAX_HUBS`].
+fn hubs(mut body: &[u8]) -> Result<Vec<HubInfo>, BadFrame> {
+    let mut hubs = Vec::new();
+    while let Some((tag, value, rest)) = next_field(body)? {
+        body = rest;
+        match tag {
+            tag::HUB if hubs.len() < MAX_HUBS => hubs.extend(hub(value)?),
+            tag::HUB | kind::OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(hubs)
+}
+
+/// Flags, the key, and the place as text, which may be empty; `None` for a place that only later versions can read.
+fn hub(value: &[u8]) -> Result<Option<HubInfo>, BadFrame> {
+    let (&[flags], rest) = value.split_first_chunk().ok_or(BadFrame)?;
+    let (key, place) = rest.split_first_chunk().ok_or(BadFrame)?;
+    let key = PublicKey::from_bytes(*key).ok_or(BadFrame)?;
+    let place = match text(place)? {
+        "" => None,
+        place => match place.parse() {
+            Ok(place) => Some(place),
+            Err(_) => return Ok(None),
+        },
+    };
+    Ok(Some(HubInfo { key, place, is_draining: flags & DRAINING != 0 }))
+}
+
+fn put_hub(out: &mut Vec<u8>, HubInfo { key, place, is_draining }: &HubInfo) {
+    let mut value = vec![if *is_draining { DRAINING } else { 0 }];
+    value.extend_from_slice(key.as_bytes());
+    value.extend_from_slice(place.as_ref().map(Place::to_string).unwrap_or_default().as_bytes());
+    put(out, tag::HUB, &value);
 }
 
 fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {

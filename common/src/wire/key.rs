@@ -117,6 +117,11 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PublicKey {
+    /// The key of 32 bytes, if it is [usable](PublicKey::is_usable).
+    pub fn from_bytes(bytes: [u8; 32]) -> Option<PublicKey> {
+        Some(PublicKey(bytes)).filter(PublicKey::is_usable)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

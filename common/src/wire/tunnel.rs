@@ -23,7 +23,7 @@ mod outbound;
 mod traffic;
 
 pub use error::Error;
-pub use liveness::{DEAD_AFTER, HANDSHAKE_TIME, PING_EVERY};
+pub use liveness::{DEAD_AFTER, HANDSHAKE_TIME, PING_EVERY, WATCHFUL_PING_EVERY};
 pub use outbound::{QUEUE_BYTES, outbox};
 pub use traffic::Traffic;
 
@@ -83,6 +83,8 @@ enum Shaken {
 pub struct Tunnel {
     role: Role,
     state: State,
+    /// Spoke: the join request, encoded, if it is to go out as soon as the hub has proved its key.
+    join: Option<Vec<u8>>,
     /// Boxed, as most of its memory is that of keys, which a tunnel without authentication does not have.
     transport: Option<Box<Transport>>,
     /// Received, but not a whole record or frame yet.
@@ -101,7 +103,8 @@ impl Tunnel {
         Tunnel::new(Role::Hub, Greeting::hub(key, ephemeral), now)
     }
 
-    /// A spoke's end; hello and first message are ready to be sent. Without `hub_key`, any hub will do.
+    /// A spoke's end, which joins once the hub has proved its key; hello and first message are ready to be sent. Without
+    /// `hub_key`, any hub will do.
     pub fn spoke(
         key: &PrivateKey,
         ephemeral: [u8; 32],
@@ -110,7 +113,20 @@ impl Tunnel {
         pool: &mut Pool,
         now: Instant,
     ) -> Tunnel {
-        let (greeting, first) = Greeting::spoke(key, ephemeral, hub_key, join);
+        let mut tunnel = Tunnel::knocking(key, ephemeral, hub_key.as_slice(), pool, now);
+        tunnel.join_once_proved(join);
+        tunnel
+    }
+
+    /// A spoke's end that has the hub prove one of these keys, or any if there are none, and joins by [`Tunnel::join`].
+    pub fn knocking(
+        key: &PrivateKey,
+        ephemeral: [u8; 32],
+        hub_keys: &[PublicKey],
+        pool: &mut Pool,
+        now: Instant,
+    ) -> Tunnel {
+        let (greeting, first) = Greeting::spoke(key, ephemeral, hub_keys);
         let mut tunnel = Tunnel::new(Role::Spoke, greeting, now);
         tunnel.outbound.unsent = Some(pool.copy(&first));
         tunnel
@@ -120,6 +136,7 @@ impl Tunnel {
         Tunnel {
             role,
             state: State::Handshake(greeting),
+            join: None,
             transport: None,
             parked: None,
             frame: None,
@@ -146,7 +163,33 @@ impl Tunnel {
 
     /// The other end's key, once it is proved.
     pub fn remote(&self) -> Option<PublicKey> {
-        self.transport.as_ref().map(|transport| transport.remote)
+        match &self.state {
+            State::Handshake(greeting) => greeting.proved(),
+            State::Joining | State::Pending | State::Open | State::Closing => {
+                self.transport.as_ref().map(|transport| transport.remote)
+            }
+        }
+    }
+
+    /// Spoke: asks to be let in as soon as the hub has proved its key.
+    pub fn join_once_proved(&mut self, join: &Join) {
+        self.join = Some(join.encode());
+    }
+
+    /// Spoke: asks to be let in, once the hub has proved its key, and no sooner.
+    pub fn join(&mut self, join: &Join, pool: &mut Pool) -> Result<(), Error> {
+        self.ask(&join.encode(), pool)
+    }
+
+    fn ask(&mut self, join: &[u8], pool: &mut Pool) -> Result<(), Error> {
+        let state = std::mem::replace(&mut self.state, State::Closing);
+        let State::Handshake(greeting) = state else { return Err(Error::Handshake) };
+        let (transport, third) = greeting.join(join)?;
+        // The other end sent its message after it got our last one, so all of that is sent.
+        debug_assert!(self.outbound.unsent.is_none());
+        self.outbound.unsent = Some(pool.copy(&third));
+        self.join_with(transport);
+        Ok(())
     }
 
     /// The last round trip of a ping.
@@ -282,9 +325,12 @@ impl Tunnel {
                 self.state = State::Handshake(greeting);
                 (Shaken::On, answer)
             }
-            Step::Third(transport, answer) => {
-                self.join_with(transport);
-                (Shaken::On, answer)
+            Step::Proved(greeting) => {
+                self.state = State::Handshake(greeting);
+                if let Some(join) = self.join.take() {
+                    self.ask(&join, pool)?;
+                }
+                (Shaken::On, Vec::new())
             }
             Step::Join(transport, join) => {
                 let key = transport.remote;
@@ -301,8 +347,8 @@ impl Tunnel {
         Ok(shaken)
     }
 
-    fn join_with(&mut self, transport: Transport) {
-        self.transport = Some(Box::new(transport));
+    fn join_with(&mut self, transport: Box<Transport>) {
+        self.transport = Some(transport);
         self.state = State::Joining;
     }
 
@@ -340,6 +386,7 @@ impl Tunnel {
                 Role::Spoke,
                 ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
             ) if self.is_open() => Ok(Some(control)),
+            (Role::Spoke, ControlFrame::Hubs(_)) if self.is_open() => Ok(Some(control)),
             (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
             _ => Err(Error::Frame),
         }
@@ -456,10 +503,28 @@ impl Tunnel {
         self.outbound.queue.push(packet, flow, now, pool);
     }
 
-    /// Takes over the packets that wait in another tunnel to the same end, with what its queue has counted.
-    pub fn take_queue(&mut self, from: &mut Tunnel) {
+    /// Takes the packets that wait out, with what their queue has counted.
+    pub fn take_queue(&mut self) -> Queue {
+        std::mem::replace(&mut self.outbound.queue, Queue::new(QUEUE_BYTES))
+    }
+
+    /// Takes over the packets that waited in another tunnel of the same machine.
+    pub fn set_queue(&mut self, queue: Queue) {
         debug_assert!(self.outbound.queue.is_empty());
-        std::mem::swap(&mut self.outbound.queue, &mut from.outbound.queue);
+        self.outbound.queue = queue;
+    }
+
+    /// Whether packets wait although the socket takes bytes, as it is in doubt that the other end is there. Those that
+    /// waited start anew when that is over.
+    pub fn hold_packets(&mut self, is_held: bool, now: Instant, pool: &mut Pool) {
+        if std::mem::replace(&mut self.outbound.is_held, is_held) && !is_held {
+            self.outbound.queue.carry_over(now, pool);
+        }
+    }
+
+    /// Spoke: pings more often, as there are other hubs to go to, or as usual.
+    pub fn set_watchful(&mut self, is_watchful: bool, now: Instant) {
+        self.liveness.set_watchful(is_watchful, now);
     }
 
     /// Drops a batch of the packets that wait, by [`Queue::drop_batch`].

@@ -21,6 +21,7 @@ impl Core {
             Command::Allow(allow) => self.allow(request, allow, now),
             Command::Rename(who, name) => self.rename(request, &who, name, now),
             Command::Forget(who) => self.forget_member(request, &who, now),
+            Command::Drain(is_draining) => self.drain(request, is_draining),
             command @ (Command::Invite(_)
             | Command::Cancel(_)
             | Command::SetAccess(_)
@@ -63,7 +64,11 @@ impl Core {
                     self.saving.run(Running::Reload(request));
                     Some(Job::Read)
                 }
-                Command::Revoke(_) | Command::Allow(_) | Command::Rename(..) | Command::Forget(_) => None,
+                Command::Revoke(_)
+                | Command::Allow(_)
+                | Command::Rename(..)
+                | Command::Forget(_)
+                | Command::Drain(_) => None,
             };
             self.effects.extend(job.map(|job| Effect::Save(Box::new(job))));
         }

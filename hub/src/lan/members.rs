@@ -4,6 +4,7 @@
 //! # key                                        name    addresses            options
 //! hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo= laptop  10.0.0.2,fd00::2     route=192.168.5.0/24 tag=office
 //! ```
+//! A member with `hub=HOST:PORT` is a hub of this LAN, which spokes reach there.
 //! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
@@ -415,7 +416,8 @@ impl Members {
 fn line_size(member: &Member) -> usize {
     const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
     let tags: usize = member.tags.iter().map(|tag| tag.as_str().len() + 1).sum();
-    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes) + tags + 5
+    let hub = member.hub.as_ref().map_or(0, |place| place.host.len() + 14);
+    KEY_NAME_AND_ADDRESSES + routes_size(&member.routes) + tags + hub + 5
 }
 
 fn routes_size(routes: &[IpNetwork]) -> usize {

@@ -143,6 +143,8 @@ pub enum Command {
     Revoke(String),
     /// Move the LAN to these subnets, each in the place of that of its family.
     Renumber(Subnets),
+    /// Send the members to other hubs, or take them again.
+    Drain(bool),
     /// Read the files again.
     Reload,
 }
@@ -171,6 +173,8 @@ pub enum Answer {
     Invited,
     /// Who may join from now on.
     Access(Access),
+    /// Whether the members go to other hubs.
+    Draining(bool),
     /// A membership has ended: what it was.
     Revoked(Change),
     /// The LAN has moved.

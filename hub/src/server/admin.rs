@@ -82,6 +82,7 @@ impl Server {
             | Request::Unlock
             | Request::Revoke { .. }
             | Request::Renumber { .. }
+            | Request::Drain { .. }
             | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
         }
     }
@@ -115,6 +116,7 @@ impl Server {
                 Ok(subnets) => Command::Renumber(subnets),
                 Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
             },
+            Request::Drain { off } => Command::Drain(!off),
             Request::Reload => Command::Reload,
             Request::Status { .. }
             | Request::Invites
@@ -192,6 +194,7 @@ impl Server {
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
+            Ok(Answer::Draining(_)) => encode(Ok(control::draining(&self.core))),
             Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
             Ok(Answer::Reloaded(changes)) => {
                 let certificate = self.certificate.file();

@@ -101,9 +101,9 @@ pub enum Packets {
 #[derive(Debug)]
 pub struct Known {
     /// The key of the settings.
-    pub hub_key: Option<PublicKey>,
+    pub hub_keys: Vec<PublicKey>,
     /// The key that was remembered, or why that cannot be read.
-    pub pinned: Result<Option<PublicKey>, String>,
+    pub pinned: Result<Vec<PublicKey>, String>,
     /// The file where it is remembered.
     pub pins: PathBuf,
     /// The spoke that runs with this state, or why none can be asked.
@@ -234,9 +234,11 @@ fn opening(way: &Way, trace: &Trace) -> Vec<Line> {
 }
 
 fn key(way: &Way, seen: PublicKey, known: &Known) -> Line {
-    let remembered = known.pinned.as_ref().ok().copied().flatten();
+    let remembered = known.pinned.as_deref().unwrap_or_default();
     let of_running = known.running.as_ref().ok().and_then(|running| running.hub_key);
-    let (expected, whence, is_pinned) = match (known.hub_key, remembered, of_running) {
+    // Of several keys, any will do: there is one for each hub of the LAN.
+    let of = |keys: &[PublicKey]| keys.iter().find(|key| **key == seen).or(keys.first()).copied();
+    let (expected, whence, is_pinned) = match (of(&known.hub_keys), of(remembered), of_running) {
         (Some(key), ..) => (key, "that of the settings".to_owned(), false),
         (None, Some(key), _) => (key, format!("the one remembered in {}", known.pins.display()), true),
         (None, None, Some(key)) => (key, "the one that the running spoke knows".to_owned(), true),
@@ -393,7 +395,12 @@ mod tests {
     }
 
     fn known() -> Known {
-        Known { hub_key: None, pinned: Ok(None), pins: "hubs".into(), running: Err("nothing runs".into()) }
+        Known {
+            hub_keys: Vec::new(),
+            pinned: Ok(Vec::new()),
+            pins: "hubs".into(),
+            running: Err("nothing runs".into()),
+        }
     }
 
     fn running(link: Result<String, String>) -> Running {
@@ -467,9 +474,9 @@ mod tests {
         let inside = Known { running: Ok(running(Ok("hub".to_owned()))), ..known() };
         let trace = Trace { hops: vec![("192.0.2.1".parse().unwrap(), hop("spoke0"))], ..good() };
         assert!(text(&trace, &inside).contains("would leave through spoke0, the LAN itself"));
-        let other = Known { pinned: Ok(Some(key(2))), ..known() };
+        let other = Known { pinned: Ok(vec![key(2)]), ..known() };
         assert!(text(&good(), &other).contains("or delete its line in hubs"));
-        let other = Known { hub_key: Some(key(2)), pinned: Ok(Some(key(1))), ..known() };
+        let other = Known { hub_keys: vec![key(2)], pinned: Ok(vec![key(1)]), ..known() };
         assert!(text(&good(), &other).ends_with("give --hub-key the key that the hub prints at start"));
     }
 

@@ -14,27 +14,28 @@ use mio::net::TcpStream;
 
 use super::ping::PingDial;
 use crate::dial::{Dial, Lookup, MAX_ADDRESSES};
-use crate::uplink::Attempt;
 use crate::uplink::way::{Trust, Way};
+use crate::uplink::{Attempt, MAX_TRIALS};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(15);
 /// The same, where there are other ways to try.
 const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
 
-/// The link's connection, and one that is tried beside it.
+/// The link's connection, and those that are tried beside it, or for one.
 pub(crate) struct Connections {
     link: Connection,
-    trial: Connection,
+    trials: [Connection; MAX_TRIALS],
     /// The number of the next connection attempt.
     next: u16,
-    /// From and to where the one beside the link goes.
-    ends: Option<(IpAddr, IpAddr)>,
+    /// From and to where those beside the link go.
+    ends: [Option<(IpAddr, IpAddr)>; MAX_TRIALS],
 }
 
 impl Default for Connections {
     fn default() -> Connections {
-        Connections { link: Connection::None, trial: Connection::None, next: 0, ends: None }
+        let trials = std::array::from_fn(|_| Connection::None);
+        Connections { link: Connection::None, trials, next: 0, ends: [None; MAX_TRIALS] }
     }
 }
 
@@ -44,7 +45,7 @@ impl Index<Attempt> for Connections {
     fn index(&self, attempt: Attempt) -> &Connection {
         match attempt {
             Attempt::Link => &self.link,
-            Attempt::Trial => &self.trial,
+            Attempt::Trial(slot) => &self.trials[slot],
         }
     }
 }
@@ -53,7 +54,7 @@ impl IndexMut<Attempt> for Connections {
     fn index_mut(&mut self, attempt: Attempt) -> &mut Connection {
         match attempt {
             Attempt::Link => &mut self.link,
-            Attempt::Trial => &mut self.trial,
+            Attempt::Trial(slot) => &mut self.trials[slot],
         }
     }
 }
@@ -61,7 +62,7 @@ impl IndexMut<Attempt> for Connections {
 impl Connections {
     /// When there is something to do without an event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link.deadline().into_iter().chain(self.trial.deadline()).min()
+        Attempt::ALL.iter().filter_map(|&attempt| self[attempt].deadline()).min()
     }
 
     /// Takes one out.
@@ -73,26 +74,38 @@ impl Connections {
     pub(crate) fn numbers(&mut self) -> u16 {
         const COUNT: u16 = MAX_ADDRESSES as u16;
         // They are 16 aligned ones, so that they never wrap around within.
-        let is_taken = |first| self.link.number().is_some_and(|number| number / COUNT == first / COUNT);
-        let first = if is_taken(self.next) { self.next.wrapping_add(COUNT) } else { self.next };
+        let is_taken = |first: u16| {
+            let numbers = Attempt::ALL.iter().filter_map(|&attempt| self[attempt].number());
+            numbers.into_iter().any(|number| number / COUNT == first / COUNT)
+        };
+        let mut first = self.next;
+        while is_taken(first) {
+            first = first.wrapping_add(COUNT);
+        }
         self.next = first.wrapping_add(COUNT);
         first
     }
 
     /// Which one has this number.
     pub(crate) fn find(&self, number: u16) -> Option<Attempt> {
-        [Attempt::Link, Attempt::Trial].into_iter().find(|&attempt| self[attempt].number() == Some(number))
+        Attempt::ALL.into_iter().find(|&attempt| self[attempt].number() == Some(number))
     }
 
-    /// Notes from and to where the one beside the link goes.
-    pub(crate) fn set_ends(&mut self, ends: (IpAddr, IpAddr)) {
-        self.ends = Some(ends);
+    /// Notes from and to where one beside the link goes.
+    pub(crate) fn set_ends(&mut self, slot: usize, ends: (IpAddr, IpAddr)) {
+        self.ends[slot] = Some(ends);
     }
 
-    /// Puts the one beside the link in its place: from and to where it goes.
-    pub(crate) fn switch(&mut self) -> Option<(IpAddr, IpAddr)> {
-        self.link = self.take(Attempt::Trial);
-        self.ends.take()
+    /// Puts one beside the link in its place: from and to where it goes.
+    pub(crate) fn switch(&mut self, slot: usize) -> Option<(IpAddr, IpAddr)> {
+        self.link = self.take(Attempt::Trial(slot));
+        self.ends[slot].take()
+    }
+
+    /// Whether there is no other one than this.
+    pub(crate) fn is_alone(&self, attempt: Attempt) -> bool {
+        let mut others = Attempt::ALL.into_iter().filter(|&other| other != attempt);
+        others.all(|other| matches!(self[other], Connection::None))
     }
 }
 

@@ -19,7 +19,7 @@ impl Client {
     pub(super) fn tell(&mut self, attempt: Attempt, outcome: Outcome, now: Instant) {
         let uplink = &mut self.uplink;
         match (attempt, outcome) {
-            (Attempt::Trial, outcome) => uplink.handle_trial(outcome, now),
+            (Attempt::Trial(slot), outcome) => uplink.handle_trial(slot, outcome, now),
             (Attempt::Link, Outcome::Resolved(found)) => uplink.handle_resolved(found, now),
             (Attempt::Link, Outcome::Unreachable(at, error)) => uplink.handle_unreachable(at, &error, now),
             (Attempt::Link, Outcome::NotOpened(stage, error)) => {
@@ -33,7 +33,7 @@ impl Client {
     }
 
     pub(super) fn finish_lookups(&mut self, now: Instant) {
-        for attempt in [Attempt::Link, Attempt::Trial] {
+        for attempt in Attempt::ALL {
             let is_done =
                 matches!(&self.connections[attempt], Connection::Lookup(lookup) if lookup.is_done());
             if is_done && let Connection::Lookup(lookup) = self.connections.take(attempt) {
@@ -55,8 +55,8 @@ impl Client {
                         self.connections[attempt] = Connection::Opening(opening);
                         match (attempt, source) {
                             (Attempt::Link, Ok(source)) => self.machine.set_link(source.ip(), at.ip()),
-                            (Attempt::Trial, Ok(source)) => {
-                                self.connections.set_ends((source.ip(), at.ip()));
+                            (Attempt::Trial(slot), Ok(source)) => {
+                                self.connections.set_ends(slot, (source.ip(), at.ip()));
                             }
                             (_, Err(_)) => {}
                         }

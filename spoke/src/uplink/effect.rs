@@ -11,6 +11,7 @@ use common::queue::Buf;
 use common::wire::frame::{Peer, Refusal};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::place::Place;
 use ipnetwork::IpNetwork;
 use log::Level;
 
@@ -26,9 +27,18 @@ use crate::control::Page;
 pub enum Attempt {
     /// The one that the link goes by, or will go by.
     Link,
-    /// One that is tried beside a link.
-    Trial,
+    /// One that is tried beside a link, or for one; by its slot, below [`MAX_TRIALS`].
+    Trial(usize),
 }
+
+impl Attempt {
+    /// All that there can be.
+    pub const ALL: [Attempt; 1 + MAX_TRIALS] =
+        [Attempt::Link, Attempt::Trial(0), Attempt::Trial(1), Attempt::Trial(2)];
+}
+
+/// Most connections that are tried at once.
+pub const MAX_TRIALS: usize = 3;
 
 /// One action for the shell, which carries them out in order.
 #[derive(Debug)]
@@ -61,12 +71,14 @@ pub enum Effect {
         /// Whether to reset it.
         reset: bool,
     },
-    /// Close the connection that is tried beside the link, or stop trying.
-    GiveUp,
-    /// The connection that was tried is the link's from now on.
-    Switch,
-    /// Write down that the hub has this key; answer by `handle_remembered`.
-    Remember(PublicKey),
+    /// Close the connection that is tried in this slot, or stop trying.
+    GiveUp(usize),
+    /// The connection that was tried in this slot is the link's from now on.
+    Switch(usize),
+    /// Write down that the hub has this key, by these of its names; answer by `handle_remembered`.
+    Remember(PublicKey, Vec<Target>),
+    /// Write down for which hubs the hub vouches: all of them.
+    RememberHubs(Vec<(Place, PublicKey)>),
     /// Write down which way worked in which network: the whole text of `ways`.
     RememberWays(String),
     /// Give the device exactly these addresses and this MTU; answer by `handle_configured`.
@@ -198,6 +210,8 @@ pub enum Notice {
     RouteAroundHub(IpNetwork),
     /// A prefix is rejected.
     RouteSkipped(IpNetwork, Skip),
+    /// This spoke goes to another hub: from which one, and why.
+    Leaving(String, &'static str),
     /// Full packets get lost on the way to the hub: segments of so many bytes are used from now on.
     SmallSegments(u16),
     /// The hub's key is written down.
@@ -230,6 +244,7 @@ impl Notice {
             | Notice::OfferRefused(_)
             | Notice::NameTaken { .. }
             | Notice::AddressMoved { .. }
+            | Notice::Leaving(..)
             | Notice::SmallSegments(_)
             | Notice::HubRemembered { .. }
             | Notice::HubNotRemembered(_)
@@ -253,6 +268,7 @@ impl Notice {
             | Notice::HubNotRemembered(_) => Level::Warn,
             Notice::OnLan { .. }
             | Notice::WayFailed(_)
+            | Notice::Leaving(..)
             | Notice::RouteSkipped(..)
             | Notice::HubRemembered { .. }
             | Notice::Stopping => Level::Info,
@@ -291,6 +307,7 @@ impl fmt::Display for Notice {
                 write!(f, "route {prefix} holds the hub itself: the tunnel goes around it")
             }
             Notice::RouteSkipped(prefix, skip) => write!(f, "route {prefix} is rejected: {skip}"),
+            Notice::Leaving(hub, why) => write!(f, "leaving the hub {hub} for another one: {why}"),
             Notice::SmallSegments(segment) => f.write_str(&small_segments(*segment)),
             Notice::HubRemembered { hub, key } => {
                 write!(f, "the hub at {hub} has key {key}; it is remembered")

@@ -31,6 +31,7 @@ impl Uplink {
             ControlFrame::Members { peers, last } => self.handle_members(peers, last, now),
             ControlFrame::MembersChanged => self.refresh_members(now),
             ControlFrame::Pending => self.handle_pending(),
+            ControlFrame::Hubs(hubs) => self.handle_hubs(hubs, now),
             // The tunnel answers or refuses these itself.
             ControlFrame::Ping(_) | ControlFrame::Pong(_) | ControlFrame::AskMembers { .. } => {}
         }
@@ -41,7 +42,7 @@ impl Uplink {
         if reason == Refusal::Locked {
             // Its owner may let this machine in at any time.
             self.retry.slow_down();
-            return self.try_again(advice::locked(&self.config.name, &self.key.public()), now);
+            return self.try_again(advice::locked(&self.config.name, &self.identity.key.public()), now);
         }
         let refused = Error::Refused(reason, text);
         if reason == Refusal::Revoked {
@@ -60,7 +61,7 @@ impl Uplink {
         let Phase::Linked(linked) = &mut self.phase else { return };
         linked.is_pending = true;
         if !std::mem::replace(&mut self.identity.has_said_pending, true) {
-            let text = advice::locked(&self.config.name, &self.key.public());
+            let text = advice::locked(&self.config.name, &self.identity.key.public());
             self.effects.push_back(Effect::Log(Notice::Pending(text)));
         }
     }
@@ -88,7 +89,16 @@ impl Uplink {
             Farewell::Changed => "our membership was changed",
             Farewell::Other(_) => "it said goodbye",
         };
-        self.try_again(format!("lost the hub {}: {why}", self.ways.current().hub), now);
+        let why = format!("lost the hub {}: {why}", self.ways.current().hub);
+        match farewell {
+            // There is another machine, or will be too soon.
+            Farewell::Replaced | Farewell::TooOften => self.try_again(why, now),
+            Farewell::Stopping
+            | Farewell::Revoked
+            | Farewell::AddressLost
+            | Farewell::Changed
+            | Farewell::Other(_) => self.fail_over(why, now),
+        }
     }
 
     // ---- the welcome
@@ -101,6 +111,7 @@ impl Uplink {
         {
             return self.end_or_try_again(Error::RejectedConfig(rejected), now);
         }
+        self.release_packets(now);
         let mtu = self.config.mtu.map_or(welcome.mtu, |mtu| mtu.min(welcome.mtu));
         self.effects.push_back(Effect::Configure { addresses: welcome.addresses.clone(), mtu });
         if let Phase::Linked(linked) = &mut self.phase {
@@ -149,7 +160,8 @@ impl Uplink {
         if self.config.follows_members {
             self.refresh_members(now);
         }
-        self.schedule_trial(now);
+        self.schedule_better(now);
+        self.watch_link(now);
     }
 
     // ---- routes

@@ -1,12 +1,15 @@
-//! A connection to the hub, and the search for a better one beside it. Pure.
+//! A connection to a hub, and those that are tried beside it. Pure.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::wire::frame::Welcome;
+use common::wire::key::PublicKey;
 use common::wire::tunnel::Tunnel;
 
 use super::advice::Progress;
+use super::choice::Choice;
+use super::effect::MAX_TRIALS;
 use super::probe::Probe;
 
 /// A connection with a tunnel on it.
@@ -14,6 +17,8 @@ pub(super) struct Linked {
     pub(super) tunnel: Tunnel,
     /// What it is connected to: the hub's outer address, or that of the proxy before it.
     pub(super) hub: SocketAddr,
+    /// Since when there is the connection.
+    pub(super) begun_at: Instant,
     /// What the hub granted, while the device is being configured for it.
     pub(super) welcome: Option<Welcome>,
     /// Since when this spoke is on the LAN by this link.
@@ -24,11 +29,22 @@ pub(super) struct Linked {
     pub(super) is_heard: bool,
     /// Whether a person at the hub has to let this spoke in.
     pub(super) is_pending: bool,
-    /// The search for a better way.
-    pub(super) trial: Trial,
 }
 
 impl Linked {
+    pub(super) fn new(tunnel: Tunnel, hub: SocketAddr, now: Instant) -> Linked {
+        Linked {
+            tunnel,
+            hub,
+            begun_at: now,
+            welcome: None,
+            joined_at: None,
+            probe: None,
+            is_heard: false,
+            is_pending: false,
+        }
+    }
+
     pub(super) fn progress(&self) -> Progress {
         match (self.tunnel.is_open(), self.is_heard) {
             (true, _) => Progress::Open,
@@ -36,40 +52,106 @@ impl Linked {
             (false, false) => Progress::Silent,
         }
     }
+
+    /// The key that the hub has proved, if it is not asked to let this spoke in yet.
+    fn proved(&self) -> Option<PublicKey> {
+        self.tunnel.remote().filter(|_| self.tunnel.is_half_open())
+    }
 }
 
-/// The search for a better way than the link's.
-#[derive(Default)]
+/// What a connection is tried for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// There is no link: the first hub that proves its key is joined.
+    First,
+    /// The link is silent: to have a hub that can be joined at once.
+    Spare,
+    /// To leave the hub in use for this one.
+    Move,
+    /// To reach the hub in use by a better way.
+    Better,
+    /// To know how far the hub is.
+    Measure,
+}
+
+/// A connection that is tried beside the link, or for one.
 pub(super) struct Trial {
-    /// When the next round begins, if there is a better way.
-    pub(super) due_at: Option<Instant>,
-    pub(super) pause: Duration,
-    /// The way that is tried, by its number.
+    /// Its way, by its number.
     pub(super) way: usize,
+    pub(super) goal: Goal,
     pub(super) step: Step,
 }
 
-#[derive(Default)]
 pub(super) enum Step {
-    #[default]
-    Waiting,
     Resolving,
     Dialling,
     Linked(Box<Linked>),
 }
 
 impl Trial {
-    /// When there is something to do without an event.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    fn linked(&self) -> Option<&Linked> {
         match &self.step {
-            Step::Waiting => self.due_at,
+            Step::Linked(linked) => Some(linked),
             Step::Resolving | Step::Dialling => None,
-            Step::Linked(linked) => Some(linked.tunnel.deadline()),
         }
     }
 
-    /// Whether the hub knows by now that this spoke is to join by it.
+    /// The key that its hub has proved, if it is not asked to let this spoke in yet.
+    pub(super) fn proved(&self) -> Option<PublicKey> {
+        self.linked()?.proved()
+    }
+
+    /// Whether its hub is asked to let this spoke in.
     pub(super) fn has_joined(&self) -> bool {
-        matches!(&self.step, Step::Linked(linked) if !linked.tunnel.is_half_open())
+        self.linked().is_some_and(|linked| !linked.tunnel.is_half_open())
+    }
+}
+
+/// The connections that are tried, and when to try more.
+#[derive(Default)]
+pub(super) struct Trials {
+    pub(super) slots: [Option<Trial>; MAX_TRIALS],
+    /// Which hubs to try.
+    pub(super) choice: Choice,
+    /// When the next hub is tried, where there is no link or the link is in doubt.
+    pub(super) next_at: Option<Instant>,
+    /// Whether the link is in doubt.
+    pub(super) is_in_doubt: bool,
+    /// Until when packets wait at a link that has just taken the place of a silent one.
+    pub(super) held_until: Option<Instant>,
+    /// When a better way is tried, if there is one.
+    pub(super) better_at: Option<Instant>,
+    pub(super) better_pause: Duration,
+}
+
+impl Trials {
+    /// Another link begins, or none: nothing is in doubt or waits.
+    pub(super) fn forget_link(&mut self) {
+        (self.is_in_doubt, self.next_at, self.held_until, self.better_at) = (false, None, None, None);
+    }
+
+    /// A free slot.
+    pub(super) fn free(&self) -> Option<usize> {
+        self.slots.iter().position(Option::is_none)
+    }
+
+    /// Those under way, with their slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Trial)> {
+        self.slots.iter().enumerate().filter_map(|(slot, trial)| Some((slot, trial.as_ref()?)))
+    }
+
+    /// The first one for which this holds.
+    pub(super) fn find(&self, is_it: impl Fn(&Trial) -> bool) -> Option<usize> {
+        self.iter().find(|(_, trial)| is_it(trial)).map(|(slot, _)| slot)
+    }
+
+    /// Whether one is under way for this.
+    pub(super) fn has(&self, goal: Goal) -> bool {
+        self.find(|trial| trial.goal == goal).is_some()
+    }
+
+    /// When a tunnel of one has something to do.
+    pub(super) fn tunnels_due(&self) -> Option<Instant> {
+        self.iter().filter_map(|(_, trial)| Some(trial.linked()?.tunnel.deadline())).min()
     }
 }

@@ -38,9 +38,18 @@ impl Uplink {
                 linked.tunnel.enqueue(packet, flow, &mut buffers.pool, now);
                 Ok(())
             }
-            Phase::Linked(_) | Phase::Paused(_) | Phase::Resolving | Phase::Dialling => {
-                buffers.pool.give(packet);
-                Err(Reason::NotOnLan)
+            Phase::Linked(_) | Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => {
+                match &mut buffers.kept {
+                    Some(kept) => {
+                        kept.push(packet, header.flow(buffers.flow_seed), now, &mut buffers.pool);
+                        kept.trim(&mut buffers.pool);
+                        Ok(())
+                    }
+                    None => {
+                        buffers.pool.give(packet);
+                        Err(Reason::NotOnLan)
+                    }
+                }
             }
         };
         if log_enabled!(Level::Trace) {
@@ -76,6 +85,7 @@ impl Uplink {
         let Phase::Linked(linked) = &mut self.phase else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
         linked.is_heard |= linked.tunnel.fill(inbox, pool, now, read) > 0;
+        self.note_heard(now);
         self.open_received(now);
     }
 

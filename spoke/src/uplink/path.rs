@@ -48,7 +48,13 @@ impl Uplink {
                 self.phase = Phase::Resolving;
                 self.resolve();
             }
-            Phase::Linked(_) => self.schedule_trial(now),
+            Phase::Linked(_) => self.schedule_better(now),
+            Phase::Racing => {
+                self.end_trials(|_| true);
+                self.ways.begin_anew();
+                self.retry.begin_anew();
+                self.begin_race(now);
+            }
             Phase::Resolving => {}
         }
     }
@@ -68,6 +74,7 @@ impl Uplink {
     fn redial(&mut self, why: &str, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
         let why = advice::ended(self.ways.current(), linked.progress(), &why);
+        self.end_trials(|_| true);
         self.close_link(true, now);
         self.retry.begin_anew();
         self.try_again(why, now);
@@ -88,7 +95,7 @@ mod tests {
 
     use super::super::routes::RoutePolicy;
     use super::super::target::Target;
-    use super::super::{Config, Effect, Uplink};
+    use super::super::{Config, Effect, Known, Uplink};
     use super::*;
 
     const WAYS: [&str; 2] = ["203.0.113.5", "203.0.113.5:443"];
@@ -101,7 +108,7 @@ mod tests {
         let config = Config {
             hubs: vec!["203.0.113.5".parse().unwrap()],
             ways: WAYS.map(|way| Target::from_str(way).unwrap().into()).to_vec(),
-            hub_key: None,
+            hub_keys: Vec::new(),
             addresses: Vec::new(),
             name: "laptop".parse().unwrap(),
             invite: None,
@@ -110,7 +117,7 @@ mod tests {
             follows_members: false,
             pins: PathBuf::new(),
         };
-        Uplink::new(config, PrivateKey::from_random([1; 32]), None, 7, now)
+        Uplink::new(config, PrivateKey::from_random([1; 32]), Known::default(), 7, now)
     }
 
     fn effects(uplink: &mut Uplink) -> Vec<Effect> {

@@ -97,7 +97,8 @@ impl Retry {
         self.off_since
     }
 
-    fn random(&mut self) -> u32 {
+    /// A random number.
+    pub(super) fn random(&mut self) -> u32 {
         self.attempts += 1;
         let mut hasher = DefaultHasher::new();
         (self.seed, self.attempts).hash(&mut hasher);

@@ -2,33 +2,63 @@
 
 use std::time::Instant;
 
+use common::wire::key::PublicKey;
+
 use super::effect::small_segments;
 use super::way::Way;
 use super::{Phase, Uplink, advice};
-use crate::control::{About, LinkStatus, Status, WayStatus, drops};
+use crate::control::{About, HubStatus, LinkStatus, Status, WayStatus, drops};
 
 impl Uplink {
     /// Why this spoke is not on the LAN.
     fn trouble(&self, is_on_lan: bool) -> Option<String> {
         match &self.phase {
             Phase::Linked(linked) if linked.is_pending && !is_on_lan => {
-                Some(advice::locked(&self.config.name, &self.key.public()))
+                Some(advice::locked(&self.config.name, &self.identity.key.public()))
             }
-            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Linked(_) => {
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing | Phase::Linked(_) => {
                 self.retry.reason().filter(|_| !is_on_lan).map(str::to_owned)
             }
         }
+    }
+
+    /// The hubs, where there are several.
+    fn hubs_status(&self, now: Instant) -> Vec<HubStatus> {
+        if !self.ways.are_several_hubs() {
+            return Vec::new();
+        }
+        let link = match &self.phase {
+            Phase::Linked(linked) => Some(linked).filter(|linked| linked.joined_at.is_some()),
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => None,
+        };
+        let one = |key: PublicKey| {
+            let link = link.filter(|linked| linked.tunnel.remote() == Some(key));
+            let time =
+                link.and_then(|linked| linked.tunnel.round_trip()).or(self.trials.choice.round_trip(key));
+            HubStatus {
+                key,
+                ways: self.ways.to(key).map(ToString::to_string).collect(),
+                round_trip_ms: time.map(|time| time.as_secs_f64() * 1_000.0),
+                since_seconds: link
+                    .and_then(|linked| linked.joined_at)
+                    .map(|at| now.saturating_duration_since(at).as_secs()),
+            }
+        };
+        self.ways.hubs().into_iter().map(one).collect()
     }
 
     /// How this spoke stands at this moment, without members.
     pub fn status(&self, about: &About, now: Instant) -> Status {
         let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
         let mut dropped = self.buffers.drops.clone();
+        if let Some(kept) = &self.buffers.kept {
+            dropped.add_all(&kept.drops());
+        }
         let mut link = None;
         let phase = match &self.phase {
             Phase::Paused(_) => "waiting",
             Phase::Resolving => "looking-up",
-            Phase::Dialling => "connecting",
+            Phase::Dialling | Phase::Racing => "connecting",
             Phase::Linked(linked) => match linked.joined_at {
                 None if linked.is_pending => "pending",
                 None => "joining",
@@ -54,9 +84,10 @@ impl Uplink {
             name: self.identity.name.clone(),
             addresses: self.identity.addresses.clone(),
             device: about.device.clone(),
-            key: self.key.public(),
+            key: self.identity.key.public(),
             hub: self.config.hubs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             ways: self.ways.iter().map(way_status).collect(),
+            hubs: self.hubs_status(now),
             hub_key: self.pin.key(),
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),

@@ -1,11 +1,10 @@
-//! A better way to the hub, tried beside a link that goes by another one. Pure.
+//! Connections that are tried beside the link, or for one: each looks up, dials and has the hub prove its key. Pure.
 //!
 //! ```text
-//!   waiting ─▶ looked up ─▶ dialled ─▶ handshake ─▶ welcome: it is the link, and the old one is closed
-//!      ▲           └───────────┴───────────┴─▶ the next better way, if there is one
-//!      └── pause, longer each time ──────────────┘
+//!   looked up ─▶ dialled ─▶ key proved ─▶ asked to join ─▶ welcome: it is the link, and the old one is closed
 //! ```
-//! The link carries packets all the while: the hub lets go of it when it lets this spoke in by the better way.
+//! What becomes of one whose hub has proved its key is decided by what it is for: [`super::elsewhere`]. The link carries
+//! packets all the while.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,20 +12,19 @@ use std::time::{Duration, Instant};
 
 use common::transport::layers::Stage;
 use common::wire::frame::ControlFrame;
-use common::wire::tunnel::{self, Flushed};
+use common::wire::tunnel::{self, Flushed, Tunnel};
 
 use super::effect::Attempt;
-use super::linked::{Step, Trial};
-use super::way::Way;
+use super::linked::{Goal, Linked, Step, Trial};
 use super::{Buffers, Effect, Notice, Phase, Uplink, advice};
 
 /// How long a link lasts before a better way is tried: at first, and at most. The pause doubles with each round in vain.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
-/// Addresses of the hub to keep out of the LAN.
+/// Addresses of hubs to keep out of the LAN.
 const MAX_ADDRESSES: usize = 64;
 
-/// What came of an attempt to connect beside the link.
+/// What came of an attempt to connect.
 #[derive(Debug)]
 pub enum Outcome {
     /// Of [`Effect::Resolve`].
@@ -51,95 +49,61 @@ pub(crate) fn add_addresses(known: &mut Vec<IpAddr>, more: &[SocketAddr]) {
 }
 
 impl Uplink {
+    // ---- a better way to the same hub
+
     /// The link has just led to the LAN, or the machine's network has changed: better ways are tried in a while.
-    pub(super) fn schedule_trial(&mut self, now: Instant) {
-        let better = self.ways.better(0);
-        let Phase::Linked(linked) = &mut self.phase else { return };
-        if matches!(linked.trial.step, Step::Waiting) {
-            linked.trial.pause = FIRST_PAUSE;
-            linked.trial.due_at = better.map(|_| now + FIRST_PAUSE);
-        }
-    }
-
-    fn trial(&mut self) -> Option<&mut Trial> {
-        match &mut self.phase {
-            Phase::Linked(linked) => Some(&mut linked.trial),
-            Phase::Paused(_) | Phase::Resolving | Phase::Dialling => None,
-        }
-    }
-
-    pub(super) fn poll_trial(&mut self, now: Instant) {
-        let Some(trial) = self.trial() else { return };
-        match &mut trial.step {
-            Step::Waiting if trial.due_at.is_some_and(|at| at <= now) => self.try_better(0, now),
-            Step::Linked(linked) => {
-                if let Err(error) = linked.tunnel.handle_timeout(now) {
-                    self.fail_trial_link(&error, now);
-                }
-            }
-            Step::Waiting | Step::Resolving | Step::Dialling => {}
+    pub(super) fn schedule_better(&mut self, now: Instant) {
+        if !self.trials.has(Goal::Better) {
+            self.trials.better_pause = FIRST_PAUSE;
+            self.trials.better_at = self.ways.better(0).map(|_| now + FIRST_PAUSE);
         }
     }
 
     /// Tries the first better way from this number on, or waits for the next round.
-    fn try_better(&mut self, from: usize, now: Instant) {
+    pub(super) fn try_better(&mut self, from: usize, now: Instant) {
         let better = self.ways.better(from);
-        let hop =
-            better.map(|way| self.ways.get(way).first_hop()).map(|(host, port)| (host.to_owned(), port));
-        let Some(trial) = self.trial() else { return };
-        let (Some(way), Some((host, port))) = (better, hop) else {
-            trial.step = Step::Waiting;
-            trial.pause = (trial.pause * 2).min(LONGEST_PAUSE);
-            trial.due_at = Some(now + trial.pause);
-            return;
-        };
-        trial.way = way;
-        trial.step = Step::Resolving;
-        self.effects.push_back(Effect::Resolve { attempt: Attempt::Trial, host, port });
-    }
-
-    /// The way that is tried does not work.
-    fn fail_trial(&mut self, why: &str, now: Instant) {
-        let Some(trial) = self.trial() else { return };
-        let way = trial.way;
-        if let Step::Linked(mut linked) = std::mem::take(&mut trial.step) {
-            linked.tunnel.close(&mut self.buffers.pool);
-            self.effects.push_back(Effect::GiveUp);
+        if let (Some(way), Some(slot)) = (better, self.trials.free()) {
+            self.trials.better_at = None;
+            return self.begin_trial(slot, way, Goal::Better);
         }
-        if self.ways.trial_failed(way, why) {
-            self.effects.push_back(Effect::Log(Notice::WayFailed(why.to_owned())));
-        }
-        self.try_better(way + 1, now);
+        let trials = &mut self.trials;
+        trials.better_pause = (trials.better_pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        trials.better_at = Some(now + trials.better_pause);
     }
 
-    fn fail_trial_link(&mut self, error: &tunnel::Error, now: Instant) {
-        let Phase::Linked(link) = &self.phase else { return };
-        let Trial { way, step: Step::Linked(linked), .. } = &link.trial else { return };
-        let way = self.ways.get(*way);
-        let why = if let tunnel::Error::HubKey { seen } = *error {
-            self.key_changed(way, seen).to_string()
-        } else {
-            advice::failed(way, linked.progress(), error)
-        };
-        self.fail_trial(&why, now);
+    // ---- one trial
+
+    pub(super) fn begin_trial(&mut self, slot: usize, way: usize, goal: Goal) {
+        let (host, port) = self.ways.get(way).first_hop();
+        let host = host.to_owned();
+        self.trials.slots[slot] = Some(Trial { way, goal, step: Step::Resolving });
+        self.effects.push_back(Effect::Resolve { attempt: Attempt::Trial(slot), host, port });
     }
 
-    /// The outcome of an effect for [`Attempt::Trial`].
-    pub fn handle_trial(&mut self, outcome: Outcome, now: Instant) {
-        let Phase::Linked(link) = &mut self.phase else { return };
-        let trial = &mut link.trial;
+    /// The outcome of an effect for the [`Attempt::Trial`] in this slot.
+    pub fn handle_trial(&mut self, slot: usize, outcome: Outcome, now: Instant) {
+        let Some(trial) = &mut self.trials.slots[slot] else { return };
         let way = self.ways.get(trial.way);
         let why = match (&trial.step, outcome) {
             (Step::Resolving, Outcome::Resolved(Ok(addresses))) => {
                 trial.step = Step::Dialling;
                 let way = way.clone();
-                return self.dial_trial(way, addresses);
+                // No route may lead the dialling itself into the LAN, nor the link.
+                add_addresses(&mut self.outer.hub_addresses, &addresses);
+                self.set_routes();
+                let (attempt, segment) = (Attempt::Trial(slot), self.outer.segments.limit());
+                return self.effects.push_back(Effect::Dial {
+                    attempt,
+                    way,
+                    addresses,
+                    segment,
+                    is_hasty: true,
+                });
             }
             (Step::Dialling, Outcome::Connected(hub, ephemeral)) => {
-                let linked = self.join_by(hub, ephemeral, now);
-                if let Some(trial) = self.trial() {
-                    trial.step = Step::Linked(linked);
-                }
+                let (keys, pool) = (self.pin.trusted(), &mut self.buffers.pool);
+                let tunnel = Tunnel::knocking(&self.identity.key, ephemeral, &keys, pool, now);
+                trial.step = Step::Linked(Box::new(Linked::new(tunnel, hub, now)));
                 return;
             }
             (Step::Resolving, Outcome::Resolved(Err(error))) => advice::lookup(way, &error),
@@ -149,91 +113,129 @@ impl Uplink {
             // It was given up meanwhile.
             _ => return,
         };
-        self.fail_trial(&why, now);
+        self.fail_trial(slot, &why, now);
     }
 
-    fn dial_trial(&mut self, way: Way, addresses: Vec<SocketAddr>) {
-        // No route may lead the dialling itself into the LAN, nor the link.
-        add_addresses(&mut self.outer.hub_addresses, &addresses);
-        self.set_routes();
-        let segment = self.outer.segments.limit();
-        let attempt = Attempt::Trial;
-        self.effects.push_back(Effect::Dial { attempt, way, addresses, segment, is_hasty: true });
-    }
-
-    /// Reads once from the connection that is tried, as [`Uplink::receive`] does from the link. Once the hub has let
-    /// this spoke in, that is the link.
-    pub fn receive_trial(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
-        let Phase::Linked(link) = &mut self.phase else { return };
-        let Step::Linked(linked) = &mut link.trial.step else { return };
+    /// Reads once from the connection that is tried in this slot, as [`Uplink::receive`] does from the link. Once the hub
+    /// has let this spoke in, that is the link.
+    pub fn receive_trial(&mut self, slot: usize, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
+        let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
         linked.is_heard |= linked.tunnel.fill(inbox, pool, now, read) > 0;
-        match linked.tunnel.open(inbox, pool, now) {
+        let why = match linked.tunnel.open(inbox, pool, now) {
             Ok(Some(tunnel::Event::Control(frame @ ControlFrame::Welcome(_)))) => {
-                self.switch(now);
+                self.switch(slot, now);
                 self.handle_frame(frame, now);
-                self.open_received(now);
+                return self.open_received(now);
             }
-            Ok(Some(tunnel::Event::Control(ControlFrame::Refused { text, .. }))) => {
-                linked.tunnel.park(inbox, pool);
-                self.fail_trial(&text, now);
-            }
+            Ok(Some(tunnel::Event::Control(ControlFrame::Refused { text, .. }))) => text,
             Ok(Some(tunnel::Event::Packet(packet))) => {
-                linked.tunnel.park(inbox, pool);
-                self.recycle(packet);
-                self.fail_trial("the hub sends packets ahead of its welcome", now);
+                pool.give(packet);
+                "the hub sends packets ahead of its welcome".to_owned()
             }
             Ok(Some(tunnel::Event::Control(_) | tunnel::Event::Join { .. })) => {
-                linked.tunnel.park(inbox, pool);
-                self.fail_trial("the hub does not let this spoke in by it", now);
+                "the hub does not let this spoke in by it".to_owned()
             }
-            Ok(None) => linked.tunnel.park(inbox, pool),
-            Err(error) => self.fail_trial_link(&error, now),
+            Ok(None) => {
+                linked.tunnel.park(inbox, pool);
+                return self.handle_proved(slot, now);
+            }
+            Err(error) => return self.fail_trial_link(slot, &error, now),
+        };
+        if let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] {
+            linked.tunnel.park(&mut self.buffers.inbox, &mut self.buffers.pool);
         }
+        self.fail_trial(slot, &why, now);
     }
 
-    /// Writes to the connection that is tried, as [`Uplink::flush`] does to the link.
-    pub fn flush_trial(&mut self, now: Instant, write: impl FnMut(&[u8]) -> usize) -> Flushed {
-        let Phase::Linked(link) = &mut self.phase else { return Flushed::Done };
-        let Step::Linked(linked) = &mut link.trial.step else { return Flushed::Done };
+    /// Writes to the connection that is tried in this slot, as [`Uplink::flush`] does to the link.
+    pub fn flush_trial(&mut self, slot: usize, now: Instant, write: impl FnMut(&[u8]) -> usize) -> Flushed {
+        let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] else {
+            return Flushed::Done;
+        };
         let Buffers { outbox, pool, .. } = &mut self.buffers;
         match linked.tunnel.flush(outbox, pool, now, write) {
             Ok(flushed) => flushed,
             Err(error) => {
-                self.fail_trial_link(&error, now);
+                self.fail_trial_link(slot, &error, now);
                 Flushed::Done
             }
         }
     }
 
-    /// The link has ended: whether the better way takes its place, which the hub may have let this spoke in by already.
+    /// Asks the hub at the end of this trial to let this spoke in.
+    pub(super) fn ask_to_join(&mut self, slot: usize, now: Instant) {
+        let join = self.join_request();
+        // No other one is tried meanwhile.
+        self.trials.next_at = None;
+        let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] else { return };
+        if let Err(error) = linked.tunnel.join(&join, &mut self.buffers.pool) {
+            self.fail_trial_link(slot, &error, now);
+        }
+    }
+
+    /// What is tried does not work.
+    pub(super) fn fail_trial(&mut self, slot: usize, why: &str, now: Instant) {
+        let Some((way, goal)) = self.trials.slots[slot].as_ref().map(|trial| (trial.way, trial.goal)) else {
+            return;
+        };
+        self.end_trial(slot);
+        if self.ways.trial_failed(way, why) {
+            self.effects.push_back(Effect::Log(Notice::WayFailed(why.to_owned())));
+        }
+        self.handle_trial_failed(way, goal, now);
+    }
+
+    pub(super) fn fail_trial_link(&mut self, slot: usize, error: &tunnel::Error, now: Instant) {
+        let Some(Trial { way, step: Step::Linked(linked), .. }) = &self.trials.slots[slot] else { return };
+        let way = self.ways.get(*way);
+        let why = if let tunnel::Error::HubKey { seen } = *error {
+            self.key_changed(way, seen).to_string()
+        } else {
+            advice::failed(way, linked.progress(), error)
+        };
+        self.fail_trial(slot, &why, now);
+    }
+
+    /// Gives up what is tried in this slot.
+    pub(super) fn end_trial(&mut self, slot: usize) {
+        let Some(trial) = self.trials.slots[slot].take() else { return };
+        if let Step::Linked(mut linked) = trial.step {
+            linked.tunnel.close(&mut self.buffers.pool);
+        }
+        self.effects.push_back(Effect::GiveUp(slot));
+    }
+
+    /// Gives up those for which this holds.
+    pub(super) fn end_trials(&mut self, is_over: impl Fn(&Trial) -> bool) {
+        while let Some(slot) = self.trials.find(&is_over) {
+            self.end_trial(slot);
+        }
+    }
+
+    // ---- from one link to the next
+
+    /// The link has ended: whether one that is tried takes its place, as its hub may have let this spoke in already.
     pub(super) fn switch_at_loss(&mut self, now: Instant) -> bool {
-        let is_possible = self.trial().is_some_and(|trial| trial.has_joined());
-        if is_possible {
-            self.switch(now);
+        let joined = self.trials.find(Trial::has_joined).filter(|_| matches!(self.phase, Phase::Linked(_)));
+        if let Some(slot) = joined {
+            self.switch(slot, now);
         }
-        is_possible
+        joined.is_some()
     }
 
-    /// Puts the better way in the place of the link, with the packets that wait there.
-    fn switch(&mut self, now: Instant) {
-        let Phase::Linked(old) = &mut self.phase else { return };
-        let way = old.trial.way;
-        let Step::Linked(mut new) = std::mem::take(&mut old.trial.step) else { return };
-        new.tunnel.take_queue(&mut old.tunnel);
-        self.close_link(false, now);
-        self.effects.push_back(Effect::Switch);
+    /// Puts what is tried in this slot in the place of the link, with the packets that wait there.
+    pub(super) fn switch(&mut self, slot: usize, now: Instant) {
+        let Some(Trial { way, step: Step::Linked(new), .. }) = self.trials.slots[slot].take() else { return };
+        let is_silent = self.trials.is_in_doubt;
+        self.keep_packets(new.tunnel.remote(), now);
+        self.close_link(is_silent, now);
+        self.effects.push_back(Effect::Switch(slot));
+        self.end_trials(|_| true);
         self.ways.switch_to(way);
-        self.begin_link(new);
-    }
-
-    /// Gives up what is tried, as the link has ended.
-    pub(super) fn end_trial(&mut self, trial: Trial) {
-        match trial.step {
-            Step::Waiting => return,
-            Step::Resolving | Step::Dialling => {}
-            Step::Linked(mut linked) => linked.tunnel.close(&mut self.buffers.pool),
+        self.begin_link(new, now);
+        if is_silent {
+            self.await_others(now);
         }
-        self.effects.push_back(Effect::GiveUp);
     }
 }

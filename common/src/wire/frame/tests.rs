@@ -21,6 +21,16 @@ fn names() -> impl Strategy<Value = Name> {
     "[A-Za-z0-9._-]{1,63}".prop_map(|name| name.parse().unwrap())
 }
 
+fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
+    let place = ("[a-z0-9.-]{1,253}", 1..=u16::MAX).prop_map(|(host, port)| Place { host, port });
+    let hub = (any::<[u8; 32]>(), proptest::option::of(place), any::<bool>());
+    let hub = hub.prop_map(|(seed, place, is_draining)| {
+        let key = crate::wire::key::PrivateKey::from_random(seed).public();
+        HubInfo { key, place, is_draining }
+    });
+    proptest::collection::vec(hub, 0..=MAX_HUBS)
+}
+
 fn controls() -> impl Strategy<Value = ControlFrame> {
     let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
         name,
@@ -49,6 +59,7 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
             .prop_map(|(after, watch)| ControlFrame::AskMembers { after, watch }),
         Just(ControlFrame::MembersChanged),
         Just(ControlFrame::Pending),
+        hubs().prop_map(ControlFrame::Hubs),
     ]
 }
 
@@ -90,7 +101,7 @@ proptest! {
 #[test]
 fn skips_what_is_optional_and_refuses_what_is_not() {
     let header = |kind| Header { kind, len: 1 };
-    assert_eq!(ControlFrame::decode(header(129), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(130), b"?"), Ok(None));
     assert_eq!(
         ControlFrame::decode(header(128), b"?"),
         Ok(Some(ControlFrame::Pending)),
@@ -106,6 +117,27 @@ fn skips_what_is_optional_and_refuses_what_is_not() {
     assert_eq!(ControlFrame::decode(header(kind::PING), &ping), Ok(Some(ControlFrame::Ping(7))));
     put(&mut ping, 127, b"unknown");
     assert_eq!(ControlFrame::decode(header(kind::PING), &ping), Err(BadFrame));
+}
+
+#[test]
+fn of_hubs_that_a_later_version_tells_those_are_taken_that_can_be_read() {
+    let key = crate::wire::key::PrivateKey::from_random([7; 32]).public();
+    let value = |flags: u8, key: &[u8], place: &str| [&[flags][..], key, place.as_bytes()].concat();
+    let hubs = |values: &[Vec<u8>]| {
+        let mut body = Vec::new();
+        values.iter().for_each(|value| put(&mut body, tag::HUB, value));
+        put(&mut body, 200, b"later");
+        ControlFrame::decode(Header { kind: kind::HUBS, len: body.len() }, &body)
+    };
+    let place = Some("hub-b:5678".parse().unwrap());
+    let known = HubInfo { key, place, is_draining: false };
+    let told = [value(0xfe, key.as_bytes(), "hub-b:5678"), value(0, key.as_bytes(), "quic://hub-c")];
+    assert_eq!(hubs(&told), Ok(Some(ControlFrame::Hubs(vec![known.clone()]))));
+    let many = vec![told[0].clone(); MAX_HUBS + 1];
+    assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_HUBS]))));
+    for bad in [vec![], vec![0; 32], value(0, &[0; 32], "hub-b"), [&told[0][..33], &[0xff]].concat()] {
+        assert_eq!(hubs(&[bad]), Err(BadFrame));
+    }
 }
 
 #[test]

@@ -18,13 +18,10 @@ pub(super) struct Greeting {
 pub(super) enum Stage {
     /// Hub: hello and first message.
     First,
-    /// Spoke: hello and second message.
-    Second {
-        /// The key that the hub has to prove; any, without one.
-        hub_key: Option<PublicKey>,
-        /// The join request, encoded: it goes into the third message.
-        join: Vec<u8>,
-    },
+    /// Spoke: hello and second message. The keys are those of which the hub has to prove one; any will do, without them.
+    Second(Vec<PublicKey>),
+    /// Spoke: the hub has proved this key, and is not asked to let this spoke in yet.
+    Proved(PublicKey),
     /// Hub: the third message.
     Third,
 }
@@ -41,10 +38,10 @@ pub(super) struct Transport {
 pub(super) enum Step {
     /// Hub: the handshake goes on, and this is sent.
     Second(Greeting, Vec<u8>),
-    /// Spoke: it is finished, and this is sent.
-    Third(Transport, Vec<u8>),
+    /// Spoke: the hub has proved its key.
+    Proved(Greeting),
     /// Hub: it is finished, and the spoke asks to join.
-    Join(Transport, Result<Join, BadFrame>),
+    Join(Box<Transport>, Result<Join, BadFrame>),
 }
 
 impl Greeting {
@@ -57,13 +54,12 @@ impl Greeting {
     pub(super) fn spoke(
         key: &PrivateKey,
         ephemeral: [u8; 32],
-        hub_key: Option<PublicKey>,
-        join: &Join,
+        hub_keys: &[PublicKey],
     ) -> (Greeting, Vec<u8>) {
         let mut handshake = Handshake::new(Role::Spoke, key, ephemeral);
         let mut first = hello().to_vec();
         handshake.write(&[], &mut first).expect("an initiator's first message cannot fail");
-        (Greeting { handshake, stage: Stage::Second { hub_key, join: join.encode() } }, first)
+        (Greeting { handshake, stage: Stage::Second(hub_keys.to_vec()) }, first)
     }
 
     /// Hub: whether the first message was read.
@@ -71,11 +67,28 @@ impl Greeting {
         matches!(self.stage, Stage::Third)
     }
 
+    /// Spoke: the key that the hub has proved.
+    pub(super) fn proved(&self) -> Option<PublicKey> {
+        match self.stage {
+            Stage::Proved(key) => Some(key),
+            Stage::First | Stage::Second(_) | Stage::Third => None,
+        }
+    }
+
+    /// Spoke: asks to join. The handshake is finished, and this is sent.
+    pub(super) fn join(mut self, join: &[u8]) -> Result<(Box<Transport>, Vec<u8>), Error> {
+        let Stage::Proved(seen) = self.stage else { return Err(Error::Handshake) };
+        let mut third = Vec::new();
+        self.handshake.write(join, &mut third).map_err(|_| Error::Handshake)?;
+        Ok((finish(self.handshake, seen)?, third))
+    }
+
     /// Where the next message is in what was received; `None` asks for more bytes.
     pub(super) fn next_message(&self, received: &[u8]) -> Result<Option<Range<usize>>, Error> {
         let (longest, skip) = match self.stage {
             Stage::First => (FIRST_LEN, HELLO_LEN),
-            Stage::Second { .. } => (SECOND_LEN, HELLO_LEN),
+            Stage::Second(_) => (SECOND_LEN, HELLO_LEN),
+            Stage::Proved(_) => return Ok(None),
             Stage::Third => (MAX_HANDSHAKE, 0),
         };
         if skip > 0 {
@@ -107,14 +120,14 @@ impl Greeting {
                 self.handshake.write(&[], &mut answer).map_err(|_| Error::Handshake)?;
                 Ok(Step::Second(Greeting { stage: Stage::Third, ..self }, answer))
             }
-            Stage::Second { hub_key, join } => {
+            Stage::Second(keys) => {
                 let seen = self.handshake.remote().ok_or(Error::Handshake)?;
-                if hub_key.is_some_and(|expected| expected != seen) {
+                if !keys.is_empty() && !keys.contains(&seen) {
                     return Err(Error::HubKey { seen });
                 }
-                self.handshake.write(&join, &mut answer).map_err(|_| Error::Handshake)?;
-                Ok(Step::Third(finish(self.handshake, seen)?, answer))
+                Ok(Step::Proved(Greeting { stage: Stage::Proved(seen), ..self }))
             }
+            Stage::Proved(_) => Err(Error::Handshake),
             Stage::Third => {
                 let key = self.handshake.remote().ok_or(Error::Handshake)?;
                 Ok(Step::Join(finish(self.handshake, key)?, Join::decode(&payload)))
@@ -123,7 +136,7 @@ impl Greeting {
     }
 }
 
-fn finish(handshake: Handshake, remote: PublicKey) -> Result<Transport, Error> {
+fn finish(handshake: Handshake, remote: PublicKey) -> Result<Box<Transport>, Error> {
     let (sealer, opener) = handshake.finish().map_err(|_| Error::Handshake)?;
-    Ok(Transport { sealer, opener, remote })
+    Ok(Box::new(Transport { sealer, opener, remote }))
 }

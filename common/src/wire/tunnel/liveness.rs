@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How often each end pings.
 pub const PING_EVERY: Duration = Duration::from_secs(4);
+/// The same for a spoke that has other hubs to go to.
+pub const WATCHFUL_PING_EVERY: Duration = Duration::from_millis(700);
 /// The first ping's delay after the welcome: until then both ends are busy with files and the device, which would
 /// count as round trip.
 pub(super) const FIRST_PING: Duration = Duration::from_millis(250);
@@ -16,6 +18,8 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Liveness {
     born_at: Instant,
     heard_at: Instant,
+    /// How often to ping.
+    ping_every: Duration,
     /// When to ping next.
     ping_at: Instant,
     /// The ping that is not answered yet: its token, and when it was sent.
@@ -34,6 +38,7 @@ impl Liveness {
         Liveness {
             born_at: now,
             heard_at: now,
+            ping_every: PING_EVERY,
             ping_at: now,
             ping: None,
             pings: 0,
@@ -66,6 +71,12 @@ impl Liveness {
         self.shortest
     }
 
+    /// Pings more often from now on, or as usual.
+    pub(super) fn set_watchful(&mut self, is_watchful: bool, now: Instant) {
+        self.ping_every = if is_watchful { WATCHFUL_PING_EVERY } else { PING_EVERY };
+        self.ping_at = self.ping_at.min(now + self.ping_every);
+    }
+
     /// Schedules the first ping, as packets may flow from now on.
     pub(super) fn opened(&mut self, now: Instant) {
         self.ping_at = now + FIRST_PING;
@@ -74,7 +85,7 @@ impl Liveness {
     /// Begins a ping; returns its token.
     pub(super) fn ping(&mut self, now: Instant) -> u64 {
         self.pings += 1;
-        self.ping_at = now + PING_EVERY;
+        self.ping_at = now + self.ping_every;
         self.ping = Some((self.pings, now));
         self.pings
     }

@@ -26,6 +26,8 @@ pub(super) const STRAIGHT: usize = 8 * 1024;
 pub(super) struct Outbound {
     /// Packets that wait.
     pub(super) queue: Queue,
+    /// Whether the packets stay there.
+    pub(super) is_held: bool,
     /// Control frames that wait, whole but for the first one; they go ahead of packets, up to [`CONTROL_AHEAD`].
     pub(super) control: Vec<u8>,
     turns: Turns,
@@ -51,6 +53,7 @@ impl Outbound {
     pub(super) fn new() -> Outbound {
         Outbound {
             queue: Queue::new(QUEUE_BYTES),
+            is_held: false,
             control: Vec::new(),
             turns: Turns::default(),
             begun: None,
@@ -80,7 +83,7 @@ impl Outbound {
 
     /// Whether anything waits to be sealed.
     pub(super) fn is_waiting(&self) -> bool {
-        !(self.control.is_empty() && self.begun.is_none() && self.queue.is_empty())
+        !(self.control.is_empty() && self.begun.is_none() && (self.is_held || self.queue.is_empty()))
     }
 
     /// Notes that a write took `len` of `unsent`.
@@ -144,7 +147,9 @@ impl Outbound {
                     self.take_control(room, &mut small);
                 } else if room < frame::HEADER_LEN {
                     break;
-                } else if let Some(packet) = self.queue.pop(now, self.pace.packet(MAX_RECORD_PLAIN), pool) {
+                } else if !self.is_held
+                    && let Some(packet) = self.queue.pop(now, self.pace.packet(MAX_RECORD_PLAIN), pool)
+                {
                     self.traffic.add(packet.len());
                     self.turns.ahead = self.turns.ahead.saturating_sub(packet.len());
                     small.append(&frame::Header::packet(packet.len()));

@@ -24,7 +24,7 @@ const FLOW: u32 = 7;
 const PACKET: u8 = 1;
 const FIRST_UNKNOWN: u8 = 10;
 /// The first of those from 128 on that is unknown.
-const FIRST_UNKNOWN_OPTIONAL: u8 = 129;
+const FIRST_UNKNOWN_OPTIONAL: u8 = 130;
 const FIRST_OPTIONAL: u8 = 128;
 
 fn key(seed: u8) -> PrivateKey {
@@ -225,6 +225,23 @@ fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 // ---- packets
+
+#[test]
+fn packets_that_are_held_wait_and_control_frames_do_not() {
+    let mut pair = Pair::open();
+    let End { tunnel, pool, .. } = &mut pair.spoke;
+    tunnel.hold_packets(true, pair.now, pool);
+    let packet = Shape::new(false, false, 100).whole();
+    pair.spoke.enqueue(&packet, pair.now);
+    assert!(!pair.spoke.tunnel.wants_write());
+    pair.spoke.tunnel.ping(pair.now).unwrap();
+    pair.exchange();
+    assert!(pair.hub.packets().is_empty() && pair.spoke.tunnel.round_trip().is_some());
+    let End { tunnel, pool, .. } = &mut pair.spoke;
+    tunnel.hold_packets(false, pair.now, pool);
+    pair.exchange();
+    assert_eq!(pair.hub.packets(), [packet]);
+}
 
 #[test]
 fn packets_cross_both_ways_with_control_between() {

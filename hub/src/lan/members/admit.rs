@@ -82,7 +82,9 @@ impl Members {
                 let (routes, tags, version) = (Vec::new(), Vec::new(), self.change());
                 let (session, seen_at) = (None, None);
                 let (added, changed) = (version, version);
-                let member = Member { key, name, addresses, routes, tags, session, seen_at, added, changed };
+                let hub = None;
+                let member =
+                    Member { key, name, addresses, routes, tags, hub, session, seen_at, added, changed };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
                 self.lines.push(Line::Member(id, None));
                 id

@@ -28,7 +28,8 @@ impl Members {
         }
         let version = self.version().next();
         let (session, seen_at, added, changed) = (None, None, version, version);
-        let member = Member { key, name, addresses, routes, tags, session, seen_at, added, changed };
+        let hub = None;
+        let member = Member { key, name, addresses, routes, tags, hub, session, seen_at, added, changed };
         let id = self.insert(member)?;
         self.change();
         self.lines.push(Line::Member(id, None));

@@ -9,6 +9,7 @@ use common::packet::prefix::is_private;
 use common::wire::frame::MAX_ROUTES;
 use common::wire::key::{BadKey, PublicKey};
 use common::wire::name::Name;
+use common::wire::place::Place;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{MemberId, SessionId};
@@ -42,6 +43,8 @@ pub struct Member {
     pub routes: Vec<IpNetwork>,
     /// Labels that access rules know it by.
     pub tags: Vec<Tag>,
+    /// Where spokes reach it, if it is a hub.
+    pub hub: Option<Place>,
     /// Its session, while it is on the LAN.
     pub session: Option<SessionId>,
     /// When it was last on the LAN, if that was since the hub started.
@@ -70,14 +73,27 @@ pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, Strin
     let key = key.parse().map_err(|bad| format!("{} is no key: {bad}", quoted(key)))?;
     let name = words.next().ok_or("the name is missing")?;
     let name = name.parse().map_err(|bad| format!("{} is no name: {bad}", quoted(name)))?;
-    let Rights { addresses, routes, tags } = Rights::parse(words, subnets)?;
+    let mut hub = None;
+    let mut rest = Vec::new();
+    for word in words {
+        match word.strip_prefix("hub=") {
+            Some(_) if hub.is_some() => return Err("hub= twice".to_owned()),
+            Some(place) => {
+                let bad = |why| format!("{} is no place of a hub: {why}", quoted(place));
+                hub = Some(place.parse::<Place>().map_err(bad)?);
+            }
+            None => rest.push(word),
+        }
+    }
+    let Rights { addresses, routes, tags } = Rights::parse(rest.into_iter(), subnets)?;
     let (added, changed) = Default::default();
-    Ok(Member { key, name, addresses, routes, tags, session: None, seen_at: None, added, changed })
+    Ok(Member { key, name, addresses, routes, tags, hub, session: None, seen_at: None, added, changed })
 }
 
 pub(super) fn format_member(member: &Member) -> String {
-    let Member { key, name, addresses, routes, tags, .. } = member;
-    format!("{key} {name} {}", rights_text(addresses, routes, tags))
+    let Member { key, name, addresses, routes, tags, hub, .. } = member;
+    let hub = hub.as_ref().map_or(String::new(), |place| format!(" hub={place}"));
+    format!("{key} {name} {}{hub}", rights_text(addresses, routes, tags))
 }
 
 /// What a line grants.

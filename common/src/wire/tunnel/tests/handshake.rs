@@ -3,7 +3,6 @@
 use super::*;
 use crate::wire::hello::{HELLO_LEN, UnknownProtocol};
 use crate::wire::noise::{Handshake, MAX_HANDSHAKE};
-use crate::wire::tunnel::handshake;
 
 /// What a hub's tunnel holds of bytes that it has read.
 fn parked(end: &End) -> usize {
@@ -44,13 +43,34 @@ fn a_refusal_arrives_and_ends_the_tunnel() {
 #[test]
 fn an_unreadable_join_is_told_as_such() {
     let mut pair = Pair::unjoined(None);
-    if let State::Handshake(greeting) = &mut pair.spoke.tunnel.state
-        && let handshake::Stage::Second { join, .. } = &mut greeting.stage
-    {
-        *join = vec![1, 0];
-    }
+    pair.spoke.tunnel.join = Some(vec![1, 0]);
     pair.exchange();
     assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Err(BadFrame))]);
+}
+
+#[test]
+fn a_hub_proves_its_key_before_it_is_asked_for_anything() {
+    let now = Instant::now();
+    let knocking = |keys: &[PublicKey]| End::new(|pool| Tunnel::knocking(&key(1), [3; 32], keys, pool, now));
+    let hub = || End::new(|_| Tunnel::hub(&key(2), [4; 32], now));
+    let [own, other] = [key(2).public(), key(9).public()];
+    for keys in [&[][..], &[own], &[other, own]] {
+        let mut pair = Pair { spoke: knocking(keys), hub: hub(), now };
+        pair.exchange();
+        assert_eq!(pair.spoke.tunnel.remote(), Some(own));
+        assert!(
+            pair.spoke.tunnel.is_half_open() && pair.hub.got.is_empty() && pair.hub.tunnel.is_half_open()
+        );
+        let End { tunnel, pool, .. } = &mut pair.spoke;
+        tunnel.join(&join(), pool).unwrap();
+        pair.exchange();
+        assert_eq!(pair.hub.got, [Got::Join(key(1).public(), Ok(join()))]);
+    }
+    let mut pair = Pair { spoke: knocking(&[other, key(8).public()]), hub: hub(), now };
+    let up = pair.spoke.write(usize::MAX, now);
+    pair.hub.read(&up, usize::MAX, now).unwrap();
+    let down = pair.hub.write(usize::MAX, now);
+    assert_eq!(pair.spoke.read(&down, usize::MAX, now), Err(Error::HubKey { seen: own }));
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! Tells members which hubs the LAN has, and sends them to the others. Pure.
+
+use common::wire::frame::ControlFrame;
+
+use super::Core;
+use crate::ids::{RequestId, SessionId};
+use crate::lan::hubs;
+use crate::lan::members::Member;
+use crate::lan::saving::Answer;
+
+impl Core {
+    /// The hubs of the list of members, this one among them where it has a line, by name.
+    pub fn hubs(&self) -> Vec<&Member> {
+        hubs::of(self.members())
+    }
+
+    /// Whether this hub sends its members to the others.
+    pub fn is_draining(&self) -> bool {
+        self.hubs.is_draining()
+    }
+
+    /// Tells the members which hubs there are, if that is not what they were told.
+    pub(super) fn refresh_hubs(&mut self) {
+        if self.hubs.refresh(self.admission.members(), self.key.public()) {
+            self.tell_all_hubs();
+        }
+    }
+
+    fn tell_all_hubs(&mut self) {
+        self.switch.tell_members(&ControlFrame::Hubs(self.hubs.known().to_vec()), |_| true);
+    }
+
+    /// Tells a member that has just come: where there is no hub but this one, too, as it may have known others.
+    pub(super) fn tell_hubs(&mut self, session: SessionId) {
+        self.refresh_hubs();
+        self.switch.tell(session, &ControlFrame::Hubs(self.hubs.known().to_vec()));
+    }
+
+    /// Sends the members to the other hubs, or takes them again.
+    pub(super) fn drain(&mut self, request: RequestId, is_draining: bool) {
+        self.refresh_hubs();
+        if is_draining && !self.hubs.are_several() {
+            let text = "there is no other hub to go to: a line of `members` with hub=HOST:PORT names one";
+            return self.answer(request, Err(text.to_owned()));
+        }
+        if self.hubs.set_draining(is_draining) {
+            self.tell_all_hubs();
+        }
+        self.answer(request, Ok(Answer::Draining(is_draining)));
+    }
+}

@@ -1,0 +1,135 @@
+//! Which hubs the LAN has, as their members are told. Pure.
+//!
+//! A hub is a member whose line has `hub=HOST:PORT`; a hub's own line says where spokes reach it.
+
+use common::wire::frame::{HubInfo, MAX_HUBS};
+use common::wire::key::PublicKey;
+
+use crate::lan::members::{Member, Members};
+
+/// The hubs of the LAN.
+#[derive(Default)]
+pub(crate) struct Hubs {
+    /// All of them, this one first; what members were told last.
+    known: Vec<HubInfo>,
+    is_draining: bool,
+    /// The state of [`Members::parties`] that they were read from.
+    parties: Option<u64>,
+}
+
+/// The members that are hubs, by name.
+pub(crate) fn of(members: &Members) -> Vec<&Member> {
+    let hubs = members.iter().map(|(_, member)| member).filter(|member| member.hub.is_some());
+    let mut hubs: Vec<&Member> = hubs.collect();
+    hubs.sort_by(|one, other| one.name.cmp(&other.name));
+    hubs
+}
+
+impl Hubs {
+    /// What members are told.
+    pub(crate) fn known(&self) -> &[HubInfo] {
+        &self.known
+    }
+
+    /// Whether there is another one than this.
+    pub(crate) fn are_several(&self) -> bool {
+        self.known.len() > 1
+    }
+
+    /// Whether this hub sends its members to the others.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// Sends the members away from now on, or takes them again; whether that is news.
+    pub(crate) fn set_draining(&mut self, is_draining: bool) -> bool {
+        for this in self.known.iter_mut().take(1) {
+            this.is_draining = is_draining;
+        }
+        std::mem::replace(&mut self.is_draining, is_draining) != is_draining
+    }
+
+    /// Reads the list of members again if it may name other hubs; whether it does. `own`: this hub's key.
+    pub(crate) fn refresh(&mut self, members: &Members, own: PublicKey) -> bool {
+        let parties = members.parties();
+        if self.parties.replace(parties) == Some(parties) {
+            return false;
+        }
+        let hubs = of(members);
+        let place = hubs.iter().find(|hub| hub.key == own).and_then(|hub| hub.hub.clone());
+        let this = HubInfo { key: own, place, is_draining: self.is_draining };
+        let others = hubs.into_iter().filter(|hub| hub.key != own);
+        let others = others.map(|hub| HubInfo { key: hub.key, place: hub.hub.clone(), is_draining: false });
+        let known: Vec<HubInfo> = std::iter::once(this).chain(others).take(MAX_HUBS).collect();
+        let is_news = known != self.known;
+        self.known = known;
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+    use crate::lan::subnets::Subnets;
+
+    fn key(seed: u8) -> PublicKey {
+        PrivateKey::from_random([seed; 32]).public()
+    }
+
+    fn members(text: &str) -> Result<Members, String> {
+        let subnets = Subnets::new(&["10.0.0.0/24".parse().unwrap()]).unwrap();
+        Members::parse(text, subnets).map_err(|bad| bad.why)
+    }
+
+    fn told(hubs: &Hubs) -> Vec<(PublicKey, String, bool)> {
+        let one = |hub: &HubInfo| {
+            let place = hub.place.as_ref().map(ToString::to_string).unwrap_or_default();
+            (hub.key, place, hub.is_draining)
+        };
+        hubs.known().iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_line_with_a_place_is_a_hub_and_stays_one_when_the_list_is_written() {
+        let text = format!("{} hub-b - tag=x hub=b.example.org:80\n{} a 10.0.0.2\n", key(2), key(1));
+        let mut list = members(&text).unwrap();
+        assert_eq!(of(&list).iter().map(|hub| hub.name.as_str()).collect::<Vec<_>>(), ["hub-b"]);
+        let id = list.by_key(&key(2)).unwrap();
+        list.set_tags(id, &[]);
+        assert_eq!(
+            list.to_text(),
+            format!("{} hub-b - hub=b.example.org:80\n{} a 10.0.0.2\n", key(2), key(1))
+        );
+        for (bad, why) in [
+            ("hub=", "is no place of a hub"),
+            ("hub=wss://b", "is no place of a hub"),
+            ("hub=b hub=c", "hub= twice"),
+        ] {
+            let said = members(&format!("{} b - {bad}\n", key(2))).map(drop).unwrap_err();
+            assert!(said.contains(why), "{bad}: {said}");
+        }
+    }
+
+    #[test]
+    fn this_hub_is_told_first_and_what_is_new_is_told_once() {
+        let mut hubs = Hubs::default();
+        let list = members(&format!("{} hub-b - hub=b\n{} hub-a - hub=a\n", key(2), key(1))).unwrap();
+        assert!(hubs.refresh(&list, key(1)) && !hubs.refresh(&list, key(1)) && hubs.are_several());
+        let expected = [(key(1), "a:5678".to_owned(), false), (key(2), "b:5678".to_owned(), false)];
+        assert_eq!(told(&hubs), expected);
+        assert!(hubs.set_draining(true) && !hubs.set_draining(true));
+        assert!(told(&hubs)[0].2 && !told(&hubs)[1].2);
+        // A hub that is not in its own list can drain all the same.
+        let mut list = list;
+        list.replace(members(&format!("{} hub-b - hub=b\n", key(2))).unwrap());
+        assert!(hubs.refresh(&list, key(1)) && hubs.are_several());
+        assert_eq!(told(&hubs)[0], (key(1), String::new(), true));
+        list.revoke(list.by_key(&key(2)).unwrap());
+        assert!(hubs.refresh(&list, key(1)) && !hubs.are_several(), "a hub that is revoked is told no more");
+        let many: String = (10..60).map(|seed| format!("{} h{seed} - hub=h{seed}\n", key(seed))).collect();
+        list.replace(members(&many).unwrap());
+        assert!(hubs.refresh(&list, key(1)) && hubs.known().len() == MAX_HUBS);
+    }
+}

@@ -1,0 +1,306 @@
+//! A spoke's machine: the real uplink, and in memory what its shell and its files would do.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::wire::key::{PrivateKey, PublicKey};
+use common::wire::place::Place;
+use common::wire::tunnel::{Flushed, QUEUE_BYTES};
+use spoke::control::About;
+use spoke::uplink::routes::RoutePolicy;
+use spoke::uplink::target::Target;
+use spoke::uplink::trial::Outcome;
+use spoke::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Uplink};
+
+use crate::pipe::Read;
+use crate::world::{World, place};
+
+/// How long a dial lasts that nobody answers.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
+
+/// What the shell has under way for one attempt.
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    None,
+    Lookup(Instant, SocketAddr),
+    /// The hub is reached then, or it is known that it is not.
+    Dial(Instant, SocketAddr),
+    Link(usize),
+}
+
+pub(crate) struct Machine {
+    pub(crate) key: PrivateKey,
+    pub(crate) own: IpAddr,
+    uplink: Uplink,
+    /// The link's, and those of trials.
+    attempts: [State; 1 + MAX_TRIALS],
+    /// The file of hubs.
+    pinned: Option<PublicKey>,
+    told: Vec<(Place, PublicKey)>,
+}
+
+fn index(attempt: Attempt) -> usize {
+    match attempt {
+        Attempt::Link => 0,
+        Attempt::Trial(slot) => 1 + slot,
+    }
+}
+
+fn first() -> Target {
+    place(0).to_string().parse().unwrap()
+}
+
+impl Machine {
+    pub(crate) fn new(key: PrivateKey, own: IpAddr, seed: u64, now: Instant) -> Machine {
+        let uplink = uplink(&key, own, Known::default(), seed, now);
+        Machine { key, own, uplink, attempts: Default::default(), pinned: None, told: Vec::new() }
+    }
+
+    /// Starts the program anew, with what is in its files.
+    pub(crate) fn start(&mut self, seed: u64, now: Instant) {
+        let pinned = self.pinned.map(|key| (first(), key)).into_iter().collect();
+        let known = Known { pinned, told: self.told.clone() };
+        self.uplink = uplink(&self.key, self.own, known, seed, now);
+        self.attempts = Default::default();
+    }
+
+    pub(crate) fn is_on_lan(&self) -> bool {
+        self.uplink.is_on_lan()
+    }
+
+    pub(crate) fn link(&self) -> Option<usize> {
+        match self.attempts[0] {
+            State::Link(conn) => Some(conn),
+            State::None | State::Lookup(..) | State::Dial(..) => None,
+        }
+    }
+
+    pub(crate) fn conns(&self) -> Vec<usize> {
+        let conn = |state: &State| if let State::Link(conn) = state { Some(*conn) } else { None };
+        self.attempts.iter().filter_map(conn).collect()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.uplink.deadline()
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        let at = |state: &State| match state {
+            State::Lookup(at, _) | State::Dial(at, _) => Some(*at),
+            State::None | State::Link(_) => None,
+        };
+        self.attempts.iter().filter_map(at).chain(self.uplink.deadline()).min()
+    }
+
+    pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
+        self.uplink.send(now, |space| {
+            space[..packet.len()].copy_from_slice(packet);
+            Some(packet.len())
+        });
+    }
+
+    pub(crate) fn check(&self, now: Instant) {
+        let about = About { device: "spoke0".to_owned(), started_at: now };
+        let status = self.uplink.status(&about, now);
+        assert!(status.link.as_ref().is_none_or(|link| link.queue_bytes <= QUEUE_BYTES));
+        assert!(status.hubs.len() <= 3 && status.ways.len() <= 3, "{status:?}");
+    }
+}
+
+fn uplink(key: &PrivateKey, own: IpAddr, known: Known, seed: u64, now: Instant) -> Uplink {
+    let config = uplink::Config {
+        hubs: vec![first()],
+        ways: vec![first().into()],
+        hub_keys: Vec::new(),
+        addresses: vec![own],
+        name: "s".parse().unwrap(),
+        invite: None,
+        route_policy: RoutePolicy::default(),
+        mtu: None,
+        follows_members: false,
+        pins: "hubs".into(),
+    };
+    Uplink::new(config, key.clone(), known, seed, now)
+}
+
+impl World {
+    pub(crate) fn read_spoke(&mut self, at: usize) {
+        for attempt in Attempt::ALL {
+            self.read_attempt(at, attempt);
+        }
+    }
+
+    fn read_attempt(&mut self, at: usize, attempt: Attempt) {
+        let now = self.now;
+        loop {
+            let machine = &mut self.spokes[at];
+            let State::Link(id) = machine.attempts[index(attempt)] else { return };
+            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let mut read = Read::Nothing;
+            let from = |space: &mut [u8]| {
+                read = conn.down.read(space, now);
+                if let Read::Bytes(len) = read { len } else { 0 }
+            };
+            match attempt {
+                Attempt::Link => machine.uplink.receive(now, from),
+                Attempt::Trial(slot) => machine.uplink.receive_trial(slot, now, from),
+            }
+            self.carry_out(at);
+            match read {
+                Read::Bytes(_) => {}
+                Read::Nothing => return,
+                Read::Closed => {
+                    // What was read may have led to another connection in its place.
+                    if matches!(self.spokes[at].attempts[index(attempt)], State::Link(now) if now == id) {
+                        self.tell(at, attempt, Outcome::Closed(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn time_out_spoke(&mut self, at: usize) {
+        let now = self.now;
+        for attempt in Attempt::ALL {
+            let state = &mut self.spokes[at].attempts[index(attempt)];
+            match *state {
+                State::Lookup(due, place) if due <= now => {
+                    *state = State::None;
+                    self.tell(at, attempt, Outcome::Resolved(Ok(vec![place])));
+                }
+                State::Dial(due, place) if due <= now => {
+                    *state = State::None;
+                    self.connect_spoke(at, attempt, place);
+                }
+                State::None | State::Lookup(..) | State::Dial(..) | State::Link(_) => {}
+            }
+        }
+        let machine = &mut self.spokes[at];
+        let is_due = machine.uplink.deadline().is_some_and(|due| due <= now);
+        machine.uplink.handle_timeout(now);
+        let effect = machine.uplink.poll_effect();
+        assert!(is_due || effect.is_none(), "spoke {at} had something to do that was not due: {effect:?}");
+        if let Some(effect) = effect {
+            self.carry_out_one(at, effect);
+        }
+        self.carry_out(at);
+    }
+
+    fn connect_spoke(&mut self, at: usize, attempt: Attempt, to: SocketAddr) {
+        let hub = (0..self.hubs.len()).find(|&hub| place(hub) == to).expect("it is a hub's");
+        let is_dark = self.hubs[hub].is_dark;
+        let conn = if is_dark { None } else { self.connect(hub) };
+        let kind = if is_dark { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionRefused };
+        let outcome = match conn {
+            Some(conn) => {
+                self.spokes[at].attempts[index(attempt)] = State::Link(conn);
+                Outcome::Connected(to, self.rng.key())
+            }
+            None => Outcome::Unreachable(Some(to), kind.into()),
+        };
+        self.tell(at, attempt, outcome);
+    }
+
+    fn tell(&mut self, at: usize, attempt: Attempt, outcome: Outcome) {
+        let (now, uplink) = (self.now, &mut self.spokes[at].uplink);
+        match (attempt, outcome) {
+            (Attempt::Trial(slot), outcome) => uplink.handle_trial(slot, outcome, now),
+            (Attempt::Link, Outcome::Resolved(found)) => uplink.handle_resolved(found, now),
+            (Attempt::Link, Outcome::Unreachable(tried, error)) => {
+                uplink.handle_unreachable(tried, &error, now);
+            }
+            (Attempt::Link, Outcome::Connected(to, ephemeral)) => uplink.handle_connected(to, ephemeral, now),
+            (Attempt::Link, Outcome::Closed(error)) => uplink.handle_closed(&error, now),
+            (Attempt::Link, Outcome::NotOpened(..)) => unreachable!("there is nothing around the tunnel"),
+        }
+        self.carry_out(at);
+    }
+
+    pub(crate) fn flush_spoke(&mut self, at: usize) {
+        let now = self.now;
+        for attempt in Attempt::ALL {
+            let machine = &mut self.spokes[at];
+            let State::Link(id) = machine.attempts[index(attempt)] else { continue };
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            match attempt {
+                Attempt::Link => {
+                    while machine.uplink.flush(now, |bytes| conn.up.write(bytes, now)) == Flushed::More {}
+                }
+                Attempt::Trial(slot) => {
+                    machine.uplink.flush_trial(slot, now, |bytes| conn.up.write(bytes, now));
+                }
+            }
+            self.carry_out(at);
+        }
+    }
+
+    pub(crate) fn carry_out(&mut self, at: usize) {
+        while let Some(effect) = self.spokes[at].uplink.poll_effect() {
+            self.carry_out_one(at, effect);
+        }
+    }
+
+    fn hang_up(&mut self, at: usize, attempt: Attempt, reset: bool) {
+        let now = self.now;
+        let state = std::mem::take(&mut self.spokes[at].attempts[index(attempt)]);
+        if let State::Link(conn) = state
+            && let Some(conn) = self.conns.get_mut(&conn)
+        {
+            conn.is_open = false;
+            match (reset, self.hubs[conn.hub].is_dark) {
+                // Nothing that is said gets there.
+                (_, true) => conn.up.stall(),
+                (true, false) => conn.up.reset(now),
+                (false, false) => conn.up.close(now),
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, at: usize, effect: Effect) {
+        let now = self.now;
+        let soon = now + Duration::from_micros(self.rng.below(3_000) as u64);
+        match effect {
+            Effect::Resolve { attempt, host, port } => {
+                let to = SocketAddr::new(host.parse().unwrap(), port);
+                self.spokes[at].attempts[index(attempt)] = State::Lookup(soon, to);
+            }
+            Effect::Dial { attempt, addresses, .. } => {
+                let hub = (0..self.hubs.len()).find(|&hub| place(hub) == addresses[0]).unwrap();
+                let time = if self.hubs[hub].is_dark { GIVE_UP_AFTER } else { self.latency(hub) * 2 };
+                self.spokes[at].attempts[index(attempt)] = State::Dial(now + time, addresses[0]);
+            }
+            Effect::Close { reset } => self.hang_up(at, Attempt::Link, reset),
+            Effect::GiveUp(slot) => self.hang_up(at, Attempt::Trial(slot), false),
+            Effect::Switch(slot) => {
+                let attempts = &mut self.spokes[at].attempts;
+                assert!(matches!(attempts[0], State::None), "{attempts:?}");
+                attempts[0] = std::mem::take(&mut attempts[1 + slot]);
+            }
+            Effect::Remember(key, hubs) => {
+                assert!(hubs == [first()] && key == self.hubs[0].public(), "by the name of the first hub");
+                let is_news = self.spokes[at].pinned.replace(key) != Some(key);
+                self.spokes[at].uplink.handle_remembered(Ok(is_news), now);
+            }
+            Effect::RememberHubs(told) => self.spokes[at].told = told,
+            Effect::Configure { addresses, .. } => {
+                let own: Vec<IpAddr> = addresses.iter().map(|address| address.ip()).collect();
+                assert_eq!(own, [self.spokes[at].own], "the same address at each hub");
+                self.spokes[at].uplink.handle_configured(Ok(()), now);
+            }
+            Effect::Deliver(packet) => {
+                let own = self.spokes[at].own;
+                self.book.arrive(&packet, Some(at), &[own]);
+                self.spokes[at].uplink.recycle(packet);
+            }
+            Effect::Exit(error) => panic!("spoke {at} gives up: {error}"),
+            Effect::SetRoutes { .. }
+            | Effect::RememberWays(_)
+            | Effect::Members(_)
+            | Effect::Answer(..)
+            | Effect::Log(_) => {}
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Several hubs and their spokes in memory: cores, pipes between them, and time that is moved by hand.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::wire::key::{PrivateKey, PublicKey};
+use common::wire::tunnel::DEAD_AFTER;
+use hub::core::Core;
+use hub::effect::Effect;
+use hub::ids::{RequestId, SessionId};
+use hub::lan::Lan;
+use hub::lan::saving::Command;
+use hub::lan::subnets::Subnets;
+
+use crate::disk::Disk;
+use crate::machine::Machine;
+use crate::packets::{Book, HUB, HUB_V4, udp};
+use crate::pipe::{Pipe, Read};
+use crate::rng::Rng;
+
+/// A turn that comes round so often within one step is a loop without end.
+const MAX_TURNS: usize = 200_000;
+/// For so long a spoke may be online at a hub which it has left, and so at two: until that one notices.
+const LEFT_AT_MOST: Duration = Duration::from_secs(DEAD_AFTER.as_secs() + 1);
+
+/// A hub's machine.
+pub(crate) struct HubHost {
+    key: PrivateKey,
+    core: Option<Core>,
+    disk: Disk,
+    /// No packet comes or goes.
+    pub(crate) is_dark: bool,
+    pub(crate) is_draining: bool,
+    latency: Duration,
+}
+
+impl HubHost {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.core.is_some()
+    }
+
+    pub(crate) fn public(&self) -> PublicKey {
+        self.key.public()
+    }
+}
+
+/// A connection, as both ends have it.
+pub(crate) struct Conn {
+    pub(crate) up: Pipe,
+    pub(crate) down: Pipe,
+    pub(crate) hub: usize,
+    pub(crate) session: Option<SessionId>,
+    /// Whether a spoke has it open.
+    pub(crate) is_open: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) hubs: Vec<HubHost>,
+    pub(crate) spokes: Vec<Machine>,
+    pub(crate) conns: HashMap<usize, Conn>,
+    pub(crate) book: Book,
+    next_conn: usize,
+    /// Since when a spoke has been online at a hub which it has left.
+    left: HashMap<(usize, usize), Instant>,
+}
+
+/// Where a hub is reached.
+pub(crate) fn place(hub: usize) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, 1 + hub as u8), 5678).into()
+}
+
+fn subnets() -> Subnets {
+    Subnets::new(&["10.0.0.0/28".parse().unwrap()]).unwrap()
+}
+
+fn core(key: &PrivateKey, disk: &Disk, seed: u64) -> Core {
+    let lan = Lan {
+        hub_name: "hub".parse().unwrap(),
+        subnets: subnets(),
+        mtu: 1_500,
+        routes: vec![],
+        hub_networks: vec![],
+    };
+    Core::new(key.clone(), lan, disk.files(), seed, 0)
+}
+
+impl World {
+    /// Hubs with one list, locked, and spokes that know the first of them.
+    pub(crate) fn new(seed: u64) -> World {
+        let mut rng = Rng::new(seed);
+        let (hubs, spokes) = (2 + rng.below(2), 2 + rng.below(4));
+        let keys: Vec<PrivateKey> = (0..hubs).map(|_| PrivateKey::from_random(rng.key())).collect();
+        let spokes: Vec<PrivateKey> = (0..spokes).map(|_| PrivateKey::from_random(rng.key())).collect();
+        let mut list = String::new();
+        for (hub, key) in keys.iter().enumerate() {
+            list.push_str(&format!("{} hub-{hub} - hub={}\n", key.public(), place(hub)));
+        }
+        for (at, key) in spokes.iter().enumerate() {
+            list.push_str(&format!("{} s{at} 10.0.0.{}\n", key.public(), 2 + at));
+        }
+        let hosts = keys.into_iter().map(|key| {
+            let disk = Disk::new(subnets(), list.clone(), true);
+            let core = Some(core(&key, &disk, rng.next()));
+            let latency = Duration::from_micros(200 + rng.below(20_000) as u64);
+            HubHost { key, core, disk, is_dark: false, is_draining: false, latency }
+        });
+        let mut world = World {
+            hubs: hosts.collect(),
+            now: Instant::now(),
+            spokes: Vec::new(),
+            conns: HashMap::new(),
+            book: Book::default(),
+            next_conn: 0,
+            left: HashMap::new(),
+            rng: Rng::new(seed ^ 0x5eed),
+        };
+        for (at, key) in spokes.into_iter().enumerate() {
+            let own = Ipv4Addr::new(10, 0, 0, 2 + at as u8).into();
+            let machine = Machine::new(key, own, world.rng.next(), world.now);
+            world.spokes.push(machine);
+        }
+        world
+    }
+
+    // ---- what happens
+
+    /// The process dies: the kernel of its machine resets all connections.
+    pub(crate) fn kill_hub(&mut self, hub: usize) {
+        (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
+        let (now, is_dark) = (self.now, self.hubs[hub].is_dark);
+        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
+            conn.session = None;
+            if !is_dark {
+                conn.down.reset(now);
+            }
+        }
+    }
+
+    pub(crate) fn start_hub(&mut self, hub: usize) {
+        let seed = self.rng.next();
+        let host = &mut self.hubs[hub];
+        host.core = Some(core(&host.key, &host.disk, seed));
+    }
+
+    /// Nothing passes from or to this hub's machine any more.
+    pub(crate) fn silence(&mut self, hub: usize) {
+        self.hubs[hub].is_dark = true;
+        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
+            conn.up.stall();
+            conn.down.stall();
+        }
+    }
+
+    pub(crate) fn mend(&mut self, hub: usize) {
+        if !std::mem::take(&mut self.hubs[hub].is_dark) {
+            return;
+        }
+        let now = self.now;
+        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
+            conn.up.resume(now);
+            conn.down.resume(now);
+            // An end that is gone meanwhile answers what comes by a reset.
+            if conn.session.is_none() {
+                conn.down.reset(now);
+            }
+            if !conn.is_open {
+                conn.up.reset(now);
+            }
+        }
+    }
+
+    pub(crate) fn drain(&mut self, hub: usize, is_draining: bool) {
+        let now = self.now;
+        self.hubs[hub].is_draining = is_draining;
+        if let Some(core) = &mut self.hubs[hub].core {
+            core.request(RequestId(0), Command::Drain(is_draining), now);
+        }
+        self.do_effects(hub);
+    }
+
+    pub(crate) fn set_latency(&mut self, hub: usize, latency: Duration) {
+        self.hubs[hub].latency = latency;
+    }
+
+    /// All connections of a spoke are reset.
+    pub(crate) fn cut(&mut self, spoke: usize) {
+        let now = self.now;
+        for conn in self.spokes[spoke].conns() {
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.up.reset(now);
+                conn.down.reset(now);
+            }
+        }
+    }
+
+    /// The program vanishes without a word, and another one starts.
+    pub(crate) fn restart_spoke(&mut self, spoke: usize) {
+        for conn in self.spokes[spoke].conns() {
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.is_open = false;
+                conn.up.stall();
+            }
+        }
+        let (seed, now) = (self.rng.next(), self.now);
+        self.spokes[spoke].start(seed, now);
+    }
+
+    /// Opens a connection to a hub; `None` where nobody answers.
+    pub(crate) fn connect(&mut self, hub: usize) -> Option<usize> {
+        let (ephemeral, now) = (self.rng.key(), self.now);
+        let host = &mut self.hubs[hub];
+        let id = self.next_conn;
+        let source = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 200), id as u16));
+        let session = host.core.as_mut()?.accept(source, ephemeral, now)?;
+        self.next_conn += 1;
+        let (up, down) = (Pipe::new(host.latency), Pipe::new(host.latency));
+        self.conns.insert(id, Conn { up, down, hub, session: Some(session), is_open: true });
+        Some(id)
+    }
+
+    pub(crate) fn latency(&self, hub: usize) -> Duration {
+        self.hubs[hub].latency
+    }
+
+    /// A packet from one spoke to another, if the first has its address.
+    pub(crate) fn send(&mut self, from: usize, to: usize) {
+        if from != to {
+            let to = self.spokes[to].own;
+            self.send_packet(from, to);
+        }
+    }
+
+    /// A packet to whichever hub the spoke is at: its number.
+    pub(crate) fn send_to_hub(&mut self, from: usize) -> u64 {
+        self.send_packet(from, HUB_V4)
+    }
+
+    fn send_packet(&mut self, from: usize, to: IpAddr) -> u64 {
+        let packet = udp(self.spokes[from].own, to, self.book.next_id(), self.rng.below(1_000));
+        let id = self.book.enter(&packet, Some(from), to, true);
+        self.spokes[from].send(&packet, self.now);
+        self.carry_out(from);
+        id
+    }
+
+    // ---- time
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for turns in 0.. {
+            assert!(turns < MAX_TURNS, "time stands still");
+            self.turn();
+            let due = self.next_at().filter(|&at| at < end);
+            if due.is_none() && self.now == end {
+                return;
+            }
+            self.now = due.unwrap_or(end);
+        }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let pipes = self.conns.values().flat_map(|conn| {
+            [conn.session.and(conn.up.next_at()), conn.is_open.then(|| conn.down.next_at()).flatten()]
+        });
+        let hubs = self.hubs.iter().map(|hub| hub.core.as_ref().and_then(Core::deadline));
+        let spokes = self.spokes.iter().map(Machine::next_at);
+        pipes.chain(hubs).chain(spokes).flatten().min()
+    }
+
+    fn turn(&mut self) {
+        (0..self.spokes.len()).for_each(|spoke| self.read_spoke(spoke));
+        (0..self.hubs.len()).for_each(|hub| self.hub_turn(hub));
+        for spoke in 0..self.spokes.len() {
+            self.time_out_spoke(spoke);
+            self.flush_spoke(spoke);
+        }
+        self.conns.retain(|_, conn| conn.session.is_some() || conn.is_open);
+        self.check();
+    }
+
+    fn hub_turn(&mut self, hub: usize) {
+        let now = self.now;
+        let mut conns: Vec<usize> =
+            self.conns.iter().filter(|(_, conn)| conn.hub == hub).map(|(&id, _)| id).collect();
+        conns.sort_unstable();
+        for &id in &conns {
+            self.read_hub(hub, id);
+        }
+        loop {
+            let Some(core) = &mut self.hubs[hub].core else { return };
+            if core.deadline().is_some_and(|at| at <= now) {
+                core.handle_timeouts(now);
+            }
+            self.do_effects(hub);
+            self.flush_hub(hub);
+            let Some(core) = &mut self.hubs[hub].core else { return };
+            core.finish_turn(now);
+            self.do_effects(hub);
+            let Some(core) = &self.hubs[hub].core else { return };
+            if core.deadline().is_none_or(|at| at > now) {
+                return;
+            }
+        }
+    }
+
+    fn read_hub(&mut self, hub: usize, id: usize) {
+        let now = self.now;
+        loop {
+            let (Some(conn), Some(core)) = (self.conns.get_mut(&id), &mut self.hubs[hub].core) else {
+                return;
+            };
+            let Some(session) = conn.session.filter(|&session| core.is_live(session)) else { return };
+            let mut read = Read::Nothing;
+            core.receive(session, now, |space| {
+                read = conn.up.read(space, now);
+                if let Read::Bytes(len) = read { len } else { 0 }
+            });
+            if let Read::Closed = read {
+                core.end(session, "it closed the connection".to_owned());
+            }
+            self.do_effects(hub);
+            if !matches!(read, Read::Bytes(_)) {
+                return;
+            }
+        }
+    }
+
+    fn flush_hub(&mut self, hub: usize) {
+        let now = self.now;
+        let mut dirty = Vec::new();
+        loop {
+            let Some(core) = &mut self.hubs[hub].core else { return };
+            dirty.clear();
+            core.take_dirty(&mut dirty);
+            if dirty.is_empty() {
+                return;
+            }
+            for &session in &dirty {
+                let conn =
+                    self.conns.values_mut().find(|conn| conn.hub == hub && conn.session == Some(session));
+                if let Some(conn) = conn {
+                    core.flush(session, now, |bytes| conn.down.write(bytes, now));
+                }
+            }
+        }
+    }
+
+    fn do_effects(&mut self, hub: usize) {
+        let now = self.now;
+        let HubHost { core, disk, .. } = &mut self.hubs[hub];
+        let Some(core) = core else { return };
+        while let Some(effect) = core.poll_effect() {
+            match effect {
+                Effect::Deliver(packet) => {
+                    self.book.arrive(&packet, HUB, &[HUB_V4]);
+                    core.delivered(packet, true);
+                }
+                Effect::Close { session, .. } => {
+                    let conn =
+                        self.conns.values_mut().find(|conn| conn.hub == hub && conn.session == Some(session));
+                    if let Some(conn) = conn {
+                        conn.session = None;
+                        conn.down.close(now);
+                    }
+                }
+                Effect::Save(job) => {
+                    let done = disk.run(*job);
+                    core.handle_done(done, now);
+                }
+                Effect::Answer(..)
+                | Effect::AddRoute(_)
+                | Effect::RemoveRoute(_)
+                | Effect::SetSubnets(_)
+                | Effect::Log(_) => {}
+            }
+        }
+    }
+
+    // ---- what must hold
+
+    /// The hub that a spoke is on the LAN through.
+    pub(crate) fn hub_of(&self, spoke: usize) -> Option<usize> {
+        let machine = &self.spokes[spoke];
+        Some(self.conns.get(&machine.link().filter(|_| machine.is_on_lan())?)?.hub)
+    }
+
+    /// The hubs at which a key is online.
+    fn online_at(&self, key: PublicKey) -> Vec<usize> {
+        let is_there = |hub: &usize| {
+            let core = self.hubs[*hub].core.as_ref();
+            core.and_then(|core| core.members().get(core.members().by_key(&key)?)?.session).is_some()
+        };
+        (0..self.hubs.len()).filter(is_there).collect()
+    }
+
+    fn check(&mut self) {
+        for at in 0..self.spokes.len() {
+            let machine = &self.spokes[at];
+            let deadline = machine.deadline();
+            assert!(deadline.is_none_or(|due| due > self.now), "spoke {at} has a deadline in the past");
+            machine.check(self.now);
+            let (own, online) = (self.hub_of(at), self.online_at(machine.key.public()));
+            self.left.retain(|&(spoke, hub), _| spoke != at || online.contains(&hub) && own != Some(hub));
+            for hub in online.into_iter().filter(|&hub| own != Some(hub)) {
+                let since = *self.left.entry((at, hub)).or_insert(self.now);
+                assert!(
+                    self.now <= since + LEFT_AT_MOST,
+                    "hub {hub} still has spoke {at}, which is at {own:?}"
+                );
+            }
+        }
+    }
+
+    /// After quiet: everybody is at one hub, which lives, and drains only where all do.
+    pub(crate) fn check_end(&self) {
+        let can_take = |hub: &HubHost| hub.is_alive() && !hub.is_draining;
+        for (at, machine) in self.spokes.iter().enumerate() {
+            let hub = self.hub_of(at).unwrap_or_else(|| panic!("spoke {at} is not on the LAN"));
+            assert_eq!(self.online_at(machine.key.public()), [hub], "spoke {at}");
+            assert!(
+                can_take(&self.hubs[hub]) || !self.hubs.iter().any(can_take),
+                "spoke {at} is at hub {hub}, which is draining"
+            );
+        }
+    }
+}
