@@ -282,7 +282,8 @@ fn a_frame_may_span_records_and_a_record_may_hold_many_frames() {
     pair.hub.read(&wire, usize::MAX, pair.now).unwrap();
     assert!(pair.hub.packets() == [huge]);
 
-    let small = Shape::new(false, false, 20).whole();
+    // Of no flow, so that none is joined to another.
+    let small = plain_packet(58, 2);
     let wire = pair.records_of(&[&small[..]; 1_000]);
     assert!(records(&wire).len() < 10, "{}", records(&wire).len());
     pair.hub.read(&wire, usize::MAX, pair.now).unwrap();
