@@ -180,7 +180,9 @@ impl Spoke {
                     self.received += 1;
                     pool.give(packet);
                 }
-                Event::Control(ControlFrame::Welcome(_) | ControlFrame::Routes { .. }) => {}
+                Event::Control(
+                    ControlFrame::Welcome(_) | ControlFrame::Routes { .. } | ControlFrame::Hubs(_),
+                ) => {}
                 other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
             }
         }
