@@ -37,7 +37,7 @@ use house::{Authority, Valid, is_missing, wait_for_port};
 use play::Play;
 
 /// Lines that need a package manager, a service manager or a compiler, and what covers them.
-const INSTALLING: [(&str, &str); 15] = [
+const INSTALLING: [(&str, &str); 23] = [
     ("cargo run --release --example lan", "lan_example"),
     ("cargo test --workspace", ".ci/run"),
     ("cargo install cargo-deb", "packages"),
@@ -45,6 +45,17 @@ const INSTALLING: [(&str, &str); 15] = [
     ("cargo deb -p hub && cargo deb -p spoke", "packages"),
     ("cargo install --path hub --root /usr/local", "the build"),
     ("cargo install --path spoke --root /usr/local", "the build"),
+    ("rustup target add x86_64-unknown-linux-musl", "packages"),
+    ("sudo apt install musl-tools", "packages"),
+    ("cargo build --release --bins --target x86_64-unknown-linux-musl", "packages"),
+    ("rustup target add aarch64-unknown-linux-musl", "packages"),
+    ("sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "packages"),
+    (
+        "export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE",
+        "packages",
+    ),
+    ("export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc", "packages"),
+    ("cargo build --release --bins --target aarch64-unknown-linux-musl", "packages"),
     ("sudo dpkg -i lan-hub_*.deb", "packages"),
     ("sudo dpkg -i lan-spoke_*.deb", "packages"),
     ("sudo systemctl enable --now hub", "packages"),

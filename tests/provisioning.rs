@@ -163,6 +163,14 @@ fn members_are_renamed_and_forgotten() {
     let key = ask_spoke(&lan.net, 0, &["key"]).good();
     ask_hub(&lan.net, &["allow", key.trim(), "--name", "nas", "--ip", "10.0.0.2"]).good();
     lan.restart_spoke(0).unwrap();
+
+    // What keeps a key out is not forgotten by the way.
+    ask_hub(&lan.net, &["revoke", "nas"]).good();
+    for who in ["nas", key.trim()] {
+        let why =
+            format!("{who} is revoked, and its line in `members` keeps its key out: to let the key join");
+        ask_hub(&lan.net, &["forget", who]).fails(&why);
+    }
 }
 
 /// A spoke with the printed line, on any host.

@@ -154,9 +154,15 @@ impl<'a> Machine<'a> {
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
         drop(self.systemd.take());
-        // The control groups that it has made, now that nothing is in them.
+        // The control groups that it has made, once the last of its processes has gone.
+        const CLEAR: &str = r#"
+for n in 1 2 3 4 5 6 7 8 9 10; do
+    find "$0/cgroup/$1" -depth -type d -exec rmdir {} \; 2>/dev/null
+    [ -d "$0/cgroup/$1" ] || break
+    sleep 0.2
+done"#;
         let mut command = Command::new("sh");
-        command.args(["-c", "find \"$0/cgroup/$1\" -depth -type d -exec rmdir {} \\; 2>/dev/null || true"]);
+        command.args(["-c", CLEAR]);
         command.arg(self.directory()).arg(&self.name);
         let _ = self.host.run(move || command.status());
     }

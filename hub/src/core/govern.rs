@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use common::node::text::Printable;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 
@@ -93,6 +94,14 @@ impl Core {
     }
 
     pub(super) fn forget_member(&mut self, request: RequestId, who: &str, now: Instant) {
+        if self.is_revoked(who) {
+            let who = Printable(who);
+            let text = format!(
+                "{who} is revoked, and its line in `members` keeps its key out: to let the key join again, delete the \
+                 line, then `hub reload`"
+            );
+            return self.answer(request, Err(text));
+        }
         let found = self.admission.find(who).and_then(|id| {
             let member = self.admission.members().member(id);
             match member.session {
@@ -109,5 +118,12 @@ impl Core {
             }
             Err(text) => self.answer(request, Err(text)),
         }
+    }
+
+    /// Whether who is named so is no member, but was one that was revoked.
+    fn is_revoked(&self, who: &str) -> bool {
+        let members = self.admission.members();
+        let by_key = who.parse().is_ok_and(|key| members.is_revoked(&key));
+        by_key || self.admission.find(who).is_err() && members.is_revoked_as(who)
     }
 }
