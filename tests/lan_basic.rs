@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use house::{
-    Binaries, Lan, Net, SPOKE_ON_LAN, copy_state, echo_udp, ping, ping_until, start_hub, state, transfer,
+    Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub, copy_state, echo_udp, ping, ping_until, start_hub, state,
+    transfer,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -85,6 +86,34 @@ fn ten_megabytes_arrive_whole_in_each_direction() {
     for transfer in under_way {
         transfer.finish().unwrap();
     }
+}
+
+/// 64-byte datagrams that wait in the device of a stopped spoke.
+#[test]
+fn datagrams_that_wait_together_cross_as_few_packets_and_arrive_as_they_were() {
+    let lan = Lan::new(2).unwrap();
+    let receiver = lan.net.spoke(1).udp_bind((Lan::address(1), 0)).unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let sender = lan.net.spoke(0).udp_bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    lan.spokes[0].signal(Signal::SIGSTOP).unwrap();
+    for number in 0..150_u8 {
+        sender.send(&[number; 64]).unwrap();
+    }
+    sender.send(b"last").unwrap();
+    lan.spokes[0].signal(Signal::SIGCONT).unwrap();
+    let mut datagram = [0; 100];
+    for number in 0..150_u8 {
+        let length = receiver.recv(&mut datagram).unwrap();
+        assert_eq!(datagram[..length], [number; 64]);
+    }
+    let length = receiver.recv(&mut datagram).unwrap();
+    assert_eq!(&datagram[..length], b"last");
+    let status = ask_hub(&lan.net, &["status", "--json"]).good();
+    let status: hub::control::Status = serde_json::from_str(&status).unwrap();
+    let link = status.members[0].link.as_ref().unwrap();
+    // 64 each, and what else a machine says.
+    assert!((3..20).contains(&link.received.packets), "{link:?}");
 }
 
 #[test]

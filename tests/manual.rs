@@ -9,6 +9,7 @@
 //! toml HOST:PATH    a file of that machine; settings are read by `hub config` and `spoke config`
 //! ini UNIT          a drop-in of our unit, or a unit: checked by systemd-analyze
 //! sh install        needs a package manager, a service manager or a compiler: listed below
+//! yaml FILE         read by promtool, if that is there
 //! nginx, caddy …    run by paths_web
 //! ```
 //! `MANUAL_SHOW=1 cargo test -p hub --test manual README -- --nocapture` prints what the commands of a document say.
@@ -35,22 +36,21 @@ use blocks::{Block, blocks};
 use house::{Authority, Valid, is_missing, wait_for_port};
 use play::Play;
 
-/// Lines that need a package manager, a service manager or a compiler, and what covers them: none of the tests installs a
-/// package.
+/// Lines that need a package manager, a service manager or a compiler, and what covers them.
 const INSTALLING: [(&str, &str); 15] = [
     ("cargo run --release --example lan", "lan_example"),
     ("cargo test --workspace", ".ci/run"),
-    ("cargo install cargo-deb", "the package list of hub/Cargo.toml"),
+    ("cargo install cargo-deb", "packages"),
     ("cargo test -p common --test licences", "licences"),
-    ("cargo deb -p hub && cargo deb -p spoke", "the package lists of hub and spoke"),
+    ("cargo deb -p hub && cargo deb -p spoke", "packages"),
     ("cargo install --path hub --root /usr/local", "the build"),
     ("cargo install --path spoke --root /usr/local", "the build"),
-    ("sudo dpkg -i lan-hub_*.deb", "tried by hand"),
-    ("sudo dpkg -i lan-spoke_*.deb", "tried by hand"),
-    ("sudo systemctl enable --now hub", "service"),
-    ("sudo systemctl enable --now spoke@home", "service"),
-    ("sudo apt remove lan-hub", "tried by hand"),
-    ("sudo apt purge lan-hub", "tried by hand"),
+    ("sudo dpkg -i lan-hub_*.deb", "packages"),
+    ("sudo dpkg -i lan-spoke_*.deb", "packages"),
+    ("sudo systemctl enable --now hub", "packages"),
+    ("sudo systemctl enable --now spoke@home", "packages"),
+    ("sudo apt remove lan-hub", "packages"),
+    ("sudo apt purge lan-hub", "packages"),
     ("sudo spoke resolved", "net_resolved"),
     ("sudo hub resolved", "net_resolved"),
 ];
@@ -87,6 +87,7 @@ enum Kind {
     Transcript { fails: bool },
     File,
     Unit,
+    Prometheus,
     Install,
     WebServer,
     Shown,
@@ -99,6 +100,7 @@ fn kind(document: &str, block: &Block) -> Kind {
         ("sh", "install") => Kind::Install,
         ("ini", unit) if unit.ends_with(".service") || unit.ends_with(".path") => Kind::Unit,
         ("toml" | "text" | "sh", file) if file.contains(":/") => Kind::File,
+        ("yaml", "prometheus.yml" | "hub-alerts.yml") => Kind::Prometheus,
         (server, "") if WEB_SERVERS.contains(&(document, server)) => Kind::WebServer,
         ("text", "") if SHOWN_ONLY.contains(&(document, block.lines[0].as_str())) => Kind::Shown,
         (language, class) => {
@@ -113,7 +115,7 @@ fn act(document: &str, mut play: Play) {
         match kind(document, &block) {
             Kind::Transcript { fails } => play.run(&block, fails),
             Kind::File => play.write(&block),
-            Kind::Unit | Kind::Install | Kind::WebServer | Kind::Shown => {}
+            Kind::Unit | Kind::Prometheus | Kind::Install | Kind::WebServer | Kind::Shown => {}
         }
     }
     play.end();
@@ -131,7 +133,7 @@ fn no_block_is_left_out() {
                 })),
                 Kind::WebServer => drop(served.insert((document.clone(), block.language.clone()))),
                 Kind::Shown => drop(shown.insert((document.clone(), block.lines[0].clone()))),
-                Kind::Transcript { .. } | Kind::File | Kind::Unit => {}
+                Kind::Transcript { .. } | Kind::File | Kind::Unit | Kind::Prometheus => {}
             }
         }
     }
@@ -177,7 +179,7 @@ fn links_lead_to_files_and_headings() {
 /// Drop-ins are checked with the unit that they are for.
 #[test]
 fn units_and_drop_ins_are_understood_by_systemd() {
-    let directory = tempdir();
+    let directory = tempdir("units");
     for document in documents() {
         for block in read(&document).iter().filter(|block| kind(&document, block) == Kind::Unit) {
             let ours = [("hub.service", "hub/packaging"), ("spoke@.service", "spoke/packaging")];
@@ -205,8 +207,31 @@ fn units_and_drop_ins_are_understood_by_systemd() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-fn tempdir() -> PathBuf {
-    let directory = std::env::temp_dir().join(format!("manual-{}", std::process::id()));
+/// The scrape configuration with the alerts that it names.
+#[test]
+fn prometheus_understands_its_files() {
+    let document = "docs/metrics.md";
+    let blocks = read(document);
+    let files: Vec<&Block> =
+        blocks.iter().filter(|block| kind(document, block) == Kind::Prometheus).collect();
+    assert_eq!(files.len(), 2);
+    if is_missing("promtool", "prometheus") {
+        return;
+    }
+    let directory = tempdir("prometheus");
+    for block in files {
+        fs::write(directory.join(&block.class), block.text()).unwrap();
+    }
+    let mut command = Command::new("promtool");
+    command.args(["check", "config"]).arg(directory.join("prometheus.yml"));
+    let output = command.output().unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("10 rules found"), "{said}");
+}
+
+fn tempdir(name: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("manual-{name}-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     directory
 }
@@ -257,6 +282,14 @@ fn rules() {
 #[test]
 fn hubs() {
     act("docs/hubs.md", Play::new(&["second", "laptop", "nas"]));
+}
+
+#[test]
+fn metrics() {
+    let play = Play::new(&["laptop"]);
+    // As Debian's package of node_exporter has it.
+    play.host("server").put("/var/lib/prometheus/node-exporter/.keep", "");
+    act("docs/metrics.md", play);
 }
 
 #[test]

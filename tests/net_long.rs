@@ -1,18 +1,24 @@
 //! A LAN over a long line: what the programs make of it.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 #[path = "house/mod.rs"]
 mod house;
 
+use std::net::IpAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use house::line::{Emulator, Line, connect};
-use house::{Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, allow_cubic, is_missing, transfer};
+use house::{
+    Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, Transfer, allow_cubic, is_missing, long_or, ping,
+    transfer,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 const ROUND_TRIP: Duration = Duration::from_millis(40);
+/// A ping that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A hub, and a spoke far from it. Programs are dropped before the hosts that hold them.
 struct Far {
@@ -54,11 +60,19 @@ impl Far {
         })
     }
 
+    fn address_of_hub(&self) -> IpAddr {
+        [10, 0, 0, 1].into()
+    }
+
+    fn address_of_spoke(&self) -> IpAddr {
+        [10, 0, 0, 2].into()
+    }
+
     /// Sends this much each way.
     fn send(&self, bytes: u64) {
-        let far = transfer(&self.hub, &self.spoke, [10, 0, 0, 2].into(), bytes).unwrap();
+        let far = transfer(&self.hub, &self.spoke, self.address_of_spoke(), bytes).unwrap();
         far.finish().unwrap();
-        let near = transfer(&self.spoke, &self.hub, [10, 0, 0, 1].into(), bytes).unwrap();
+        let near = transfer(&self.spoke, &self.hub, self.address_of_hub(), bytes).unwrap();
         near.finish().unwrap();
     }
 }
@@ -80,6 +94,53 @@ fn losses_that_are_no_congestion_are_borne() {
     let far = Far::new(line, &["--congestion", "cubic"]);
     far.send(300_000);
     assert!(far.links().iter().all(|link| link.contains(" cubic ")), "{:?}", far.links());
+}
+
+/// `SOAK=1`: for ten minutes.
+#[test]
+fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
+    if is_missing("ethtool", "ethtool") {
+        return;
+    }
+    let line = Line { round_trip: ROUND_TRIP, megabits: 50.0, percent_lost: 2.0 };
+    let far = Far::new(line, &[]);
+    let (lasts, bytes) = (long_or(Duration::from_secs(600), Duration::ZERO), long_or(20_000_000, 300_000));
+    let (start, mut rounds, mut slowest) = (Instant::now(), 0, Duration::ZERO);
+    let (mut pings, mut lost, mut waited) = (0, 0, Duration::ZERO);
+    while rounds == 0 || start.elapsed() < lasts {
+        let flow = |i| match i % 2 {
+            0 => transfer(&far.hub, &far.spoke, far.address_of_spoke(), bytes),
+            _ => transfer(&far.spoke, &far.hub, far.address_of_hub(), bytes),
+        };
+        let flows: Vec<Transfer> = (0..10).map(|i| flow(i).unwrap()).collect();
+        while flows.iter().any(Transfer::is_under_way) {
+            pings += 1;
+            match ping(&far.spoke, far.address_of_hub(), 56, PATIENCE) {
+                Ok(trip) => (waited, slowest) = (waited + trip, slowest.max(trip)),
+                Err(_) => lost += 1,
+            }
+        }
+        for flow in flows {
+            flow.finish().unwrap();
+        }
+        rounds += 1;
+    }
+    println!(
+        "{rounds} times ten flows of {bytes} bytes each in {:.1?}, equal SHA-256; {lost} of {pings} pings \
+         lost, {:.1?} as a rule, {slowest:.1?} at most",
+        start.elapsed(),
+        waited / (pings - lost).max(1),
+    );
+    // The line itself loses four in a hundred both ways; the link repeats what is lost.
+    assert!(lost * 100 <= pings.max(100), "{lost} of {pings} pings were lost");
+    let joined = |program: &Process, line| program.lines().iter().filter(|said| said.contains(line)).count();
+    assert_eq!(
+        joined(&far.spoke_program, SPOKE_ON_LAN),
+        1,
+        "the link was lost: {:?}",
+        far.spoke_program.lines()
+    );
+    assert!(far.hub_program.is_running() && far.spoke_program.is_running());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use house::{Binaries, Host, Lan, Net, Process, await_true, is_missing};
+use house::{Binaries, Host, Lan, Net, Process, ask_hub, await_true, is_missing};
 
 const SOON: Duration = Duration::from_secs(20);
 /// The user of the bus and of resolved; nobody of the machine.
@@ -98,7 +98,7 @@ fn the_systems_resolver_finds_members_after_spoke_resolved_and_hub_resolved() {
     assert_ne!(unknown.code, Some(0), "{}", unknown.out);
 
     let program = binaries.spoke.to_str().unwrap();
-    let said = of_laptop.run(laptop, program, "resolved --zone home.example.org");
+    let said = of_laptop.run(laptop, program, "resolved");
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(
         said.err.contains("systemd-resolved asks 10.0.0.2 and fd00::2 for names in home.example.org"),
@@ -125,7 +125,11 @@ fn the_systems_resolver_finds_members_after_spoke_resolved_and_hub_resolved() {
 
 #[test]
 fn what_is_missing_is_said() {
-    let lan = Lan::new(1).unwrap();
+    let lan = Lan::with_options(Net::new(2).unwrap(), &[], &[&["--dns"], &[]]).unwrap();
+    let mut command = Command::new(Binaries::find().unwrap().spoke);
+    command.arg("resolved");
+    house::run(lan.net.spoke(1), command).fails("answers for no names: start it with --dns");
+    ask_hub(&lan.net, &["resolved"]).fails("answers for no names: start it with --dns");
     let empty = lan.net.spoke(0).private().join("empty");
     fs::create_dir(lan.net.spoke(0).path(&empty)).unwrap();
     let mut command = Command::new(Binaries::find().unwrap().spoke);

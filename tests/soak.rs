@@ -18,7 +18,7 @@ use common::wire::key::PrivateKey;
 use nix::sys::signal::Signal;
 
 use house::wire::{Joined, Wire, random_key};
-use house::{Lan, Net, Process, SPOKE_ON_LAN, state, transfer};
+use house::{Lan, Net, Process, SPOKE_ON_LAN, long_or, state, transfer};
 
 const SOON: Duration = Duration::from_secs(10);
 /// The longest back-off of a spoke, and the handshake.
@@ -235,11 +235,6 @@ impl<'a> Crowd<'a> {
         let hub = (Net::hub_v4(), 5678).into();
         Wire::connect(self.lan.net.spoke(1), hub, SOON).unwrap().join(&self.keys[member], address).unwrap()
     }
-}
-
-/// The long form's number, or the short one's.
-fn long_or<T>(long: T, short: T) -> T {
-    if std::env::var_os("SOAK").is_some() { long } else { short }
 }
 
 /// Keeps the tests of this file apart: they look at the clock.

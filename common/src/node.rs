@@ -11,6 +11,7 @@ pub mod link;
 pub mod log_filter;
 pub mod log_limit;
 pub mod logger;
+pub mod metrics;
 pub mod names;
 pub mod nearest;
 pub mod request;

@@ -10,6 +10,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::metrics as exposition;
 use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
@@ -21,7 +22,7 @@ use hub::control::{
 use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
 use hub::options::{self, PROGRAM};
-use hub::{advice, report};
+use hub::{advice, metrics, report};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
@@ -80,6 +81,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
     let state = options::state(&settings)?;
     match command.name {
         "status" => show(&whole_status(&state)?, json, report::status)?,
+        "metrics" => metrics(&own, &state, json)?,
         "invite" => invite(&Invitation::read(&operand, &own)?, &state, json)?,
         "invites" => invites(own.one("cancel", values::name)?, &state, json)?,
         "pending" => {
@@ -93,7 +95,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
         "renumber" => renumber(&operand, shared, &state, json)?,
-        "resolved" => register_names(own.one("zone", values::any)?, shared, &state)?,
+        "resolved" => register_names(own.one("zone", values::any)?, &state)?,
         "drain" => {
             let off = own.switch("off")?;
             tell::<Draining>(Request::Drain { off }, &state, json, report::draining)?
@@ -144,6 +146,27 @@ fn whole_status(state: &Path) -> Result<Status, AskError> {
             return Ok(Status { members, ..page });
         }
     }
+}
+
+/// `hub metrics`; with `--json` one metric a line.
+fn metrics(own: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
+    let (members, rules) = (own.switch("members")?, own.switch("rules")?);
+    let status = match members {
+        true => whole_status(state)?,
+        false => ask(state, &Request::Status { after: None })?,
+    };
+    let mut metrics = metrics::metrics(&status);
+    if members {
+        metrics.extend(metrics::of_members(&status.members));
+    }
+    if rules {
+        metrics.extend(metrics::of_rules(&whole_rules(state)?));
+    }
+    let text = match json {
+        true => metrics.iter().map(to_json).collect(),
+        false => exposition::text(&metrics),
+    };
+    Ok(print(&text).map_err(AskError::Print)?)
 }
 
 /// A number of machines.
@@ -304,14 +327,14 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
     Ok(show(&moved, json, report::moved)?)
 }
 
-/// `hub resolved`: the zone is that of the hub's own settings, where none is given.
-fn register_names(zone: Option<Zone>, flags: Flags, state: &Path) -> Result<(), Failure> {
+/// `hub resolved`: the zone is that for which the hub answers, where none is given.
+fn register_names(zone: Option<Zone>, state: &Path) -> Result<(), Failure> {
     let status: Status = ask(state, &Request::Status { after: None })?;
     let subnets = Subnets::new(&status.subnets).map_err(|error| error.to_string())?;
     let own: Vec<IpNetwork> = subnets.hub().collect();
-    let zone = match zone {
-        Some(zone) => zone,
-        None => in_force(flags, true)?.one("zone", values::any)?.unwrap_or_default(),
+    let its_own = status.zone.as_deref().map(values::any).transpose()?;
+    let Some(zone) = zone.or(its_own) else {
+        return Err(AskError::Refused("the hub answers for no names: start it with --dns".to_owned()).into());
     };
     say(&resolved::register(&status.device, &own, &zone).map_err(AskError::Refused)?);
     Ok(())

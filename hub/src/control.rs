@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use common::packet::drops::Drops;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -17,6 +16,9 @@ use crate::lan::members::{Access, Change, Member, Members, Outcome};
 use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::saving::Renumbered;
+use crate::totals::{Totals, by_label};
+
+pub use crate::totals::Traffic;
 
 mod hubs;
 mod rules;
@@ -159,6 +161,8 @@ pub struct About {
     pub device: String,
     /// When the hub started.
     pub started_at: Instant,
+    /// The same in Unix seconds.
+    pub started_unix: u64,
 }
 
 impl About {
@@ -178,6 +182,9 @@ pub struct Status {
     pub version: String,
     /// For how long it has run.
     pub up_seconds: u64,
+    /// When it started, in Unix seconds.
+    #[serde(default)]
+    pub started_unix: u64,
     /// Where it listens.
     pub listening: Vec<SocketAddr>,
     /// Its device.
@@ -217,8 +224,14 @@ pub struct Status {
     /// What the kernel does not have as it should be, and why; a line each.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// The zone of names that it answers for, if it does.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// Packets of the hub itself that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// What happened since it started.
+    #[serde(default)]
+    pub totals: Totals,
     /// Members by name: of one page, or all of them once a command has put the pages together.
     pub members: Vec<MemberStatus>,
 }
@@ -263,15 +276,6 @@ pub struct LinkStatus {
     pub queue_bytes: usize,
     /// Packets from it and to it that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
-}
-
-/// Packets and bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
 }
 
 /// An invite that was made.
@@ -403,10 +407,18 @@ pub struct Reloaded {
 
 /// The status with the page of members behind a name.
 pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) -> Status {
+    let page = core.members().after(after).take(PAGE);
+    let members = page.map(|member| member_status(core, member, now)).collect();
+    Status { members, ..head(core, about, now) }
+}
+
+/// The status without members.
+pub fn head(core: &Core, about: &About, now: Instant) -> Status {
     let members = core.members();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         up_seconds: now.saturating_duration_since(about.started_at).as_secs(),
+        started_unix: about.started_unix,
         listening: about.listening.clone(),
         device: about.device.clone(),
         mtu: core.lan().mtu,
@@ -424,8 +436,10 @@ pub fn status(core: &Core, about: &About, after: Option<&Name>, now: Instant) ->
         rules: rule_count(core),
         trouble: core.trouble().map(str::to_owned),
         problems: Vec::new(),
-        drops: drops(core.drops()),
-        members: members.after(after).take(PAGE).map(|member| member_status(core, member, now)).collect(),
+        zone: None,
+        drops: by_label(core.drops()),
+        totals: core.tally().into(),
+        members: Vec::new(),
     }
 }
 
@@ -504,15 +518,14 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
     let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
     let link = member.session.and_then(|session| core.link(session)).map(|link| {
         let (received, sent) = link.tunnel.traffic();
-        let traffic = |way: common::wire::tunnel::Traffic| Traffic { packets: way.packets, bytes: way.bytes };
         LinkStatus {
             seconds: link.joined_at.map_or(0, ago),
             source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),
             round_trip_ms: link.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-            received: traffic(received),
-            sent: traffic(sent),
+            received: received.into(),
+            sent: sent.into(),
             queue_bytes: link.tunnel.queue().bytes(),
-            drops: drops(&link.drops),
+            drops: by_label(&link.drops),
         }
     });
     MemberStatus {
@@ -525,8 +538,4 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,
     }
-}
-
-fn drops(drops: &Drops) -> BTreeMap<String, u64> {
-    drops.iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect()
 }

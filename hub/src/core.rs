@@ -29,6 +29,7 @@ use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
 use crate::lan::rules::Rules;
 use crate::lan::saving::{Fingerprint, Saving};
+use crate::switch::tally::Tally;
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
 mod access;
@@ -382,6 +383,11 @@ impl Core {
     /// Links whose other end is not authenticated yet.
     pub fn half_open(&self) -> usize {
         self.switch.half_open().saturating_sub(self.admission.pending.len())
+    }
+
+    /// What happened since the start.
+    pub fn tally(&self) -> Tally {
+        self.switch.tally()
     }
 
     /// Packets from the hub's own kernel, and to it, that were dropped.

@@ -1,7 +1,7 @@
 //! The hub: members, routing, and the one event loop that serves them.
 //!
 //! `core` is the hub without its sockets, files and device: `switch` forwards packets, `lan` holds members, invites and
-//! routes, and `effect` is its output. `logbook`, `control` and `report` are logs, commands and their texts; `options` and
+//! routes, and `effect` is its output. `logbook`, `control`, `totals`, `report` and `metrics` are logs, commands and their texts; `options` and
 //! `advice` are settings and error texts. All of these are pure; `server` owns the sockets, the files and the device.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
@@ -12,7 +12,9 @@ pub mod effect;
 pub mod ids;
 pub mod lan;
 pub mod logbook;
+pub mod metrics;
 pub mod options;
 pub mod report;
 pub mod server;
 pub mod switch;
+pub mod totals;

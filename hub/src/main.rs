@@ -64,6 +64,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         subnets: options.subnets,
         listen: options.listen.into_iter().map(address).collect(),
         icmp: options.icmp,
+        metrics: options.metrics,
         tls: options.tls,
         tun: options.tun,
         mtu: options.mtu,

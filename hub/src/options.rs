@@ -1,5 +1,6 @@
 //! What `hub` can be told on its command line, in its environment and in its file. Pure.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use common::node::args::{Command, Program, Setting};
@@ -56,6 +57,11 @@ pub static PROGRAM: Program = Program {
             "TLS certificate (PEM, with its issuers), for spokes with --hub wss://HOST; read again by `hub reload`",
         ),
         Setting::one("tls-key", "FILE", "the certificate's key (PEM)"),
+        Setting::one(
+            "metrics",
+            "[ADDR:]PORT",
+            "serve metrics for Prometheus, http://ADDR:PORT/metrics; a port alone is on 127.0.0.1",
+        ),
         Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
         Setting::one(
@@ -84,6 +90,15 @@ pub static PROGRAM: Program = Program {
             help: "shows who is on the LAN, and how the links are",
             operands: "",
             settings: &[],
+        },
+        Command {
+            name: "metrics",
+            help: "prints metrics for Prometheus, in its text format",
+            operands: "",
+            settings: &[
+                Setting::switch("members", "those of each member, too"),
+                Setting::switch("rules", "those of each access rule, too"),
+            ],
         },
         Command {
             name: "invite",
@@ -220,6 +235,8 @@ pub struct Options {
     pub listen: Vec<Listen>,
     /// Whether tunnels in pings are served.
     pub icmp: bool,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
     /// The device's name.
@@ -247,8 +264,10 @@ impl Options {
         let prefixes = settings.many("subnet", values::subnet)?;
         let routes = settings.many("route", values::prefix)?;
         values::refuse_host_bits("--route", &routes)?;
+        let subnets = Subnets::new(&prefixes).map_err(|error| error.to_string())?;
         Ok(Options {
-            subnets: Subnets::new(&prefixes).map_err(|error| error.to_string())?,
+            subnets,
+            metrics: metrics(settings, &subnets)?,
             listen: listen(settings)?,
             icmp: settings.switch("icmp")?,
             tls: tls(settings)?,
@@ -263,11 +282,12 @@ impl Options {
     }
 }
 
-/// Each place once; none where that is the default.
+/// Each place once, and none that another one includes; none where that is the default.
 fn listen(settings: &Settings) -> Result<Vec<Listen>, String> {
-    let mut places = Vec::new();
+    let mut places: Vec<Listen> = Vec::new();
     for place in settings.many("listen", values::listen)? {
-        if !places.contains(&place) {
+        if !places.iter().any(|other| other.includes(&place)) {
+            places.retain(|other| !place.includes(other));
             places.push(place);
         }
     }
@@ -275,6 +295,37 @@ fn listen(settings: &Settings) -> Result<Vec<Listen>, String> {
         return Err(format!("a hub listens in at most {MAX_LISTEN} places"));
     }
     Ok(if places == [Listen::Port(DEFAULT_PORT)] { Vec::new() } else { places })
+}
+
+/// One address that the internet does not reach: whoever reaches it is told.
+fn metrics(settings: &Settings, subnets: &Subnets) -> Result<Option<SocketAddr>, String> {
+    let place = |text: &str| {
+        let at = match values::listen(text)? {
+            Listen::Port(port) if text.starts_with('*') => (Ipv6Addr::UNSPECIFIED, port).into(),
+            Listen::Port(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            Listen::Address(at) => at,
+        };
+        if is_private(at.ip()) || subnets.iter().any(|subnet| subnet.contains(at.ip())) {
+            return Ok(at);
+        }
+        let (what, port) =
+            (if at.ip().is_unspecified() { "all addresses" } else { "the internet" }, at.port());
+        Err(format!(
+            "metrics are not for {what}: give one address of this machine or of a private network, such as \
+             127.0.0.1:{port}"
+        ))
+    };
+    settings.one("metrics", place)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
 }
 
 fn tls(settings: &Settings) -> Result<Option<TlsFiles>, String> {
@@ -319,6 +370,18 @@ mod tests {
         assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
         assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
         assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
+        for (places, kept) in [
+            ("0.0.0.0:443 [::]:443", &["[::]:443"][..]),
+            ("[::]:443 0.0.0.0:443 192.0.2.1:443 [::1]:443", &["[::]:443"]),
+            ("127.0.0.1:443 [::1]:443 0.0.0.0:443", &["[::1]:443", "0.0.0.0:443"]),
+            ("127.0.0.1:443 [::]:443 443 127.0.0.1:80", &["443", "127.0.0.1:80"]),
+            ("127.0.0.1:443 127.0.0.2:443", &["127.0.0.1:443", "127.0.0.2:443"]),
+        ] {
+            let line = places.replace(' ', " --listen ");
+            let options = read(&format!("--subnet 10.0.0.0/24 --listen {line}")).unwrap();
+            let kept: Vec<Listen> = kept.iter().map(|place| values::listen(place).unwrap()).collect();
+            assert_eq!(options.listen, kept, "{places}");
+        }
         assert!(!options.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().icmp);
         let options = read(
             "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
@@ -333,6 +396,35 @@ mod tests {
         );
         assert_eq!(options.listen.len(), 3, "{:?}", options.listen);
         assert_eq!(options.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
+    }
+
+    #[test]
+    fn metrics_are_served_on_one_private_address() {
+        let read = |at: &str| read(&format!("--subnet 198.18.5.0/24 --metrics {at}"));
+        for (at, address) in [
+            ("9678", "127.0.0.1:9678"),
+            (":9678", "127.0.0.1:9678"),
+            ("[::1]:9678", "[::1]:9678"),
+            ("192.168.1.5:9678", "192.168.1.5:9678"),
+            ("100.64.0.9:9678", "100.64.0.9:9678"),
+            ("[fd00::7]:9678", "[fd00::7]:9678"),
+            // The hub's own on the LAN, whatever that is.
+            ("198.18.5.1:9678", "198.18.5.1:9678"),
+        ] {
+            assert_eq!(read(at).unwrap().metrics, Some(address.parse().unwrap()), "{at}");
+        }
+        for at in ["*:9678", "0.0.0.0:9678", "[::]:9678"] {
+            assert_eq!(
+                read(at).unwrap_err(),
+                format!(
+                    "--metrics {at}: metrics are not for all addresses: give one address of this machine or of a \
+                     private network, such as 127.0.0.1:9678"
+                )
+            );
+        }
+        for at in ["203.0.113.5:9678", "[2001:db8::1]:9678", "198.18.6.1:9678"] {
+            assert!(read(at).unwrap_err().contains("metrics are not for the internet"), "{at}");
+        }
     }
 
     #[test]

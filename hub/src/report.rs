@@ -331,6 +331,7 @@ mod tests {
 
     use super::*;
     use crate::control::LinkStatus;
+    use crate::totals::Totals;
 
     fn member(name: &str, ip: &str) -> MemberStatus {
         MemberStatus {
@@ -362,6 +363,7 @@ mod tests {
         let report = status(&Status {
             version: "1.2.3".to_owned(),
             up_seconds: 60,
+            started_unix: 1_700_000_000,
             listening: vec!["[::]:5678".parse().unwrap()],
             device: "hub0".to_owned(),
             mtu: 1_500,
@@ -379,7 +381,9 @@ mod tests {
             rules: None,
             trouble: None,
             problems: vec![],
+            zone: None,
             drops: BTreeMap::new(),
+            totals: Totals::default(),
             members: vec![online, away],
         });
         let lines: Vec<&str> = report.lines().collect();

@@ -48,6 +48,7 @@ mod links;
 mod listener;
 mod machine;
 mod requester;
+mod scrape;
 mod store;
 
 use certificate::Certificate;
@@ -56,6 +57,7 @@ use links::{Links, Pinged};
 use listener::{Accepted, Listener};
 use machine::Machine;
 use requester::Asked;
+use scrape::Scrapes;
 use store::Store;
 
 const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
@@ -78,6 +80,7 @@ pub struct Server {
     machine: Machine,
     signals: Signals,
     name_server: Option<NameServer>,
+    scrapes: Option<Scrapes>,
     control: Option<ControlSocket>,
     requests: Requests,
     about: About,
@@ -151,9 +154,12 @@ impl Server {
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
         let name_server =
             config.zone.clone().map(|zone| open_names(zone, &core, &events, clock.now)).transpose()?;
+        let scrapes = config
+            .metrics
+            .map(|at| Scrapes::open(at, events.registry()).map_err(|error| Error::Metrics(at, error)));
         let state = store.state().path();
         let device = machine.tun.name().to_owned();
-        let about = About { listening, device, started_at: clock.now };
+        let about = About { listening, device, started_at: clock.now, started_unix: clock.unix_time };
         let mut server = Server {
             core,
             logbook: Logbook::new(report::named_ports(&about.ports()), state.display().to_string()),
@@ -164,6 +170,7 @@ impl Server {
             control: ControlSocket::open(state, events.registry(), "`hub status` and other commands"),
             requests: Requests::default(),
             name_server,
+            scrapes: scrapes.transpose()?,
             about,
             service: ServiceManager::connect(clock.now),
             machine,
@@ -196,6 +203,9 @@ impl Server {
         info!("listening on {places}; the LAN is {subnets}, on the device {device}");
         if self.links.serves_pings() {
             info!("listening for pings, too: spoke --hub icmp://HOST");
+        }
+        if let Some(at) = self.scrapes.as_ref().and_then(Scrapes::address) {
+            info!("metrics at http://{at}/metrics");
         }
         let tcp_port = listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
         info!("to join: spoke --hub HOST:{tcp_port} --hub-key {key}");
@@ -248,6 +258,7 @@ impl Server {
                             names.serve(socket, &self.core, &mut self.events, now);
                         }
                     }
+                    Source::Metrics(number) => self.serve_metrics(number, now),
                     Source::Waker => self.take_done(now),
                     Source::Kernel => self.read_announcements(),
                     // Spokes have these.
@@ -287,6 +298,7 @@ impl Server {
             control,
             machine,
             self.name_server.as_ref().and_then(NameServer::deadline),
+            self.scrapes.as_ref().and_then(Scrapes::deadline),
         ];
         let listeners = self.listeners.iter().map(Listener::deadline);
         deadlines.into_iter().chain(listeners).flatten().min()
@@ -303,6 +315,9 @@ impl Server {
         }
         if let Some(names) = &mut self.name_server {
             names.handle_timeout(self.events.registry(), now);
+        }
+        if let Some(scrapes) = &mut self.scrapes {
+            scrapes.handle_timeout(now);
         }
         self.service.handle_timeout(now);
         self.links.handle_timeouts(now).into_iter().for_each(|session| self.core.mark_dirty(session));

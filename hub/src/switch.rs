@@ -29,6 +29,7 @@ use crate::switch::budget::Budget;
 use crate::switch::filter::Filter;
 use crate::switch::gate::{Admittance, Gate, TurnedAway};
 use crate::switch::limits::AllLimits;
+use crate::switch::tally::Tally;
 
 mod asked;
 mod budget;
@@ -37,6 +38,7 @@ mod forward;
 pub mod gate;
 mod limits;
 pub mod router;
+pub mod tally;
 
 pub use asked::Asked;
 
@@ -115,10 +117,18 @@ pub struct Switch {
     /// The hub's own kernel.
     port: Port,
     policing: Policing,
-    /// Sessions that may have something to write.
-    dirty: Vec<SessionId>,
+    /// Of links that are there, only what is counted when they come.
+    tally: Tally,
+    sending: Sending,
     ended: Vec<SessionId>,
-    /// Sessions that are held back, by what they wait for.
+}
+
+/// Sessions with something to send.
+#[derive(Default)]
+struct Sending {
+    /// Those that may have something to write.
+    dirty: Vec<SessionId>,
+    /// Those that are held back, by what they wait for.
     held: VecDeque<(Version, SessionId)>,
 }
 
@@ -159,9 +169,9 @@ impl Switch {
             flow_seed,
             port: Port::default(),
             policing: Policing::default(),
-            dirty: Vec::new(),
+            tally: Tally::default(),
+            sending: Sending::default(),
             ended: Vec::new(),
-            held: VecDeque::new(),
         }
     }
 
@@ -197,8 +207,12 @@ impl Switch {
         match self.gate.admit(source.ip(), now) {
             Admittance::Admit => {}
             Admittance::Replace(session) => self.end(session, End::Evicted),
-            Admittance::Refuse(why) => return Err(why),
+            Admittance::Refuse(why) => {
+                self.tally.turned_away(why);
+                return Err(why);
+            }
         }
+        self.tally.connections += 1;
         let tunnel = Tunnel::hub(key, ephemeral, now);
         let deadline = tunnel.deadline();
         let session = SessionId::new(self.sessions.insert(Session {
@@ -237,12 +251,13 @@ impl Switch {
         hold: Option<Version>,
         now: Instant,
     ) {
+        self.tally.joins += 1;
         let entry = &mut self.sessions[session.index()];
         entry.member = Some(id);
         entry.joined_at = Some(now);
         entry.mtu = mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.mtu);
         entry.hold = hold;
-        self.held.extend(hold.map(|version| (version, session)));
+        self.sending.held.extend(hold.map(|version| (version, session)));
         let source = entry.source;
         if let Err(error) = entry.tunnel.welcome(welcome, now) {
             self.end(session, End::Tunnel(error));
@@ -264,6 +279,7 @@ impl Switch {
 
     /// Refuses a session's join request, and ends it.
     pub fn refuse(&mut self, session: SessionId, reason: Refusal, text: String) {
+        self.tally.refused(reason);
         // It has only just begun: there is room for one frame.
         let _ = self.sessions[session.index()].tunnel.refuse(reason, text);
         self.end(session, End::Refused);
@@ -272,6 +288,9 @@ impl Switch {
     /// Sends a goodbye to a session, and ends it.
     pub fn dismiss(&mut self, session: SessionId, farewell: Farewell, why: End) {
         if self.is_live(session) {
+            if farewell == Farewell::TooOften {
+                self.tally.put_off();
+            }
             // A tunnel whose send buffer is too full for a goodbye is closed all the same.
             let _ = self.sessions[session.index()].tunnel.bye(farewell);
             self.end(session, why);
@@ -310,15 +329,13 @@ impl Switch {
             Some(_) => self.gate.left(source, now),
             None => self.gate.failed(source, session, now),
         }
+        self.tally.add_link(&entry.tunnel, &entry.port.drops);
         entry.tunnel.close(&mut self.buffers.pool);
         self.buffers.budget.set(session, 0);
-        Some(Ended {
-            session,
-            member: entry.member,
-            source: entry.source,
-            is_proved: entry.tunnel.remote().is_some(),
-            end: entry.end.unwrap_or(End::Farewell("it ended")),
-        })
+        let is_proved = entry.tunnel.remote().is_some();
+        let end = entry.end.unwrap_or(End::Farewell("it ended"));
+        self.tally.ended(entry.member.is_some(), is_proved, &end);
+        Some(Ended { session, member: entry.member, source: entry.source, is_proved, end })
     }
 
     /// Puts access rules in force, or lets everything pass.
@@ -359,6 +376,17 @@ impl Switch {
             tunnel: &session.tunnel,
             drops,
         })
+    }
+
+    /// What happened since the start.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.tally.clone();
+        tally.drops.add_all(&self.port.drops);
+        for (_, Session { tunnel, port, .. }) in &self.sessions {
+            tally.add_link(tunnel, &port.drops);
+            tally.queue_bytes += tunnel.queue().bytes();
+        }
+        tally
     }
 
     /// Links whose other end is not authenticated yet.
@@ -465,8 +493,10 @@ impl Switch {
 
     /// Releases the sessions that waited for states of the list of members that are settled now.
     pub fn release(&mut self, is_settled: impl Fn(Version) -> bool) {
-        while let Some(&(version, session)) = self.held.front().filter(|(version, _)| is_settled(*version)) {
-            self.held.pop_front();
+        while let Some(&(version, session)) =
+            self.sending.held.front().filter(|(version, _)| is_settled(*version))
+        {
+            self.sending.held.pop_front();
             // The id may be another's by now.
             let entry = self.sessions.get_mut(session.index());
             if let Some(entry) = entry.filter(|entry| entry.hold == Some(version)) {
@@ -481,19 +511,19 @@ impl Switch {
         let Some(entry) = self.sessions.get_mut(session.index()) else { return };
         if !entry.dirty {
             entry.dirty = true;
-            self.dirty.push(session);
+            self.sending.dirty.push(session);
         }
     }
 
     /// Whether there are sessions to flush.
     pub fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.sending.dirty.is_empty()
     }
 
     /// Moves the sessions to flush into `sessions`, which must be empty.
     pub fn take_dirty(&mut self, sessions: &mut Vec<SessionId>) {
         debug_assert!(sessions.is_empty());
-        std::mem::swap(&mut self.dirty, sessions);
+        std::mem::swap(&mut self.sending.dirty, sessions);
         for session in &*sessions {
             if let Some(entry) = self.sessions.get_mut(session.index()) {
                 entry.dirty = false;

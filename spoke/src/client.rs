@@ -248,7 +248,7 @@ impl Client {
                     Source::Dial(number) => self.serve_link(number, ready, now),
                     Source::Ping(_) => self.serve_pings(ready, now),
                     // Hubs have these.
-                    Source::Reload | Source::Listener(_) | Source::Link(_) => {}
+                    Source::Reload | Source::Listener(_) | Source::Metrics(_) | Source::Link(_) => {}
                 }
                 self.carry_out(now)?;
             }
@@ -413,6 +413,7 @@ impl Client {
                 status.problems.extend(self.machine.problems());
                 let names = self.names.iter().flat_map(|(server, _)| server.problems());
                 status.problems.extend(names.cloned());
+                status.zone = self.names.as_ref().map(|(server, _)| server.zone().to_string());
                 encode(Ok(status))
             }
             Ok(Request::Members { after }) => return self.uplink.ask_members(ticket, after, now),

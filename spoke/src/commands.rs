@@ -9,6 +9,7 @@ use common::node::args::{Command, Flags};
 use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
+use common::node::metrics as exposition;
 use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::state;
@@ -17,7 +18,7 @@ use common::wire::name::Name;
 use spoke::check::{self, show};
 use spoke::control::{MAX_MEMBERS, MemberStatus, Page, Request, Status, before};
 use spoke::options::{self, DEFAULT_STATE, PROGRAM};
-use spoke::report;
+use spoke::{metrics, report};
 
 use crate::{CONFIG_FILES, ways};
 
@@ -69,6 +70,7 @@ fn answer(command: &Command, mut flags: Flags, words: &[String]) -> Result<bool,
     let state = options::state(&settings)?;
     match command.name {
         "status" => Ok(show_status(state, json)?),
+        "metrics" => Ok(show_metrics(state, json)?),
         "resolve" => {
             let operand = words.first().map_or("", String::as_str);
             let name: Name = operand.parse().map_err(|error| format!("{operand:?}: {error}"))?;
@@ -121,12 +123,15 @@ fn key(state: &Path, json: bool) -> Result<bool, Failure> {
 
 /// `spoke resolved`, of each spoke that runs.
 fn register_names(settings: &Settings, state: Option<PathBuf>) -> Result<bool, Failure> {
-    let zone: Zone = settings.one("zone", values::any)?.unwrap_or_default();
+    let given: Option<Zone> = settings.one("zone", values::any)?;
     for (_, status) in running(state)? {
-        let done = if status.addresses.is_empty() {
-            Err(format!("{} has no address yet: it is not on the LAN", status.device))
-        } else {
-            resolved::register(&status.device, &status.addresses, &zone)
+        let own = status.zone.as_deref().map(values::any).transpose()?;
+        let done = match given.clone().or(own) {
+            _ if status.addresses.is_empty() => {
+                Err(format!("{} has no address yet: it is not on the LAN", status.device))
+            }
+            Some(zone) => resolved::register(&status.device, &status.addresses, &zone),
+            None => Err(format!("the spoke on {} answers for no names: start it with --dns", status.device)),
         };
         say(&done.map_err(AskError::Refused)?);
     }
@@ -155,6 +160,18 @@ fn show_status(state: Option<PathBuf>, json: bool) -> Result<bool, AskError> {
             text.push_str(&format!("\nthe members are not known: {error}\n"));
         }
     }
+    print(&text).map_err(AskError::Print)?;
+    Ok(true)
+}
+
+/// `spoke metrics`; with `--json` one metric a line.
+fn show_metrics(state: Option<PathBuf>, json: bool) -> Result<bool, AskError> {
+    let spokes: Vec<Status> = running(state)?.into_iter().map(|(_, status)| status).collect();
+    let metrics = metrics::metrics(&spokes);
+    let text = match json {
+        true => metrics.iter().map(to_json).collect(),
+        false => exposition::text(&metrics),
+    };
     print(&text).map_err(AskError::Print)?;
     Ok(true)
 }

@@ -74,6 +74,9 @@ pub struct Status {
     /// What the kernel does not have as it should be, and why; a line each.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// The zone of names that it answers for, if it does.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// The link, while this spoke is on the LAN.
     pub link: Option<LinkStatus>,
     /// Packets that were dropped since the spoke started, by reason.

@@ -105,6 +105,12 @@ pub static PROGRAM: Program = Program {
             settings: &[],
         },
         Command {
+            name: "metrics",
+            help: "prints metrics for Prometheus, in its text format",
+            operands: "",
+            settings: &[],
+        },
+        Command {
             name: "check",
             help: "tries each way to the hub without joining, and says what is in the way and what to do",
             operands: "",

@@ -154,6 +154,7 @@ mod tests {
             off_seconds: Some(7),
             trouble: Some("cannot reach it\u{1b}[31m".to_owned()),
             problems: vec![],
+            zone: None,
             link: None,
             drops: BTreeMap::new(),
             members: vec![],

@@ -51,7 +51,7 @@ pub(crate) use probe::{
 };
 pub(crate) use process::Process;
 pub(crate) use said::{Said, ask_hub, ask_spoke, run};
-pub(crate) use tool::{await_true, is_missing, wait_for_port};
+pub(crate) use tool::{await_true, is_missing, long_or, wait_for_port};
 
 /// What went wrong, as sentences. `Debug` prints them plainly, so that `unwrap` in a test can be read.
 pub(crate) struct Failure(String);

@@ -1,4 +1,4 @@
-//! Programs of others that tests run beside ours.
+//! Programs of others that tests run beside ours, waiting, and how long a test is.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -21,6 +21,11 @@ pub(crate) fn is_missing(program: &str, package: &str) -> bool {
         );
     }
     is_missing
+}
+
+/// The long form's number where `SOAK` is set, else the short one's.
+pub(crate) fn long_or<T>(long: T, short: T) -> T {
+    if std::env::var_os("SOAK").is_some() { long } else { short }
 }
 
 /// Waits for what nobody tells this process of; how long that took.

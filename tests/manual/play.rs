@@ -34,6 +34,7 @@ const COMMANDS: [&str; 21] = [
     "pending",
     "allow",
     "members",
+    "metrics",
     "rename",
     "forget",
     "lock",

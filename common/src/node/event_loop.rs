@@ -27,6 +27,8 @@ pub enum Source {
     Control(u16),
     /// A listening socket, by its number.
     Listener(u16),
+    /// A socket of the metrics' server, by its number.
+    Metrics(u16),
     /// A socket of the name server.
     Names(NameSocket),
     /// A raw socket for pings, by the number of its family.
@@ -73,6 +75,7 @@ impl Source {
             Source::Names(NameSocket::Listener(number)) => (11, number.into()),
             Source::Names(NameSocket::Connection(slot)) => (12, slot.into()),
             Source::Ping(number) => (13, number.into()),
+            Source::Metrics(number) => (14, number.into()),
         };
         debug_assert!(number <= MAX_NUMBER);
         Token((kind << NUMBER_BITS | number) as usize)
@@ -97,6 +100,7 @@ impl Source {
             11 => Source::Names(NameSocket::Listener(u16::try_from(number).ok()?)),
             12 => Source::Names(NameSocket::Connection(u16::try_from(number).ok()?)),
             13 => Source::Ping(u16::try_from(number).ok()?),
+            14 => Source::Metrics(u16::try_from(number).ok()?),
             _ => return None,
         })
     }
@@ -222,6 +226,8 @@ mod tests {
             Source::Control(u16::MAX),
             Source::Listener(0),
             Source::Listener(u16::MAX),
+            Source::Metrics(0),
+            Source::Metrics(u16::MAX),
             Source::Names(NameSocket::Datagram(1)),
             Source::Names(NameSocket::Listener(1)),
             Source::Names(NameSocket::Connection(0)),

@@ -55,6 +55,8 @@ pub enum Error {
     },
     /// The file is a link to one elsewhere, which would be replaced.
     Link(PathBuf),
+    /// The state directory is a link to one that is not there.
+    Dangling(PathBuf, PathBuf),
     /// A file that this program was to keep in step was made by somebody else.
     NotOurs(PathBuf),
     /// The system refused.
@@ -111,6 +113,13 @@ impl fmt::Display for Error {
                  missing; put a file in its place for what this program writes",
                 path.display()
             ),
+            Error::Dangling(path, target) => write!(
+                f,
+                "the state directory {} is a link to {}, which is missing: if it is on another disk, mount that first; else \
+                 make it, or remove the link",
+                path.display(),
+                target.display()
+            ),
             Error::NotOurs(path) => write!(
                 f,
                 "{} was not made by this program, which would replace all that is in it: name a file of its own, \
@@ -162,6 +171,10 @@ pub fn inner(path: &Path) -> PathBuf {
 fn make_directory(path: &Path) -> Result<Metadata, Error> {
     let fail = |tried, error| Error::Io { tried, path: path.to_owned(), error };
     if !path.exists() {
+        // A directory in its place would be another identity.
+        if let Ok(target) = fs::read_link(path) {
+            return Err(Error::Dangling(path.to_owned(), target));
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

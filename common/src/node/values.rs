@@ -132,6 +132,21 @@ pub enum Listen {
     Address(SocketAddr),
 }
 
+impl Listen {
+    /// Whether whoever listens here listens in the other place, too: the IPv6 address for all is for IPv4 as well.
+    pub fn includes(&self, other: &Listen) -> bool {
+        match (self, other) {
+            (Listen::Port(port), Listen::Port(other)) => port == other,
+            (Listen::Port(port), Listen::Address(other)) => *port == other.port(),
+            (Listen::Address(_), Listen::Port(_)) => false,
+            (Listen::Address(own), Listen::Address(other)) => {
+                let is_for_all = own.ip().is_unspecified() && (own.is_ipv6() || other.is_ipv4());
+                own == other || own.port() == other.port() && is_for_all
+            }
+        }
+    }
+}
+
 /// `PORT`, `:PORT`, `*:PORT` or `ADDR:PORT`.
 ///
 /// # Errors

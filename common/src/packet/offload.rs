@@ -9,9 +9,12 @@
 //! comes first, always, and [`check_own`] for what was read from our own TUN: its kernel leaves more open
 //! than the wire carries. What they let pass, [`split_front`], [`complete`], [`segment`] and [`fragment`]
 //! cut without a further question; none of them panics on what it never saw.
+//!
+//! [`joint`] is the inverse of segmentation: it makes super-packets of packets that follow one another.
 
 mod check;
 mod fragment;
+mod join;
 mod own;
 mod split;
 #[cfg(test)]
@@ -22,6 +25,7 @@ mod vnet;
 
 pub use check::{check, segments};
 pub use fragment::fragment;
+pub use join::{Joint, joint};
 pub use own::check_own;
 pub use split::{Features, complete, segment, split_front};
 pub use vnet::{DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};

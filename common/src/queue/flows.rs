@@ -162,6 +162,26 @@ impl FlowTable {
         flow.tail = at;
     }
 
+    /// Lets `grow` append to the last packet of a bucket, if that was queued at `since`: by how many bytes it grew, if
+    /// it did, and by how much its cost.
+    pub(crate) fn grow_tail(
+        &mut self,
+        bucket: u16,
+        since: u64,
+        grow: impl FnOnce(&mut Buf) -> Option<usize>,
+    ) -> Option<(usize, usize)> {
+        let id = usize::from(self.buckets[usize::from(bucket)]);
+        let flow = self.flows.get_mut(id)?;
+        let node = self.nodes.get_mut(flow.tail as usize).filter(|node| node.since == since)?;
+        let packet = node.packet.as_mut()?;
+        let before = FlowTable::cost(packet);
+        let added = grow(packet)?;
+        let cost = FlowTable::cost(packet) - before;
+        flow.bytes += added;
+        self.costs[id] += cost as u32;
+        Some((added, cost))
+    }
+
     /// The first packet of a flow, and when it was queued.
     pub(crate) fn head(&mut self, id: FlowId) -> Option<(&mut Buf, u64)> {
         let node = self.nodes.get_mut(self.flows[usize::from(id)].head as usize)?;

@@ -86,15 +86,20 @@ impl Queue {
         self.law = Law::with_round_trip(u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Queues a packet (virtio-net header, then IP) of the flow with this hash.
+    /// Queues a packet (virtio-net header, then IP) of the flow with this hash. It becomes part of a super-packet where
+    /// the flow's last packet was queued at the same `now` and [it follows that one](offload::joint).
     ///
     /// The cap is on memory: what buffers occupy, not what they contain. Above it, packets of the
     /// flow that occupies most are dropped, the oldest first.
     pub fn push(&mut self, packet: Buf, flow: u32, now: Instant, pool: &mut Pool) {
+        let (bucket, since) = (FlowTable::bucket(flow), self.time(now));
+        if self.join(&packet, bucket, since, pool) {
+            return pool.give(packet);
+        }
         self.cost += FlowTable::cost(&packet);
         self.bytes += packet.len();
         self.packets += 1;
-        let waiting = Queued { packet, bucket: FlowTable::bucket(flow), since: self.time(now) };
+        let waiting = Queued { packet, bucket, since };
         if self.packets == 1 && self.cost <= self.cap {
             self.lone = Some(waiting);
             return;
@@ -106,6 +111,36 @@ impl Queue {
         if self.cost > self.cap {
             self.shed(pool);
         }
+    }
+
+    /// Appends a packet to the last one of its flow, where both came at the same time and belong together. What waits
+    /// together then costs each one on its way, up to the receiver's kernel, a packet instead of many.
+    ///
+    /// Only then, as CoDel measures by one time how long a packet waited.
+    fn join(&mut self, next: &[u8], bucket: u16, since: u64, pool: &mut Pool) -> bool {
+        let (added, cost) = match (&mut self.lone, &mut self.table) {
+            (Some(lone), _) if lone.bucket == bucket && lone.since == since => {
+                let before = FlowTable::cost(&lone.packet);
+                let Some(added) = append(&mut lone.packet, next, pool) else { return false };
+                (added, FlowTable::cost(&lone.packet) - before)
+            }
+            (None, Some(table)) => {
+                let Some(grown) = table.grow_tail(bucket, since, |tail| append(tail, next, pool)) else {
+                    return false;
+                };
+                grown
+            }
+            (Some(_) | None, _) => return false,
+        };
+        self.bytes += added;
+        self.cost += cost;
+        if self.cost > self.cap {
+            if let Some(lone) = self.lone.take() {
+                self.schedule(lone, pool);
+            }
+            self.shed(pool);
+        }
+        true
     }
 
     /// Puts a packet into the table.
@@ -236,7 +271,7 @@ impl Queue {
         self.cost
     }
 
-    /// Packets dropped so far: [`Reason::QueueFull`] and [`Reason::Delay`].
+    /// Packets dropped so far, each segment of a super-packet counted: [`Reason::QueueFull`] and [`Reason::Delay`].
     pub fn drops(&self) -> Drops {
         let mut drops = Drops::default();
         drops.add_many(Reason::QueueFull, self.drops_full);
@@ -305,7 +340,7 @@ impl Queue {
     pub fn drop_batch(&mut self, pool: &mut Pool) {
         if let Some(lone) = self.lone.take() {
             (self.cost, self.bytes, self.packets) = (0, 0, 0);
-            self.drops_full += 1;
+            self.drops_full += u64::from(offload::segments(&lone.packet));
             return pool.give(lone.packet);
         }
         self.drop_of_fattest(pool);
@@ -332,7 +367,7 @@ impl Queue {
             self.cost -= FlowTable::cost(&packet);
             self.bytes -= packet.len();
             self.packets -= 1;
-            self.drops_full += 1;
+            self.drops_full += u64::from(offload::segments(&packet));
             pool.give(packet);
             if self.cost <= enough {
                 break;
@@ -365,6 +400,21 @@ impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Queue({} packets, {} bytes)", self.packets, self.bytes)
     }
+}
+
+/// Makes `next` the last segment of `packet`, if it follows that; by how many bytes that grows.
+fn append(packet: &mut Buf, next: &[u8], pool: &mut Pool) -> Option<usize> {
+    let joint = offload::joint(packet, next)?;
+    let added = joint.added();
+    if packet.spare().len() < added {
+        let mut grown = pool.take(packet.len() + added);
+        grown.truncate(packet.len());
+        grown.copy_from_slice(packet);
+        pool.give(std::mem::replace(packet, grown));
+    }
+    packet.append(&next[next.len() - added..]);
+    joint.mend(packet);
+    Some(added)
 }
 
 /// Takes the first segment off a super-packet; false if the packet is none.

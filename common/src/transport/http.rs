@@ -75,6 +75,7 @@ impl HeadReader {
         is_whole(parsed.parse(&self.bytes))?;
         Ok(Request {
             method: parsed.method.ok_or(BadHead::NotHttp)?.to_owned(),
+            target: parsed.path.ok_or(BadHead::NotHttp)?.to_owned(),
             is_at_least_1_1: parsed.version.is_some_and(|minor| minor >= 1),
             fields: Fields::new(parsed.headers),
         })
@@ -103,6 +104,8 @@ pub struct Response {
 pub struct Request {
     /// Its method.
     pub method: String,
+    /// What it asks for: a path, with its query.
+    pub target: String,
     /// Whether it is of HTTP/1.1.
     pub is_at_least_1_1: bool,
     /// Its header fields.
@@ -143,6 +146,7 @@ impl Fields {
 /// The standard phrase of a status, of those that a proxy or a web server sends in place of what was asked for.
 pub fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

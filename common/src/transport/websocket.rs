@@ -456,7 +456,7 @@ mod tests {
     fn a_server_that_does_not_agree_is_told_of_in_one_sentence() {
         for (answer, says) in [
             ("404 Not Found\r\n", "404 Not Found for /way: check the path"),
-            ("200 OK\r\n", "answered 200 with a page: no hub is behind /way"),
+            ("200 OK\r\n", "answered 200 OK with a page: no hub is behind /way"),
             ("302 \r\nLocation: http://portal.example/\r\n", "points to http://portal.example/"),
             ("502 x\r\n", "502 Bad Gateway: it cannot reach the hub behind it"),
             ("403 x\r\n", "does not let this machine in"),

@@ -25,13 +25,14 @@ pub(crate) enum Figure {
     CpuHub,
     CpuSender,
     CpuReceiver,
+    CpuHubPacket,
     StoppedShare,
     StoppedGrowth,
 }
 
 impl Figure {
     /// In the order in which they are shown.
-    pub(crate) const ALL: [Figure; 14] = [
+    pub(crate) const ALL: [Figure; 15] = [
         Figure::OneFlow,
         Figure::FourFlows,
         Figure::SmallPackets,
@@ -44,6 +45,7 @@ impl Figure {
         Figure::CpuHub,
         Figure::CpuSender,
         Figure::CpuReceiver,
+        Figure::CpuHubPacket,
         Figure::StoppedShare,
         Figure::StoppedGrowth,
     ];
@@ -62,6 +64,7 @@ impl Figure {
             Figure::CpuHub => "CPU of the hub",
             Figure::CpuSender => "CPU of the sender",
             Figure::CpuReceiver => "CPU of the receiver",
+            Figure::CpuHubPacket => "CPU of the hub, 64-byte UDP",
             Figure::StoppedShare => "one spoke stopped: others keep",
             Figure::StoppedGrowth => "- the hub's memory grows by",
         }
@@ -78,6 +81,7 @@ impl Figure {
             | Figure::NarrowTrip99 => "ms",
             Figure::NarrowFlow => "Mbit/s",
             Figure::CpuHub | Figure::CpuSender | Figure::CpuReceiver => "s/GB",
+            Figure::CpuHubPacket => "µs/packet",
             Figure::StoppedShare => "of their rate",
             Figure::StoppedGrowth => "MiB",
         }
@@ -245,7 +249,11 @@ impl Column {
 
     fn packets(&mut self, running: &Running, times: &Times) -> Result<()> {
         let Some(to) = running.address(1) else { return Ok(()) };
-        self.set(Figure::SmallPackets, small_packets(running, to, times.warm, times.packets)? / 1e3);
+        let found = small_packets(running, to, times.warm, times.packets)?;
+        self.set(Figure::SmallPackets, found.rate / 1e3);
+        if let Some(seconds) = found.hub_seconds {
+            self.set(Figure::CpuHubPacket, seconds * 1e6);
+        }
         Ok(())
     }
 

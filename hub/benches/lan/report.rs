@@ -86,7 +86,8 @@ pub(crate) fn goals(columns: &[Column]) -> String {
     goal("one TCP flow, × the best peer", of_best(Figure::OneFlow), 10.0, true);
     goal("one TCP flow, × the bare relay", of(Figure::OneFlow, "relay"), 0.35, true);
     goal("CPU of the hub, s per GB", own(Figure::CpuHub), 0.9, false);
-    goal("64-byte UDP delivered, × kernel forwarding", of(Figure::SmallPackets, "kernel"), 0.8, true);
+    goal("64-byte UDP delivered, × kernel forwarding", of(Figure::SmallPackets, "kernel"), 0.9, true);
+    goal("64-byte UDP delivered, × the best TCP peer", of_best_tcp(Figure::SmallPackets), 3.0, true);
     goal("idle round trip, × the best TCP peer", of_best_tcp(Figure::IdleTrip), 1.0, false);
     goal("round trip under load, ms", own(Figure::LoadedTrip), 2.0, false);
     goal("round trip under load at 20 Mbit/s, × the bare path", of(Figure::NarrowTrip, "kernel"), 1.5, false);

@@ -61,6 +61,14 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
     System { name: "hub", title: "hub & spoke", kind: Kind::Ours, programs: &[], packages: "", set_up: ours },
     System {
+        name: "softether",
+        title: "SoftEther TCP",
+        kind: Kind::TcpPeer,
+        programs: &["vpnserver", "vpnclient", "vpncmd"],
+        packages: "softether-vpnserver softether-vpnclient softether-vpncmd",
+        set_up: peers::softether,
+    },
+    System {
         name: "openvpn",
         title: "OpenVPN TCP",
         kind: Kind::TcpPeer,
@@ -132,13 +140,9 @@ impl System {
         Ok(running)
     }
 
-    fn require(&self) -> Result<()> {
-        let missing: Vec<_> = self.programs.iter().filter(|name| find(name).is_none()).copied().collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let (missing, packages) = (missing.join(", "), self.packages);
-        Err(Failure::new(format!("{missing} missing; Debian: apt-get install {packages}")))
+    /// Whether its programs are installed.
+    pub(crate) fn require(&self) -> Result<()> {
+        require(self.programs, self.packages)
     }
 }
 
@@ -165,6 +169,15 @@ impl Running {
     pub(crate) fn end(&self, i: usize) -> &Host {
         &self.field.ends[i]
     }
+}
+
+/// Fails where one of these programs is missing, and says which of Debian's packages have them.
+pub(crate) fn require(programs: &[&str], packages: &str) -> Result<()> {
+    let missing: Vec<_> = programs.iter().filter(|name| find(name).is_none()).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} missing; Debian: apt-get install {packages}", missing.join(", "))))
 }
 
 /// A command for a program that is wherever administrators' programs are.
@@ -206,21 +219,35 @@ fn ours(field: Field) -> Result<Running> {
 pub(crate) fn start_ours(field: Field, options: &[&str]) -> Result<Running> {
     require_tun()?;
     let binaries = Binaries::find()?;
+    let hub = start_hub(&binaries, &field, options)?;
+    let ends = (0..field.ends.len())
+        .map(|i| start_spoke(&binaries, &field, i, &format!("{}:5678", Field::hub_address(i)), options))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+}
+
+/// Starts the hub, and waits until it listens.
+pub(crate) fn start_hub(binaries: &Binaries, field: &Field, options: &[&str]) -> Result<Process> {
     let mut command = Command::new(&binaries.hub);
     command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(field.hub.private().join("hub")).args(options);
     let hub = field.hub.spawn("hub", &command)?;
     hub.wait_for_line(HUB_LISTENS, START)?;
-    let mut ends = Vec::new();
-    for (i, host) in field.ends.iter().enumerate() {
-        let mut command = Command::new(&binaries.spoke);
-        command.args(["--hub", &format!("{}:5678", Field::hub_address(i))]);
-        command
-            .args(["--ip", &inner_address(i).to_string(), "--state"])
-            .arg(host.private().join("spoke"))
-            .args(options);
-        let spoke = host.spawn("spoke", &command)?;
-        spoke.wait_for_line(SPOKE_ON_LAN, START)?;
-        ends.push(spoke);
-    }
-    Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
+    Ok(hub)
+}
+
+/// Starts the spoke of end `i`, which is to reach the hub there, and waits until it is on the LAN.
+pub(crate) fn start_spoke(
+    binaries: &Binaries,
+    field: &Field,
+    i: usize,
+    hub: &str,
+    options: &[&str],
+) -> Result<Process> {
+    let host = &field.ends[i];
+    let mut command = Command::new(&binaries.spoke);
+    command.args(["--hub", hub, "--ip", &inner_address(i).to_string(), "--state"]);
+    command.arg(host.private().join("spoke")).args(options);
+    let spoke = host.spawn("spoke", &command)?;
+    spoke.wait_for_line(SPOKE_ON_LAN, START)?;
+    Ok(spoke)
 }

@@ -1,5 +1,7 @@
 //! The traffic that is measured, the same for every system.
 
+#![allow(dead_code, reason = "each benchmark that includes it uses a part of it")]
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::field::Field;
-use crate::house::{Context, Failure, Process, Result, echo_request};
+use crate::house::{Context, Failure, Host, Process, Result, echo_request};
 use crate::systems::{Running, Way, command};
 
 /// Bytes of one write or read: large enough that the ends' system calls are not what is measured.
@@ -34,16 +36,34 @@ pub(crate) struct Flows {
 impl Flows {
     /// Starts `count` flows from end `from` to end `to`.
     pub(crate) fn start(running: &Running, from: usize, to: usize, count: u16) -> Result<Flows> {
-        let received = Arc::new(AtomicU64::new(0));
-        let mut flows = Flows { received, streams: Vec::new(), threads: Vec::new(), relays: Vec::new() };
+        let mut flows = Flows::none();
         for _ in 0..count {
             let (outgoing, incoming) = flows.connect(running, from, to)?;
-            flows.streams.extend([outgoing.try_clone()?, incoming.try_clone()?]);
-            let received = Arc::clone(&flows.received);
-            flows.threads.push(thread::spawn(move || send(outgoing)));
-            flows.threads.push(thread::spawn(move || receive(incoming, &received)));
+            flows.carry(outgoing, incoming)?;
         }
         Ok(flows)
+    }
+
+    /// One flow from a host to another that has this address, past all tunnels.
+    pub(crate) fn between(from: &Host, to: &Host, at: IpAddr) -> Result<Flows> {
+        let listener = to.tcp_listen((at, 0))?;
+        let outgoing = from.tcp_connect(listener.local_addr()?, PATIENCE)?;
+        let mut flows = Flows::none();
+        flows.carry(outgoing, listener.accept().context("accept")?.0)?;
+        Ok(flows)
+    }
+
+    fn none() -> Flows {
+        let received = Arc::new(AtomicU64::new(0));
+        Flows { received, streams: Vec::new(), threads: Vec::new(), relays: Vec::new() }
+    }
+
+    fn carry(&mut self, outgoing: TcpStream, incoming: TcpStream) -> Result<()> {
+        self.streams.extend([outgoing.try_clone()?, incoming.try_clone()?]);
+        let received = Arc::clone(&self.received);
+        self.threads.push(thread::spawn(move || send(outgoing)));
+        self.threads.push(thread::spawn(move || receive(incoming, &received)));
+        Ok(())
     }
 
     /// Bytes that have arrived so far.
@@ -108,8 +128,22 @@ fn receive(mut stream: TcpStream, received: &AtomicU64) {
     }
 }
 
-/// Small UDP packets as fast as one socket can be made to send them: how many arrive a second.
-pub(crate) fn small_packets(running: &Running, to: IpAddr, warm: Duration, time: Duration) -> Result<f64> {
+/// What small packets came to.
+pub(crate) struct SmallPackets {
+    /// How many arrived a second.
+    pub(crate) rate: f64,
+    /// Processor time of the hub for each that arrived, in seconds; `None` where it is the kernel's.
+    pub(crate) hub_seconds: Option<f64>,
+}
+
+/// Small UDP packets as fast as one socket can be made to send them: nothing holds the sender back, as a TUN device takes
+/// what it is given, or drops it.
+pub(crate) fn small_packets(
+    running: &Running,
+    to: IpAddr,
+    warm: Duration,
+    time: Duration,
+) -> Result<SmallPackets> {
     let receiver = running.end(1).udp_bind((to, 0))?;
     // As much as the system allows: the receiving socket is not what is measured.
     SockRef::from(&receiver).set_recv_buffer_size(8 << 20)?;
@@ -133,12 +167,14 @@ pub(crate) fn small_packets(running: &Running, to: IpAddr, warm: Duration, time:
             }
         });
         thread::sleep(warm);
-        let (before, start) = (received.load(Ordering::Relaxed), Instant::now());
+        let hub = || running.hub.as_ref().map(Process::cpu_seconds);
+        let (before, hub_before, start) = (received.load(Ordering::Relaxed), hub(), Instant::now());
         thread::sleep(time);
-        let packets = received.load(Ordering::Relaxed) - before;
-        let rate = packets as f64 / start.elapsed().as_secs_f64();
+        let packets = (received.load(Ordering::Relaxed) - before) as f64;
+        let rate = packets / start.elapsed().as_secs_f64();
+        let hub_seconds = hub().zip(hub_before).map(|(after, before)| (after - before) / packets.max(1.0));
         stop.store(true, Ordering::Relaxed);
-        Ok(rate)
+        Ok(SmallPackets { rate, hub_seconds })
     })
 }
 

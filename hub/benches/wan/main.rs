@@ -34,7 +34,7 @@ use field::Field;
 use house::line::{self, Emulator, Line};
 use house::{Context, Failure, Host, Result};
 use programs::median;
-use systems::{Running, SYSTEMS, start_ours};
+use systems::{Running, SYSTEMS, System, start_ours};
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
 
 /// Between pings: they are no load on the narrowest line.
@@ -70,51 +70,61 @@ struct Course {
     line: Line,
     /// Whether the first seconds count too.
     from_start: bool,
-    /// Throughput, as a multiple of that of bare TCP with this congestion control.
-    reach: (f64, &'static str),
-    /// The mean round trip under bulk, as a multiple of the idle one.
-    wait: f64,
+    goal: Goal,
+}
+
+/// What is to be reached.
+enum Goal {
+    Alone {
+        /// Throughput, as a multiple of that of bare TCP with this congestion control.
+        share: (f64, &'static str),
+        /// The mean round trip under bulk, as a multiple of the idle one.
+        wait: f64,
+    },
+    /// A bare flow with cubic, between the far end and the hub, keeps this share of the line.
+    Beside(f64),
 }
 
 const fn long_line(ms: u64, megabits: f64, percent_lost: f64) -> Line {
     Line { round_trip: Duration::from_millis(ms), megabits, percent_lost }
 }
 
-const COURSES: [Course; 5] = [
+const COURSES: [Course; 6] = [
     Course {
         title: "40 ms, 100 Mbit/s",
         line: long_line(40, 100.0, 0.0),
         from_start: false,
-        reach: (0.93, "bare cubic"),
-        wait: 1.25,
+        goal: Goal::Alone { share: (0.93, "bare cubic"), wait: 1.25 },
     },
     Course {
         title: "100 ms, 50 Mbit/s, from the start",
         line: long_line(100, 50.0, 0.0),
         from_start: true,
-        reach: (0.93, "bare cubic"),
-        wait: 1.25,
+        goal: Goal::Alone { share: (0.93, "bare cubic"), wait: 1.25 },
     },
     Course {
         title: "40 ms, 100 Mbit/s, 1 % lost",
         line: long_line(40, 100.0, 1.0),
         from_start: false,
-        reach: (0.85, "bare bbr"),
-        wait: 1.5,
+        goal: Goal::Alone { share: (0.85, "bare bbr"), wait: 1.5 },
     },
     Course {
         title: "100 ms, 50 Mbit/s, 0.1 % lost",
         line: long_line(100, 50.0, 0.1),
         from_start: false,
-        reach: (0.85, "bare bbr"),
-        wait: 1.25,
+        goal: Goal::Alone { share: (0.85, "bare bbr"), wait: 1.25 },
     },
     Course {
         title: "200 ms, 20 Mbit/s, 3 % lost",
         line: long_line(200, 20.0, 3.0),
         from_start: false,
-        reach: (0.7, "bare bbr"),
-        wait: 1.75,
+        goal: Goal::Alone { share: (0.7, "bare bbr"), wait: 1.75 },
+    },
+    Course {
+        title: "40 ms, 100 Mbit/s, beside a bare cubic flow",
+        line: long_line(40, 100.0, 0.0),
+        from_start: false,
+        goal: Goal::Beside(0.35),
     },
 ];
 
@@ -124,7 +134,7 @@ struct Contender {
     start: fn(Field) -> Result<Running>,
 }
 
-const CONTENDERS: [Contender; 8] = [
+const CONTENDERS: [Contender; 9] = [
     Contender { name: "bare cubic", start: |field| known("kernel", field) },
     Contender {
         name: "bare bbr",
@@ -136,6 +146,14 @@ const CONTENDERS: [Contender; 8] = [
     Contender { name: "hub", start: |field| start_ours(field, &[]) },
     Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"]) },
     Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"]) },
+    Contender {
+        name: "softether",
+        start: |field| {
+            system("softether")?.require()?;
+            // A segment that is lost holds up one connection of eight.
+            peers::softether_by(field, 8)
+        },
+    },
     Contender { name: "openvpn", start: |field| known("openvpn", field) },
     Contender { name: "tinc", start: |field| known("tinc", field) },
     Contender { name: "wireguard-go", start: |field| known("wireguard-go", field) },
@@ -143,8 +161,12 @@ const CONTENDERS: [Contender; 8] = [
 
 /// One of the systems of the benchmark `lan`.
 fn known(name: &str, field: Field) -> Result<Running> {
+    system(name)?.start_on(field)
+}
+
+fn system(name: &str) -> Result<&'static System> {
     let system = SYSTEMS.iter().find(|system| system.name == name);
-    system.ok_or_else(|| Failure::new(format!("no system is called {name}")))?.start_on(field)
+    system.ok_or_else(|| Failure::new(format!("no system is called {name}")))
 }
 
 fn choose_congestion(host: &Host, name: &'static str) -> Result<()> {
@@ -161,7 +183,8 @@ fn run(options: &Options) -> Result<()> {
     let is_chosen = |of: &Option<String>, name: &str| {
         of.as_ref().is_none_or(|of| of.split(',').any(|chosen| chosen.trim() == name))
     };
-    let mut csv = "line,system,turn,direction,mbit_per_s,ping_mean_ms,ping_99_ms,idle_ms\n".to_owned();
+    let mut csv = "line,system,turn,direction,mbit_per_s,beside_mbit_per_s,ping_mean_ms,ping_99_ms,idle_ms\n"
+        .to_owned();
     for (number, course) in COURSES.iter().enumerate() {
         if !is_chosen(&options.lines, &(number + 1).to_string()) {
             continue;
@@ -202,6 +225,8 @@ struct Measured {
 #[derive(Clone, Copy)]
 struct Way {
     megabits: f64,
+    /// Of the bare flow, where there is one.
+    beside: f64,
     mean_ms: f64,
     p99_ms: f64,
 }
@@ -229,15 +254,23 @@ fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
 }
 
 fn one_way(running: &Running, ping: IpAddr, course: &Course, (from, to): (usize, usize)) -> Result<Way> {
-    let flow = Flows::start(running, from, to, 1)?;
+    let mut flows = vec![Flows::start(running, from, to, 1)?];
+    if let Goal::Beside(_) = course.goal {
+        let (far, hub) = (running.end(0), &running.field.hub);
+        flows.push(match from {
+            0 => Flows::between(far, hub, Field::hub_address(0).into())?,
+            _ => Flows::between(hub, far, Field::end_address(0).into())?,
+        });
+    }
     if !course.from_start {
         thread::sleep(WARM);
     }
-    let (before, start) = (flow.received(), Instant::now());
+    let (before, start): (Vec<u64>, _) = (flows.iter().map(Flows::received).collect(), Instant::now());
     let trips = pings(running, ping, PING_EVERY, MEASURED)?;
-    let bits = (flow.received() - before) as f64 * 8.0;
-    let megabits = bits / start.elapsed().as_secs_f64() / 1e6;
-    Ok(Way { megabits, mean_ms: mean_ms(&trips), p99_ms: trips.quantile_ms(0.99) })
+    let received = flows.iter().zip(before).map(|(flow, before)| flow.received() - before);
+    let mut megabits = received.map(|bytes| bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e6);
+    let (megabits, beside) = (megabits.next().unwrap_or_default(), megabits.next().unwrap_or_default());
+    Ok(Way { megabits, beside, mean_ms: mean_ms(&trips), p99_ms: trips.quantile_ms(0.99) })
 }
 
 /// The mean of those that came back: what the line itself loses is not late.
@@ -249,10 +282,10 @@ fn mean_ms(trips: &RoundTrips) -> f64 {
 impl Measured {
     fn note(&self, csv: &mut String, line: &str, system: &str, turn: usize) {
         for (direction, way) in ["up", "down"].iter().zip(self.ways) {
-            let Way { megabits, mean_ms, p99_ms } = way;
+            let Way { megabits, beside, mean_ms, p99_ms } = way;
             let _ = writeln!(
                 csv,
-                "\"{line}\",\"{system}\",{turn},{direction},{megabits:.2},{mean_ms:.2},{p99_ms:.2},{:.2}",
+                "\"{line}\",\"{system}\",{turn},{direction},{megabits:.2},{beside:.2},{mean_ms:.2},{p99_ms:.2},{:.2}",
                 self.idle_ms
             );
         }
@@ -274,6 +307,7 @@ impl Row {
                 |value: fn(&Way) -> f64| median(measured.iter().map(|one| value(&one.ways[i])).collect());
             Some(Way {
                 megabits: of(|way| way.megabits)?,
+                beside: of(|way| way.beside)?,
                 mean_ms: of(|way| way.mean_ms)?,
                 p99_ms: of(|way| way.p99_ms)?,
             })
@@ -285,6 +319,14 @@ impl Row {
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [up, down] = self.ways;
+        if up.beside > 0.0 {
+            let (up, down) = ((up.megabits, up.beside), (down.megabits, down.beside));
+            return write!(
+                f,
+                "  {:14} up {:6.1} and {:6.1} Mbit/s beside it   down {:6.1} and {:6.1} Mbit/s beside it",
+                self.name, up.0, up.1, down.0, down.1
+            );
+        }
         write!(
             f,
             "  {:14} up {:6.1} Mbit/s, ping {:6.1} ms ({:6.1})   down {:6.1} Mbit/s, ping {:6.1} ms ({:6.1})   idle {:5.1} ms",
@@ -302,18 +344,25 @@ impl std::fmt::Display for Row {
 
 fn tell_goals(course: &Course, rows: &[Row]) {
     let named = |name: &str| rows.iter().find(|row| row.name == name);
-    let (Some(ours), Some(bare)) = (named("hub"), named(course.reach.1)) else { return };
+    let Some(ours) = named("hub") else { return };
+    let word = |is_reached| if is_reached { "reached" } else { "MISSED " };
     for (i, direction) in ["up", "down"].into_iter().enumerate() {
-        let share = ours.ways[i].megabits / bare.ways[i].megabits;
-        let wait = ours.ways[i].mean_ms / ours.idle_ms;
-        let word = |is_reached| if is_reached { "reached" } else { "MISSED " };
-        println!(
-            "  {} {share:.2} ≥ {} × {}, {direction};   {} {wait:.2} ≤ {} × idle, ping under bulk",
-            word(share >= course.reach.0),
-            course.reach.0,
-            course.reach.1,
-            word(wait <= course.wait),
-            course.wait
-        );
+        match course.goal {
+            Goal::Alone { share: (least, bare), wait: most } => {
+                let Some(bare) = named(bare) else { return };
+                let share = ours.ways[i].megabits / bare.ways[i].megabits;
+                let wait = ours.ways[i].mean_ms / ours.idle_ms;
+                println!(
+                    "  {} {share:.2} ≥ {least} × {}, {direction};   {} {wait:.2} ≤ {most} × idle, ping under bulk",
+                    word(share >= least),
+                    bare.name,
+                    word(wait <= most),
+                );
+            }
+            Goal::Beside(least) => {
+                let share = ours.ways[i].beside / course.line.megabits;
+                println!("  {} {share:.2} ≥ {least} of the line left, {direction}", word(share >= least));
+            }
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! The server's part of commands: the control socket, the signal to read the files again, the audit file. IO.
+//! The server's part of commands: the control socket, metrics, the signal to read the files again, the audit file. IO.
 
 use std::io::Read as _;
 use std::time::Instant;
 
 use common::node::event_loop::Source;
+use common::node::metrics::text;
 use common::node::request::{Caller, Ticket, decode, encode};
 use common::node::state;
 use common::wire::invite::Secret;
@@ -20,6 +21,7 @@ use crate::lan::invites::Invite;
 use crate::lan::members::{Access, Change};
 use crate::lan::saving::{Allow, Answer, Command};
 use crate::lan::subnets::Subnets;
+use crate::metrics::metrics;
 
 /// The longest life of an invite.
 const MAX_INVITE_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -42,12 +44,27 @@ impl Server {
         }
     }
 
+    /// Serves the metrics.
+    pub(super) fn serve_metrics(&mut self, number: u16, now: Instant) {
+        let Server { scrapes, core, about, machine, events, .. } = self;
+        let Some(scrapes) = scrapes else { return };
+        let page = || {
+            let mut status = control::head(core, about, now);
+            status.problems = machine.problems();
+            text(&metrics(&status))
+        };
+        if scrapes.serve(number, events.registry(), now, page) {
+            events.again(Source::Metrics(number));
+        }
+    }
+
     /// Answers a request that changes nothing.
     fn answer_question(&mut self, request: Request, now: Instant) -> Vec<u8> {
         match request {
             Request::Status { after } => {
                 let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
                 status.problems = self.machine.problems();
+                status.zone = self.name_server.as_ref().map(|server| server.zone().to_string());
                 encode(Ok(status))
             }
             Request::Invites => encode(Ok(control::invites(&self.core, self.clock.unix_time))),

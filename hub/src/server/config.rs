@@ -24,6 +24,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Whether tunnels in pings are served.
     pub icmp: bool,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
     /// The device's name.
@@ -53,6 +55,8 @@ pub enum Error {
     Router(IpAddr, IpNetwork),
     /// The port.
     Listen(SocketAddr, io::Error),
+    /// The port for metrics.
+    Metrics(SocketAddr, io::Error),
     /// The raw sockets for pings.
     Ping(io::Error),
     /// The name server; a sentence.
@@ -80,6 +84,9 @@ impl fmt::Display for Error {
             }
             Error::Listen(at, error) => {
                 write!(f, "cannot listen on {at}: {error}; choose another with --listen ADDR:PORT")
+            }
+            Error::Metrics(at, error) => {
+                write!(f, "cannot serve metrics on {at}: {error}; choose another with --metrics ADDR:PORT")
             }
             Error::Ping(error) if error.kind() == io::ErrorKind::PermissionDenied => f.write_str(
                 "--icmp needs raw sockets, which this process may not open: start it as root, or give it CAP_NET_RAW",

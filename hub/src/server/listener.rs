@@ -104,7 +104,8 @@ fn listen(at: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, at))
 }
 
-fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+/// Listens there.
+pub(super) fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if at.is_ipv6() {
         socket.set_only_v6(false)?;

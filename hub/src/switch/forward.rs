@@ -48,7 +48,10 @@ impl Switch {
                 Ok(Some(Event::Packet(packet))) => {
                     self.forward(Some(session), packet, fabric, effects, now);
                 }
-                Ok(Some(Event::Join { key, join })) => return Some(Asked::Join(key, join)),
+                Ok(Some(Event::Join { key, join })) => {
+                    self.tally.handshakes += 1;
+                    return Some(Asked::Join(key, join));
+                }
                 Ok(Some(Event::Control(control))) => return Some(Asked::Control(control)),
                 Ok(None) => {
                     entry.tunnel.park(inbox, pool);

@@ -93,6 +93,7 @@ impl Uplink {
             off_seconds: self.retry.off_since().map(ago),
             trouble: self.trouble(link.is_some()),
             problems: self.outer.segments.limit().map(small_segments).into_iter().collect(),
+            zone: None,
             link,
             drops: drops(&dropped),
             members: Vec::new(),

@@ -105,6 +105,11 @@ impl FromStr for Target {
             Some(_) => return Err(bad(format!("{}:// has no path", scheme.name()))),
             None => (place, "/".to_owned()),
         };
+        if place.contains('@') {
+            return Err(bad(
+                "a hub takes no user name and password: leave out what is in front of the @".to_owned()
+            ));
+        }
         let (host, port) = split_port(place).map_err(bad)?;
         if path.len() > MAX_PATH || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(bad(format!("a path is up to {MAX_PATH} characters of ASCII, without spaces and #")));
@@ -214,7 +219,8 @@ mod tests {
             ("wss://hub/a b", "without spaces"),
             ("wss://hub/\u{fc}", "of ASCII"),
             ("icmp://hub:7", "pings have no port"),
-            ("wss://ann@hub", "no such characters"),
+            ("wss://ann@hub", "leave out what is in front of the @"),
+            ("wss://ann:secret@hub/x", "leave out what is in front of the @"),
             ("wss://", "the host is missing"),
         ] {
             let said = text.parse::<Target>().unwrap_err();

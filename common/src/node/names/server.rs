@@ -102,6 +102,11 @@ impl NameServer {
         self.retry_at = (!self.failures.is_empty()).then(|| now + RETRY);
     }
 
+    /// The zone that it answers for.
+    pub fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
     /// Why it does not listen where it should, one line each.
     pub fn problems(&self) -> &[String] {
         &self.failures

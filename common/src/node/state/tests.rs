@@ -57,6 +57,20 @@ fn refuses_an_exposed_or_damaged_key_and_leaves_it() {
 }
 
 #[test]
+fn a_directory_that_is_a_link_to_nothing_is_named_as_such() {
+    let scratch = Scratch::new();
+    fs::create_dir(&scratch.0).unwrap();
+    let (link, target) = (scratch.0.join("state"), scratch.0.join("disk/state"));
+    symlink(&target, &link).unwrap();
+    let error = State::open(&link).unwrap_err().to_string();
+    assert!(error.contains(&format!("is a link to {}, which is missing", target.display())), "{error}");
+    assert!(!target.exists(), "no other identity is made there");
+    fs::create_dir_all(&target).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
+    State::open(&link).unwrap().key().unwrap();
+}
+
+#[test]
 fn refuses_a_file_that_is_too_long_to_be_read_whole() {
     let scratch = Scratch::new();
     let state = State::open(&scratch.0).unwrap();

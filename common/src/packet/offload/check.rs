@@ -13,7 +13,7 @@ const TCP_MIN_GSO_SIZE: u16 = 8;
 /// The most TCP segments in one super-packet. The kernel has no bound of its own here, but each segment
 /// costs the receiver a buffer of a kilobyte or so. A full 64 KiB of segments of 36 bytes, which are
 /// Linux's least MSS with time stamps, is within it.
-const TCP_MAX_SEGMENTS: usize = 2048;
+pub(super) const TCP_MAX_SEGMENTS: usize = 2048;
 
 /// The most datagrams in one super-packet: `UDP_MAX_SEGMENTS` (include/linux/udp.h). TUN refuses more.
 const UDP_MAX_SEGMENTS: usize = 128;

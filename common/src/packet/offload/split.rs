@@ -15,10 +15,10 @@ use crate::packet::{IPV4_LEN, IPV6_LEN, VNET_LEN};
 
 /// Datagrams in a super-packet that every kernel with `TUN_F_USO4` takes: `UDP_MAX_SEGMENTS` before it
 /// was doubled in Linux 6.9.
-const UDP_SAFE_SEGMENTS: usize = 64;
+pub(super) const UDP_SAFE_SEGMENTS: usize = 64;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_PSH: u8 = 0x08;
+pub(super) const TCP_FIN: u8 = 0x01;
+pub(super) const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
 /// The offloads that the kernel behind a TUN device supports.
@@ -203,11 +203,11 @@ impl Super {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put(bytes: &mut [u8], at: usize, word: u16) {
+pub(super) fn put(bytes: &mut [u8], at: usize, word: u16) {
     bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
 }
 

@@ -1,4 +1,5 @@
 //! Certificates and keys, from the system and from files. IO.
+#![expect(clippy::disallowed_methods, reason = "an IO file: it reads certificates and keys")]
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,10 @@ pub enum FileError {
     Read(PathBuf, std::io::Error),
     /// It is no PEM, or holds none of what is needed.
     Lacks(PathBuf, &'static str),
+    /// The key needs a passphrase, which nobody types when a service starts.
+    Encrypted(PathBuf),
     /// The key is not that of the certificate, or of a kind that is not supported.
-    Mismatch {
+    Unusable {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
@@ -38,9 +41,24 @@ impl fmt::Display for FileError {
         match self {
             FileError::Read(path, error) => write!(f, "cannot read {}: {error}", path.display()),
             FileError::Lacks(path, what) => write!(f, "{} holds no {what} in PEM", path.display()),
-            FileError::Mismatch { certificate, key, why } => {
-                write!(f, "{} and {} do not go together: {why}", certificate.display(), key.display())
-            }
+            FileError::Encrypted(path) => write!(
+                f,
+                "{0} holds a key with a passphrase: take it off with openssl pkey -in {0} -out FILE, and give FILE",
+                path.display()
+            ),
+            FileError::Unusable { certificate, key, why: rustls::Error::InconsistentKeys(_) } => write!(
+                f,
+                "{} holds another key than that of the certificate in {}",
+                key.display(),
+                certificate.display()
+            ),
+            FileError::Unusable { certificate, key, why } => write!(
+                f,
+                "cannot use the certificate in {} with the key in {} ({why}): keys are ECDSA, Ed25519, or RSA of 2048 \
+                 bits or more",
+                certificate.display(),
+                key.display()
+            ),
             FileError::NoRoots(why) => write!(
                 f,
                 "this system has no certificates to trust ({why}): install ca-certificates, or give --tls-ca"
@@ -81,15 +99,25 @@ pub fn client(authorities: Option<&Path>, protocol: Option<&str>) -> Result<Arc<
 /// A server's certificate, with those of its issuers behind it, and its key. To renew them, this is called again.
 pub fn server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, FileError> {
     let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, "private key", error))?;
+    let private = private_key(key)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     let builder: ConfigBuilder<ServerConfig, WantsVerifier> =
         builder.with_safe_default_protocol_versions().map_err(FileError::Tls)?;
     let config = builder.with_no_client_auth().with_single_cert(chain, private);
-    config.map(Arc::new).map_err(|why| FileError::Mismatch {
+    config.map(Arc::new).map_err(|why| FileError::Unusable {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
         why,
+    })
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| {
+        let is_encrypted = |text: String| text.contains("ENCRYPTED");
+        if std::fs::read_to_string(path).is_ok_and(is_encrypted) {
+            return FileError::Encrypted(path.to_owned());
+        }
+        file_error(path, "private key", error)
     })
 }
 

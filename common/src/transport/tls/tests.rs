@@ -208,7 +208,24 @@ fn files_that_will_not_do_are_named() {
     lacks(&says(&directory.path("empty"), &key), &directory.path("empty"), "certificate");
     lacks(&says(&key, &key), &key, "certificate");
     lacks(&says(&certificate, &certificate), &certificate, "private key");
-    assert!(says(&certificate, &other_key).contains("do not go together"));
+    let other = says(&certificate, &other_key);
+    let expected = format!("{} holds another key than that of the certificate in ", other_key.display());
+    assert!(other.starts_with(&expected), "{other}");
+    // A passphrase in either form of PEM (RFC 7468, RFC 1421).
+    for head in ["BEGIN ENCRYPTED PRIVATE KEY-----", "BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n"] {
+        let end = &head[5..head.find("-----").unwrap()];
+        let text = format!("-----{head}\nMIH0MF8GCSqG\n-----END{end}-----\n");
+        std::fs::write(directory.path("locked"), text).unwrap();
+        let locked = says(&certificate, &directory.path("locked"));
+        assert!(
+            locked.contains("locked holds a key with a passphrase: take it off with openssl pkey"),
+            "{locked}"
+        );
+    }
+    std::fs::write(directory.path("odd"), "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    let odd = says(&certificate, &directory.path("odd"));
+    assert!(odd.contains("keys are ECDSA, Ed25519, or RSA of 2048 bits"), "{odd}");
     assert!(says(&directory.path("none"), &key).starts_with("cannot read "));
     let client = files::client(Some(&directory.path("empty")), None).unwrap_err().to_string();
     lacks(&client, &directory.path("empty"), "certificate");
