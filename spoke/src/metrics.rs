@@ -73,6 +73,7 @@ mod tests {
             key: PrivateKey::from_random([1; 32]).public(),
             hub: "hub.example.org:5678".to_owned(),
             ways: vec![],
+            hubs: Vec::new(),
             hub_key: None,
             phase: "on-lan".to_owned(),
             off_seconds: if link.is_none() { Some(7) } else { None },

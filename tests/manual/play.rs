@@ -27,7 +27,7 @@ const LOOKING: [&str; 10] = [
     "ip ",
 ];
 /// A program that runs until it is stopped has none of these.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "status",
     "invite",
     "invites",
