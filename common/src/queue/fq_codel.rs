@@ -429,6 +429,8 @@ fn lose_segment(packet: &mut Buf, pool: &mut Pool) -> bool {
 }
 
 #[cfg(test)]
+mod carried;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

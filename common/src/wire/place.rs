@@ -27,8 +27,10 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Place, String> {
         let (host, port) = split_port(text)?;
-        if host.len() > MAX_HOST || !host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
-            return Err(format!("a host is up to {MAX_HOST} characters of ASCII, without slashes"));
+        if host.len() > MAX_HOST
+            || !host.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@'))
+        {
+            return Err(format!("a host is up to {MAX_HOST} characters of ASCII, without `/` and `@`"));
         }
         Ok(Place { host: host.to_owned(), port: port.unwrap_or(DEFAULT_PORT) })
     }
@@ -76,7 +78,7 @@ pub fn split_port(place: &str) -> Result<(&str, Option<u16>), String> {
     if host.is_empty() {
         return Err(bad("the host is missing"));
     }
-    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '[' | ']' | '@' | '?' | '#')) {
+    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '[' | ']' | '?' | '#')) {
         return Err(bad("a host has no such characters"));
     }
     match port.map(str::parse) {
@@ -117,7 +119,7 @@ mod tests {
             assert_eq!(shown.parse(), Ok(place));
         }
         let long = "x".repeat(MAX_HOST + 1);
-        for bad in ["", "wss://hub", "hub/x", "h\u{fc}b", "a b", "hub:0", ":5", long.as_str()] {
+        for bad in ["", "wss://hub", "hub/x", "h\u{fc}b", "a b", "hub:0", ":5", "ann@hub", long.as_str()] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }

@@ -363,7 +363,7 @@ impl Uplink {
         self.try_again(why, now);
         if was_on_lan && self.ways.are_several_hubs() && matches!(self.phase, Phase::Paused(_)) {
             self.begin_race(now);
-            self.poll_race(now);
+            self.poll_elsewhere(now);
         }
     }
 

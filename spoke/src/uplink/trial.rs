@@ -3,7 +3,7 @@
 //! ```text
 //!   looked up ─▶ dialled ─▶ key proved ─▶ asked to join ─▶ welcome: it is the link, and the old one is closed
 //! ```
-//! What becomes of one whose hub has proved its key is decided by what it is for: [`super::elsewhere`]. The link carries
+//! What becomes of one whose hub has proved its key is decided by what it is for, in `elsewhere.rs`. The link carries
 //! packets all the while.
 
 use std::io;
