@@ -38,7 +38,7 @@ pub(crate) struct Machine {
     attempts: [State; 1 + MAX_TRIALS],
     /// The file of hubs.
     pinned: Option<PublicKey>,
-    told: Vec<(Place, PublicKey)>,
+    pub(crate) told: Vec<(Place, PublicKey)>,
 }
 
 fn index(attempt: Attempt) -> usize {
