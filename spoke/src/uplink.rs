@@ -269,21 +269,21 @@ impl Uplink {
         }
         self.answer_late(now);
         self.poll_probe(now);
-        match &mut self.phase {
-            Phase::Paused(until) if *until <= now => {
-                if self.ways.are_several_hubs() {
-                    self.begin_race(now);
-                } else {
-                    self.phase = Phase::Resolving;
-                    self.resolve();
-                }
+        if let Phase::Linked(linked) = &mut self.phase
+            && let Err(error) = linked.tunnel.handle_timeout(now)
+        {
+            self.fail_link(error, now);
+        }
+        // The next way is tried at once where the link was lost just now.
+        if let Phase::Paused(until) = self.phase
+            && until <= now
+        {
+            if self.ways.are_several_hubs() {
+                self.begin_race(now);
+            } else {
+                self.phase = Phase::Resolving;
+                self.resolve();
             }
-            Phase::Linked(linked) => {
-                if let Err(error) = linked.tunnel.handle_timeout(now) {
-                    self.fail_link(error, now);
-                }
-            }
-            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => {}
         }
         self.poll_elsewhere(now);
     }

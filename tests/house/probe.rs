@@ -93,9 +93,13 @@ fn exchange_echo(mut socket: &Socket, to: IpAddr, size: usize, timeout: Duration
     let request = echo_request(to, sequence, size);
     let answer_kind = if to.is_ipv4() { 0 } else { 129 };
     socket.connect(&SocketAddr::new(to, 0).into())?;
+    let mut packet = vec![0; 65_536];
+    // What came from others ahead of `connect` may leave no room for the answer.
+    socket.set_nonblocking(true)?;
+    while socket.read(&mut packet).is_ok() {}
+    socket.set_nonblocking(false)?;
     let start = Instant::now();
     socket.send(&request)?;
-    let mut packet = vec![0; 65_536];
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
