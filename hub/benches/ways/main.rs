@@ -113,7 +113,7 @@ const WAYS: [Way; 8] = [
     Way { name: "icmp", title: "pings", hub: "icmp://192.0.2.1", options: &[], between: |_| Ok(Vec::new()) },
     Way {
         name: "ptunnel",
-        title: "TCP in ptunnel's pings",
+        title: "the direct way, in ptunnel's pings",
         hub: "127.0.0.1:8000",
         options: &["--proxy", ""],
         between: ptunnel,
