@@ -18,7 +18,7 @@ use crate::lan::rules::Tag;
 use crate::lan::saving::Renumbered;
 use crate::totals::{Totals, by_label};
 
-pub use crate::totals::Traffic;
+pub use common::wire::tunnel::Traffic;
 
 mod hubs;
 mod rules;
@@ -522,8 +522,8 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
             seconds: link.joined_at.map_or(0, ago),
             source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),
             round_trip_ms: link.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-            received: received.into(),
-            sent: sent.into(),
+            received,
+            sent,
             queue_bytes: link.tunnel.queue().bytes(),
             drops: by_label(&link.drops),
         }

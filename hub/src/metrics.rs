@@ -139,59 +139,21 @@ pub fn of_rules(list: &RuleList) -> Vec<Metric> {
 #[cfg(test)]
 mod tests {
     use common::node::metrics::{Kind, text};
-    use common::wire::key::PrivateKey;
 
     use super::*;
     use crate::control::{RuleStatus, Traffic};
+    use crate::report::tests::{member, running};
     use crate::switch::tally::Tally;
 
     fn status() -> Status {
         let mut tally = Tally { joins: 3, queue_bytes: 4_096, ..Tally::default() };
         tally.put_off();
         tally.drops.add(common::packet::drops::Reason::Denied);
-        Status {
-            version: "1.2.3".to_owned(),
-            up_seconds: 60,
-            started_unix: 1_700_000_000,
-            listening: vec!["192.0.2.1:5678".parse().unwrap()],
-            device: "hub0".to_owned(),
-            mtu: 1_500,
-            subnets: vec!["10.0.0.0/24".parse().unwrap()],
-            key: PrivateKey::from_random([1; 32]).public(),
-            locked: true,
-            draining: false,
-            hubs: Vec::new(),
-            online: 2,
-            known: 5,
-            revoked: 1,
-            invites: 0,
-            pending: 0,
-            half_open: 0,
-            rules: None,
-            trouble: None,
-            problems: vec!["one".to_owned()],
-            zone: None,
-            drops: BTreeMap::new(),
-            totals: tally.into(),
-            members: Vec::new(),
-        }
+        Status { online: 2, known: 5, problems: vec!["one".to_owned()], totals: tally.into(), ..running() }
     }
 
-    fn member(name: &str, link: Option<LinkStatus>) -> MemberStatus {
-        MemberStatus {
-            name: name.parse().unwrap(),
-            key: PrivateKey::from_random([2; 32]).public(),
-            addresses: vec!["10.0.0.2".parse().unwrap()],
-            routes: vec![],
-            tags: vec![],
-            link,
-            seen_seconds_ago: None,
-            also_from: None,
-        }
-    }
-
-    fn link() -> LinkStatus {
-        LinkStatus {
+    fn online(name: &str) -> MemberStatus {
+        let link = LinkStatus {
             seconds: 9,
             source: "192.0.2.10:40000".parse().unwrap(),
             round_trip_ms: Some(2.5),
@@ -199,7 +161,8 @@ mod tests {
             sent: Traffic { packets: 2, bytes: 188 },
             queue_bytes: 7,
             drops: [("delay".to_owned(), 2), ("offline".to_owned(), 1)].into(),
-        }
+        };
+        MemberStatus { link: Some(link), ..member(name, "10.0.0.2") }
     }
 
     #[test]
@@ -231,7 +194,7 @@ mod tests {
 
     #[test]
     fn members_and_rules_have_series_of_their_own() {
-        let text = text(&of_members(&[member("laptop", Some(link())), member("nas", None)]));
+        let text = text(&of_members(&[online("laptop"), member("nas", "10.0.0.3")]));
         for line in [
             "hub_member_online{member=\"laptop\"} 1",
             "hub_member_online{member=\"nas\"} 0",
@@ -258,7 +221,7 @@ mod tests {
     #[test]
     fn names_follow_the_conventions() {
         let list = RuleList { file: "rules".into(), exists: true, rules: vec![], unmatched: 0, flows: 0 };
-        let all = [metrics(&status()), of_members(&[member("a", Some(link()))]), of_rules(&list)].concat();
+        let all = [metrics(&status()), of_members(&[online("a")]), of_rules(&list)].concat();
         for Metric { name, kind, help, .. } in &all {
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
             assert!(name.starts_with("hub_") || name == "process_start_time_seconds", "{name}");

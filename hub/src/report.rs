@@ -326,14 +326,14 @@ pub fn explained(explained: &Explained) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use common::wire::key::PrivateKey;
 
     use super::*;
     use crate::control::LinkStatus;
     use crate::totals::Totals;
 
-    fn member(name: &str, ip: &str) -> MemberStatus {
+    pub(crate) fn member(name: &str, ip: &str) -> MemberStatus {
         MemberStatus {
             name: name.parse().unwrap(),
             key: PrivateKey::from_random([1; 32]).public(),
@@ -346,21 +346,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_status_is_a_head_and_an_aligned_table() {
-        let mut online = member("laptop", "10.0.0.2");
-        online.link = Some(LinkStatus {
-            seconds: 130,
-            source: "192.0.2.10:4000".parse().unwrap(),
-            round_trip_ms: Some(0.42),
-            received: Traffic { packets: 3, bytes: 2_048 },
-            sent: Traffic::default(),
-            queue_bytes: 0,
-            drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
-        });
-        let mut away = member("phone", "10.0.0.3");
-        away.seen_seconds_ago = Some(7_200);
-        let report = status(&Status {
+    /// A hub, one of whose two members is online.
+    pub(crate) fn running() -> Status {
+        Status {
             version: "1.2.3".to_owned(),
             up_seconds: 60,
             started_unix: 1_700_000_000,
@@ -384,8 +372,25 @@ mod tests {
             zone: None,
             drops: BTreeMap::new(),
             totals: Totals::default(),
-            members: vec![online, away],
+            members: vec![],
+        }
+    }
+
+    #[test]
+    fn the_status_is_a_head_and_an_aligned_table() {
+        let mut online = member("laptop", "10.0.0.2");
+        online.link = Some(LinkStatus {
+            seconds: 130,
+            source: "192.0.2.10:4000".parse().unwrap(),
+            round_trip_ms: Some(0.42),
+            received: Traffic { packets: 3, bytes: 2_048 },
+            sent: Traffic::default(),
+            queue_bytes: 0,
+            drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
         });
+        let mut away = member("phone", "10.0.0.3");
+        away.seen_seconds_ago = Some(7_200);
+        let report = status(&Status { members: vec![online, away], ..running() });
         let lines: Vec<&str> = report.lines().collect();
         assert_eq!(lines[0], "hub 1.2.3: 10.0.0.0/24 on hub0, up for 1 m");
         assert!(lines[1].starts_with("listening on [::]:5678, key "));

@@ -3,24 +3,10 @@
 use std::collections::BTreeMap;
 
 use common::packet::drops::{Drops, Reason};
+use common::wire::tunnel::Traffic;
 use serde::{Deserialize, Serialize};
 
 use crate::switch::tally::{Reasons, Tally};
-
-/// Packets and bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl From<common::wire::tunnel::Traffic> for Traffic {
-    fn from(way: common::wire::tunnel::Traffic) -> Traffic {
-        Traffic { packets: way.packets, bytes: way.bytes }
-    }
-}
 
 /// What happened since the hub started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +53,8 @@ impl From<Tally> for Totals {
             joins: tally.joins,
             refused: owned(tally.refused),
             left: owned(tally.left),
-            received: tally.received.into(),
-            sent: tally.sent.into(),
+            received: tally.received,
+            sent: tally.sent,
             queue_bytes: tally.queue_bytes,
             drops: Reason::ALL
                 .iter()

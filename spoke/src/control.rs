@@ -11,6 +11,8 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+pub use common::wire::tunnel::Traffic;
+
 /// How long the hub may take to tell its members.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Most members that are taken from the hub, which may tell of them without end.
@@ -128,21 +130,6 @@ pub struct LinkStatus {
     pub sent: Traffic,
     /// Bytes that wait to be sent.
     pub queue_bytes: usize,
-}
-
-/// Packets and bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl From<common::wire::tunnel::Traffic> for Traffic {
-    fn from(way: common::wire::tunnel::Traffic) -> Traffic {
-        Traffic { packets: way.packets, bytes: way.bytes }
-    }
 }
 
 /// A page of members.

@@ -58,31 +58,20 @@ fn of_links<V: Value>(
 #[cfg(test)]
 mod tests {
     use common::node::metrics::{Kind, text};
-    use common::wire::key::PrivateKey;
 
     use super::*;
     use crate::control::Traffic;
+    use crate::report::tests::away;
 
     fn spoke(device: &str, link: Option<LinkStatus>) -> Status {
         Status {
-            version: "1.2.3".to_owned(),
-            up_seconds: 3_600,
-            name: "laptop".parse().unwrap(),
-            addresses: vec![],
             device: device.to_owned(),
-            key: PrivateKey::from_random([1; 32]).public(),
-            hub: "hub.example.org:5678".to_owned(),
-            ways: vec![],
-            hubs: vec![],
-            hub_key: None,
             phase: "on-lan".to_owned(),
             off_seconds: if link.is_none() { Some(7) } else { None },
             trouble: None,
-            problems: vec![],
-            zone: None,
             link,
             drops: [("not-on-lan".to_owned(), 4)].into(),
-            members: vec![],
+            ..away()
         }
     }
 

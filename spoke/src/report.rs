@@ -130,7 +130,7 @@ fn traffic(way: Traffic) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use common::wire::key::PrivateKey;
@@ -138,7 +138,8 @@ mod tests {
     use super::*;
     use crate::control::{LinkStatus, MemberStatus};
 
-    fn away() -> Status {
+    /// A spoke that is not on the LAN.
+    pub(crate) fn away() -> Status {
         Status {
             version: "1.2.3".to_owned(),
             up_seconds: 3_600,

@@ -41,6 +41,11 @@ pub(crate) fn keep(directory: Option<&Path>, files: &[(&str, String)]) -> Result
     Ok(())
 }
 
+/// Whether a list such as `hub,bare` has this name; without a list, all are chosen.
+pub(crate) fn is_chosen(list: Option<&str>, name: &str) -> bool {
+    list.is_none_or(|list| list.split(',').any(|chosen| chosen.trim() == name))
+}
+
 /// The value in the middle; `None` of no values.
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);

@@ -33,7 +33,7 @@ use argh::FromArgs;
 use field::Field;
 use house::line::{self, Emulator, Line};
 use house::{Context, Failure, Host, Result};
-use programs::median;
+use programs::{is_chosen, median};
 use systems::{Running, SYSTEMS, System, start_ours};
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
 
@@ -180,18 +180,17 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     programs::build()?;
-    let is_chosen = |of: &Option<String>, name: &str| {
-        of.as_ref().is_none_or(|of| of.split(',').any(|chosen| chosen.trim() == name))
-    };
     let mut csv = "line,system,turn,direction,mbit_per_s,beside_mbit_per_s,ping_mean_ms,ping_99_ms,idle_ms\n"
         .to_owned();
     for (number, course) in COURSES.iter().enumerate() {
-        if !is_chosen(&options.lines, &(number + 1).to_string()) {
+        if !is_chosen(options.lines.as_deref(), &(number + 1).to_string()) {
             continue;
         }
         println!("\n{}. {}", number + 1, course.title);
         let mut rows = Vec::new();
-        for contender in CONTENDERS.iter().filter(|contender| is_chosen(&options.only, contender.name)) {
+        for contender in
+            CONTENDERS.iter().filter(|contender| is_chosen(options.only.as_deref(), contender.name))
+        {
             let mut measured = Vec::new();
             for turn in 1..=options.turns {
                 match measure(contender, course) {

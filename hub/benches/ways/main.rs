@@ -33,7 +33,7 @@ use argh::FromArgs;
 
 use field::Field;
 use house::{Authority, Binaries, Failure, Host, Process, Result, Valid, ping_until, wait_for_port};
-use programs::median;
+use programs::{is_chosen, median};
 use systems::{Running, START, command, require, start_hub, start_spoke};
 use traffic::{Flows, pings};
 
@@ -130,7 +130,7 @@ fn run(options: &Options) -> Result<()> {
     let mut csv = "way,turn,idle_ms,up_mbit_per_s,down_mbit_per_s,hub_s_per_gb\n".to_owned();
     let mut rows: Vec<(&Way, Vec<Measured>)> = Vec::new();
     for turn in 1..=options.turns {
-        for way in WAYS.iter().filter(|way| is_chosen(options, way.name)) {
+        for way in WAYS.iter().filter(|way| is_chosen(options.only.as_deref(), way.name)) {
             match measure(way) {
                 Ok(measured) => {
                     let Measured { idle_ms, up, down, hub } = measured;
@@ -160,10 +160,6 @@ fn run(options: &Options) -> Result<()> {
     }
     println!();
     programs::keep(options.out.as_deref(), &[("ways.csv", csv)])
-}
-
-fn is_chosen(options: &Options, name: &str) -> bool {
-    options.only.as_ref().is_none_or(|only| only.split(',').any(|chosen| chosen.trim() == name))
 }
 
 /// What one turn found.

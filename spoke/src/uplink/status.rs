@@ -70,8 +70,8 @@ impl Uplink {
                         hub_address: linked.hub,
                         way: self.ways.current().to_string(),
                         round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-                        received: received.into(),
-                        sent: sent.into(),
+                        received,
+                        sent,
                         queue_bytes: linked.tunnel.queue().bytes(),
                     });
                     "on-lan"

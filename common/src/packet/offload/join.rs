@@ -53,12 +53,13 @@ struct Layout {
 }
 
 /// How `next` is joined to `packet`, both of which [`check`](super::check) let pass: where `next` is the very packet
-/// that segmentation would make behind those of `packet`, but for an identifier without a meaning. `next` is no super-packet; `packet` may be one.
+/// that segmentation would make behind those of `packet`, but for an identifier without a meaning. `next` is no
+/// super-packet; `packet` may be one.
 ///
 /// Both are TCP or UDP without IP options, extension headers and fragmentation, and carry payload. Equal are addresses,
 /// ports, traffic class and ECN, hop limit, flow label, "don't fragment"; for TCP acknowledgement, window, options and
-/// flags. Sequence numbers follow, identifiers too where they matter. Only the last segment may be shorter, or carry PSH or FIN.
-/// Checksums are partial or right. At most 64 datagrams, as older kernels take no more.
+/// flags. Sequence numbers follow, identifiers too where they matter. Only the last segment may be shorter, or carry
+/// PSH or FIN. Checksums are partial or right. At most 64 datagrams, as older kernels take no more.
 #[inline]
 pub fn joint(packet: &[u8], next: &[u8]) -> Option<Joint> {
     let layout = Layout::of(next)?;

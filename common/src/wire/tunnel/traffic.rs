@@ -1,7 +1,9 @@
 //! How much went through a tunnel. Pure.
 
-/// Packets and their IP bytes, one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// Packets and their bytes, one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Packets; a super-packet counts once.
     pub packets: u64,
