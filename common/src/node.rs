@@ -1,10 +1,11 @@
-//! What both programs run on. `cli`, `control`, `event_loop`, `logger`, `names::server`, `state` and
+//! What both programs run on. `cli`, `control`, `dial`, `event_loop`, `logger`, `names::server`, `state` and
 //! `synced_file` are IO, the others are pure.
 
 pub mod args;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dial;
 pub mod event_loop;
 pub mod human;
 pub mod link;

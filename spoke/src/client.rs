@@ -28,10 +28,10 @@ use mio::Waker;
 use mio::net::UnixStream;
 
 use crate::control::{About, Request};
-use crate::dial::{Dial, Lookup, Translation};
 use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
+use common::node::dial::{Dial, Lookup, Translation};
 
 pub(crate) mod connection;
 pub(crate) mod machine;

@@ -26,9 +26,9 @@ use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
 use crate::client::connection::{Link, Opening, Plan};
 use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::client::trust;
-use crate::dial::{Dial, Dialed, Lookup, Translation};
 use crate::uplink::advice::Progress;
 use crate::uplink::way::{Trust, Way};
+use common::node::dial::{Dial, Dialed, Lookup, Translation};
 
 /// How long name servers may take: as long as the system's resolver tries a few of them.
 const LOOKUP_TIME: Duration = Duration::from_secs(30);

@@ -13,9 +13,9 @@ use common::transport::tcp;
 use mio::net::TcpStream;
 
 use super::ping::PingDial;
-use crate::dial::{Dial, Lookup, MAX_ADDRESSES};
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{Attempt, MAX_TRIALS};
+use common::node::dial::{Dial, Lookup, MAX_ADDRESSES};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(15);

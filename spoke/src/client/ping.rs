@@ -11,8 +11,8 @@ use common::node::event_loop::{EventLoop, Source};
 use common::node::state;
 use common::transport::ping::{PingLink, client_socket};
 
-use crate::dial::{GIVE_UP_AFTER, GIVE_UP_SOON_AFTER, MAX_ADDRESSES, alternate};
 use crate::uplink::way::Way;
+use common::node::dial::{GIVE_UP_AFTER, GIVE_UP_SOON_AFTER, MAX_ADDRESSES, alternate};
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use common::transport::layers::Stage;
 use super::Client;
 use super::connection::{Connection, Link, Opening};
 use super::ping::PingDialed;
-use crate::dial::Dialed;
 use crate::uplink::Attempt;
 use crate::uplink::trial::Outcome;
+use common::node::dial::Dialed;
 
 impl Client {
     /// Tells the uplink what came of an attempt.

@@ -14,7 +14,7 @@ const LEFT_OUT: usize = 8;
 
 /// The prefix of a translator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
+pub(super) struct Prefix {
     /// Zero behind the prefix.
     bytes: [u8; 16],
     len: usize,
@@ -28,7 +28,7 @@ impl Prefix {
     }
 
     /// The IPv6 address that stands for this IPv4 address.
-    pub fn embed(&self, address: Ipv4Addr) -> Ipv6Addr {
+    pub(super) fn embed(&self, address: Ipv4Addr) -> Ipv6Addr {
         let mut bytes = self.bytes;
         for (place, byte) in places(self.len).zip(address.octets()) {
             bytes[place] = byte;
@@ -52,7 +52,7 @@ fn embedded(address: Ipv6Addr, len: usize) -> Ipv4Addr {
 
 /// The prefixes of the translators of a network in which ipv4only.arpa has these addresses. Where a prefix is of the
 /// kind that well-known addresses seem to be in it, only what is found for both of them counts.
-pub fn prefixes(answers: &[Ipv6Addr]) -> Vec<Prefix> {
+pub(super) fn prefixes(answers: &[Ipv6Addr]) -> Vec<Prefix> {
     let mut found: Vec<(Prefix, Ipv4Addr)> = Vec::new();
     for &answer in answers {
         let fitting = LENGTHS.into_iter().map(|len| (Prefix::of(answer, len), embedded(answer, len)));

@@ -8,22 +8,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::node::event_loop::Source;
-use common::node::state;
-use common::transport::tcp;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Waker};
 
-use crate::{dns, nat64};
+use crate::node::event_loop::Source;
+use crate::node::state;
+use crate::transport::tcp;
+
+mod dns;
+mod nat64;
 
 /// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all of them may take.
-pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// The same, where there are other ways to try.
-pub(crate) const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
+pub const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
 /// Most addresses that are tried.
-pub(crate) const MAX_ADDRESSES: usize = 16;
+pub const MAX_ADDRESSES: usize = 16;
 /// The port of name servers.
 const DNS_PORT: u16 = 53;
 /// How long one may take to answer.
@@ -284,7 +286,7 @@ impl Dial {
 }
 
 /// The families in turn, beginning with that of the first address (RFC 8305, section 4).
-pub(crate) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);

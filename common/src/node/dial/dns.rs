@@ -14,14 +14,14 @@ const HEADER_LEN: usize = 12;
 const MAX_ADDRESSES: usize = 16;
 
 /// The question for the IPv6 addresses of ipv4only.arpa.
-pub fn question(id: u16) -> Vec<u8> {
+pub(super) fn question(id: u16) -> Vec<u8> {
     const RECURSION_DESIRED: [u8; 2] = [1, 0];
     const ONE_QUESTION: [u8; 8] = [0, 1, 0, 0, 0, 0, 0, 0];
     [&id.to_be_bytes()[..], &RECURSION_DESIRED, &ONE_QUESTION, IPV4_ONLY, &AAAA_IN].concat()
 }
 
 /// The addresses in an answer to [`question`]; `None` for what is no answer to it.
-pub fn addresses(id: u16, answer: &[u8]) -> Option<Vec<Ipv6Addr>> {
+pub(super) fn addresses(id: u16, answer: &[u8]) -> Option<Vec<Ipv6Addr>> {
     let asked = question(id);
     let (header, behind) = answer.split_at_checked(HEADER_LEN)?;
     let is_answer = header[..2] == asked[..2] && header[2] & 0x80 != 0 && header[4..6] == asked[4..6];
