@@ -65,12 +65,8 @@ fn members(subnets: Subnets) -> (Members, Vec<MemberId>) {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&n.to_le_bytes());
         let join = Join {
-            name: format!("m{n}").parse().expect("a name"),
             addresses: vec![Ipv4Addr::from_bits(0x0a00_0002 + n).into()],
-            routes: vec![],
-            mtu: None,
-            invite: None,
-            had: vec![],
+            ..Join::new(format!("m{n}").parse().expect("a name"))
         };
         let key = PrivateKey::from_random(seed).public();
         let Decision::Member { id, .. } = members.admit(key, &join, Access::Open, &[]) else {

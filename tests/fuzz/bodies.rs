@@ -39,14 +39,7 @@ fn key(seed: u8) -> PrivateKey {
 }
 
 fn join() -> Join {
-    Join {
-        name: Name::nearest("fuzz"),
-        addresses: vec![],
-        routes: vec![],
-        mtu: None,
-        invite: None,
-        had: vec![],
-    }
+    Join::new(Name::nearest("fuzz"))
 }
 
 /// Input as a source of decisions; at its end all are 0.

@@ -53,12 +53,11 @@ pub(crate) fn all() -> Vec<Seed> {
 
 fn join() -> Join {
     Join {
-        name: Name::nearest("laptop"),
         addresses: vec![Ipv4Addr::new(10, 0, 0, 2).into(), Ipv6Addr::LOCALHOST.into()],
         routes: vec!["192.168.5.0/24".parse().unwrap()],
         mtu: Some(1_400),
         invite: Some([7; 16]),
-        had: vec![],
+        ..Join::new(Name::nearest("laptop"))
     }
 }
 

@@ -222,7 +222,7 @@ pub(crate) fn put_packet(frames: &mut Vec<u8>, vnet: Vnet, ip: &[u8]) {
 /// A join request for one address.
 pub(crate) fn join_request(address: Ipv4Addr) -> Join {
     let name = Name::nearest("by-hand");
-    Join { name, addresses: vec![IpAddr::V4(address)], routes: vec![], mtu: None, invite: None, had: vec![] }
+    Join { addresses: vec![IpAddr::V4(address)], ..Join::new(name) }
 }
 
 /// A fresh key.

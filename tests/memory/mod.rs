@@ -88,12 +88,8 @@ impl World {
             let source = SocketAddr::from((Ipv4Addr::LOCALHOST, 1000 + index as u16));
             let session = hub.accept(source, [10 + index as u8; 32], now).unwrap();
             let join = Join {
-                name: Name::nearest(["a", "b"][index]),
                 addresses: vec![addresses[index].into()],
-                routes: vec![],
-                mtu: None,
-                invite: None,
-                had: vec![],
+                ..Join::new(Name::nearest(["a", "b"][index]))
             };
             let key = PrivateKey::from_random([20 + index as u8; 32]);
             let tunnel = Tunnel::spoke(&key, [30 + index as u8; 32], None, &join, &mut pool, now);

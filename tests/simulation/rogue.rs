@@ -41,7 +41,7 @@ impl World {
     fn join_as_rogue(&mut self) {
         let Some(conn) = self.connect(None) else { return };
         let name = Name::nearest("rogue");
-        let join = Join { name, addresses: vec![], routes: vec![], mtu: None, invite: None, had: vec![] };
+        let join = Join::new(name);
         let ephemeral = self.rng.key();
         let tunnel = Tunnel::spoke(&self.rogue.key, ephemeral, None, &join, &mut self.pool, self.now);
         self.rogue.link = Some((tunnel, conn));

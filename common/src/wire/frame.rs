@@ -9,7 +9,7 @@
 //! protocol grows. The join request has no frame of its own: it is the payload of the third handshake
 //! message, coded as the fields of a control frame.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -17,6 +17,10 @@ use crate::packet::MAX_PACKET;
 use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
 use crate::wire::place::Place;
+
+mod fields;
+
+use fields::{Fields, hubs, put, put_address, put_flag, put_hub, put_network, put_peer, tag};
 
 /// Length of a frame's header.
 pub const HEADER_LEN: usize = 4;
@@ -39,6 +43,9 @@ pub const INVITE_LEN: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadFrame;
 
+/// From here on, unknown kinds and tags are skipped.
+const OPTIONAL: u8 = 128;
+
 mod kind {
     pub(super) const PACKET: u8 = 1;
     pub(super) const WELCOME: u8 = 2;
@@ -50,8 +57,6 @@ mod kind {
     pub(super) const MEMBERS: u8 = 8;
     pub(super) const ASK_MEMBERS: u8 = 9;
     pub(super) const MEMBERS_CHANGED: u8 = 10;
-    /// From here on, unknown kinds and tags are skipped.
-    pub(super) const OPTIONAL: u8 = 128;
     pub(super) const PENDING: u8 = 128;
     pub(super) const HUBS: u8 = 129;
 }
@@ -265,7 +270,7 @@ impl ControlFrame {
     /// Reads the body behind `header`; `None` is a kind of a later version, to be skipped.
     pub fn decode(header: Header, body: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
         let mut fields = Fields::default();
-        if header.kind < kind::OPTIONAL {
+        if header.kind < OPTIONAL {
             fields = Fields::decode(body)?;
         }
         let control = match header.kind {
@@ -295,7 +300,7 @@ impl ControlFrame {
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::PENDING => ControlFrame::Pending,
             kind::HUBS => ControlFrame::Hubs(hubs(body)?),
-            later if later >= kind::OPTIONAL => return Ok(None),
+            later if later >= OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
         Ok(Some(control))
@@ -362,6 +367,11 @@ impl ControlFrame {
 }
 
 impl Join {
+    /// A request of a machine that would like this name, and nothing else.
+    pub fn new(name: Name) -> Join {
+        Join { name, addresses: vec![], routes: vec![], mtu: None, invite: None, had: vec![] }
+    }
+
     /// The payload of the third handshake message. At most a few kilobytes: [`MAX_ROUTES`] bounds it.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -398,196 +408,6 @@ impl Join {
             had: fields.had,
         })
     }
-}
-
-mod tag {
-    pub(super) const NAME: u8 = 1;
-    pub(super) const ADDRESS: u8 = 2;
-    pub(super) const NETWORK: u8 = 3;
-    pub(super) const REMOVED: u8 = 4;
-    pub(super) const MTU: u8 = 5;
-    pub(super) const INVITE: u8 = 6;
-    pub(super) const CODE: u8 = 7;
-    pub(super) const TEXT: u8 = 8;
-    pub(super) const TOKEN: u8 = 9;
-    pub(super) const PEER: u8 = 10;
-    pub(super) const GRANTED: u8 = 11;
-    pub(super) const HUB: u8 = 12;
-    /// A hub may do without.
-    pub(super) const HAD: u8 = 128;
-}
-
-/// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
-#[derive(Default)]
-struct Fields {
-    name: Option<Name>,
-    addresses: Vec<IpAddr>,
-    networks: Vec<IpNetwork>,
-    removed: Vec<IpNetwork>,
-    granted: Vec<IpNetwork>,
-    mtu: Option<u32>,
-    invite: Option<[u8; INVITE_LEN]>,
-    had: Vec<IpAddr>,
-    code: Option<u8>,
-    text: Option<String>,
-    token: Option<u64>,
-    peers: Vec<Peer>,
-}
-
-impl Fields {
-    fn decode(mut body: &[u8]) -> Result<Fields, BadFrame> {
-        let mut fields = Fields::default();
-        while let Some((tag, value, rest)) = next_field(body)? {
-            body = rest;
-            match tag {
-                tag::NAME => fields.name = Some(name(value)?),
-                tag::ADDRESS => fields.addresses.push(address(value)?),
-                tag::NETWORK => fields.networks.push(network(value)?),
-                tag::REMOVED => fields.removed.push(network(value)?),
-                tag::GRANTED => fields.granted.push(network(value)?),
-                tag::MTU => fields.mtu = Some(u32::from_be_bytes(exactly(value)?)),
-                tag::INVITE => fields.invite = Some(exactly(value)?),
-                tag::CODE => fields.code = Some(u8::from_be_bytes(exactly(value)?)),
-                tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
-                tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
-                tag::PEER => fields.peers.push(peer(value)?),
-                tag::HAD => fields.had.push(address(value)?),
-                tag if tag >= kind::OPTIONAL => {}
-                _ => return Err(BadFrame),
-            }
-        }
-        Ok(fields)
-    }
-}
-
-/// A field's tag and value, and what is behind it.
-type Field<'a> = (u8, &'a [u8], &'a [u8]);
-
-fn next_field(body: &[u8]) -> Result<Option<Field<'_>>, BadFrame> {
-    if body.is_empty() {
-        return Ok(None);
-    }
-    let (&[tag, high, low], rest) = body.split_first_chunk().ok_or(BadFrame)?;
-    let (value, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into()).ok_or(BadFrame)?;
-    Ok(Some((tag, value, rest)))
-}
-
-fn exactly<const N: usize>(value: &[u8]) -> Result<[u8; N], BadFrame> {
-    value.try_into().map_err(|_| BadFrame)
-}
-
-fn text(value: &[u8]) -> Result<&str, BadFrame> {
-    std::str::from_utf8(value).map_err(|_| BadFrame)
-}
-
-fn name(value: &[u8]) -> Result<Name, BadFrame> {
-    text(value)?.parse().map_err(|_| BadFrame)
-}
-
-fn address(value: &[u8]) -> Result<IpAddr, BadFrame> {
-    match value.len() {
-        4 => Ok(Ipv4Addr::from(exactly(value)?).into()),
-        16 => Ok(Ipv6Addr::from(exactly(value)?).into()),
-        _ => Err(BadFrame),
-    }
-}
-
-/// Prefix length, then the address; host bits are kept, as an address with its subnet's prefix has some.
-fn network(value: &[u8]) -> Result<IpNetwork, BadFrame> {
-    let (&prefix, rest) = value.split_first().ok_or(BadFrame)?;
-    IpNetwork::new(address(rest)?, prefix).map_err(|_| BadFrame)
-}
-
-/// Online flag, length of the name, the name, then fields of addresses.
-fn peer(value: &[u8]) -> Result<Peer, BadFrame> {
-    let (&[online, name_len], rest) = value.split_first_chunk().ok_or(BadFrame)?;
-    let (name_bytes, mut rest) = rest.split_at_checked(name_len.into()).ok_or(BadFrame)?;
-    let mut addresses = Vec::new();
-    while let Some((tag, value, behind)) = next_field(rest)? {
-        rest = behind;
-        match tag {
-            tag::ADDRESS => addresses.push(address(value)?),
-            kind::OPTIONAL.. => {}
-            _ => return Err(BadFrame),
-        }
-    }
-    Ok(Peer { name: name(name_bytes)?, addresses, online: online != 0 })
-}
-
-/// The first flag: the hub is draining. Others are of later versions.
-const DRAINING: u8 = 1;
-
-/// The hubs that can be read, up to [`MAX_HUBS`].
-fn hubs(mut body: &[u8]) -> Result<Vec<HubInfo>, BadFrame> {
-    let mut hubs = Vec::new();
-    while let Some((tag, value, rest)) = next_field(body)? {
-        body = rest;
-        match tag {
-            tag::HUB if hubs.len() < MAX_HUBS => hubs.extend(hub(value)?),
-            tag::HUB | kind::OPTIONAL.. => {}
-            _ => return Err(BadFrame),
-        }
-    }
-    Ok(hubs)
-}
-
-/// Flags, the key, and the place as text, which may be empty; `None` for a place that only later versions can read.
-fn hub(value: &[u8]) -> Result<Option<HubInfo>, BadFrame> {
-    let (&[flags], rest) = value.split_first_chunk().ok_or(BadFrame)?;
-    let (key, place) = rest.split_first_chunk().ok_or(BadFrame)?;
-    let key = PublicKey::from_bytes(*key).ok_or(BadFrame)?;
-    let place = match text(place)? {
-        "" => None,
-        place => match place.parse() {
-            Ok(place) => Some(place),
-            Err(_) => return Ok(None),
-        },
-    };
-    Ok(Some(HubInfo { key, place, is_draining: flags & DRAINING != 0 }))
-}
-
-fn put_hub(out: &mut Vec<u8>, HubInfo { key, place, is_draining }: &HubInfo) {
-    let mut value = vec![if *is_draining { DRAINING } else { 0 }];
-    value.extend_from_slice(key.as_bytes());
-    value.extend_from_slice(place.as_ref().map(Place::to_string).unwrap_or_default().as_bytes());
-    put(out, tag::HUB, &value);
-}
-
-fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
-    debug_assert!(value.len() <= usize::from(u16::MAX), "a field of {} bytes", value.len());
-    out.push(tag);
-    out.extend_from_slice(&(value.len() as u16).to_be_bytes());
-    out.extend_from_slice(value);
-}
-
-/// A flag is a code that is there or not.
-fn put_flag(out: &mut Vec<u8>, flag: bool) {
-    if flag {
-        put(out, tag::CODE, &[1]);
-    }
-}
-
-fn put_address(out: &mut Vec<u8>, tag: u8, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => put(out, tag, &v4.octets()),
-        IpAddr::V6(v6) => put(out, tag, &v6.octets()),
-    }
-}
-
-fn put_network(out: &mut Vec<u8>, tag: u8, network: IpNetwork) {
-    let prefix = [network.prefix()];
-    match network.ip() {
-        IpAddr::V4(v4) => put(out, tag, &[&prefix[..], &v4.octets()].concat()),
-        IpAddr::V6(v6) => put(out, tag, &[&prefix[..], &v6.octets()].concat()),
-    }
-}
-
-fn put_peer(out: &mut Vec<u8>, peer: &Peer) {
-    let name = peer.name.as_str().as_bytes();
-    let mut value = vec![u8::from(peer.online), name.len() as u8];
-    value.extend_from_slice(name);
-    peer.addresses.iter().for_each(|&address| put_address(&mut value, tag::ADDRESS, address));
-    put(out, tag::PEER, &value);
 }
 
 #[cfg(test)]

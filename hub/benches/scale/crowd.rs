@@ -119,12 +119,8 @@ impl Crowd {
         let stream = TcpStream::connect(self.hub).context("connect to the hub")?;
         let key = PrivateKey::from_random(state::random()?);
         let join = Join {
-            name: Name::nearest(&format!("crowd-{i}")),
             addresses: vec![IpAddr::V4(address(i))],
-            routes: Vec::new(),
-            mtu: None,
-            invite: None,
-            had: vec![],
+            ..Join::new(Name::nearest(&format!("crowd-{i}")))
         };
         let mut link = Link::new(stream).context("set a socket's options")?;
         link.register(self.poll.registry(), Token(i)).context("register a socket")?;

@@ -124,7 +124,7 @@ mod tests {
         let name = "laptop".parse().unwrap();
         Waiting {
             key: PrivateKey::from_random(seed).public(),
-            join: Join { name, addresses: vec![], routes: vec![], mtu: None, invite: None, had: vec![] },
+            join: Join::new(name),
             source: SocketAddr::new(source.parse().unwrap(), 4_000),
             since,
         }

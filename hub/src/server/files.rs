@@ -338,14 +338,7 @@ mod tests {
         }
 
         fn join(&mut self, number: u32) {
-            let join = Join {
-                name: format!("m{number}").parse().unwrap(),
-                addresses: vec![],
-                routes: vec![],
-                mtu: None,
-                invite: None,
-                had: vec![],
-            };
+            let join = Join::new(format!("m{number}").parse().unwrap());
             let decision = self.members.admit(key(number), &join, Access::Open, &[]);
             assert!(matches!(decision, Decision::Member { .. }), "{decision:?}");
         }

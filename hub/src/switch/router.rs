@@ -92,7 +92,7 @@ mod tests {
 
     fn add(members: &mut Members, seed: u8, addresses: Vec<IpAddr>, online: bool) -> Option<Known> {
         let name = Name::nearest(&format!("m{seed}"));
-        let join = Join { name, addresses, routes: vec![], mtu: None, invite: None, had: vec![] };
+        let join = Join { addresses, ..Join::new(name) };
         let key = PrivateKey::from_random([seed; 32]).public();
         let Decision::Member { id, evicted } = members.admit(key, &join, Access::Open, &[]) else {
             return None;

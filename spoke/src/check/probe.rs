@@ -238,14 +238,7 @@ impl Prober {
         let own = PrivateKey::from_random(state::random()?);
         let nobodys = PrivateKey::from_random(state::random()?).public();
         let (mut pool, mut inbox, mut outbox) = (Pool::new(SPARE_BYTES), Inbox::default(), outbox());
-        let join = Join {
-            name: Name::nearest("check"),
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            mtu: None,
-            invite: None,
-            had: Vec::new(),
-        };
+        let join = Join::new(Name::nearest("check"));
         let mut at = now();
         let mut tunnel = Tunnel::spoke(&own, state::random()?, Some(nobodys), &join, &mut pool, at);
         let mut progress = Progress::Silent;

@@ -1,5 +1,7 @@
 //! Frames that cross, and bytes that are none.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -151,12 +153,8 @@ fn refuses_a_body_beyond_the_bound() {
 #[test]
 fn refuses_two_addresses_of_one_family() {
     let join = Join {
-        name: Name::nearest("a"),
         addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::BROADCAST.into()],
-        routes: vec![],
-        mtu: None,
-        invite: None,
-        had: vec![],
+        ..Join::new(Name::nearest("a"))
     };
     assert_eq!(Join::decode(&join.encode()), Err(BadFrame));
 }

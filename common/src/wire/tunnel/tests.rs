@@ -32,14 +32,7 @@ fn key(seed: u8) -> PrivateKey {
 }
 
 fn join() -> Join {
-    Join {
-        name: Name::nearest("laptop"),
-        addresses: vec![],
-        routes: vec![],
-        mtu: None,
-        invite: None,
-        had: vec![],
-    }
+    Join::new(Name::nearest("laptop"))
 }
 
 fn welcome() -> Welcome {

@@ -279,7 +279,7 @@ mod tests {
 
     fn join(name: &str, ip: Option<&str>) -> Join {
         let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
-        Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
+        Join { addresses, ..Join::new(name.parse().unwrap()) }
     }
 
     fn admit(members: &mut Members, seed: u8, ip: Option<&str>) -> Decision {

@@ -23,7 +23,7 @@ fn empty() -> Members {
 
 fn join(name: &str, ip: Option<&str>) -> Join {
     let addresses = ip.map(|ip| ip.parse().unwrap()).into_iter().collect();
-    Join { name: name.parse().unwrap(), addresses, routes: vec![], mtu: None, invite: None, had: vec![] }
+    Join { addresses, ..Join::new(name.parse().unwrap()) }
 }
 
 /// What the member with this key asked for, and what it is or why it is not let in.

@@ -1,0 +1,200 @@
+//! The fields of frames: each `u8 tag ‖ u16be length ‖ value`. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_TEXT, OPTIONAL, Peer};
+use crate::wire::key::PublicKey;
+use crate::wire::name::Name;
+use crate::wire::place::Place;
+
+pub(super) mod tag {
+    pub(in crate::wire::frame) const NAME: u8 = 1;
+    pub(in crate::wire::frame) const ADDRESS: u8 = 2;
+    pub(in crate::wire::frame) const NETWORK: u8 = 3;
+    pub(in crate::wire::frame) const REMOVED: u8 = 4;
+    pub(in crate::wire::frame) const MTU: u8 = 5;
+    pub(in crate::wire::frame) const INVITE: u8 = 6;
+    pub(in crate::wire::frame) const CODE: u8 = 7;
+    pub(in crate::wire::frame) const TEXT: u8 = 8;
+    pub(in crate::wire::frame) const TOKEN: u8 = 9;
+    pub(in crate::wire::frame) const PEER: u8 = 10;
+    pub(in crate::wire::frame) const GRANTED: u8 = 11;
+    pub(in crate::wire::frame) const HUB: u8 = 12;
+    /// A hub may do without.
+    pub(in crate::wire::frame) const HAD: u8 = 128;
+}
+
+/// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
+#[derive(Default)]
+pub(super) struct Fields {
+    pub(super) name: Option<Name>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) networks: Vec<IpNetwork>,
+    pub(super) removed: Vec<IpNetwork>,
+    pub(super) granted: Vec<IpNetwork>,
+    pub(super) mtu: Option<u32>,
+    pub(super) invite: Option<[u8; INVITE_LEN]>,
+    pub(super) had: Vec<IpAddr>,
+    pub(super) code: Option<u8>,
+    pub(super) text: Option<String>,
+    pub(super) token: Option<u64>,
+    pub(super) peers: Vec<Peer>,
+}
+
+impl Fields {
+    pub(super) fn decode(mut body: &[u8]) -> Result<Fields, BadFrame> {
+        let mut fields = Fields::default();
+        while let Some((tag, value, rest)) = next_field(body)? {
+            body = rest;
+            match tag {
+                tag::NAME => fields.name = Some(name(value)?),
+                tag::ADDRESS => fields.addresses.push(address(value)?),
+                tag::NETWORK => fields.networks.push(network(value)?),
+                tag::REMOVED => fields.removed.push(network(value)?),
+                tag::GRANTED => fields.granted.push(network(value)?),
+                tag::MTU => fields.mtu = Some(u32::from_be_bytes(exactly(value)?)),
+                tag::INVITE => fields.invite = Some(exactly(value)?),
+                tag::CODE => fields.code = Some(u8::from_be_bytes(exactly(value)?)),
+                tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
+                tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
+                tag::PEER => fields.peers.push(peer(value)?),
+                tag::HAD => fields.had.push(address(value)?),
+                tag if tag >= OPTIONAL => {}
+                _ => return Err(BadFrame),
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A field's tag and value, and what is behind it.
+type Field<'a> = (u8, &'a [u8], &'a [u8]);
+
+pub(super) fn next_field(body: &[u8]) -> Result<Option<Field<'_>>, BadFrame> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let (&[tag, high, low], rest) = body.split_first_chunk().ok_or(BadFrame)?;
+    let (value, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into()).ok_or(BadFrame)?;
+    Ok(Some((tag, value, rest)))
+}
+
+pub(super) fn exactly<const N: usize>(value: &[u8]) -> Result<[u8; N], BadFrame> {
+    value.try_into().map_err(|_| BadFrame)
+}
+
+pub(super) fn text(value: &[u8]) -> Result<&str, BadFrame> {
+    std::str::from_utf8(value).map_err(|_| BadFrame)
+}
+
+pub(super) fn name(value: &[u8]) -> Result<Name, BadFrame> {
+    text(value)?.parse().map_err(|_| BadFrame)
+}
+
+pub(super) fn address(value: &[u8]) -> Result<IpAddr, BadFrame> {
+    match value.len() {
+        4 => Ok(Ipv4Addr::from(exactly(value)?).into()),
+        16 => Ok(Ipv6Addr::from(exactly(value)?).into()),
+        _ => Err(BadFrame),
+    }
+}
+
+/// Prefix length, then the address; host bits are kept, as an address with its subnet's prefix has some.
+pub(super) fn network(value: &[u8]) -> Result<IpNetwork, BadFrame> {
+    let (&prefix, rest) = value.split_first().ok_or(BadFrame)?;
+    IpNetwork::new(address(rest)?, prefix).map_err(|_| BadFrame)
+}
+
+/// Online flag, length of the name, the name, then fields of addresses.
+pub(super) fn peer(value: &[u8]) -> Result<Peer, BadFrame> {
+    let (&[online, name_len], rest) = value.split_first_chunk().ok_or(BadFrame)?;
+    let (name_bytes, mut rest) = rest.split_at_checked(name_len.into()).ok_or(BadFrame)?;
+    let mut addresses = Vec::new();
+    while let Some((tag, value, behind)) = next_field(rest)? {
+        rest = behind;
+        match tag {
+            tag::ADDRESS => addresses.push(address(value)?),
+            OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(Peer { name: name(name_bytes)?, addresses, online: online != 0 })
+}
+
+/// The first flag: the hub is draining. Others are of later versions.
+const DRAINING: u8 = 1;
+
+/// The hubs that can be read, up to [`MAX_HUBS`].
+pub(super) fn hubs(mut body: &[u8]) -> Result<Vec<HubInfo>, BadFrame> {
+    let mut hubs = Vec::new();
+    while let Some((tag, value, rest)) = next_field(body)? {
+        body = rest;
+        match tag {
+            tag::HUB if hubs.len() < MAX_HUBS => hubs.extend(hub(value)?),
+            tag::HUB | OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(hubs)
+}
+
+/// Flags, the key, and the place as text, which may be empty; `None` for a place that only later versions can read.
+pub(super) fn hub(value: &[u8]) -> Result<Option<HubInfo>, BadFrame> {
+    let (&[flags], rest) = value.split_first_chunk().ok_or(BadFrame)?;
+    let (key, place) = rest.split_first_chunk().ok_or(BadFrame)?;
+    let key = PublicKey::from_bytes(*key).ok_or(BadFrame)?;
+    let place = match text(place)? {
+        "" => None,
+        place => match place.parse() {
+            Ok(place) => Some(place),
+            Err(_) => return Ok(None),
+        },
+    };
+    Ok(Some(HubInfo { key, place, is_draining: flags & DRAINING != 0 }))
+}
+
+pub(super) fn put_hub(out: &mut Vec<u8>, HubInfo { key, place, is_draining }: &HubInfo) {
+    let mut value = vec![if *is_draining { DRAINING } else { 0 }];
+    value.extend_from_slice(key.as_bytes());
+    value.extend_from_slice(place.as_ref().map(Place::to_string).unwrap_or_default().as_bytes());
+    put(out, tag::HUB, &value);
+}
+
+pub(super) fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    debug_assert!(value.len() <= usize::from(u16::MAX), "a field of {} bytes", value.len());
+    out.push(tag);
+    out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+/// A flag is a code that is there or not.
+pub(super) fn put_flag(out: &mut Vec<u8>, flag: bool) {
+    if flag {
+        put(out, tag::CODE, &[1]);
+    }
+}
+
+pub(super) fn put_address(out: &mut Vec<u8>, tag: u8, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => put(out, tag, &v4.octets()),
+        IpAddr::V6(v6) => put(out, tag, &v6.octets()),
+    }
+}
+
+pub(super) fn put_network(out: &mut Vec<u8>, tag: u8, network: IpNetwork) {
+    let prefix = [network.prefix()];
+    match network.ip() {
+        IpAddr::V4(v4) => put(out, tag, &[&prefix[..], &v4.octets()].concat()),
+        IpAddr::V6(v6) => put(out, tag, &[&prefix[..], &v6.octets()].concat()),
+    }
+}
+
+pub(super) fn put_peer(out: &mut Vec<u8>, peer: &Peer) {
+    let name = peer.name.as_str().as_bytes();
+    let mut value = vec![u8::from(peer.online), name.len() as u8];
+    value.extend_from_slice(name);
+    peer.addresses.iter().for_each(|&address| put_address(&mut value, tag::ADDRESS, address));
+    put(out, tag::PEER, &value);
+}
