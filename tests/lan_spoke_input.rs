@@ -160,13 +160,8 @@ fn a_hub_that_grants_more_than_a_lan_is_not_followed() {
     ] {
         let listener = net.hub().tcp_listen(([0, 0, 0, 0], port)).unwrap();
         let hub = format!("192.0.2.1:{port}");
-        let welcome = Welcome {
-            name: "a".parse().unwrap(),
-            addresses: vec![address.parse().unwrap()],
-            hub: vec![],
-            mtu,
-            routes: vec![],
-        };
+        let addresses = vec![address.parse().unwrap()];
+        let welcome = Welcome { addresses, ..Welcome::new("a".parse().unwrap(), mtu) };
         let played = thread::spawn(move || tell(&listener, &[ControlFrame::Welcome(welcome)]));
         let command = spoke(&["--hub", &hub]);
         let program = net.spoke(0).spawn("spoke", &command).unwrap();
@@ -182,7 +177,7 @@ fn a_hub_that_tells_routes_without_end_fills_neither_table_nor_log() {
     let net = Net::new(1).unwrap();
     let listener = net.hub().tcp_listen(([0, 0, 0, 0], 5678)).unwrap();
     let addresses = vec!["10.0.0.2/24".parse().unwrap()];
-    let welcome = Welcome { name: "a".parse().unwrap(), addresses, hub: vec![], mtu: 1_500, routes: vec![] };
+    let welcome = Welcome { addresses, ..Welcome::new("a".parse().unwrap(), 1_500) };
     let mut controls = vec![ControlFrame::Welcome(welcome)];
     for part in 0..60 {
         let prefix = |number: u32| IpNetwork::from(IpAddr::V4(Ipv4Addr::from_bits(0x0800_0000 + number)));

@@ -17,7 +17,7 @@ use hub::ids::{MemberId, SessionId};
 use hub::lan::members::{Access, Decision, Members};
 use hub::lan::route_table::{MAX_LAN_ROUTES, RouteTable};
 use hub::lan::subnets::Subnets;
-use hub::switch::router::route;
+use hub::switch::router::{Fabric, Origin, route};
 
 const MEMBERS: u32 = 1_000;
 /// Packets of one round: as many destinations, in no order.
@@ -45,7 +45,12 @@ fn main() -> ExitCode {
             let rounds = (0..ROUNDS).map(|_| {
                 let start = Instant::now();
                 for packet in packets {
-                    black_box(route(&members, routes, &subnets, Some(from), black_box(packet)));
+                    black_box(route(
+                        Fabric::alone(&members, routes),
+                        &subnets,
+                        Origin::Member(from),
+                        black_box(packet),
+                    ));
                 }
                 start.elapsed()
             });

@@ -23,7 +23,7 @@ pub use common::wire::tunnel::Traffic;
 mod hubs;
 mod rules;
 
-pub use hubs::{Draining, HubStatus, draining};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, draining};
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 
 /// Most changes that the answer to a reload names.
@@ -203,8 +203,11 @@ pub struct Status {
     /// The hubs of this LAN, where there are several.
     #[serde(default)]
     pub hubs: Vec<HubStatus>,
-    /// Members that are online.
+    /// Members that are online here.
     pub online: usize,
+    /// Members that are online at other hubs.
+    #[serde(default)]
+    pub elsewhere: usize,
     /// Members in all.
     pub known: usize,
     /// Members that were revoked.
@@ -250,8 +253,11 @@ pub struct MemberStatus {
     /// Labels that access rules know it by.
     #[serde(default)]
     pub tags: Vec<Tag>,
-    /// Its link, if it is online.
+    /// Its link, if it is online here.
     pub link: Option<LinkStatus>,
+    /// The hub that it is with, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Name>,
     /// How long ago it was online, if it is not and was since the hub started.
     pub seen_seconds_ago: Option<u64>,
     /// Where another machine with the same key tried to join lately.
@@ -426,8 +432,9 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         key: core.key(),
         locked: core.access() != Access::Open,
         draining: core.is_draining(),
-        hubs: hubs::hubs(core),
+        hubs: hubs::hubs(core, now),
         online: online(members),
+        elsewhere: elsewhere(members),
         known: members.len(),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
@@ -510,8 +517,24 @@ fn rule_count(core: &Core) -> Option<usize> {
     core.access_rules().map(|access| access.rules().len())
 }
 
+/// Members, other hubs left out, that are with another hub.
+fn elsewhere(members: &Members) -> usize {
+    let is_there = |member: &Member| member.session.is_none() && member.is_online() && member.hub.is_none();
+    members.iter().filter(|(_, member)| is_there(member)).count()
+}
+
 fn online(members: &Members) -> usize {
     members.iter().filter(|(_, member)| member.session.is_some()).count()
+}
+
+/// The name of the hub that a member is with that is not here; that of a hub is its own.
+fn home(core: &Core, member: &Member) -> Option<Name> {
+    let members = core.members();
+    if member.key == core.key() {
+        return Some(member.name.clone());
+    }
+    let hub = core.home(members.by_key(&member.key)?).filter(|_| member.session.is_none())?;
+    Some(members.member(members.by_key(&hub)?).name.clone())
 }
 
 fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
@@ -535,6 +558,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         routes: member.routes.clone(),
         tags: member.tags.clone(),
         also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
+        home: home(core, member),
         seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
         link,
     }

@@ -25,6 +25,7 @@ use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::members::{Access, Members};
 use crate::lan::moves::Moves;
+use crate::lan::peers::Peers;
 use crate::lan::pending::Pending;
 use crate::lan::routes::Routes;
 use crate::lan::rules::Rules;
@@ -37,6 +38,7 @@ mod files;
 mod govern;
 mod hubs;
 mod joining;
+mod links;
 mod names;
 mod offers;
 mod renumber;
@@ -57,8 +59,17 @@ pub struct Core {
     effects: Effects,
     notify: Notify,
     hubs: Hubs,
+    peers: Peers,
+    time: Time,
+}
+
+/// What the core was told about the time.
+struct Time {
     /// When the last turn began.
     now: Option<Instant>,
+    /// The time of day, and that at the start, since the beginning of 1970.
+    unix: Duration,
+    started: Duration,
 }
 
 /// Notifications to the watchers of the list of members.
@@ -88,13 +99,13 @@ pub struct Files {
 
 impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
-    /// the time of day, in Unix seconds.
-    pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: u64) -> Core {
+    /// the time of day, since the beginning of 1970.
+    pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: Duration) -> Core {
         let Files { mut members, fingerprint, invites, access, rules, moves } = files;
         members.set_hub_name(lan.hub_name.clone());
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_moves(moves);
-        admission.set_unix_time(unix_time);
+        admission.set_unix_time(unix_time.as_secs());
         admission.replace_invites(invites);
         let mut core = Core {
             key,
@@ -106,9 +117,13 @@ impl Core {
             effects: Effects::new(),
             notify: Notify::default(),
             hubs: Hubs::default(),
-            now: None,
+            peers: Peers::default(),
+            time: Time { now: None, unix: unix_time, started: unix_time },
         };
         core.set_rules(rules);
+        let own = core.members().by_key(&core.key.public());
+        core.hubs.own_addresses =
+            own.map(|id| core.members().member(id).addresses.clone()).unwrap_or_default();
         core
     }
 
@@ -160,10 +175,11 @@ impl Core {
             return;
         }
         loop {
-            let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
-            match self.switch.next_asked(session, fabric, &mut self.effects, now) {
+            let Core { switch, effects, admission, routes, hubs, peers, .. } = self;
+            let fabric = fabric(admission, routes, hubs, peers);
+            match switch.next_asked(session, fabric, effects, now) {
                 Some(Asked::Join(key, join)) => self.handle_join(session, key, join, now),
-                Some(Asked::Control(control)) => self.handle_control(session, control),
+                Some(Asked::Control(control)) => self.handle_control(session, control, now),
                 None => return,
             }
         }
@@ -172,8 +188,8 @@ impl Core {
     /// Sends a packet from the hub's own kernel on its way, which `read` takes from the device, with a buffer of the
     /// pool. Returns the packet's length; `None` where there is none.
     pub fn send(&mut self, now: Instant, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<usize> {
-        let fabric = Fabric { members: self.admission.members(), table: self.routes.table() };
-        self.switch.send(fabric, &mut self.effects, now, read)
+        let Core { switch, effects, admission, routes, hubs, peers, .. } = self;
+        switch.send(fabric(admission, routes, hubs, peers), effects, now, read)
     }
 
     /// Takes back the packet of [`Effect::Deliver`]; `is_taken`: whether the device took it.
@@ -197,8 +213,13 @@ impl Core {
         self.switch.flush(session, now, write);
     }
 
-    fn handle_control(&mut self, session: SessionId, control: ControlFrame) {
+    fn handle_control(&mut self, session: SessionId, control: ControlFrame, now: Instant) {
         match control {
+            ControlFrame::Online(members) => self.handle_online(session, members, now),
+            ControlFrame::Offline(members) => self.handle_offline(session, &members, now),
+            // Only a hub that this one has dialled lets it in, or does not.
+            ControlFrame::Welcome(welcome) => self.handle_hub_welcome(session, &welcome, now),
+            ControlFrame::Refused { text, .. } => self.switch.end(session, End::NotLinked(text)),
             ControlFrame::Bye(_) => self.switch.end(session, End::Farewell("it said goodbye")),
             ControlFrame::AskMembers { after, watch } => {
                 if watch {
@@ -208,9 +229,7 @@ impl Core {
                 self.switch.tell(session, &page);
             }
             // The tunnel lets nothing else through to a hub.
-            ControlFrame::Welcome(_)
-            | ControlFrame::Refused { .. }
-            | ControlFrame::Ping(_)
+            ControlFrame::Ping(_)
             | ControlFrame::Pong(_)
             | ControlFrame::Routes { .. }
             | ControlFrame::Members { .. }
@@ -224,7 +243,7 @@ impl Core {
         let members = self.admission.members().after(after).map(|member| Peer {
             name: member.name.clone(),
             addresses: member.addresses.clone(),
-            online: member.session.is_some(),
+            online: member.is_online() || member.key == self.key.public(),
         });
         let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
         // The hub is told like a member, in the order of names: earlier versions of the spoke take it for one.
@@ -245,22 +264,30 @@ impl Core {
 
     // ---- time
 
-    /// Sets the time of day, in Unix seconds: invites expire by it.
-    pub fn set_unix_time(&mut self, now: u64) {
-        self.admission.set_unix_time(now);
+    /// Sets the time of day, since the beginning of 1970: invites expire by it, and hubs compare it.
+    pub fn set_unix_time(&mut self, now: Duration) {
+        self.time.unix = now;
+        self.admission.set_unix_time(now.as_secs());
     }
 
     /// When there is something to do next; at once, where it is a time that has passed.
     pub fn deadline(&self) -> Option<Instant> {
-        let at_once = self.now.filter(|_| self.switch.has_dirty());
-        let deadlines =
-            [self.switch.deadline(), self.notify.at, self.saving.deadline(), self.routes_deadline(), at_once];
+        let at_once = self.time.now.filter(|_| self.switch.has_dirty());
+        let deadlines = [
+            self.switch.deadline(),
+            self.notify.at,
+            self.saving.deadline(),
+            self.routes_deadline(),
+            self.peers.deadline(),
+            at_once,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
     /// Sends notifications and pings that are due, ends dead sessions, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
         self.handle_routes(now);
+        self.dial_peers(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {
             self.notify.last = Some(now);
             self.switch.tell_watchers(&ControlFrame::MembersChanged);
@@ -273,11 +300,13 @@ impl Core {
 
     /// Ends a turn: removes the sessions that ended, when nothing in the turn can refer to them any more.
     pub fn finish_turn(&mut self, now: Instant) {
-        self.now = Some(now);
+        self.time.now = Some(now);
         while let Some(ended) = self.switch.poll_ended(now) {
             self.forget(ended, now);
         }
-        self.refresh_hubs();
+        self.refresh_hubs(now);
+        self.refresh_homes(now);
+        self.tell_untold();
         self.start_job(now);
     }
 
@@ -287,6 +316,9 @@ impl Core {
         self.routes.leave(source.ip());
         let is_silent = matches!(end, End::Silent);
         self.effects.push_back(Effect::Close { session, is_silent });
+        if let Some((hub, was_up)) = self.forget_link(session, now) {
+            return self.note_link_end(hub, was_up, &end, now);
+        }
         let is_its_own = |&id: &MemberId| {
             self.admission.members().get(id).is_some_and(|member| member.session == Some(session))
         };
@@ -296,7 +328,11 @@ impl Core {
         let who = self.who(id);
         self.note(Notice::Left { session, who, end });
         self.admission.members_mut().set_offline(id, now);
+        let member = self.members().member(id);
+        let (key, stamp) = (member.key, member.stamp);
+        self.tell_offline(key, stamp);
         self.withdraw_routes(id);
+        self.refresh_home(&key, now);
         self.notify_watchers(now);
     }
 
@@ -394,6 +430,11 @@ impl Core {
     pub fn drops(&self) -> &Drops {
         self.switch.drops()
     }
+}
+
+fn fabric<'a>(admission: &'a Admission, routes: &'a Routes, hubs: &Hubs, peers: &'a Peers) -> Fabric<'a> {
+    let members = admission.members();
+    Fabric { members, table: routes.table(), own: hubs.own(members), peers: Some(peers) }
 }
 
 fn note(notice: Notice) -> Effect {

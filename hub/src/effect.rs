@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use common::node::text::Printable;
 use common::queue::Buf;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::place::Place;
 use common::wire::tunnel::Error;
 use ipnetwork::IpNetwork;
 
@@ -25,6 +27,9 @@ pub enum Effect {
     /// Give a packet (virtio-net header and IP) to the hub's own kernel, and the buffer back by
     /// [`Core::delivered`](crate::core::Core::delivered).
     Deliver(Buf),
+    /// Connect to another hub, which is reached there, and report it by
+    /// [`Core::dialled`](crate::core::Core::dialled) or [`Core::not_dialled`](crate::core::Core::not_dialled).
+    Dial(PublicKey, Place),
     /// Close a session's socket. The session's id may be used again from now on.
     Close {
         /// Whose.
@@ -36,8 +41,8 @@ pub enum Effect {
     AddRoute(IpNetwork),
     /// Remove that route.
     RemoveRoute(IpNetwork),
-    /// Give the device the hub's addresses in these subnets, and no others.
-    SetSubnets(Subnets),
+    /// Give the device the addresses that each hub has in these subnets, those that this one has alone, and no others.
+    SetSubnets(Subnets, Vec<IpAddr>),
     /// Do a job on the files, and report it by [`Core::handle_done`](crate::core::Core::handle_done). There is never
     /// more than one job at a time.
     Save(Box<Job>),
@@ -114,6 +119,12 @@ pub enum Notice {
         /// Why.
         end: End,
     },
+    /// There is a link to this hub from now on, which is at this address.
+    HubLinked(Name, SocketAddr),
+    /// The link to this hub has ended, and why.
+    HubLost(Name, String),
+    /// This hub cannot be reached, or gives no link, and why.
+    HubUnreachable(Name, String),
     /// An address went to another member.
     Evicted {
         /// The address.
@@ -190,6 +201,8 @@ pub enum End {
     Socket(String),
     /// Nothing is heard of it.
     Silent,
+    /// It is a hub that gives this one no link, and says why.
+    NotLinked(String),
 }
 
 impl fmt::Display for End {
@@ -200,6 +213,7 @@ impl fmt::Display for End {
             End::Evicted => f.write_str("others need its place"),
             End::Tunnel(error) => error.fmt(f),
             End::Socket(why) => f.write_str(why),
+            End::NotLinked(why) => Printable(why).fmt(f),
             End::Silent => f.write_str("nothing was heard of it"),
         }
     }

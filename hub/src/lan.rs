@@ -6,6 +6,7 @@ pub mod invites;
 pub mod joins;
 pub mod members;
 pub mod moves;
+pub(crate) mod peers;
 pub mod pending;
 pub mod prefix_map;
 pub mod route_table;

@@ -148,6 +148,9 @@ impl Logbook {
                     info!("link from {source} closed before it joined: {end}");
                 }
             }
+            Notice::HubLinked(name, at) => info!("linked to the hub {name}, at {at}"),
+            Notice::HubLost(name, why) => warn!("the link to the hub {name} is lost: {why}"),
+            Notice::HubUnreachable(name, why) => warn!("no link to the hub {name}: {why}"),
             Notice::Invited(name) => info!("{name} is invited"),
             Notice::Allowed(name, key) => info!("{name} is let in: key {key}"),
             Notice::InviteUsed(name) => info!("{name} has used its invite"),

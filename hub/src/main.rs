@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use common::linux::sandbox::{self, Needs, Profile, User};
+use common::linux::sandbox::{self, Needs, User};
 use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
@@ -84,7 +84,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let readable: Vec<PathBuf> =
         tls.chain(server.linked_files()).flat_map(|file| sandbox::directories_of(&file)).collect();
     // The ports are bound already; that of names is bound again where the LAN moves to another subnet.
-    let needs = Needs { profile: Profile::Accepts, readable: &readable, binds_names: config.zone.is_some() };
+    let (profile, ports) = server.connects();
+    let binds_names = config.zone.is_some();
+    let needs = Needs { profile, ports: Some(&ports), readable: &readable, binds_names };
     sandbox::enter(server.state(), None, config.user.as_ref(), needs)?;
     Ok(server.run()?)
 }

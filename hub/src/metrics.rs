@@ -18,13 +18,26 @@ pub fn metrics(status: &Status) -> Vec<Metric> {
 
 /// How it stands.
 fn standing(status: &Status) -> Vec<Metric> {
-    let offline = status.known.saturating_sub(status.online);
-    let members = [("online", status.online), ("offline", offline), ("revoked", status.revoked)];
+    let offline = status.known.saturating_sub(status.online + status.elsewhere);
+    let members = [
+        ("online", status.online),
+        ("elsewhere", status.elsewhere),
+        ("offline", offline),
+        ("revoked", status.revoked),
+    ];
+    let others = || status.hubs.iter().filter(|hub| !hub.this);
     vec![
         Metric::gauge("hub_build_info", "The version that runs.").of([("version", &status.version)], 1_u64),
         Metric::gauge("process_start_time_seconds", "When the hub started, in Unix seconds.")
             .value(status.started_unix),
         Metric::gauge("hub_members", "Members, by whether they are on the LAN.").each("state", members),
+        Metric::gauge("hub_linked_hubs", "Other hubs of the LAN, by whether there is a link to them.").each(
+            "state",
+            [
+                ("linked", others().filter(|hub| hub.link.is_some()).count()),
+                ("lost", others().filter(|hub| hub.link.is_none()).count()),
+            ],
+        ),
         Metric::gauge("hub_pending_machines", "Machines that wait to be let in.").value(status.pending),
         Metric::gauge("hub_invites", "Invites that can be used.").value(status.invites),
         Metric::gauge("hub_half_open_links", "Links that are not authenticated yet.").value(status.half_open),

@@ -27,10 +27,11 @@ pub fn status(status: &Status) -> String {
     let _ = writeln!(text, "listening on {}, key {}", join(&status.listening), status.key);
     let _ = writeln!(
         text,
-        "{}: {} of {} members online{}{}{}{}",
+        "{}: {} of {} members online{}{}{}{}{}",
         if status.locked { "locked" } else { "open to anyone (`hub lock` ends that)" },
         status.online,
         status.known,
+        count(status.elsewhere, "with other hubs"),
         count(status.pending, "waiting (`hub pending`)"),
         count(status.invites, "invited"),
         count(status.revoked, "revoked"),
@@ -49,8 +50,8 @@ pub fn status(status: &Status) -> String {
             status.online
         );
     }
-    for HubStatus { name, place, key, this } in &status.hubs {
-        let _ = writeln!(text, "hub {name} at {place}, key {key}{}", if *this { " (this one)" } else { "" });
+    for hub @ HubStatus { name, place, key, .. } in &status.hubs {
+        let _ = writeln!(text, "hub {name} at {place}, key {key}{}", link(hub));
     }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {problem}");
@@ -72,6 +73,25 @@ pub fn status(status: &Status) -> String {
         text.push_str(&members(&status.members));
     }
     text
+}
+
+/// How a hub's link stands.
+fn link(hub: &HubStatus) -> String {
+    match (&hub.link, &hub.problem) {
+        _ if hub.this => " (this one)".to_owned(),
+        (Some(link), _) => format!(
+            ": linked for {}, round trip {}, {} there, {} wait, received {}, sent {}{}",
+            duration(link.seconds),
+            link.round_trip_ms.map_or("not known".to_owned(), millis),
+            counted(link.members, "member"),
+            bytes(link.queue_bytes as u64),
+            traffic(link.received),
+            traffic(link.sent),
+            if link.drops.is_empty() { String::new() } else { format!(", dropped {}", drops(&link.drops)) },
+        ),
+        (None, Some(why)) => format!(": no link: {why}"),
+        (None, None) => ": no link yet".to_owned(),
+    }
 }
 
 /// The table of members; with their tags where there are any.
@@ -99,8 +119,9 @@ fn row(member: &MemberStatus) -> [String; 11] {
     let routes = list(&member.routes);
     let (name, key) = (member.name.to_string(), member.key.to_string());
     let Some(link) = &member.link else {
-        let seen =
-            member.seen_seconds_ago.map_or("-".to_owned(), |seconds| format!("{} ago", duration(seconds)));
+        let ago = member.seen_seconds_ago.map(|seconds| format!("{} ago", duration(seconds)));
+        let away = member.home.as_ref().map(|hub| format!("online at {hub}"));
+        let seen = away.or(ago).unwrap_or("-".to_owned());
         let [a, b, c, d, e, f] = std::array::from_fn(|_| "-".to_owned());
         return [name, addresses, routes, seen, a, b, c, d, e, f, key];
     };
@@ -341,6 +362,7 @@ pub(crate) mod tests {
             routes: vec![],
             tags: vec![],
             link: None,
+            home: None,
             also_from: None,
             seen_seconds_ago: None,
         }
@@ -361,6 +383,7 @@ pub(crate) mod tests {
             draining: false,
             hubs: vec![],
             online: 1,
+            elsewhere: 0,
             known: 2,
             revoked: 1,
             invites: 0,

@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use common::linux::sandbox::User;
 use common::linux::service_manager::ServiceManager;
+use common::node::cli;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
@@ -43,7 +44,9 @@ mod admin;
 mod audit;
 mod certificate;
 mod config;
+mod dials;
 mod files;
+mod hubs;
 mod links;
 mod listener;
 mod machine;
@@ -53,6 +56,7 @@ mod store;
 
 use certificate::Certificate;
 pub use config::{Config, Error};
+use dials::Dials;
 use links::{Links, Pinged};
 use listener::{Accepted, Listener};
 use machine::Machine;
@@ -75,6 +79,7 @@ pub struct Server {
     core: Core,
     logbook: Logbook,
     links: Links,
+    dials: Dials,
     listeners: Vec<Listener>,
     certificate: Certificate,
     machine: Machine,
@@ -120,7 +125,7 @@ pub fn renumber_stopped(state: &std::path::Path, user: Option<&User>, new: Subne
     let request = Request::Renumber { subnets: new.iter().collect() };
     let request = serde_json::to_value(request).unwrap_or_default();
     let error = done.as_ref().err().cloned();
-    let entry = audit::Entry::new(unix_time(), Some(socket::this_caller()), request, error);
+    let entry = audit::Entry::new(cli::unix_time().as_secs(), Some(socket::this_caller()), request, error);
     store::write_audit(&state, &entry.line());
     // The hub may run as another user than who does this.
     state.give_to_owner().map_err(|error| error.to_string())?;
@@ -137,7 +142,9 @@ impl Server {
         let config = &Config { subnets: store.subnets(), ..config.clone() };
         let certificate = Certificate::open(config.tls.clone())?;
         let (listeners, listening) = Listener::open(&config.listen)?;
-        let machine = Machine::open(config, listening.iter().map(SocketAddr::port).collect())?;
+        let own = files.members.by_key(&key.public()).map(|id| files.members.member(id).addresses.clone());
+        let ports = listening.iter().map(SocketAddr::port).collect();
+        let machine = Machine::open(config, ports, &own.unwrap_or_default())?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -148,9 +155,11 @@ impl Server {
             routes: config.routes.clone(),
             hub_networks: machine.tun.other_networks()?,
         };
-        let clock = Clock { now: Instant::now(), unix_time: unix_time() };
-        let mut core = Core::new(key, lan, files, flow_seed, clock.unix_time);
-        core.limit_sessions(common::node::cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
+        let time = cli::unix_time();
+        let clock = Clock { now: Instant::now(), unix_time: time.as_secs() };
+        let profile = dials::profile(&files.members, &key.public());
+        let mut core = Core::new(key, lan, files, flow_seed, time);
+        core.limit_sessions(cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
         let name_server =
             config.zone.clone().map(|zone| open_names(zone, &core, &events, clock.now)).transpose()?;
@@ -164,6 +173,7 @@ impl Server {
             core,
             logbook: Logbook::new(report::named_ports(&about.ports()), state.display().to_string()),
             links: Links::default(),
+            dials: Dials::new(profile),
             listeners,
             certificate,
             signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
@@ -226,7 +236,10 @@ impl Server {
     /// Runs until a signal says stop. To be called once the process is confined: a thread is started here.
     pub fn run(&mut self) -> Result<(), Error> {
         let waker = self.events.waker().map_err(|error| Error::System("make an event", error))?;
+        self.dials.set_waker(Arc::clone(&waker));
         self.store.start(waker);
+        // Other hubs may be there to be reached.
+        self.finish_turn(self.clock.now);
         let mut turn = Vec::new();
         let (subnets, device) = (self.core.lan().subnets, &self.about.device);
         let places = report::join(&self.about.listening);
@@ -259,10 +272,12 @@ impl Server {
                         }
                     }
                     Source::Metrics(number) => self.serve_metrics(number, now),
-                    Source::Waker => self.take_done(now),
+                    Source::Waker => {
+                        self.take_done(now);
+                        self.poll_dials(now);
+                    }
+                    Source::Dial(_) => self.poll_dials(now),
                     Source::Kernel => self.read_announcements(),
-                    // Spokes have these.
-                    Source::Dial(_) => {}
                 }
             }
             self.look_around(now)?;
@@ -274,8 +289,9 @@ impl Server {
     }
 
     fn begin_turn(&mut self, now: Instant) {
-        self.clock = Clock { now, unix_time: unix_time() };
-        self.core.set_unix_time(self.clock.unix_time);
+        let time = cli::unix_time();
+        self.clock = Clock { now, unix_time: time.as_secs() };
+        self.core.set_unix_time(time);
     }
 
     fn finish_turn(&mut self, now: Instant) {
@@ -295,6 +311,7 @@ impl Server {
             self.logbook.deadline(),
             self.service.deadline(),
             self.links.deadline(),
+            self.dials.deadline(),
             control,
             machine,
             self.name_server.as_ref().and_then(NameServer::deadline),
@@ -321,6 +338,7 @@ impl Server {
         }
         self.service.handle_timeout(now);
         self.links.handle_timeouts(now).into_iter().for_each(|session| self.core.mark_dirty(session));
+        self.poll_dials(now);
         self.core.handle_timeouts(now);
         let members = self.core.members();
         self.logbook.handle_timeout(|id| members.get(id).map(|member| member.name.as_str()), now);
@@ -492,6 +510,12 @@ impl Server {
                     let is_taken = self.machine.deliver(&mut packet);
                     self.core.delivered(packet, is_taken);
                 }
+                Effect::Dial(hub, place) => {
+                    if let Err(why) = self.dials.start(hub, &place, now) {
+                        self.core.not_dialled(&hub, why, now);
+                    }
+                    self.poll_dials(now);
+                }
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
                 Effect::AddRoute(prefix) => {
                     let set = self.machine.add_route(prefix);
@@ -501,8 +525,8 @@ impl Server {
                     let set = self.machine.remove_route(prefix);
                     self.log_route(prefix, "withdrawn", set, now);
                 }
-                Effect::SetSubnets(subnets) => {
-                    if let Err(error) = self.machine.set_subnets(subnets) {
+                Effect::SetSubnets(subnets, own) => {
+                    if let Err(error) = self.machine.set_subnets(subnets, &own) {
                         warn!("{error}");
                     }
                     if let Some(server) = &mut self.name_server {
@@ -559,11 +583,6 @@ fn open_names(zone: Zone, core: &Core, events: &EventLoop, now: Instant) -> Resu
 
 /// The machine's name, as spokes have theirs; `hub` where no host can be called so.
 fn hub_name() -> Name {
-    let name = common::node::cli::host_name();
+    let name = cli::host_name();
     if name.check_host().is_ok() { name } else { Name::nearest("hub") }
-}
-
-/// Unix seconds.
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

@@ -20,8 +20,7 @@ use slab::Slab;
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::admission::Contact;
-use crate::lan::members::{Members, Version};
-use crate::lan::route_table::RouteTable;
+use crate::lan::members::Version;
 use crate::lan::rules::Rules;
 use crate::lan::rules::access::AccessControl;
 use crate::lan::subnets::Subnets;
@@ -37,22 +36,15 @@ pub(crate) mod filter;
 mod forward;
 pub mod gate;
 mod limits;
+mod links;
 pub mod router;
 pub mod tally;
 
 pub use asked::Asked;
+pub use router::Fabric;
 
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
-
-/// The tables that the switch routes by.
-#[derive(Clone, Copy)]
-pub struct Fabric<'a> {
-    /// The holder of each address, and its session.
-    pub members: &'a Members,
-    /// The prefixes behind members.
-    pub table: &'a RouteTable,
-}
 
 /// A session that has ended, and is gone.
 pub struct Ended {
@@ -71,7 +63,9 @@ pub struct Ended {
 struct Session {
     tunnel: Tunnel,
     source: SocketAddr,
-    member: Option<MemberId>,
+    role: Role,
+    /// Whether this hub has opened it: then it is no affair of the gate.
+    is_dialled: bool,
     joined_at: Option<Instant>,
     port: Port,
     /// The largest packet that it takes.
@@ -83,6 +77,42 @@ struct Session {
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
     dirty: bool,
+}
+
+/// Who is at the other end of a session.
+#[derive(Clone, Copy)]
+enum Role {
+    /// Nobody that was let in.
+    Unknown,
+    /// A member.
+    Member(MemberId),
+    /// Another hub of the LAN.
+    Hub,
+}
+
+impl Session {
+    fn new(tunnel: Tunnel, source: SocketAddr, mtu: usize) -> Session {
+        Session {
+            tunnel,
+            source,
+            role: Role::Unknown,
+            is_dialled: false,
+            joined_at: None,
+            port: Port::default(),
+            mtu,
+            watches: false,
+            hold: None,
+            end: None,
+            dirty: false,
+        }
+    }
+
+    fn member(&self) -> Option<MemberId> {
+        match self.role {
+            Role::Member(id) => Some(id),
+            Role::Unknown | Role::Hub => None,
+        }
+    }
 }
 
 /// Where packets come in: a member's tunnel, or the hub's own kernel.
@@ -215,18 +245,7 @@ impl Switch {
         self.tally.connections += 1;
         let tunnel = Tunnel::hub(key, ephemeral, now);
         let deadline = tunnel.deadline();
-        let session = SessionId::new(self.sessions.insert(Session {
-            tunnel,
-            source,
-            member: None,
-            joined_at: None,
-            port: Port::default(),
-            mtu: self.mtu,
-            watches: false,
-            hold: None,
-            end: None,
-            dirty: false,
-        }));
+        let session = SessionId::new(self.sessions.insert(Session::new(tunnel, source, self.mtu)));
         self.gate.enter(source.ip(), session, now);
         self.timers.set(session.index(), deadline);
         Ok(session)
@@ -253,7 +272,7 @@ impl Switch {
     ) {
         self.tally.joins += 1;
         let entry = &mut self.sessions[session.index()];
-        entry.member = Some(id);
+        entry.role = Role::Member(id);
         entry.joined_at = Some(now);
         entry.mtu = mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.mtu);
         entry.hold = hold;
@@ -325,17 +344,19 @@ impl Switch {
         let mut entry = self.sessions.try_remove(session.index())?;
         self.timers.clear(session.index());
         let source = entry.source.ip();
-        match entry.member {
-            Some(_) => self.gate.left(source, now),
-            None => self.gate.failed(source, session, now),
+        match entry.role {
+            _ if entry.is_dialled => {}
+            Role::Member(_) | Role::Hub => self.gate.left(source, now),
+            Role::Unknown => self.gate.failed(source, session, now),
         }
         self.tally.add_link(&entry.tunnel, &entry.port.drops);
         entry.tunnel.close(&mut self.buffers.pool);
         self.buffers.budget.set(session, 0);
         let is_proved = entry.tunnel.remote().is_some();
+        let member = entry.member();
         let end = entry.end.unwrap_or(End::Farewell("it ended"));
-        self.tally.ended(entry.member.is_some(), is_proved, &end);
-        Some(Ended { session, member: entry.member, source: entry.source, is_proved, end })
+        self.tally.ended(member.is_some(), is_proved, &end);
+        Some(Ended { session, member, source: entry.source, is_proved, end })
     }
 
     /// Puts access rules in force, or lets everything pass.
@@ -411,7 +432,7 @@ impl Switch {
 
     /// Sends a control frame to these members, if they are on the LAN.
     pub fn tell_members(&mut self, control: &ControlFrame, are: impl Fn(MemberId) -> bool) {
-        self.tell_those(control, |session| session.member.is_some_and(&are));
+        self.tell_those(control, |session| session.member().is_some_and(&are));
     }
 
     /// Sends a control frame to the watchers of the list of members.

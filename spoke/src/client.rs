@@ -31,7 +31,7 @@ use crate::control::{About, Request};
 use crate::uplink::trial::Outcome;
 use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
-use common::node::dial::{Dial, Lookup, Translation};
+use common::node::dial::{Dial, Lookup, Translation, time_to_dial};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
@@ -145,8 +145,9 @@ impl Client {
     pub fn new(config: Config, state: State, signals: StdUnixStream) -> Result<Client, Error> {
         let key = state.key()?;
         let text = state.read(HUBS)?.unwrap_or_default();
-        let known =
+        let mut known =
             remembered::known(&text, &config.uplink).map_err(|bad| state.damaged(HUBS, bad.line, bad.why))?;
+        known.joins = common::node::cli::unix_time().as_millis() as u64;
         let hosts = config.hosts.as_deref().map(|path| SyncedFile::open(path, hosts::MARKER)).transpose()?;
         let trust = config
             .uplink
@@ -448,7 +449,7 @@ impl Client {
                         self.poll_pinging(now);
                     } else {
                         let first = self.connections.numbers();
-                        let dial = Dial::start(addresses, first, segment, is_hasty, now);
+                        let dial = Dial::start(addresses, first, segment, time_to_dial(is_hasty), now);
                         self.connections[attempt] = Connection::Dial(dial, Plan { way, is_hasty });
                         self.poll_dial(attempt, now);
                     }

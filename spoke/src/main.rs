@@ -103,7 +103,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     // The numeric form of an address needs no look-up.
     let profile = if client.looks_names_up() { Profile::Resolves } else { Profile::Connects };
     // The hub says which address to listen on.
-    let needs = Needs { profile, readable: &[], binds_names };
+    let needs = Needs { profile, ports: None, readable: &[], binds_names };
     sandbox::enter(client.state(), client.hosts(), user.as_ref(), needs)?;
     Ok(client.run()?)
 }

@@ -103,6 +103,8 @@ pub struct Known {
     pub pinned: Vec<(Target, PublicKey)>,
     /// Hubs for which those vouch.
     pub told: Vec<(Place, PublicKey)>,
+    /// From where on joins are counted: above those of earlier runs.
+    pub joins: u64,
 }
 
 /// The state of the connection to the hub.
@@ -127,6 +129,8 @@ struct Identity {
     addresses: Vec<IpNetwork>,
     /// Whether a hub has let it in since it started.
     was_on_lan: bool,
+    /// Counts its joins, over all runs.
+    joins: u64,
     /// Whether it was logged that it waits for a person at the hub.
     has_said_pending: bool,
 }
@@ -185,7 +189,7 @@ pub struct Uplink {
 impl Uplink {
     /// A spoke that begins to look for its hub at `now`. `known`: what was remembered; `seed`: random.
     pub fn new(config: Config, key: PrivateKey, known: Known, seed: u64, now: Instant) -> Uplink {
-        let Known { mut pinned, told } = known;
+        let Known { mut pinned, told, joins } = known;
         let mut keys = config.hub_keys.clone();
         if keys.is_empty() {
             keys = pinned.iter().map(|&(_, key)| key).collect();
@@ -200,6 +204,7 @@ impl Uplink {
                 name: config.name.clone(),
                 addresses: Vec::new(),
                 was_on_lan: false,
+                joins,
                 has_said_pending: false,
             },
             ways,
@@ -338,22 +343,25 @@ impl Uplink {
     /// may flow. `ephemeral`: 32 random bytes.
     pub fn handle_connected(&mut self, hub: SocketAddr, ephemeral: [u8; 32], now: Instant) {
         if matches!(self.phase, Phase::Dialling) {
-            let (keys, pool) = (self.pin.trusted(), &mut self.buffers.pool);
+            let (keys, join) = (self.pin.trusted(), self.join_request());
+            let pool = &mut self.buffers.pool;
             let mut tunnel = Tunnel::knocking(&self.identity.key, ephemeral, &keys, pool, now);
-            tunnel.join_once_proved(&self.join_request());
+            tunnel.join_once_proved(&join);
             self.begin_link(Box::new(Linked::new(tunnel, hub, now)), now);
         }
     }
 
-    /// What this spoke asks a hub for.
-    fn join_request(&self) -> Join {
+    /// What this spoke asks a hub for now.
+    fn join_request(&mut self) -> Join {
+        self.identity.joins += 1;
         Join {
-            name: self.config.name.clone(),
             addresses: self.config.addresses.clone(),
             routes: self.config.route_policy.offered.clone(),
             mtu: self.config.mtu,
             invite: self.config.invite.as_ref().map(|invite| invite.0),
             had: self.identity.addresses.iter().map(|address| address.ip()).collect(),
+            sequence: Some(self.identity.joins),
+            ..Join::new(self.config.name.clone())
         }
     }
 

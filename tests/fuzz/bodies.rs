@@ -108,7 +108,7 @@ impl End {
                 Event::Join { .. } => {
                     self.is_told = true;
                     let name = Name::nearest("fuzz");
-                    let welcome = Welcome { name, addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] };
+                    let welcome = Welcome::new(name, 1_500);
                     self.tunnel.welcome(welcome, now)?;
                 }
                 Event::Control(ControlFrame::Bye(_) | ControlFrame::Refused { .. }) => self.is_told = true,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
-use common::wire::frame::{ControlFrame, Farewell, Join, Peer, Refusal, Welcome};
+use common::wire::frame::{ControlFrame, Farewell, Join, Peer, Presence, Refusal, Welcome};
 use common::wire::hello::hello;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -85,20 +85,27 @@ fn handshakes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn presence() -> Presence {
+    let key = PrivateKey::from_random([7; 32]).public();
+    Presence { key, sequence: 7, since: 1_700_000_000_000, routes: vec!["192.168.5.0/24".parse().unwrap()] }
+}
+
 fn controls() -> Vec<(&'static str, ControlFrame)> {
     let networks = || vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
     let name = Name::nearest("laptop");
     let peer = Peer { name: name.clone(), addresses: vec![Ipv4Addr::LOCALHOST.into()], online: true };
     let welcome = Welcome {
-        name: name.clone(),
         addresses: networks(),
         hub: vec![Ipv4Addr::new(10, 0, 0, 1).into()],
-        mtu: 1_500,
         routes: vec!["192.168.5.0/24".parse().unwrap()],
+        is_hub: true,
+        ..Welcome::new(name.clone(), 1_500)
     };
     vec![
         ("welcome", ControlFrame::Welcome(welcome)),
         ("refused", ControlFrame::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
+        ("online", ControlFrame::Online(vec![presence()])),
+        ("offline", ControlFrame::Offline(vec![(presence().key, 7)])),
         ("ping", ControlFrame::Ping(7)),
         ("pong", ControlFrame::Pong(7)),
         ("bye", ControlFrame::Bye(Farewell::Stopping)),

@@ -81,7 +81,7 @@ impl World {
             rules,
             moves: Moves::default(),
         };
-        let mut hub = Core::new(PrivateKey::from_random([1; 32]), lan, files, 7, 0);
+        let mut hub = Core::new(PrivateKey::from_random([1; 32]), lan, files, 7, Duration::ZERO);
         let mut pool = Pool::new(8 << 20);
         let addresses = [2, 3].map(|host| Ipv4Addr::new(10, 0, 0, host));
         let spokes = [0, 1].map(|index| {
@@ -157,7 +157,8 @@ impl World {
                 other @ (Effect::Close { .. }
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
-                | Effect::SetSubnets(_)
+                | Effect::SetSubnets(..)
+                | Effect::Dial(..)
                 | Effect::Answer(..)) => panic!("the hub wants {other:?}"),
             }
         }

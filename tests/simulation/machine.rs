@@ -133,7 +133,7 @@ impl World {
             pins: "pins".into(),
         };
         let pinned = spoke.pinned.map(|key| (HUB_OUTSIDE.parse().unwrap(), key));
-        let known = Known { pinned: pinned.into_iter().collect(), told: Vec::new() };
+        let known = Known { pinned: pinned.into_iter().collect(), told: Vec::new(), joins: 0 };
         let uplink = Uplink::new(config, spoke.key.clone(), known, self.rng.next(), self.now);
         self.spokes[at].process = Some(Process {
             uplink,

@@ -51,13 +51,7 @@ impl World {
     fn speak_as_rogue(&mut self) {
         let frame = match self.rng.below(4) {
             0 => ControlFrame::Pong(self.rng.next()),
-            1 => ControlFrame::Welcome(Welcome {
-                name: Name::nearest("x"),
-                addresses: vec![],
-                hub: vec![],
-                mtu: 1,
-                routes: vec![],
-            }),
+            1 => ControlFrame::Welcome(Welcome::new(Name::nearest("x"), 1)),
             _ => ControlFrame::AskMembers { after: None, watch: true },
         };
         if let Some((tunnel, _)) = &mut self.rogue.link {

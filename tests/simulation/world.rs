@@ -87,7 +87,7 @@ impl World {
         let text = lines.collect::<String>();
         let disk = Disk::new(subnets, text, is_locked);
         let key = PrivateKey::from_random(rng.key());
-        let hub = Core::new(key.clone(), lan(subnets), disk.files(), rng.next(), 0);
+        let hub = Core::new(key.clone(), lan(subnets), disk.files(), rng.next(), Duration::ZERO);
         let most_queued = seed.is_multiple_of(2).then_some(QUEUED_BYTES);
         let rogue = Rogue::new(PrivateKey::from_random(rng.key()));
         let mut world = World {
@@ -146,7 +146,7 @@ impl World {
             self.disk.run(*job);
         }
         let lan = lan(self.disk.subnets);
-        self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), 0);
+        self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), Duration::ZERO);
         self.set_up_hub();
         for conn in self.conns.values_mut().filter(|conn| conn.session.is_some()) {
             conn.session = None;
@@ -255,7 +255,11 @@ impl World {
                     self.job = Some((self.now + time, job));
                 }
                 Effect::Answer(_, answer) => self.answer = Some(*answer),
-                Effect::AddRoute(_) | Effect::RemoveRoute(_) | Effect::SetSubnets(_) | Effect::Log(_) => {}
+                Effect::AddRoute(_)
+                | Effect::RemoveRoute(_)
+                | Effect::SetSubnets(..)
+                | Effect::Dial(..)
+                | Effect::Log(_) => {}
             }
         }
     }

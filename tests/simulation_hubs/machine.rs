@@ -53,15 +53,16 @@ fn first() -> Target {
 }
 
 impl Machine {
-    pub(crate) fn new(key: PrivateKey, own: IpAddr, seed: u64, now: Instant) -> Machine {
-        let uplink = uplink(&key, own, Known::default(), seed, now);
+    pub(crate) fn new(key: PrivateKey, own: IpAddr, seed: u64, time: Duration, now: Instant) -> Machine {
+        let known = Known { joins: time.as_millis() as u64, ..Known::default() };
+        let uplink = uplink(&key, own, known, seed, now);
         Machine { key, own, uplink, attempts: Default::default(), pinned: None, told: Vec::new() }
     }
 
     /// Starts the program anew, with what is in its files.
-    pub(crate) fn start(&mut self, seed: u64, now: Instant) {
+    pub(crate) fn start(&mut self, seed: u64, time: Duration, now: Instant) {
         let pinned = self.pinned.map(|key| (first(), key)).into_iter().collect();
-        let known = Known { pinned, told: self.told.clone() };
+        let known = Known { pinned, told: self.told.clone(), joins: time.as_millis() as u64 };
         self.uplink = uplink(&self.key, self.own, known, seed, now);
         self.attempts = Default::default();
     }

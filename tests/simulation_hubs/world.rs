@@ -1,6 +1,6 @@
 //! Several hubs and their spokes in memory: cores, pipes between them, and time that is moved by hand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use hub::lan::subnets::Subnets;
 
 use crate::disk::Disk;
 use crate::machine::Machine;
-use crate::packets::{Book, HUB, HUB_V4, udp};
+use crate::packets::{Book, HUB_V4, Place, udp};
 use crate::pipe::{Pipe, Read};
 use crate::rng::Rng;
 
@@ -23,6 +23,11 @@ use crate::rng::Rng;
 const MAX_TURNS: usize = 200_000;
 /// For so long a spoke may be online at a hub which it has left, and so at two: until that one notices.
 const LEFT_AT_MOST: Duration = Duration::from_secs(DEAD_AFTER.as_secs() + 1);
+
+/// How long a hub tries to reach another one.
+const DIAL_TIME: Duration = Duration::from_secs(1);
+/// The time of day at the beginning.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// A hub's machine.
 pub(crate) struct HubHost {
@@ -32,6 +37,8 @@ pub(crate) struct HubHost {
     /// No packet comes or goes.
     pub(crate) is_dark: bool,
     pub(crate) is_draining: bool,
+    /// Other hubs that it tries to reach, since then.
+    dials: Vec<(Instant, PublicKey)>,
     latency: Duration,
 }
 
@@ -51,8 +58,24 @@ pub(crate) struct Conn {
     pub(crate) down: Pipe,
     pub(crate) hub: usize,
     pub(crate) session: Option<SessionId>,
-    /// Whether a spoke has it open.
+    /// Whether a spoke, or the hub that has opened it, has it open.
     pub(crate) is_open: bool,
+    /// The hub that has opened it, and its session, if it is a link between hubs.
+    opener: Option<(usize, SessionId)>,
+}
+
+impl Conn {
+    fn is_of(&self, hub: usize) -> bool {
+        self.hub == hub || self.opener.is_some_and(|(opener, _)| opener == hub)
+    }
+
+    /// The pipe into which this session of a hub writes, and whether it is that of the hub that has opened it.
+    fn end(&mut self, hub: usize, session: SessionId) -> Option<(&mut Pipe, bool)> {
+        if self.hub == hub && self.session == Some(session) {
+            return Some((&mut self.down, false));
+        }
+        (self.is_open && self.opener == Some((hub, session))).then_some((&mut self.up, true))
+    }
 }
 
 pub(crate) struct World {
@@ -63,6 +86,9 @@ pub(crate) struct World {
     pub(crate) conns: HashMap<usize, Conn>,
     pub(crate) book: Book,
     next_conn: usize,
+    /// Pairs of hubs between which nothing passes.
+    apart: BTreeSet<(usize, usize)>,
+    start: Instant,
     /// Since when a spoke has been online at a hub which it has left.
     left: HashMap<(usize, usize), Instant>,
 }
@@ -72,11 +98,21 @@ pub(crate) fn place(hub: usize) -> SocketAddr {
     (Ipv4Addr::new(192, 0, 2, 1 + hub as u8), 5678).into()
 }
 
+/// The address that a hub has alone.
+pub(crate) fn own(hub: usize) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, 12 + hub as u8).into()
+}
+
+/// What the book calls a hub's kernel.
+pub(crate) fn kernel(hub: usize) -> Place {
+    Some(100 + hub)
+}
+
 fn subnets() -> Subnets {
     Subnets::new(&["10.0.0.0/28".parse().unwrap()]).unwrap()
 }
 
-fn core(key: &PrivateKey, disk: &Disk, seed: u64) -> Core {
+fn core(key: &PrivateKey, disk: &Disk, seed: u64, time: Duration) -> Core {
     let lan = Lan {
         hub_name: "hub".parse().unwrap(),
         subnets: subnets(),
@@ -84,7 +120,7 @@ fn core(key: &PrivateKey, disk: &Disk, seed: u64) -> Core {
         routes: vec![],
         hub_networks: vec![],
     };
-    Core::new(key.clone(), lan, disk.files(), seed, 0)
+    Core::new(key.clone(), lan, disk.files(), seed, time)
 }
 
 impl World {
@@ -96,30 +132,34 @@ impl World {
         let spokes: Vec<PrivateKey> = (0..spokes).map(|_| PrivateKey::from_random(rng.key())).collect();
         let mut list = String::new();
         for (hub, key) in keys.iter().enumerate() {
-            list.push_str(&format!("{} hub-{hub} - hub={}\n", key.public(), place(hub)));
+            list.push_str(&format!("{} hub-{hub} {} hub={}\n", key.public(), own(hub), place(hub)));
         }
         for (at, key) in spokes.iter().enumerate() {
             list.push_str(&format!("{} s{at} 10.0.0.{}\n", key.public(), 2 + at));
         }
         let hosts = keys.into_iter().map(|key| {
             let disk = Disk::new(subnets(), list.clone(), true);
-            let core = Some(core(&key, &disk, rng.next()));
+            let core = Some(core(&key, &disk, rng.next(), EPOCH));
             let latency = Duration::from_micros(200 + rng.below(20_000) as u64);
-            HubHost { key, core, disk, is_dark: false, is_draining: false, latency }
+            HubHost { key, core, disk, is_dark: false, is_draining: false, dials: Vec::new(), latency }
         });
+        let now = Instant::now();
         let mut world = World {
             hubs: hosts.collect(),
-            now: Instant::now(),
+            now,
             spokes: Vec::new(),
             conns: HashMap::new(),
             book: Book::default(),
             next_conn: 0,
             left: HashMap::new(),
+            apart: BTreeSet::new(),
+            start: now,
             rng: Rng::new(seed ^ 0x5eed),
         };
+        world.book.answerers = (0..hubs).map(own).collect();
         for (at, key) in spokes.into_iter().enumerate() {
             let own = Ipv4Addr::new(10, 0, 0, 2 + at as u8).into();
-            let machine = Machine::new(key, own, world.rng.next(), world.now);
+            let machine = Machine::new(key, own, world.rng.next(), world.time(), world.now);
             world.spokes.push(machine);
         }
         world
@@ -130,36 +170,85 @@ impl World {
     /// The process dies: the kernel of its machine resets all connections.
     pub(crate) fn kill_hub(&mut self, hub: usize) {
         (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
+        self.hubs[hub].dials.clear();
         let (now, is_dark) = (self.now, self.hubs[hub].is_dark);
-        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
-            conn.session = None;
-            if !is_dark {
-                conn.down.reset(now);
+        for conn in self.conns.values_mut() {
+            if conn.hub == hub {
+                conn.session = None;
+                if !is_dark {
+                    conn.down.reset(now);
+                }
+            } else if conn.is_of(hub) {
+                conn.is_open = false;
+                if !is_dark {
+                    conn.up.reset(now);
+                }
             }
         }
     }
 
+    /// The time of day.
+    pub(crate) fn time(&self) -> Duration {
+        EPOCH + (self.now - self.start)
+    }
+
+    /// Nothing passes between two hubs any more.
+    pub(crate) fn part(&mut self, one: usize, other: usize) {
+        self.apart.insert((one.min(other), one.max(other)));
+        for conn in self.conns.values_mut().filter(|conn| conn.is_of(one) && conn.is_of(other)) {
+            conn.up.stall();
+            conn.down.stall();
+        }
+    }
+
+    /// It does again.
+    pub(crate) fn join_up(&mut self) {
+        self.apart.clear();
+        (0..self.hubs.len())
+            .filter(|&hub| !self.hubs[hub].is_dark)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|hub| self.resume(hub));
+    }
+
+    fn are_apart(&self, one: usize, other: usize) -> bool {
+        self.hubs[one].is_dark
+            || self.hubs[other].is_dark
+            || self.apart.contains(&(one.min(other), one.max(other)))
+    }
+
     pub(crate) fn start_hub(&mut self, hub: usize) {
-        let seed = self.rng.next();
+        let (seed, time) = (self.rng.next(), self.time());
         let host = &mut self.hubs[hub];
-        host.core = Some(core(&host.key, &host.disk, seed));
+        host.core = Some(core(&host.key, &host.disk, seed, time));
     }
 
     /// Nothing passes from or to this hub's machine any more.
     pub(crate) fn silence(&mut self, hub: usize) {
         self.hubs[hub].is_dark = true;
-        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
+        for conn in self.conns.values_mut().filter(|conn| conn.is_of(hub)) {
             conn.up.stall();
             conn.down.stall();
         }
     }
 
     pub(crate) fn mend(&mut self, hub: usize) {
-        if !std::mem::take(&mut self.hubs[hub].is_dark) {
-            return;
+        if std::mem::take(&mut self.hubs[hub].is_dark) {
+            self.resume(hub);
         }
+    }
+
+    /// What was kept back on the way to and from a hub arrives, unless it is kept back for another reason.
+    fn resume(&mut self, hub: usize) {
         let now = self.now;
-        for conn in self.conns.values_mut().filter(|conn| conn.hub == hub) {
+        let conns: Vec<usize> =
+            self.conns.iter().filter(|(_, conn)| conn.is_of(hub)).map(|(&id, _)| id).collect();
+        for id in conns {
+            let other = self.conns[&id].opener.map(|(opener, _)| opener);
+            if other.is_some_and(|opener| self.are_apart(opener, self.conns[&id].hub)) {
+                continue;
+            }
+            let conn = self.conns.get_mut(&id).unwrap();
             conn.up.resume(now);
             conn.down.resume(now);
             // An end that is gone meanwhile answers what comes by a reset.
@@ -204,8 +293,8 @@ impl World {
                 conn.up.stall();
             }
         }
-        let (seed, now) = (self.rng.next(), self.now);
-        self.spokes[spoke].start(seed, now);
+        let (seed, time, now) = (self.rng.next(), self.time(), self.now);
+        self.spokes[spoke].start(seed, time, now);
     }
 
     /// Opens a connection to a hub; `None` where nobody answers.
@@ -217,7 +306,7 @@ impl World {
         let session = host.core.as_mut()?.accept(source, ephemeral, now)?;
         self.next_conn += 1;
         let (up, down) = (Pipe::new(host.latency), Pipe::new(host.latency));
-        self.conns.insert(id, Conn { up, down, hub, session: Some(session), is_open: true });
+        self.conns.insert(id, Conn { up, down, hub, session: Some(session), is_open: true, opener: None });
         Some(id)
     }
 
@@ -246,6 +335,11 @@ impl World {
         id
     }
 
+    /// A packet to everybody: it may come to each of them and to each hub's kernel, once.
+    pub(crate) fn send_to_all(&mut self, from: usize) -> u64 {
+        self.send_packet(from, Ipv4Addr::BROADCAST.into())
+    }
+
     // ---- time
 
     pub(crate) fn pass(&mut self, time: Duration) {
@@ -266,8 +360,10 @@ impl World {
             [conn.session.and(conn.up.next_at()), conn.is_open.then(|| conn.down.next_at()).flatten()]
         });
         let hubs = self.hubs.iter().map(|hub| hub.core.as_ref().and_then(Core::deadline));
+        let dials =
+            self.hubs.iter().flat_map(|hub| hub.dials.iter().map(|(since, _)| Some(*since + DIAL_TIME)));
         let spokes = self.spokes.iter().map(Machine::next_at);
-        pipes.chain(hubs).chain(spokes).flatten().min()
+        pipes.chain(hubs).chain(dials).chain(spokes).flatten().min()
     }
 
     fn turn(&mut self) {
@@ -283,8 +379,12 @@ impl World {
 
     fn hub_turn(&mut self, hub: usize) {
         let now = self.now;
+        let time = self.time();
+        if let Some(core) = &mut self.hubs[hub].core {
+            core.set_unix_time(time);
+        }
         let mut conns: Vec<usize> =
-            self.conns.iter().filter(|(_, conn)| conn.hub == hub).map(|(&id, _)| id).collect();
+            self.conns.iter().filter(|(_, conn)| conn.is_of(hub)).map(|(&id, _)| id).collect();
         conns.sort_unstable();
         for &id in &conns {
             self.read_hub(hub, id);
@@ -295,6 +395,7 @@ impl World {
                 core.handle_timeouts(now);
             }
             self.do_effects(hub);
+            self.dial_hubs(hub);
             self.flush_hub(hub);
             let Some(core) = &mut self.hubs[hub].core else { return };
             core.finish_turn(now);
@@ -312,10 +413,16 @@ impl World {
             let (Some(conn), Some(core)) = (self.conns.get_mut(&id), &mut self.hubs[hub].core) else {
                 return;
             };
-            let Some(session) = conn.session.filter(|&session| core.is_live(session)) else { return };
+            let (session, pipe) = match conn.opener {
+                Some((opener, session)) if opener == hub => {
+                    (Some(session).filter(|_| conn.is_open), &mut conn.down)
+                }
+                _ => (conn.session, &mut conn.up),
+            };
+            let Some(session) = session.filter(|&session| core.is_live(session)) else { return };
             let mut read = Read::Nothing;
             core.receive(session, now, |space| {
-                read = conn.up.read(space, now);
+                read = pipe.read(space, now);
                 if let Read::Bytes(len) = read { len } else { 0 }
             });
             if let Read::Closed = read {
@@ -339,10 +446,8 @@ impl World {
                 return;
             }
             for &session in &dirty {
-                let conn =
-                    self.conns.values_mut().find(|conn| conn.hub == hub && conn.session == Some(session));
-                if let Some(conn) = conn {
-                    core.flush(session, now, |bytes| conn.down.write(bytes, now));
+                if let Some((pipe, _)) = self.conns.values_mut().find_map(|conn| conn.end(hub, session)) {
+                    core.flush(session, now, |bytes| pipe.write(bytes, now));
                 }
             }
         }
@@ -350,22 +455,27 @@ impl World {
 
     fn do_effects(&mut self, hub: usize) {
         let now = self.now;
-        let HubHost { core, disk, .. } = &mut self.hubs[hub];
+        let HubHost { core, disk, dials, .. } = &mut self.hubs[hub];
         let Some(core) = core else { return };
         while let Some(effect) = core.poll_effect() {
             match effect {
                 Effect::Deliver(packet) => {
-                    self.book.arrive(&packet, HUB, &[HUB_V4]);
+                    self.book.arrive(&packet, kernel(hub), &[HUB_V4, own(hub)]);
                     core.delivered(packet, true);
                 }
                 Effect::Close { session, .. } => {
-                    let conn =
-                        self.conns.values_mut().find(|conn| conn.hub == hub && conn.session == Some(session));
-                    if let Some(conn) = conn {
-                        conn.session = None;
-                        conn.down.close(now);
+                    for conn in self.conns.values_mut() {
+                        let Some((pipe, is_opener)) = conn.end(hub, session) else { continue };
+                        pipe.close(now);
+                        if is_opener {
+                            conn.is_open = false;
+                        } else {
+                            conn.session = None;
+                        }
+                        break;
                     }
                 }
+                Effect::Dial(key, _) => dials.push((now, key)),
                 Effect::Save(job) => {
                     let done = disk.run(*job);
                     core.handle_done(done, now);
@@ -373,8 +483,36 @@ impl World {
                 Effect::Answer(..)
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
-                | Effect::SetSubnets(_)
+                | Effect::SetSubnets(..)
                 | Effect::Log(_) => {}
+            }
+        }
+    }
+
+    /// Goes on with what this hub dials: another hub that is alive is reached at once, one that is silent is not within a
+    /// second.
+    fn dial_hubs(&mut self, hub: usize) {
+        let now = self.now;
+        for (since, key) in std::mem::take(&mut self.hubs[hub].dials) {
+            let other = (0..self.hubs.len()).find(|&other| self.hubs[other].public() == key).unwrap();
+            let is_apart = self.are_apart(hub, other);
+            if is_apart && now < since + DIAL_TIME {
+                self.hubs[hub].dials.push((since, key));
+                continue;
+            }
+            let conn = if is_apart { None } else { self.connect(other) };
+            let ephemeral = self.rng.key();
+            let Some(core) = &mut self.hubs[hub].core else { return };
+            let Some(id) = conn else {
+                core.not_dialled(&key, "nobody is there".to_owned(), now);
+                continue;
+            };
+            let opener = core.dialled(key, place(other), ephemeral, now).map(|session| (hub, session));
+            if let Some(conn) = self.conns.get_mut(&id) {
+                (conn.opener, conn.is_open) = (opener, opener.is_some());
+                if opener.is_none() {
+                    conn.up.close(now);
+                }
             }
         }
     }
@@ -412,6 +550,37 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Everybody reaches everybody, and each hub's kernel, and what is for all comes to all. What is on the way to one that
+    /// goes to another hub at that moment is lost, so that a spoke has a second try.
+    pub(crate) fn check_reach(&mut self) {
+        for from in 0..self.spokes.len() {
+            let missed = self.reach(from);
+            assert!(
+                missed.is_empty() || self.reach(from).is_empty(),
+                "spoke {from} does not reach {missed:?}"
+            );
+        }
+    }
+
+    /// Sends to everybody: who is not reached.
+    fn reach(&mut self, from: usize) -> Vec<String> {
+        let others: Vec<usize> = (0..self.spokes.len()).filter(|&to| to != from).collect();
+        let alive: Vec<usize> = (0..self.hubs.len()).filter(|&hub| self.hubs[hub].is_alive()).collect();
+        let spokes = others.iter().map(|&to| (Some(to), self.spokes[to].own));
+        let all: Vec<(Place, IpAddr)> =
+            spokes.chain(alive.iter().map(|&hub| (kernel(hub), own(hub)))).collect();
+        let sent: Vec<(u64, Place)> =
+            all.iter().map(|&(place, address)| (self.send_packet(from, address), place)).collect();
+        let to_all = self.send_to_all(from);
+        self.pass(Duration::from_secs(2));
+        let missed = sent.iter().filter(|&&(id, place)| self.book.got_by(id) != [place]);
+        let mut missed: Vec<String> = missed.map(|(_, place)| format!("{place:?}")).collect();
+        if self.book.got_by(to_all) != all.iter().map(|&(place, _)| place).collect::<Vec<_>>() {
+            missed.push("all".to_owned());
+        }
+        missed
     }
 
     /// After quiet: everybody is at one hub, which lives, and drains only where all do.

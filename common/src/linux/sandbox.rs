@@ -183,19 +183,29 @@ fn keep_capabilities(binds_names: bool) -> Result<(), CapsError> {
 }
 
 /// Lets files be read and written in `state`, written in `synced`, and read where `needs` says so. Also keeps TCP ports
-/// from being bound, but for port 53 where it is needed, connections from being made by a program that makes none, and signals within this process.
+/// from being bound, but for port 53 where it is needed, connections from being made but to the ports that are needed, and
+/// signals within this process.
 fn confine_files(
     state: BorrowedFd<'_>,
     synced: Option<BorrowedFd<'_>>,
-    Needs { profile, readable, binds_names }: Needs<'_>,
+    Needs { profile, ports, readable, binds_names }: Needs<'_>,
 ) -> Result<RulesetStatus, RulesetError> {
     // Of later rights of Landlock, those to sockets in the file system would cut off the name services.
     let all = AccessFs::from_all(ABI::V5);
     let written = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let in_state = written | AccessFs::ReadFile | AccessFs::ReadDir;
     let mut tcp: BitFlags<AccessNet> = AccessNet::BindTcp.into();
-    if profile == Profile::Accepts {
+    let mut connects = ports.unwrap_or_default().to_vec();
+    match profile {
+        Profile::Accepts => connects.clear(),
+        Profile::Connects => {}
+        // Long answers of name servers come by TCP.
+        Profile::Resolves => connects.push(NAMES),
+    }
+    if profile == Profile::Accepts || ports.is_some() {
         tcp |= AccessNet::ConnectTcp;
+    } else {
+        connects.clear();
     }
     let ruleset = Ruleset::default().handle_access(all)?.handle_access(tcp)?.scope(Scope::Signal)?;
     let synced = synced.map(|directory| Ok::<_, RulesetError>(PathBeneath::new(directory, written)));
@@ -205,6 +215,9 @@ fn confine_files(
         .add_rules(synced)?
         .add_rules(path_beneath_rules(of_profile(profile), AccessFs::ReadFile))?
         .add_rules(path_beneath_rules(readable, AccessFs::ReadFile))?
+        .add_rules(
+            connects.into_iter().map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::ConnectTcp))),
+        )?
         .add_rules(binds_names.then(|| Ok::<_, RulesetError>(NetPort::new(NAMES, AccessNet::BindTcp))))?
         .restrict_self()?;
     Ok(confined.ruleset)

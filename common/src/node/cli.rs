@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use ipnetwork::IpNetwork;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -167,6 +168,11 @@ pub fn has_ipv6() -> bool {
 /// Whether an administrator runs this.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// The time of day, since the beginning of 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The name nearest to the machine's own.

@@ -21,9 +21,9 @@ mod nat64;
 /// How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all of them may take.
-pub const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// The same, where there are other ways to try.
-pub const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
+const GIVE_UP_SOON_AFTER: Duration = Duration::from_secs(3);
 /// Most addresses that are tried.
 pub const MAX_ADDRESSES: usize = 16;
 /// The port of name servers.
@@ -175,6 +175,11 @@ pub struct Dial {
     failure: Failure,
 }
 
+/// How long to try the addresses of a hub.
+pub fn time_to_dial(is_hasty: bool) -> Duration {
+    if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER }
+}
+
 /// What failed, and where.
 struct Failure {
     at: Option<SocketAddr>,
@@ -203,12 +208,12 @@ pub enum Dialed {
 
 impl Dial {
     /// Tries the addresses, at most 16; each attempt is a [`Source::Dial`], by numbers from `first` on.
-    /// `segment`: the largest TCP segment, in bytes; `is_hasty`: whether to give up soon.
+    /// `segment`: the largest TCP segment, in bytes; `time`: how long all of it may take.
     pub fn start(
         addresses: Vec<SocketAddr>,
         first: u16,
         segment: Option<u16>,
-        is_hasty: bool,
+        time: Duration,
         now: Instant,
     ) -> Dial {
         let mut left = alternate(addresses);
@@ -219,7 +224,7 @@ impl Dial {
             first,
             segment,
             next_at: now,
-            give_up_at: now + if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER },
+            give_up_at: now + time,
             failure: Failure {
                 at: None,
                 error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),

@@ -16,36 +16,27 @@ use ipnetwork::IpNetwork;
 use crate::packet::MAX_PACKET;
 use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
-use crate::wire::place::Place;
 
 mod fields;
+mod parts;
 
-use fields::{Fields, hubs, put, put_address, put_flag, put_hub, put_network, put_peer, tag};
+use fields::{
+    Fields, OfJoin, absence, hubs, list, presence, put, put_absence, put_address, put_flag, put_hub,
+    put_mark, put_network, put_peer, put_presence, tag,
+};
+use parts::OPTIONAL;
+pub use parts::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_ROUTES, MAX_TEXT, Peer, Presence};
 
 /// Length of a frame's header.
 pub const HEADER_LEN: usize = 4;
 /// Longest body of any frame.
 pub const MAX_BODY: usize = MAX_PACKET;
-/// Longest text in a control frame, in bytes.
-pub const MAX_TEXT: usize = 1_000;
 /// Most prefixes in one frame of routes that goes out; more of them take several frames.
 pub const MAX_PREFIXES: usize = 1_000;
 /// Most members in one frame that tells them.
 pub const MAX_PEERS: usize = 400;
-/// Most hubs that one frame tells of.
-pub const MAX_HUBS: usize = 16;
-/// Most routes that one spoke may offer.
-pub const MAX_ROUTES: usize = 64;
-/// Length of an invite's secret.
-pub const INVITE_LEN: usize = 16;
-
-/// Bytes that are no frame of this protocol: the link closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadFrame;
-
-/// From here on, unknown kinds and tags are skipped.
-const OPTIONAL: u8 = 128;
-
+/// Longest body, in bytes, of a frame in which a hub tells another one who is on the LAN with it.
+pub const MAX_PRESENCE: usize = 32 * 1024;
 mod kind {
     pub(super) const PACKET: u8 = 1;
     pub(super) const WELCOME: u8 = 2;
@@ -57,11 +48,13 @@ mod kind {
     pub(super) const MEMBERS: u8 = 8;
     pub(super) const ASK_MEMBERS: u8 = 9;
     pub(super) const MEMBERS_CHANGED: u8 = 10;
+    pub(super) const ONLINE: u8 = 11;
+    pub(super) const OFFLINE: u8 = 12;
     pub(super) const PENDING: u8 = 128;
     pub(super) const HUBS: u8 = 129;
 }
 
-/// What a spoke asks for when it joins.
+/// What a spoke asks for when it joins, or a hub that wants a link to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
     /// The name it would like.
@@ -76,6 +69,10 @@ pub struct Join {
     pub invite: Option<[u8; INVITE_LEN]>,
     /// Addresses that it had before, for a hub that has no record of it: no wish.
     pub had: Vec<IpAddr>,
+    /// Counts the joins of this key, at whichever hub: the highest one is the newest.
+    pub sequence: Option<u64>,
+    /// Whether it is a hub that wants a link between hubs.
+    pub is_hub: bool,
 }
 
 /// What the hub grants.
@@ -91,6 +88,8 @@ pub struct Welcome {
     pub mtu: u32,
     /// The networks behind the spoke that the hub takes, of those offered.
     pub routes: Vec<IpNetwork>,
+    /// Whether this is a link between hubs from now on.
+    pub is_hub: bool,
 }
 
 /// Declares an enum that travels as one byte, with room for what later versions say.
@@ -162,28 +161,6 @@ codes! {
     }
 }
 
-/// One line of the list of members that the hub tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its name.
-    pub name: Name,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Whether its tunnel is up.
-    pub online: bool,
-}
-
-/// A hub of the LAN, as one of them tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubInfo {
-    /// The key that it proves.
-    pub key: PublicKey,
-    /// Where it is reached; `None` only for the hub that tells, which may not know.
-    pub place: Option<Place>,
-    /// Whether it wants its members to go elsewhere.
-    pub is_draining: bool,
-}
-
 /// A control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlFrame {
@@ -229,6 +206,10 @@ pub enum ControlFrame {
     MembersChanged,
     /// The hub is locked, and a person has to decide: the spoke waits on this link. One of an earlier version ends it.
     Pending,
+    /// Between hubs: who is on the LAN through the one that tells, itself included.
+    Online(Vec<Presence>),
+    /// Between hubs: who is no longer, with the sequence that was told.
+    Offline(Vec<(PublicKey, u64)>),
     /// All hubs of the LAN, the one that tells among them; at most [`MAX_HUBS`]. Earlier versions skip it.
     Hubs(Vec<HubInfo>),
 }
@@ -270,7 +251,7 @@ impl ControlFrame {
     /// Reads the body behind `header`; `None` is a kind of a later version, to be skipped.
     pub fn decode(header: Header, body: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
         let mut fields = Fields::default();
-        if header.kind < OPTIONAL {
+        if header.kind < OPTIONAL && !matches!(header.kind, kind::ONLINE | kind::OFFLINE) {
             fields = Fields::decode(body)?;
         }
         let control = match header.kind {
@@ -280,6 +261,7 @@ impl ControlFrame {
                 hub: fields.addresses,
                 mtu: fields.mtu.ok_or(BadFrame)?,
                 routes: fields.granted,
+                is_hub: fields.is_hub,
             }),
             kind::REFUSED => ControlFrame::Refused {
                 reason: Refusal::from_code(fields.code.ok_or(BadFrame)?),
@@ -298,6 +280,8 @@ impl ControlFrame {
                 ControlFrame::AskMembers { after: fields.name, watch: fields.code.is_some() }
             }
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
+            kind::ONLINE => ControlFrame::Online(list(body, tag::ONLINE, presence)?),
+            kind::OFFLINE => ControlFrame::Offline(list(body, tag::OFFLINE, absence)?),
             kind::PENDING => ControlFrame::Pending,
             kind::HUBS => ControlFrame::Hubs(hubs(body)?),
             later if later >= OPTIONAL => return Ok(None),
@@ -317,6 +301,7 @@ impl ControlFrame {
                 welcome.hub.iter().for_each(|&address| put_address(out, tag::ADDRESS, address));
                 put(out, tag::MTU, &welcome.mtu.to_be_bytes());
                 welcome.routes.iter().for_each(|&route| put_network(out, tag::GRANTED, route));
+                put_mark(out, tag::IS_HUB, welcome.is_hub);
                 kind::WELCOME
             }
             ControlFrame::Refused { reason, text } => {
@@ -355,6 +340,14 @@ impl ControlFrame {
                 kind::ASK_MEMBERS
             }
             ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
+            ControlFrame::Online(members) => {
+                members.iter().for_each(|member| put_presence(out, member));
+                kind::ONLINE
+            }
+            ControlFrame::Offline(members) => {
+                members.iter().for_each(|(key, sequence)| put_absence(out, key, *sequence));
+                kind::OFFLINE
+            }
             ControlFrame::Pending => kind::PENDING,
             ControlFrame::Hubs(hubs) => {
                 hubs.iter().for_each(|hub| put_hub(out, hub));
@@ -366,10 +359,26 @@ impl ControlFrame {
     }
 }
 
+impl Welcome {
+    /// To a member of this name, on a LAN with this MTU, and nothing else.
+    pub fn new(name: Name, mtu: u32) -> Welcome {
+        Welcome { name, addresses: vec![], hub: vec![], mtu, routes: vec![], is_hub: false }
+    }
+}
+
 impl Join {
     /// A request of a machine that would like this name, and nothing else.
     pub fn new(name: Name) -> Join {
-        Join { name, addresses: vec![], routes: vec![], mtu: None, invite: None, had: vec![] }
+        Join {
+            name,
+            addresses: vec![],
+            routes: vec![],
+            mtu: None,
+            invite: None,
+            had: vec![],
+            sequence: None,
+            is_hub: false,
+        }
     }
 
     /// The payload of the third handshake message. At most a few kilobytes: [`MAX_ROUTES`] bounds it.
@@ -385,18 +394,23 @@ impl Join {
             put(&mut out, tag::INVITE, invite);
         }
         self.had.iter().for_each(|&address| put_address(&mut out, tag::HAD, address));
+        if let Some(sequence) = self.sequence {
+            put(&mut out, tag::SEQUENCE, &sequence.to_be_bytes());
+        }
+        put_mark(&mut out, tag::IS_HUB, self.is_hub);
         out
     }
 
     /// Reads the payload of the third handshake message.
     pub fn decode(payload: &[u8]) -> Result<Join, BadFrame> {
         let fields = Fields::decode(payload)?;
+        let OfJoin { invite, had, sequence } = fields.of_join;
         let is_twice = |addresses: &[IpAddr]| {
             [true, false]
                 .iter()
                 .any(|&v4| addresses.iter().filter(|address| address.is_ipv4() == v4).count() > 1)
         };
-        if is_twice(&fields.addresses) || is_twice(&fields.had) || fields.networks.len() > MAX_ROUTES {
+        if is_twice(&fields.addresses) || is_twice(&had) || fields.networks.len() > MAX_ROUTES {
             return Err(BadFrame);
         }
         Ok(Join {
@@ -404,8 +418,10 @@ impl Join {
             addresses: fields.addresses,
             routes: fields.networks,
             mtu: fields.mtu,
-            invite: fields.invite,
-            had: fields.had,
+            invite,
+            had,
+            sequence,
+            is_hub: fields.is_hub,
         })
     }
 }

@@ -16,6 +16,7 @@ use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
 use crate::wire::noise::Role;
 
+mod control;
 mod error;
 mod handshake;
 mod liveness;
@@ -28,7 +29,7 @@ pub use outbound::{QUEUE_BYTES, outbox};
 pub use traffic::Traffic;
 
 use handshake::{Greeting, Step, Transport};
-use liveness::Liveness;
+use liveness::{Liveness, SILENT_HUB_AFTER};
 use outbound::Outbound;
 
 /// Output of a tunnel.
@@ -93,6 +94,8 @@ pub struct Tunnel {
     frame: Option<frame::Header>,
     outbound: Outbound,
     liveness: Liveness,
+    /// Whether both ends are hubs.
+    is_between_hubs: bool,
     /// Packets that came out.
     received: Traffic,
 }
@@ -142,8 +145,17 @@ impl Tunnel {
             frame: None,
             outbound: Outbound::new(),
             liveness: Liveness::new(now),
+            is_between_hubs: false,
             received: Traffic::default(),
         }
+    }
+
+    /// Makes it a link between hubs: each tells the other who is on the LAN with it, and notices within 2 s that the other
+    /// one is silent.
+    pub fn set_between_hubs(&mut self, now: Instant) {
+        self.is_between_hubs = true;
+        self.liveness.set_watchful(true, now);
+        self.liveness.set_dead_after(SILENT_HUB_AFTER);
     }
 
     /// Whether packets may flow.
@@ -352,46 +364,6 @@ impl Tunnel {
         self.state = State::Joining;
     }
 
-    /// Handles pings and changes of state, and returns the other frames that are valid in this state.
-    fn handle_control(&mut self, control: ControlFrame, now: Instant) -> Result<Option<ControlFrame>, Error> {
-        match (self.role, &control) {
-            (_, ControlFrame::Ping(token)) => {
-                self.control(&ControlFrame::Pong(*token))?;
-                Ok(None)
-            }
-            (_, ControlFrame::Pong(token)) => {
-                self.liveness.pong(*token, now);
-                if let Some(shortest) = self.liveness.shortest() {
-                    self.outbound.queue.set_round_trip(shortest);
-                }
-                Ok(None)
-            }
-            (Role::Spoke, ControlFrame::Pending) if matches!(self.state, State::Joining) => {
-                self.wait(now);
-                Ok(Some(control))
-            }
-            (Role::Spoke, ControlFrame::Welcome(_)) if self.is_asking() => {
-                self.open_up(now);
-                Ok(Some(control))
-            }
-            (Role::Spoke, ControlFrame::Refused { .. }) if self.is_asking() => {
-                self.state = State::Closing;
-                Ok(Some(control))
-            }
-            (_, ControlFrame::Bye(_)) => {
-                self.state = State::Closing;
-                Ok(Some(control))
-            }
-            (
-                Role::Spoke,
-                ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
-            ) if self.is_open() => Ok(Some(control)),
-            (Role::Spoke, ControlFrame::Hubs(_)) if self.is_open() => Ok(Some(control)),
-            (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
-            _ => Err(Error::Frame),
-        }
-    }
-
     // ---- sending
 
     /// Writes what the socket takes: what an earlier write left over, then up to one burst of newly sealed bytes.
@@ -479,6 +451,11 @@ impl Tunnel {
     /// Queues a control frame ahead of all packets.
     pub fn control(&mut self, control: &ControlFrame) -> Result<(), Error> {
         self.outbound.control(control)
+    }
+
+    /// Bytes of control frames that wait.
+    pub fn waiting_control(&self) -> usize {
+        self.outbound.control.len()
     }
 
     /// The same with a frame that was encoded before, as many tunnels get it.

@@ -21,7 +21,7 @@ impl Core {
             Command::Allow(allow) => self.allow(request, allow, now),
             Command::Rename(who, name) => self.rename(request, &who, name, now),
             Command::Forget(who) => self.forget_member(request, &who, now),
-            Command::Drain(is_draining) => self.drain(request, is_draining),
+            Command::Drain(is_draining) => self.drain(request, is_draining, now),
             command @ (Command::Invite(_)
             | Command::Cancel(_)
             | Command::SetAccess(_)

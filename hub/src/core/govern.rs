@@ -104,9 +104,9 @@ impl Core {
         }
         let found = self.admission.find(who).and_then(|id| {
             let member = self.admission.members().member(id);
-            match member.session {
-                Some(_) => Err(format!("{0} is on the LAN: stop it there, or `hub revoke {0}`", member.name)),
-                None => Ok(id),
+            match member.is_online() {
+                true => Err(format!("{0} is on the LAN: stop it there, or `hub revoke {0}`", member.name)),
+                false => Ok(id),
             }
         });
         match found {

@@ -1,5 +1,7 @@
 //! Tells members which hubs the LAN has, and sends them to the others. Pure.
 
+use std::time::Instant;
+
 use common::wire::frame::ControlFrame;
 
 use super::Core;
@@ -20,9 +22,10 @@ impl Core {
     }
 
     /// Tells the members which hubs there are, if that is not what they were told.
-    pub(super) fn refresh_hubs(&mut self) {
+    pub(super) fn refresh_hubs(&mut self, now: Instant) {
         if self.hubs.refresh(self.admission.members(), self.key.public()) {
             self.tell_all_hubs();
+            self.refresh_peers(now);
         }
     }
 
@@ -31,14 +34,14 @@ impl Core {
     }
 
     /// Tells a member that has just come: where there is no hub but this one, too, as it may have known others.
-    pub(super) fn tell_hubs(&mut self, session: SessionId) {
-        self.refresh_hubs();
+    pub(super) fn tell_hubs(&mut self, session: SessionId, now: Instant) {
+        self.refresh_hubs(now);
         self.switch.tell(session, &ControlFrame::Hubs(self.hubs.known().to_vec()));
     }
 
     /// Sends the members to the other hubs, or takes them again.
-    pub(super) fn drain(&mut self, request: RequestId, is_draining: bool) {
-        self.refresh_hubs();
+    pub(super) fn drain(&mut self, request: RequestId, is_draining: bool, now: Instant) {
+        self.refresh_hubs(now);
         if is_draining && !self.hubs.are_several() {
             let text = "there is no other hub to go to: a line of `members` with hub=HOST:PORT names one";
             return self.answer(request, Err(text.to_owned()));

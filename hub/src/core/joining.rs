@@ -25,6 +25,11 @@ impl Core {
         if !self.admission.joins.allow(key, now) {
             return self.put_off(session, &key);
         }
+        if let Ok(join) = &join
+            && join.is_hub
+        {
+            return self.handle_hub_join(session, key, join, now);
+        }
         if let (Ok(join), Some(older)) = (&join, self.older_link(session, &key))
             && self.admission.joins.take_over(key, now)
         {
@@ -178,9 +183,11 @@ impl Core {
         if let Some(old) = self.admission.members().member(id).session {
             self.switch.dismiss(old, Farewell::Replaced, End::Farewell("the same key joined again"));
         }
+        let stamp = self.stamp(id, join.sequence);
         let offered = self.without_ungranted(id, &join.routes);
         let routes = self.offer_routes(id, &offered);
         self.admission.members_mut().set_online(id, session);
+        self.admission.members_mut().set_stamp(id, stamp);
         let who = self.who(id);
         self.note(Notice::Joined { session, who, source, is_new });
         let version = self.admission.members().version_of(id);
@@ -189,7 +196,8 @@ impl Core {
         self.switch.join(session, id, join.mtu, welcome, hold, now);
         self.keep_clear_of(source.ip().to_canonical());
         self.tell_all_routes(session, id);
-        self.tell_hubs(session);
+        self.tell_hubs(session, now);
+        self.tell_online(id);
         self.notify_watchers(now);
     }
 
@@ -197,11 +205,10 @@ impl Core {
         let member = self.admission.members().member(id);
         let addresses = member.addresses.iter().filter_map(|&address| self.lan.subnets.with_prefix(address));
         Welcome {
-            name: member.name.clone(),
             addresses: addresses.collect(),
             hub: self.lan.subnets.hub().map(|hub| hub.ip()).collect(),
-            mtu: self.lan.mtu,
             routes,
+            ..Welcome::new(member.name.clone(), self.lan.mtu)
         }
     }
 

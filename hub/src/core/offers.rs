@@ -90,7 +90,7 @@ impl Core {
 
     /// When there is something to do with routes; at once, where it is a time that has passed.
     pub(super) fn routes_deadline(&self) -> Option<Instant> {
-        let now = self.now?;
+        let now = self.time.now?;
         if self.routes.has_free() { Some(now) } else { self.routes.tell_at(now) }
     }
 

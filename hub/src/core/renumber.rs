@@ -61,7 +61,8 @@ impl Core {
         self.admission.renumber(to, moves);
         self.routes.set_subnets(to);
         self.lan.subnets = to;
-        self.effects.push_back(Effect::SetSubnets(to));
+        let own = self.hubs.listed_addresses(self.admission.members()).to_vec();
+        self.effects.push_back(Effect::SetSubnets(to, own));
         self.note(Notice::Renumbered(to));
         renumbered
     }

@@ -2,10 +2,13 @@
 //!
 //! A hub is a member whose line has `hub=HOST:PORT`; a hub's own line says where spokes reach it.
 
+use std::net::IpAddr;
+
 use common::wire::frame::{HubInfo, MAX_HUBS};
 use common::wire::key::PublicKey;
 
-use crate::lan::members::{Member, Members};
+use crate::ids::MemberId;
+use crate::lan::members::{Member, Members, Version};
 
 /// The hubs of the LAN.
 #[derive(Default)]
@@ -13,8 +16,14 @@ pub(crate) struct Hubs {
     /// All of them, this one first; what members were told last.
     known: Vec<HubInfo>,
     is_draining: bool,
+    /// Whether the list has a line of this hub.
+    is_listed: bool,
     /// The state of [`Members::parties`] that they were read from.
     parties: Option<u64>,
+    /// The state of the list of members by which it was decided where those are that other hubs tell of.
+    pub(crate) homes_of: Option<Version>,
+    /// The addresses on the device that this hub has alone, beside those that each hub has.
+    pub(crate) own_addresses: Vec<IpAddr>,
 }
 
 /// The members that are hubs, by name.
@@ -29,6 +38,17 @@ impl Hubs {
     /// What members are told.
     pub(crate) fn known(&self) -> &[HubInfo] {
         &self.known
+    }
+
+    /// This hub's line in the list of members, if it has one.
+    #[inline]
+    pub(crate) fn own(&self, members: &Members) -> Option<MemberId> {
+        self.known.first().filter(|_| self.is_listed).and_then(|this| members.by_key(&this.key))
+    }
+
+    /// The addresses that this hub has alone.
+    pub(crate) fn listed_addresses<'a>(&self, members: &'a Members) -> &'a [IpAddr] {
+        self.own(members).map_or(&[], |id| &members.member(id).addresses)
     }
 
     /// Whether there is another one than this.
@@ -57,6 +77,7 @@ impl Hubs {
         }
         let hubs = of(members);
         let place = hubs.iter().find(|hub| hub.key == own).and_then(|hub| hub.hub.clone());
+        self.is_listed = members.by_key(&own).is_some();
         let this = HubInfo { key: own, place, is_draining: self.is_draining };
         let others = hubs.into_iter().filter(|hub| hub.key != own);
         let others = others.map(|hub| HubInfo { key: hub.key, place: hub.hub.clone(), is_draining: false });

@@ -279,7 +279,17 @@ impl Members {
         self.table[id.index()].session = Some(session);
     }
 
-    /// Notes that a member has left the LAN.
+    /// Notes how others are told of a member that is here.
+    pub(crate) fn set_stamp(&mut self, id: MemberId, stamp: Stamp) {
+        self.table[id.index()].stamp = stamp;
+    }
+
+    /// Notes by which link a member is reached that is with another hub.
+    pub(crate) fn set_elsewhere(&mut self, id: MemberId, link: Option<SessionId>) {
+        self.table[id.index()].elsewhere = link;
+    }
+
+    /// Notes that a member has left this hub.
     pub fn set_offline(&mut self, id: MemberId, now: Instant) {
         let member = &mut self.table[id.index()];
         (member.session, member.seen_at) = (None, Some(now));
@@ -433,7 +443,7 @@ mod member;
 mod names;
 
 pub use edit::{Change, Outcome};
-pub use member::{Member, Version};
+pub use member::{Member, Stamp, Version};
 pub(crate) use member::{Rights, rights_text};
 
 #[cfg(test)]

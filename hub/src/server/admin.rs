@@ -194,7 +194,7 @@ impl Server {
     fn encode_answer(&self, answer: Result<Answer, String>) -> Vec<u8> {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
-            Ok(Answer::Draining(_)) => encode(Ok(control::draining(&self.core))),
+            Ok(Answer::Draining(_)) => encode(Ok(control::draining(&self.core, self.clock.now))),
             Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
             Ok(Answer::Reloaded(changes)) => {
                 let certificate = self.certificate.file();

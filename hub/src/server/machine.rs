@@ -67,17 +67,18 @@ pub(super) struct Seen {
 }
 
 impl Machine {
-    /// Makes the device, sets it up, and listens to the kernel. `tcp_ports`: what the hub listens on.
+    /// Makes the device, sets it up, and listens to the kernel. `tcp_ports`: what the hub listens on; `own`: the addresses
+    /// that it has alone.
     ///
     /// # Errors
     /// Where the device cannot be what the command line says, or shuts the machine's way to its router.
-    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>) -> Result<Machine, Error> {
+    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>, own: &[IpAddr]) -> Result<Machine, Error> {
         let mut tun = Tun::open(&config.tun)?;
         if let Some((hub, subnet)) = router(&tun, config.subnets) {
             return Err(Error::Router(hub, subnet));
         }
         let mut device = Device::default();
-        device.configure(&mut tun, device_config(config.subnets, config.mtu))?;
+        device.configure(&mut tun, device_config(config.subnets, own, config.mtu))?;
         if let Some(error) = device.take_failure() {
             return Err(error.into());
         }
@@ -116,12 +117,12 @@ impl Machine {
         self.tun.deliver(packet, &mut self.scratch).is_ok()
     }
 
-    /// Gives the device the hub's addresses in these subnets, and no others.
+    /// Gives the device the addresses that each hub has in these subnets, those that this one has alone, and no others.
     ///
     /// # Errors
     /// Where the device is gone and cannot be made anew.
-    pub(super) fn set_subnets(&mut self, subnets: Subnets) -> Result<(), tun::Error> {
-        self.device.configure(&mut self.tun, device_config(subnets, self.mtu))?;
+    pub(super) fn set_subnets(&mut self, subnets: Subnets, own: &[IpAddr]) -> Result<(), tun::Error> {
+        self.device.configure(&mut self.tun, device_config(subnets, own, self.mtu))?;
         self.lan = subnets.hub().collect();
         // The kernel takes routes away with addresses.
         self.restore_routes();
@@ -344,9 +345,24 @@ fn router(tun: &Tun, subnets: Subnets) -> Option<(IpAddr, IpNetwork)> {
     Some((own.ip(), IpNetwork::new(own.network(), own.prefix()).unwrap_or(own)))
 }
 
-/// The hub's addresses in these subnets.
-fn device_config(subnets: Subnets, mtu: u32) -> DeviceConfig {
-    DeviceConfig { addresses: subnets.hub().chain(subnets.hub_link_local()).collect(), mtu }
+/// The addresses that each hub has in these subnets, and those that this one has alone. Of these the kernel sends: other
+/// hubs have the former themselves.
+fn device_config(subnets: Subnets, own: &[IpAddr], mtu: u32) -> DeviceConfig {
+    let mut addresses: Vec<IpNetwork> = subnets.hub_link_local().into_iter().collect();
+    for hub in subnets.hub() {
+        match own.iter().find(|own| own.is_ipv4() == hub.is_ipv4()).copied() {
+            // The route to the subnet comes with the address that has its length, and prefers that as source.
+            Some(own @ IpAddr::V4(_)) => {
+                addresses.extend(subnets.with_prefix(own));
+                addresses.push(hub.ip().into());
+            }
+            // Of two addresses the one is source that has more bits in common with the destination, of those that count by
+            // its length (RFC 6724, section 5, rule 8).
+            Some(own @ IpAddr::V6(_)) => addresses.extend([hub, own.into()]),
+            None => addresses.push(hub),
+        }
+    }
+    DeviceConfig { addresses, mtu }
 }
 
 /// Makes `observed` into `wanted`. Rules that are asked in an order are made anew together; of the others only those

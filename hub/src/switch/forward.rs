@@ -11,12 +11,12 @@ use common::queue::Buf;
 use common::wire::tunnel::Event;
 use log::{log_enabled, trace};
 
-use super::{Effects, Fabric, Port, Switch};
+use super::{Effects, Port, Role, Switch};
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
 use crate::switch::asked::Asked;
 use crate::switch::filter::Path;
-use crate::switch::router::{self, Verdict};
+use crate::switch::router::{self, Fabric, Origin, Verdict};
 
 impl Switch {
     /// Reads for a session, by [`Tunnel::fill`](common::wire::tunnel::Tunnel::fill); `false` where it is not alive.
@@ -100,29 +100,39 @@ impl Switch {
                 return self.drop(from, packet, reason);
             }
         };
-        let member = from.and_then(|session| self.sessions[session.index()].member);
-        let verdict = router::route(fabric.members, fabric.table, &self.subnets, member, &header);
+        let origin = self.origin(from);
+        let verdict = router::route(fabric, &self.subnets, origin, &header);
+        let sender = router::sender(fabric, &self.subnets, origin, &header);
         if log_enabled!(log::Level::Trace) {
-            let name = member.map_or("the hub", |id| fabric.members.member(id).name.as_str());
-            trace!("{header} from {name}: {verdict:?}");
+            let name = sender.map_or("the hub", |id| fabric.members.member(id).name.as_str());
+            trace!("{header} from {name}, {origin:?}: {verdict:?}");
         }
         match verdict {
-            Verdict::Tun | Verdict::To(_) if !self.allows(member, verdict, &packet, &header, fabric, now) => {
-                let answer = self.prohibited(from, &packet, &header);
+            Verdict::Tun | Verdict::To(_) if !self.allows(sender, verdict, &packet, &header, fabric, now) => {
+                let answer = self.prohibited(from, &packet, &header, fabric);
                 self.drop_answered(from, packet, Reason::Denied, answer, effects, now);
             }
             Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
             Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
-            Verdict::Flood if self.may_flood(from, member, &packet, now) => {
-                self.flood(from, member, packet, &header, fabric, effects, now);
+            Verdict::Flood if self.may_flood(from, &packet, now) => {
+                self.flood(from, sender, packet, &header, fabric, effects, now);
             }
             Verdict::Flood => self.drop(from, packet, Reason::RateLimit),
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                let answer = self.unreachable(from, &packet, &header);
+                let answer = self.unreachable(from, &packet, &header, fabric);
                 self.drop_answered(from, packet, reason, answer, effects, now);
             }
             Verdict::Drop(reason) => self.drop(from, packet, reason),
         }
+    }
+
+    /// Where what this session, or else the hub's own kernel, sends comes from.
+    fn origin(&self, from: Option<SessionId>) -> Origin {
+        from.map_or(Origin::Kernel, |session| match self.sessions[session.index()].role {
+            Role::Member(id) => Origin::Member(id),
+            // A link on which nobody is on the LAN carries no packets.
+            Role::Hub | Role::Unknown => Origin::Link(session),
+        })
     }
 
     /// Whether the access rules let a packet take the way to which it is routed.
@@ -158,15 +168,16 @@ impl Switch {
         effects: &mut Effects,
         now: Instant,
     ) {
-        let receiver = fabric.members.member(to).session.filter(|&session| self.is_live(session));
-        let Some(to) = receiver else {
-            let answer = self.unreachable(from, &packet, header);
+        let member = fabric.members.member(to);
+        let mut ways = [member.session, member.elsewhere].into_iter().flatten();
+        let Some(to) = ways.find(|&session| self.is_live(session)) else {
+            let answer = self.unreachable(from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
         };
         if self.fits(to, &packet, header) {
             return self.enqueue(to, packet, header, now);
         }
-        let answer = self.too_big(from, to, &packet, header);
+        let answer = self.too_big(from, to, &packet, header, fabric);
         if answer.is_none() && self.fragment(to, &mut packet, header, now) {
             return self.buffers.pool.give(packet);
         }
@@ -189,8 +200,8 @@ impl Switch {
         now: Instant,
     ) {
         self.drop(from, packet, reason);
-        let member = from.and_then(|session| self.sessions[session.index()].member);
-        let Some(answer) = answer.filter(|_| self.policing.limits.answer(member, now)) else {
+        let origin = self.origin(from);
+        let Some(answer) = answer.filter(|_| self.policing.limits.answer(origin, now)) else {
             return;
         };
         let answer = self.buffers.pool.copy(&answer);
@@ -202,15 +213,11 @@ impl Switch {
     }
 
     /// Whether a source may send this packet to everyone.
-    fn may_flood(
-        &mut self,
-        from: Option<SessionId>,
-        member: Option<MemberId>,
-        bytes: &[u8],
-        now: Instant,
-    ) -> bool {
-        let outside = from.map(|session| self.sessions[session.index()].source.ip());
-        self.policing.limits.flood(member, outside, offload::segments(bytes), bytes.len(), now)
+    fn may_flood(&mut self, from: Option<SessionId>, bytes: &[u8], now: Instant) -> bool {
+        let origin = self.origin(from);
+        let member = from.filter(|_| matches!(origin, Origin::Member(_)));
+        let outside = member.map(|session| self.sessions[session.index()].source.ip());
+        self.policing.limits.flood(origin, outside, offload::segments(bytes), bytes.len(), now)
     }
 
     fn port(&mut self, from: Option<SessionId>) -> &mut Port {
@@ -230,8 +237,9 @@ impl Switch {
         to: SessionId,
         bytes: &[u8],
         header: &Header,
+        fabric: Fabric<'_>,
     ) -> Option<Answer> {
-        let by = self.answerer(from, header)?;
+        let by = self.answerer(from, header, fabric)?;
         icmp::too_big(bytes, header, by, self.broadcast(), self.sessions[to.index()].mtu)
     }
 
@@ -248,22 +256,39 @@ impl Switch {
     }
 
     /// The answer to a packet that cannot be delivered.
-    fn unreachable(&self, from: Option<SessionId>, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::unreachable(bytes, header, self.answerer(from, header)?, self.broadcast())
+    fn unreachable(
+        &self,
+        from: Option<SessionId>,
+        bytes: &[u8],
+        header: &Header,
+        fabric: Fabric<'_>,
+    ) -> Option<Answer> {
+        icmp::unreachable(bytes, header, self.answerer(from, header, fabric)?, self.broadcast())
     }
 
     /// The answer to a packet that the access rules forbid.
-    fn prohibited(&self, from: Option<SessionId>, bytes: &[u8], header: &Header) -> Option<Answer> {
-        icmp::prohibited(bytes, header, self.answerer(from, header)?, self.broadcast())
+    fn prohibited(
+        &self,
+        from: Option<SessionId>,
+        bytes: &[u8],
+        header: &Header,
+        fabric: Fabric<'_>,
+    ) -> Option<Answer> {
+        icmp::prohibited(bytes, header, self.answerer(from, header, fabric)?, self.broadcast())
     }
 
     /// Source of an ICMP error: the hub's address, or the destination when it goes to our own kernel, which drops
-    /// packets from its own address.
-    fn answerer(&self, from: Option<SessionId>, header: &Header) -> Option<IpAddr> {
-        if from.is_none() {
-            return Some(header.destination);
+    /// packets from its own address. Another hub takes what is from an address of this hub alone, or of a member here.
+    fn answerer(&self, from: Option<SessionId>, header: &Header, fabric: Fabric<'_>) -> Option<IpAddr> {
+        let is_fitting = |address: &IpAddr| address.is_ipv6() == header.is_ipv6();
+        match self.origin(from) {
+            Origin::Kernel => Some(header.destination),
+            Origin::Member(_) => self.subnets.hub().map(|hub| hub.ip()).find(is_fitting),
+            Origin::Link(_) => {
+                let own = fabric.own.map(|id| &fabric.members.member(id).addresses);
+                own.into_iter().flatten().copied().find(is_fitting).or(Some(header.destination))
+            }
         }
-        self.subnets.hub().map(|hub| hub.ip()).find(|hub| hub.is_ipv6() == header.is_ipv6())
     }
 
     fn broadcast(&self) -> Option<Ipv4Addr> {
@@ -286,7 +311,7 @@ impl Switch {
         self.mark_dirty(session);
     }
 
-    /// Sends a packet to all who may have it: members, and the hub's own kernel if it comes from a member.
+    /// Sends a packet to all who may have it: members, other hubs, and the hub's own kernel if it does not come from there.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet's whole story, on the way that must stay short"
@@ -294,38 +319,49 @@ impl Switch {
     fn flood(
         &mut self,
         from: Option<SessionId>,
-        member: Option<MemberId>,
+        sender: Option<MemberId>,
         mut packet: Buf,
         header: &Header,
         fabric: Fabric<'_>,
         effects: &mut Effects,
         now: Instant,
     ) {
-        self.flood_members(member, &mut packet, header, fabric, now);
-        if from.is_some() && self.allows(member, Verdict::Tun, &packet, header, fabric, now) {
+        self.flood_sessions(from, sender, &mut packet, header, fabric, now);
+        if from.is_some() && self.allows(sender, Verdict::Tun, &packet, header, fabric, now) {
             return effects.push_back(Effect::Deliver(packet));
         }
         self.buffers.pool.give(packet);
     }
 
-    fn flood_members(
+    fn flood_sessions(
         &mut self,
-        from: Option<MemberId>,
+        from: Option<SessionId>,
+        sender: Option<MemberId>,
         bytes: &mut [u8],
         header: &Header,
         fabric: Fabric<'_>,
         now: Instant,
     ) {
+        // Each hub passes on what its own members send; what is from an address that each hub has stays here.
+        let is_from_hub = matches!(self.origin(from), Origin::Link(_))
+            || from.is_none() && self.subnets.is_hub(self.subnets.resolve(header.source));
         for index in 0..self.sessions.capacity() {
             let Some(entry) = self.sessions.get(index) else { continue };
-            if !entry.tunnel.is_open() || entry.end.is_some() || entry.member == from {
-                continue;
-            }
-            let receiver = entry.member.map_or(Verdict::Flood, Verdict::To);
-            if !self.allows(from, receiver, bytes, header, fabric, now) {
-                continue;
-            }
             let to = SessionId::new(index);
+            if !entry.tunnel.is_open() || entry.end.is_some() || from == Some(to) {
+                continue;
+            }
+            let is_allowed = match entry.role {
+                // It may have come here while what it had sent was on the way from the hub where it was.
+                Role::Member(id) if Some(id) == sender => false,
+                Role::Member(id) => self.allows(sender, Verdict::To(id), bytes, header, fabric, now),
+                // It holds the packet against the rules for each of its members.
+                Role::Hub => !is_from_hub,
+                Role::Unknown => false,
+            };
+            if !is_allowed {
+                continue;
+            }
             let mut packet = self.buffers.pool.copy(bytes);
             if self.fits(to, &packet, header) {
                 self.enqueue(to, packet, header, now);

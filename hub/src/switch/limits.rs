@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::packet::prefix::source_network;
 use common::queue::token_bucket::TokenBucket;
 
-use crate::ids::MemberId;
+use crate::switch::router::Origin;
 
 /// Datagrams to everyone: a second's worth of them at once, then one a millisecond.
 const DATAGRAMS: u32 = 1_000;
@@ -18,6 +18,8 @@ const DATAGRAMS: u32 = 1_000;
 const BYTES: u32 = 1_536 * DATAGRAMS;
 /// How many members' worth one network outside may send.
 const MEMBERS_OF_NETWORK: u32 = 4;
+/// How many members' worth another hub may send, which holds its own members to these limits.
+const MEMBERS_OF_HUB: u32 = 10;
 /// ICMP answers.
 const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
 /// Entries without a missing token are looked for when there are so many.
@@ -26,8 +28,8 @@ const SWEEP_FROM: usize = 1_024;
 /// Who is held to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
-    /// A member, or the hub's own kernel.
-    Member(Option<MemberId>),
+    /// A member, another hub, or the hub's own kernel.
+    Origin(Origin),
     /// All members in a network outside.
     Network(IpAddr),
 }
@@ -43,7 +45,8 @@ impl Limits {
     /// Full ones.
     fn of(source: Source) -> Limits {
         let members = match source {
-            Source::Member(_) => 1,
+            Source::Origin(Origin::Kernel | Origin::Member(_)) => 1,
+            Source::Origin(Origin::Link(_)) => MEMBERS_OF_HUB,
             Source::Network(_) => MEMBERS_OF_NETWORK,
         };
         let second = |burst| TokenBucket::new(Duration::from_secs(1) / burst, burst);
@@ -67,11 +70,11 @@ pub(super) struct AllLimits {
 }
 
 impl AllLimits {
-    /// Takes a packet to everyone that stands for so many datagrams, from a member at this address outside or from
-    /// the hub's own kernel, or refuses it as a whole.
+    /// Takes a packet to everyone that stands for so many datagrams, from a member at this address outside, from another
+    /// hub or from the hub's own kernel, or refuses it as a whole.
     pub(super) fn flood(
         &mut self,
-        member: Option<MemberId>,
+        from: Origin,
         outside: Option<IpAddr>,
         datagrams: u32,
         bytes: usize,
@@ -79,7 +82,7 @@ impl AllLimits {
     ) -> bool {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let network = outside.map(|address| Source::Network(source_network(address)));
-        let sources = || [Some(Source::Member(member)), network].into_iter().flatten();
+        let sources = || [Some(Source::Origin(from)), network].into_iter().flatten();
         let is_allowed = sources().all(|source| self.entry(source, now).has(datagrams, bytes, now));
         for source in sources().filter(|_| is_allowed) {
             let limits = self.entry(source, now);
@@ -89,9 +92,9 @@ impl AllLimits {
         is_allowed
     }
 
-    /// Takes an answer to a member, or to the hub's own kernel.
-    pub(super) fn answer(&mut self, member: Option<MemberId>, now: Instant) -> bool {
-        self.entry(Source::Member(member), now).answers.take(now)
+    /// Takes an answer to where a packet came from.
+    pub(super) fn answer(&mut self, to: Origin, now: Instant) -> bool {
+        self.entry(Source::Origin(to), now).answers.take(now)
     }
 
     fn entry(&mut self, source: Source, now: Instant) -> &mut Limits {
@@ -107,11 +110,12 @@ impl AllLimits {
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
     use super::*;
+    use crate::ids::{MemberId, SessionId};
 
-    const MEMBER: Option<MemberId> = Some(MemberId::new(7));
+    const MEMBER: Origin = member(7);
 
-    fn member(index: usize) -> Option<MemberId> {
-        Some(MemberId::new(index))
+    const fn member(index: usize) -> Origin {
+        Origin::Member(MemberId::new(index))
     }
 
     #[test]
@@ -120,9 +124,21 @@ mod tests {
         let mut all = AllLimits::default();
         assert!((0..10).all(|_| all.flood(MEMBER, None, 100, 2_000, now)), "a thousand in ten super-packets");
         assert!(!all.flood(MEMBER, None, 1, 60, now));
-        assert_eq!((0..100).filter(|_| all.flood(None, None, 1, 65_535, now)).count(), 23, "bytes count too");
-        assert!(!all.flood(None, None, 2_000, 0, now), "more than there ever is");
-        assert!(all.flood(None, None, 1, 1_000, now), "a refusal takes nothing");
+        assert_eq!(
+            (0..100).filter(|_| all.flood(Origin::Kernel, None, 1, 65_535, now)).count(),
+            23,
+            "bytes count too"
+        );
+        assert!(!all.flood(Origin::Kernel, None, 2_000, 0, now), "more than there ever is");
+        assert!(all.flood(Origin::Kernel, None, 1, 1_000, now), "a refusal takes nothing");
+    }
+
+    #[test]
+    fn another_hub_may_send_what_ten_members_may() {
+        let (now, mut all) = (Instant::now(), AllLimits::default());
+        let link = Origin::Link(SessionId::new(7));
+        assert_eq!((0..11_000).filter(|_| all.flood(link, None, 1, 60, now)).count(), 10_000);
+        assert!(all.flood(MEMBER, None, 1, 60, now), "and no member less");
     }
 
     #[test]
@@ -157,7 +173,7 @@ mod tests {
         assert!(all.by_source.len() <= 20_000 && all.sweep_at <= 40_000);
         let end = later + Duration::from_secs(1);
         for index in 0..100_000 {
-            all.entry(Source::Member(member(index)), end);
+            all.entry(Source::Origin(member(index)), end);
         }
         assert!(all.by_source.len() <= SWEEP_FROM.max(all.sweep_at), "{}", all.by_source.len());
     }

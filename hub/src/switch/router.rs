@@ -1,10 +1,13 @@
 //! Where a packet goes. Pure: it answers, and only the switch acts on the answer.
 
+use std::net::IpAddr;
+
 use common::packet::Header;
 use common::packet::drops::Reason;
 
-use crate::ids::MemberId;
+use crate::ids::{MemberId, SessionId};
 use crate::lan::members::Members;
+use crate::lan::peers::Peers;
 use crate::lan::route_table::{Owner, RouteTable};
 use crate::lan::subnets::Subnets;
 
@@ -13,7 +16,7 @@ use crate::lan::subnets::Subnets;
 pub enum Verdict {
     /// To one member.
     To(MemberId),
-    /// To the hub and every member but the one it came from.
+    /// To the hub and every member but the one it came from; each other hub passes it on to its members.
     Flood,
     /// To the hub's own kernel.
     Tun,
@@ -21,22 +24,82 @@ pub enum Verdict {
     Drop(Reason),
 }
 
-/// Routes a packet that came from a member, or from the hub's own kernel (`None`).
-///
-/// A member may only send from addresses that it holds, its link-local one included, or that lie behind it. The
-/// hub's kernel is trusted: it may forward.
-pub fn route(
-    members: &Members,
-    routes: &RouteTable,
+/// Where a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The hub's own kernel.
+    Kernel,
+    /// A member that is with this hub.
+    Member(MemberId),
+    /// Another hub, by this link: a member that is with it, or itself.
+    Link(SessionId),
+}
+
+/// The tables that packets are routed by.
+#[derive(Clone, Copy)]
+pub struct Fabric<'a> {
+    /// The holder of each address, and where it is.
+    pub members: &'a Members,
+    /// The prefixes behind members.
+    pub table: &'a RouteTable,
+    /// This hub's line in the list of members, if it has one.
+    pub own: Option<MemberId>,
+    /// Who was told to be with other hubs, if there are any.
+    pub(crate) peers: Option<&'a Peers>,
+}
+
+impl<'a> Fabric<'a> {
+    /// The tables of the only hub of a LAN.
+    pub fn alone(members: &'a Members, table: &'a RouteTable) -> Fabric<'a> {
+        Fabric { members, table, own: None, peers: None }
+    }
+
+    /// The member that holds an address, or has it behind it.
+    fn sender(&self, source: IpAddr) -> Option<MemberId> {
+        self.members.holder(source).or_else(|| match self.table.owner(source)? {
+            Owner::Member(id) => Some(id),
+            Owner::Hub => None,
+        })
+    }
+
+    /// Whether the other end of a link has told that this member is with it. It may be with yet another hub by now.
+    fn is_told(&self, link: SessionId, id: MemberId) -> bool {
+        let member = self.members.member(id);
+        member.elsewhere == Some(link) || self.peers.is_some_and(|peers| peers.is_told(link, &member.key))
+    }
+}
+
+/// The member that a packet comes from, for access rules: `None` is the hub's own kernel, or nobody.
+pub(super) fn sender(
+    fabric: Fabric<'_>,
     subnets: &Subnets,
-    from: Option<MemberId>,
+    from: Origin,
     header: &Header,
-) -> Verdict {
+) -> Option<MemberId> {
+    match from {
+        Origin::Kernel => None,
+        Origin::Member(id) => Some(id),
+        Origin::Link(_) => fabric.sender(subnets.resolve(header.source)),
+    }
+}
+
+/// Routes a packet.
+///
+/// A member may only send from addresses that it holds, its link-local one included, or that lie behind it, and another
+/// hub for members that are with it. This hub's kernel is trusted: it may forward.
+///
+/// A packet of another hub is for who is here: none goes from link to link.
+pub fn route(fabric: Fabric<'_>, subnets: &Subnets, from: Origin, header: &Header) -> Verdict {
+    let Fabric { members, table, own, .. } = fabric;
     let (source, destination) = (subnets.resolve(header.source), subnets.resolve(header.destination));
-    if let Some(from) = from
-        && members.holder(source) != Some(from)
-        && routes.owner(source) != Some(Owner::Member(from))
-    {
+    let is_genuine = match from {
+        Origin::Kernel => true,
+        Origin::Member(from) => {
+            members.holder(source) == Some(from) || table.owner(source) == Some(Owner::Member(from))
+        }
+        Origin::Link(link) => fabric.sender(source).is_some_and(|id| fabric.is_told(link, id)),
+    };
+    if !is_genuine {
         return Verdict::Drop(Reason::ForgedSource);
     }
     if subnets.is_for_all(destination) {
@@ -46,19 +109,28 @@ pub fn route(
         Some(Owner::Hub)
     } else {
         match members.holder(destination) {
+            Some(holder) if Some(holder) == own => Some(Owner::Hub),
             Some(holder) => Some(Owner::Member(holder)),
             // What is in the subnet is a member's or nobody's, whatever the routes say.
             None if subnets.with_prefix(destination).is_some() => None,
-            None => routes.owner(destination),
+            None => table.owner(destination),
         }
     };
     match owner {
         None => Verdict::Drop(Reason::NoRoute),
-        Some(Owner::Hub) if from.is_none() => Verdict::Drop(Reason::Hairpin),
+        Some(Owner::Hub) if from == Origin::Kernel => Verdict::Drop(Reason::Hairpin),
         Some(Owner::Hub) => Verdict::Tun,
-        Some(Owner::Member(to)) if Some(to) == from => Verdict::Drop(Reason::Hairpin),
-        Some(Owner::Member(to)) if members.member(to).session.is_none() => Verdict::Drop(Reason::Offline),
-        Some(Owner::Member(to)) => Verdict::To(to),
+        Some(Owner::Member(to)) if from == Origin::Member(to) => Verdict::Drop(Reason::Hairpin),
+        Some(Owner::Member(to)) => {
+            let member = members.member(to);
+            match (member.session, member.elsewhere, from) {
+                (Some(_), _, _) => Verdict::To(to),
+                (None, None, _) | (None, Some(_), Origin::Link(_)) => Verdict::Drop(Reason::Offline),
+                // Each hub has that address: what comes back would go to another one.
+                (None, Some(_), Origin::Kernel) if subnets.is_hub(source) => Verdict::Drop(Reason::NoRoute),
+                (None, Some(_), _) => Verdict::To(to),
+            }
+        }
     }
 }
 
@@ -179,10 +251,59 @@ mod tests {
                     Some(_) | None => source,
                 };
                 let header = header(source, destination);
-                let id = from.map(|from| known[from].id);
-                let verdict = route(&members, &RouteTable::default(), &subnets, id, &header);
+                let id = from.map_or(Origin::Kernel, |from| Origin::Member(known[from].id));
+                let verdict = route(Fabric::alone(&members, &RouteTable::default()), &subnets, id, &header);
                 prop_assert_eq!(verdict, model(&known, from, &header), "{} from {:?} of {:?}", header, from, known);
             }
+        }
+    }
+
+    #[test]
+    fn another_hub_speaks_for_its_members_and_to_those_who_are_here() {
+        let subnets = subnets(&["10.0.0.0/27"]);
+        let mut members = Members::parse("", subnets).unwrap();
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let here = add(&mut members, 1, vec![ip("10.0.0.2")], true).unwrap().id;
+        let there = add(&mut members, 2, vec![ip("10.0.0.3")], false).unwrap().id;
+        let third = add(&mut members, 3, vec![ip("10.0.0.4")], false).unwrap().id;
+        let own = add(&mut members, 4, vec![ip("10.0.0.29")], false).unwrap().id;
+        add(&mut members, 5, vec![ip("10.0.0.5")], false).unwrap();
+        let [link, other] = [7, 8].map(SessionId::new);
+        members.set_elsewhere(there, Some(link));
+        members.set_elsewhere(third, Some(other));
+        let mut table = RouteTable::default();
+        table.add("192.168.5.0/24".parse().unwrap(), there);
+        let [here, link] = [Origin::Member(here), Origin::Link(link)];
+        let to_here = Verdict::To(MemberId::new(0));
+        for (from, source, destination, verdict) in [
+            (here, "10.0.0.2", "10.0.0.3", Verdict::To(there)),
+            (here, "10.0.0.2", "192.168.5.9", Verdict::To(there)),
+            (here, "10.0.0.2", "10.0.0.5", Verdict::Drop(Reason::Offline)),
+            (here, "10.0.0.2", "10.0.0.29", Verdict::Tun),
+            (here, "10.0.0.3", "10.0.0.4", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.3", "10.0.0.2", to_here),
+            (link, "192.168.5.9", "10.0.0.2", to_here),
+            (link, "10.0.0.3", "10.0.0.29", Verdict::Tun),
+            (link, "10.0.0.3", "10.0.0.1", Verdict::Tun),
+            (link, "10.0.0.3", "10.0.0.31", Verdict::Flood),
+            // Never on to another hub, or back; and for nobody who is not with it.
+            (link, "10.0.0.3", "10.0.0.4", Verdict::Drop(Reason::Offline)),
+            (link, "10.0.0.3", "192.168.5.9", Verdict::Drop(Reason::Offline)),
+            (link, "10.0.0.4", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.2", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.5", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.1", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.29", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "192.0.2.1", "10.0.0.2", Verdict::Drop(Reason::ForgedSource)),
+            (link, "10.0.0.2", "10.0.0.31", Verdict::Drop(Reason::ForgedSource)),
+            // This hub's kernel is reached there by its own address alone.
+            (Origin::Kernel, "10.0.0.29", "10.0.0.3", Verdict::To(there)),
+            (Origin::Kernel, "10.0.0.1", "10.0.0.3", Verdict::Drop(Reason::NoRoute)),
+            (Origin::Kernel, "10.0.0.1", "10.0.0.2", to_here),
+        ] {
+            let header = header(ip(source), ip(destination));
+            let fabric = Fabric { members: &members, table: &table, own: Some(own), peers: None };
+            assert_eq!(route(fabric, &subnets, from, &header), verdict, "{from:?}: {header}");
         }
     }
 
@@ -213,8 +334,9 @@ mod tests {
             (None, "10.0.0.1", "10.0.0.31", Verdict::Flood),
         ] {
             let header = header(ip(source), ip(destination));
+            let from = from.map_or(Origin::Kernel, Origin::Member);
             assert_eq!(
-                route(&members, &RouteTable::default(), &subnets, from, &header),
+                route(Fabric::alone(&members, &RouteTable::default()), &subnets, from, &header),
                 verdict,
                 "{from:?}: {header}"
             );

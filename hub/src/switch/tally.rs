@@ -114,7 +114,7 @@ impl Tally {
             count(
                 &mut self.left,
                 match end {
-                    End::Farewell(_) | End::Refused => "goodbye",
+                    End::Farewell(_) | End::Refused | End::NotLinked(_) => "goodbye",
                     End::Evicted => "evicted",
                     End::Tunnel(_) => "protocol",
                     End::Socket(_) => "connection",

@@ -28,7 +28,7 @@ use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::client::trust;
 use crate::uplink::advice::Progress;
 use crate::uplink::way::{Trust, Way};
-use common::node::dial::{Dial, Dialed, Lookup, Translation};
+use common::node::dial::{Dial, Dialed, Lookup, Translation, time_to_dial};
 
 /// How long name servers may take: as long as the system's resolver tries a few of them.
 const LOOKUP_TIME: Duration = Duration::from_secs(30);
@@ -198,7 +198,7 @@ impl Prober {
 
     fn dial(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Dialed> {
         let mut at = now();
-        let mut dial = Dial::start(addresses, 0, None, self.is_hasty, at);
+        let mut dial = Dial::start(addresses, 0, None, time_to_dial(self.is_hasty), at);
         loop {
             match dial.poll(self.events.registry(), at) {
                 Dialed::Wait => at = self.wait(dial.deadline(), None)?,

@@ -12,7 +12,7 @@ use common::node::state;
 use common::transport::ping::{PingLink, client_socket};
 
 use crate::uplink::way::Way;
-use common::node::dial::{GIVE_UP_AFTER, GIVE_UP_SOON_AFTER, MAX_ADDRESSES, alternate};
+use common::node::dial::{MAX_ADDRESSES, alternate, time_to_dial};
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ impl PingDial {
             left: left.into_iter(),
             trying: None,
             next_at: now,
-            give_up_at: now + if is_hasty { GIVE_UP_SOON_AFTER } else { GIVE_UP_AFTER },
+            give_up_at: now + time_to_dial(is_hasty),
             failure: None,
         }
     }

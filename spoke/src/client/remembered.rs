@@ -21,7 +21,7 @@ pub(super) fn known(text: &str, config: &Config) -> Result<Known, pins::BadLine>
         let key = pins::pinned(text, std::slice::from_ref(hub))?;
         pinned.extend(key.into_iter().map(|key| (hub.clone(), key)));
     }
-    Ok(Known { pinned, told: pins::told(text, &config.hubs, &keys) })
+    Ok(Known { pinned, told: pins::told(text, &config.hubs, &keys), joins: 0 })
 }
 
 /// Writes a hub's key down, by these of its names; whether it was not there yet.

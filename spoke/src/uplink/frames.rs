@@ -33,7 +33,11 @@ impl Uplink {
             ControlFrame::Pending => self.handle_pending(),
             ControlFrame::Hubs(hubs) => self.handle_hubs(hubs, now),
             // The tunnel answers or refuses these itself.
-            ControlFrame::Ping(_) | ControlFrame::Pong(_) | ControlFrame::AskMembers { .. } => {}
+            ControlFrame::Ping(_)
+            | ControlFrame::Pong(_)
+            | ControlFrame::AskMembers { .. }
+            | ControlFrame::Online(_)
+            | ControlFrame::Offline(_) => {}
         }
     }
 

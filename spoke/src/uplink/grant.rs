@@ -111,13 +111,8 @@ mod tests {
     use super::*;
 
     fn grant(addresses: &[&str], mtu: u32) -> Welcome {
-        Welcome {
-            name: Name::nearest("a"),
-            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-            hub: vec![],
-            mtu,
-            routes: vec![],
-        }
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        Welcome { addresses, ..Welcome::new(Name::nearest("a"), mtu) }
     }
 
     fn told(addresses: &[&str], typed: &[&str], accepted: &[&str]) -> String {

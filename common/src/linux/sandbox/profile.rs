@@ -20,6 +20,8 @@ pub enum Profile {
 pub struct Needs<'a> {
     /// The connections that it makes.
     pub profile: Profile,
+    /// The TCP ports that it connects to, if not to any.
+    pub ports: Option<&'a [u16]>,
     /// Files and directories that it reads, beside those of the profile.
     pub readable: &'a [PathBuf],
     /// Whether it listens on port 53, at addresses that are not known yet.
@@ -28,6 +30,6 @@ pub struct Needs<'a> {
 
 impl From<Profile> for Needs<'_> {
     fn from(profile: Profile) -> Self {
-        Needs { profile, readable: &[], binds_names: false }
+        Needs { profile, ports: None, readable: &[], binds_names: false }
     }
 }

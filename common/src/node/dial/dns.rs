@@ -3,6 +3,8 @@
 //! Names of hubs are the C library's affair. It is not asked for this, as looking names up by it needs more files and
 //! executable memory than a spoke has whose hub is an address.
 
+#![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
+
 use std::net::Ipv6Addr;
 
 /// The name that has IPv6 addresses only where DNS64 makes them up (RFC 7050, section 8.2), in labels.

@@ -3,6 +3,8 @@
 //! The network's translator has a prefix, in which RFC 6052 says where the IPv4 address stands; RFC 7050 finds that
 //! prefix, by the addresses that a name has there which has none but well-known IPv4 addresses.
 
+#![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The IPv4 addresses of ipv4only.arpa.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_TEXT, OPTIONAL, Peer};
+use super::parts::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_ROUTES, MAX_TEXT, OPTIONAL, Peer, Presence};
 use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
 use crate::wire::place::Place;
@@ -22,8 +22,12 @@ pub(super) mod tag {
     pub(in crate::wire::frame) const PEER: u8 = 10;
     pub(in crate::wire::frame) const GRANTED: u8 = 11;
     pub(in crate::wire::frame) const HUB: u8 = 12;
-    /// A hub may do without.
+    pub(in crate::wire::frame) const ONLINE: u8 = 13;
+    pub(in crate::wire::frame) const OFFLINE: u8 = 14;
+    /// From here on, a hub may do without.
     pub(in crate::wire::frame) const HAD: u8 = 128;
+    pub(in crate::wire::frame) const SEQUENCE: u8 = 129;
+    pub(in crate::wire::frame) const IS_HUB: u8 = 130;
 }
 
 /// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
@@ -35,12 +39,20 @@ pub(super) struct Fields {
     pub(super) removed: Vec<IpNetwork>,
     pub(super) granted: Vec<IpNetwork>,
     pub(super) mtu: Option<u32>,
-    pub(super) invite: Option<[u8; INVITE_LEN]>,
-    pub(super) had: Vec<IpAddr>,
     pub(super) code: Option<u8>,
     pub(super) text: Option<String>,
     pub(super) token: Option<u64>,
     pub(super) peers: Vec<Peer>,
+    pub(super) is_hub: bool,
+    pub(super) of_join: OfJoin,
+}
+
+/// Those that only a join request has.
+#[derive(Default)]
+pub(super) struct OfJoin {
+    pub(super) invite: Option<[u8; INVITE_LEN]>,
+    pub(super) had: Vec<IpAddr>,
+    pub(super) sequence: Option<u64>,
 }
 
 impl Fields {
@@ -55,12 +67,14 @@ impl Fields {
                 tag::REMOVED => fields.removed.push(network(value)?),
                 tag::GRANTED => fields.granted.push(network(value)?),
                 tag::MTU => fields.mtu = Some(u32::from_be_bytes(exactly(value)?)),
-                tag::INVITE => fields.invite = Some(exactly(value)?),
+                tag::INVITE => fields.of_join.invite = Some(exactly(value)?),
                 tag::CODE => fields.code = Some(u8::from_be_bytes(exactly(value)?)),
                 tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
                 tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
                 tag::PEER => fields.peers.push(peer(value)?),
-                tag::HAD => fields.had.push(address(value)?),
+                tag::HAD => fields.of_join.had.push(address(value)?),
+                tag::SEQUENCE => fields.of_join.sequence = Some(u64::from_be_bytes(exactly(value)?)),
+                tag::IS_HUB => fields.is_hub = true,
                 tag if tag >= OPTIONAL => {}
                 _ => return Err(BadFrame),
             }
@@ -123,6 +137,52 @@ pub(super) fn peer(value: &[u8]) -> Result<Peer, BadFrame> {
     Ok(Peer { name: name(name_bytes)?, addresses, online: online != 0 })
 }
 
+/// The body of a frame whose fields are of one kind, below which none is known.
+pub(super) fn list<T>(
+    mut body: &[u8],
+    kind: u8,
+    read: impl Fn(&[u8]) -> Result<T, BadFrame>,
+) -> Result<Vec<T>, BadFrame> {
+    let mut items = Vec::new();
+    while let Some((tag, value, rest)) = next_field(body)? {
+        body = rest;
+        match tag {
+            tag if tag == kind => items.push(read(value)?),
+            OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(items)
+}
+
+/// Key, sequence, since when, then fields of networks.
+pub(super) fn presence(value: &[u8]) -> Result<Presence, BadFrame> {
+    let ((key, sequence), rest) = keyed(value)?;
+    let (since, mut rest) = rest.split_first_chunk().ok_or(BadFrame)?;
+    let mut routes = Vec::new();
+    while let Some((tag, value, behind)) = next_field(rest)? {
+        rest = behind;
+        match tag {
+            tag::NETWORK if routes.len() < MAX_ROUTES => routes.push(network(value)?),
+            OPTIONAL.. => {}
+            _ => return Err(BadFrame),
+        }
+    }
+    Ok(Presence { key, sequence, since: u64::from_be_bytes(*since), routes })
+}
+
+/// Key and sequence; what is behind them is of later versions.
+pub(super) fn absence(value: &[u8]) -> Result<(PublicKey, u64), BadFrame> {
+    Ok(keyed(value)?.0)
+}
+
+fn keyed(value: &[u8]) -> Result<((PublicKey, u64), &[u8]), BadFrame> {
+    let (key, rest) = value.split_first_chunk().ok_or(BadFrame)?;
+    let (sequence, rest) = rest.split_first_chunk().ok_or(BadFrame)?;
+    let key = PublicKey::from_bytes(*key).ok_or(BadFrame)?;
+    Ok(((key, u64::from_be_bytes(*sequence)), rest))
+}
+
 /// The first flag: the hub is draining. Others are of later versions.
 const DRAINING: u8 = 1;
 
@@ -174,6 +234,23 @@ pub(super) fn put_flag(out: &mut Vec<u8>, flag: bool) {
     if flag {
         put(out, tag::CODE, &[1]);
     }
+}
+
+/// A mark is there or not; earlier versions skip it.
+pub(super) fn put_mark(out: &mut Vec<u8>, tag: u8, is_there: bool) {
+    if is_there {
+        put(out, tag, &[]);
+    }
+}
+
+pub(super) fn put_presence(out: &mut Vec<u8>, Presence { key, sequence, since, routes }: &Presence) {
+    let mut value = [&key.as_bytes()[..], &sequence.to_be_bytes(), &since.to_be_bytes()].concat();
+    routes.iter().for_each(|&route| put_network(&mut value, tag::NETWORK, route));
+    put(out, tag::ONLINE, &value);
+}
+
+pub(super) fn put_absence(out: &mut Vec<u8>, key: &PublicKey, sequence: u64) {
+    put(out, tag::OFFLINE, &[&key.as_bytes()[..], &sequence.to_be_bytes()].concat());
 }
 
 pub(super) fn put_address(out: &mut Vec<u8>, tag: u8, address: IpAddr) {

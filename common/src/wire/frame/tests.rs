@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::place::Place;
 
 fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
     (any::<Option<Ipv4Addr>>(), any::<Option<Ipv6Addr>>())
@@ -33,6 +34,19 @@ fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
     proptest::collection::vec(hub, 0..=MAX_HUBS)
 }
 
+fn keys() -> impl Strategy<Value = PublicKey> {
+    any::<[u8; 32]>().prop_map(|seed| crate::wire::key::PrivateKey::from_random(seed).public())
+}
+
+fn presences() -> impl Strategy<Value = Presence> {
+    (keys(), any::<u64>(), any::<u64>(), networks()).prop_map(|(key, sequence, since, routes)| Presence {
+        key,
+        sequence,
+        since,
+        routes,
+    })
+}
+
 fn controls() -> impl Strategy<Value = ControlFrame> {
     let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
         name,
@@ -42,7 +56,8 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
     prop_oneof![
         (names(), networks(), addresses(), any::<u32>(), networks()).prop_map(
             |(name, addresses, hub, mtu, routes)| {
-                ControlFrame::Welcome(Welcome { name, addresses, hub, mtu, routes })
+                let is_hub = mtu % 2 == 0;
+                ControlFrame::Welcome(Welcome { name, addresses, hub, mtu, routes, is_hub })
             }
         ),
         (any::<u8>(), ".{0,100}")
@@ -62,6 +77,8 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
         Just(ControlFrame::MembersChanged),
         Just(ControlFrame::Pending),
         hubs().prop_map(ControlFrame::Hubs),
+        proptest::collection::vec(presences(), 0..20).prop_map(ControlFrame::Online),
+        proptest::collection::vec((keys(), any::<u64>()), 0..20).prop_map(ControlFrame::Offline),
     ]
 }
 
@@ -86,8 +103,9 @@ proptest! {
     fn join_survives_the_wire_and_fits_the_handshake(
         name in names(), addresses in addresses(), routes in networks(),
         mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
+        sequence in any::<Option<u64>>(), is_hub in any::<bool>(),
     ) {
-        let join = Join { name, addresses, routes, mtu, invite, had };
+        let join = Join { name, addresses, routes, mtu, invite, had, sequence, is_hub };
         let bytes = join.encode();
         prop_assert!(bytes.len() <= crate::wire::noise::MAX_JOIN);
         prop_assert_eq!(Join::decode(&bytes), Ok(join));

@@ -13,11 +13,15 @@ pub const WATCHFUL_PING_EVERY: Duration = Duration::from_millis(700);
 pub(super) const FIRST_PING: Duration = Duration::from_millis(250);
 /// An end that was not heard for this long is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// The same for a hub at the other end of a link between hubs.
+pub(super) const SILENT_HUB_AFTER: Duration = Duration::from_secs(2);
 
 /// The timers of one tunnel.
 pub(super) struct Liveness {
     born_at: Instant,
     heard_at: Instant,
+    /// How long the other end may be silent.
+    dead_after: Duration,
     /// How often to ping.
     ping_every: Duration,
     /// When to ping next.
@@ -38,6 +42,7 @@ impl Liveness {
         Liveness {
             born_at: now,
             heard_at: now,
+            dead_after: DEAD_AFTER,
             ping_every: PING_EVERY,
             ping_at: now,
             ping: None,
@@ -77,6 +82,11 @@ impl Liveness {
         self.ping_at = self.ping_at.min(now + self.ping_every);
     }
 
+    /// Sets how long the other end may be silent.
+    pub(super) fn set_dead_after(&mut self, time: Duration) {
+        self.dead_after = time;
+    }
+
     /// Schedules the first ping, as packets may flow from now on.
     pub(super) fn opened(&mut self, now: Instant) {
         self.ping_at = now + FIRST_PING;
@@ -107,11 +117,11 @@ impl Liveness {
 
     /// When an open tunnel pings or dies next.
     pub(super) fn deadline(&self) -> Instant {
-        self.ping_at.min(self.heard_at + DEAD_AFTER)
+        self.ping_at.min(self.heard_at + self.dead_after)
     }
 
     pub(super) fn is_dead(&self, now: Instant) -> bool {
-        now >= self.heard_at + DEAD_AFTER
+        now >= self.heard_at + self.dead_after
     }
 
     pub(super) fn is_ping_due(&self, now: Instant) -> bool {

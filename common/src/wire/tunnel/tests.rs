@@ -36,7 +36,7 @@ fn join() -> Join {
 }
 
 fn welcome() -> Welcome {
-    Welcome { name: Name::nearest("laptop"), addresses: vec![], hub: vec![], mtu: 1500, routes: vec![] }
+    Welcome::new(Name::nearest("laptop"), 1_500)
 }
 
 /// What a tunnel gave out.

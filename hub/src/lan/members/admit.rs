@@ -79,12 +79,8 @@ impl Members {
                     evicted.retain(|&(holder, _)| holder != forgotten);
                     self.forget(forgotten);
                 }
-                let (routes, tags, version) = (Vec::new(), Vec::new(), self.change());
-                let (session, seen_at) = (None, None);
-                let (added, changed) = (version, version);
-                let hub = None;
-                let member =
-                    Member { key, name, addresses, routes, tags, hub, session, seen_at, added, changed };
+                let version = self.change();
+                let member = Member { addresses, ..Member::new(key, name, version) };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
                 self.lines.push(Line::Member(id, None));
                 id
@@ -134,6 +130,11 @@ impl Members {
                 let (reason, text) = self.held(holder, address);
                 return refused(reason, text);
             }
+            // Whether it is alive is known to the hub that it is with, which tells when it is not.
+            if self.member(holder).session.is_none() && self.member(holder).is_online() {
+                let (reason, text) = self.held(holder, address);
+                return refused(reason, text);
+            }
             if self.member(holder).session.is_some() && !found_dead.contains(&holder) {
                 return Err(Decision::Dispute(holder));
             }
@@ -147,7 +148,7 @@ impl Members {
         let family = |address: &&IpAddr| subnet.contains(**address);
         self.table
             .iter()
-            .filter(|(_, member)| member.session.is_none() && !member.has_grants())
+            .filter(|(_, member)| !member.is_online() && !member.has_grants())
             .filter_map(|(id, member)| Some((member.seen_at, id, *member.addresses.iter().find(family)?)))
             .min()
             .map(|(_, _, address)| address)
@@ -156,7 +157,7 @@ impl Members {
     /// The member to remove from a full list: an offline one to whom no person granted anything, preferably without an
     /// address, unseen for the longest.
     fn most_forgettable(&self) -> Option<MemberId> {
-        let offline = self.iter().filter(|(_, member)| member.session.is_none() && !member.has_grants());
+        let offline = self.iter().filter(|(_, member)| !member.is_online() && !member.has_grants());
         offline
             .min_by_key(|&(id, member)| (!member.addresses.is_empty(), member.seen_at, id))
             .map(|(id, _)| id)

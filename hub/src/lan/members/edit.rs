@@ -214,6 +214,7 @@ impl Members {
                     let id = id.index();
                     let known = &self.table[id];
                     (member.session, member.seen_at) = (known.session, known.seen_at);
+                    (member.elsewhere, member.stamp) = (known.elsewhere, known.stamp);
                     id
                 }
                 None => unused.next().expect("numbers do not end"),

@@ -27,9 +27,7 @@ impl Members {
             }
         }
         let version = self.version().next();
-        let (session, seen_at, added, changed) = (None, None, version, version);
-        let hub = None;
-        let member = Member { key, name, addresses, routes, tags, hub, session, seen_at, added, changed };
+        let member = Member { addresses, routes, tags, ..Member::new(key, name, version) };
         let id = self.insert(member)?;
         self.change();
         self.lines.push(Line::Member(id, None));

@@ -45,8 +45,12 @@ pub struct Member {
     pub tags: Vec<Tag>,
     /// Where spokes reach it, if it is a hub.
     pub hub: Option<Place>,
-    /// Its session, while it is on the LAN.
+    /// Its session, while it is on the LAN through this hub.
     pub session: Option<SessionId>,
+    /// The link to the hub through which it is on the LAN, by the newest that was told.
+    pub elsewhere: Option<SessionId>,
+    /// How this hub tells others that it is here.
+    pub stamp: Stamp,
     /// When it was last on the LAN, if that was since the hub started.
     pub seen_at: Option<Instant>,
     /// The first state of the list that has it: of what was read, none counts.
@@ -55,7 +59,39 @@ pub struct Member {
     pub(super) changed: Version,
 }
 
+/// When a member came, as hubs compare it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The highest one is the newest place.
+    pub sequence: u64,
+    /// Since when it has been on the LAN, in Unix milliseconds.
+    pub since: u64,
+}
+
 impl Member {
+    /// Whether it is on the LAN, through whichever hub.
+    pub fn is_online(&self) -> bool {
+        self.session.is_some() || self.elsewhere.is_some()
+    }
+
+    /// One that holds nothing, and comes with this state of the list.
+    pub(super) fn new(key: PublicKey, name: Name, version: Version) -> Member {
+        Member {
+            key,
+            name,
+            addresses: vec![],
+            routes: vec![],
+            tags: vec![],
+            hub: None,
+            session: None,
+            elsewhere: None,
+            stamp: Stamp::default(),
+            seen_at: None,
+            added: version,
+            changed: version,
+        }
+    }
+
     /// Its addresses, for a log line.
     pub fn addresses_text(&self) -> String {
         comma_separated(&self.addresses)
@@ -86,8 +122,7 @@ pub(super) fn parse_member(line: &str, subnets: Subnets) -> Result<Member, Strin
         }
     }
     let Rights { addresses, routes, tags } = Rights::parse(rest.into_iter(), subnets)?;
-    let (added, changed) = Default::default();
-    Ok(Member { key, name, addresses, routes, tags, hub, session: None, seen_at: None, added, changed })
+    Ok(Member { addresses, routes, tags, hub, ..Member::new(key, name, Version::default()) })
 }
 
 pub(super) fn format_member(member: &Member) -> String {

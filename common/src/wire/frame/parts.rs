@@ -1,0 +1,60 @@
+//! What frames are made of, and its bounds. Pure.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::wire::key::PublicKey;
+use crate::wire::name::Name;
+use crate::wire::place::Place;
+
+/// Longest text in a control frame, in bytes.
+pub const MAX_TEXT: usize = 1_000;
+/// Most hubs that one frame tells of.
+pub const MAX_HUBS: usize = 16;
+/// Most routes that one spoke may offer.
+pub const MAX_ROUTES: usize = 64;
+/// Length of an invite's secret.
+pub const INVITE_LEN: usize = 16;
+
+/// Bytes that are no frame of this protocol: the link closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadFrame;
+
+/// From here on, unknown kinds and tags are skipped.
+pub(super) const OPTIONAL: u8 = 128;
+
+/// One line of the list of members that the hub tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: Name,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its tunnel is up.
+    pub online: bool,
+}
+
+/// A hub of the LAN, as one of them tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubInfo {
+    /// The key that it proves.
+    pub key: PublicKey,
+    /// Where it is reached; `None` only for the hub that tells, which may not know.
+    pub place: Option<Place>,
+    /// Whether it wants its members to go elsewhere.
+    pub is_draining: bool,
+}
+
+/// A member that is on the LAN, as the hub tells that it is with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Its key.
+    pub key: PublicKey,
+    /// Of several hubs that tell of it, the one with the highest sequence is the one that it is with.
+    pub sequence: u64,
+    /// Since when it is on the LAN, by the clock of the hub where it came: Unix milliseconds.
+    pub since: u64,
+    /// The networks behind it that its hub takes, at most [`MAX_ROUTES`].
+    pub routes: Vec<IpNetwork>,
+}

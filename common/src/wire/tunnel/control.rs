@@ -1,0 +1,58 @@
+//! The control frames that a tunnel takes, by its end and its state. Pure.
+
+use std::time::Instant;
+
+use super::{Error, State, Tunnel};
+use crate::wire::frame::ControlFrame;
+use crate::wire::noise::Role;
+
+impl Tunnel {
+    /// Handles pings and changes of state, and returns the other frames that are valid in this state.
+    pub(super) fn handle_control(
+        &mut self,
+        control: ControlFrame,
+        now: Instant,
+    ) -> Result<Option<ControlFrame>, Error> {
+        match (self.role, &control) {
+            (_, ControlFrame::Ping(token)) => {
+                self.control(&ControlFrame::Pong(*token))?;
+                Ok(None)
+            }
+            (_, ControlFrame::Pong(token)) => {
+                self.liveness.pong(*token, now);
+                if let Some(shortest) = self.liveness.shortest() {
+                    self.outbound.queue.set_round_trip(shortest);
+                }
+                Ok(None)
+            }
+            (Role::Spoke, ControlFrame::Pending) if matches!(self.state, State::Joining) => {
+                self.wait(now);
+                Ok(Some(control))
+            }
+            (Role::Spoke, ControlFrame::Welcome(_)) if self.is_asking() => {
+                self.open_up(now);
+                Ok(Some(control))
+            }
+            (Role::Spoke, ControlFrame::Refused { .. }) if self.is_asking() => {
+                self.state = State::Closing;
+                Ok(Some(control))
+            }
+            (_, ControlFrame::Bye(_)) => {
+                self.state = State::Closing;
+                Ok(Some(control))
+            }
+            (
+                Role::Spoke,
+                ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
+            ) if self.is_open() => Ok(Some(control)),
+            (_, ControlFrame::Online(_) | ControlFrame::Offline(_))
+                if self.is_open() && self.is_between_hubs =>
+            {
+                Ok(Some(control))
+            }
+            (Role::Spoke, ControlFrame::Hubs(_)) if self.is_open() => Ok(Some(control)),
+            (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
+            _ => Err(Error::Frame),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The other hubs of the LAN: the link to each, and who is on the LAN through it. Pure.
+//!
+//! What a hub tells is bound to the link by which it tells it: it is forgotten when that ends, and never passed on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use common::wire::frame::{HubInfo, Presence};
+use common::wire::key::PublicKey;
+use common::wire::place::Place;
+
+use crate::ids::SessionId;
+
+/// The least time between two attempts to reach a hub.
+pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How long after a link was lost, or an attempt failed late, the next attempt begins.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// All of them.
+#[derive(Default)]
+pub(crate) struct Peers {
+    by_key: BTreeMap<PublicKey, Peer>,
+    by_session: HashMap<SessionId, PublicKey>,
+}
+
+/// Another hub.
+pub(crate) struct Peer {
+    place: Place,
+    state: State,
+    /// Who is on the LAN through it, the hub itself included.
+    told: HashMap<PublicKey, Presence>,
+    /// Members that it was not told of since the link is up.
+    pub(crate) untold: Vec<PublicKey>,
+    /// Why the last attempt failed, if it did, and how many have since there was a link.
+    failure: Option<(String, u32)>,
+}
+
+/// How the link to a hub stands.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// It is to be reached then.
+    Down { dial_at: Instant },
+    /// It is being reached, since then.
+    Dialling(Instant),
+    /// It is connected, since then, and the handshake goes on.
+    Greeting(SessionId, Instant),
+    /// Packets may flow, since then.
+    Up(SessionId, Instant),
+}
+
+/// What to do with another hub's wish for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// It is no hub of this LAN.
+    Unknown,
+    /// This hub's own attempt goes first.
+    Later,
+    /// Take it, and end the other link or attempt, if there is one.
+    Take(Option<SessionId>),
+}
+
+impl Peer {
+    fn session(&self) -> Option<SessionId> {
+        match self.state {
+            State::Greeting(session, _) | State::Up(session, _) => Some(session),
+            State::Down { .. } | State::Dialling(_) => None,
+        }
+    }
+
+    /// Its link, if packets may flow, and since when.
+    pub(crate) fn link(&self) -> Option<(SessionId, Instant)> {
+        match self.state {
+            State::Up(session, since) => Some((session, since)),
+            State::Down { .. } | State::Dialling(_) | State::Greeting(..) => None,
+        }
+    }
+
+    /// How many members are with it.
+    pub(crate) fn members(&self) -> usize {
+        // It tells of itself, too.
+        self.told.len().saturating_sub(1)
+    }
+
+    /// Why the last attempt failed, if there is no link.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_ref().filter(|_| self.link().is_none()).map(|(why, _)| why.as_str())
+    }
+
+    fn fail(&mut self, began: Instant, now: Instant) {
+        self.state = State::Down { dial_at: (began + RETRY_EVERY).max(now + RETRY_PAUSE) };
+    }
+}
+
+impl Peers {
+    // ---- which hubs there are
+
+    /// Sets the other hubs. Returns the links and attempts of those that are none any more.
+    pub(crate) fn set(&mut self, hubs: &[HubInfo], now: Instant) -> Vec<SessionId> {
+        let place =
+            |key: &PublicKey| hubs.iter().find(|hub| hub.key == *key).and_then(|hub| hub.place.clone());
+        let mut gone = Vec::new();
+        self.by_key.retain(|key, peer| match place(key) {
+            Some(place) => {
+                peer.place = place;
+                true
+            }
+            None => {
+                gone.extend(peer.session());
+                false
+            }
+        });
+        for hub in hubs {
+            if let Some(place) = hub.place.clone() {
+                self.by_key.entry(hub.key).or_insert_with(|| Peer {
+                    place,
+                    state: State::Down { dial_at: now },
+                    told: HashMap::new(),
+                    untold: Vec::new(),
+                    failure: None,
+                });
+            }
+        }
+        gone
+    }
+
+    /// The hub of this key.
+    pub(crate) fn get(&self, hub: &PublicKey) -> Option<&Peer> {
+        self.by_key.get(hub)
+    }
+
+    /// The hub of this key.
+    pub(crate) fn get_mut(&mut self, hub: &PublicKey) -> Option<&mut Peer> {
+        self.by_key.get_mut(hub)
+    }
+
+    /// The hub to which a session leads.
+    pub(crate) fn of(&self, session: SessionId) -> Option<PublicKey> {
+        self.by_session.get(&session).copied()
+    }
+
+    /// The links that are up, and whose they are.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (SessionId, PublicKey)> {
+        self.by_key.iter().filter_map(|(&key, peer)| Some((peer.link()?.0, key)))
+    }
+
+    // ---- links
+
+    /// When the next hub is to be reached.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let due = |peer: &Peer| match peer.state {
+            State::Down { dial_at } => Some(dial_at),
+            State::Dialling(_) | State::Greeting(..) | State::Up(..) => None,
+        };
+        self.by_key.values().filter_map(due).min()
+    }
+
+    /// A hub that is to be reached now; to be followed by `dialled` or `failed`.
+    pub(crate) fn poll_due(&mut self, now: Instant) -> Option<(PublicKey, Place)> {
+        let is_due = |peer: &Peer| matches!(peer.state, State::Down { dial_at } if dial_at <= now);
+        let (&key, peer) = self.by_key.iter_mut().find(|(_, peer)| is_due(peer))?;
+        peer.state = State::Dialling(now);
+        Some((key, peer.place.clone()))
+    }
+
+    /// Whether a connection to this hub is wanted: an attempt goes on.
+    pub(crate) fn is_dialling(&self, hub: &PublicKey) -> bool {
+        self.by_key.get(hub).is_some_and(|peer| matches!(peer.state, State::Dialling(_)))
+    }
+
+    /// Notes that a hub is connected.
+    pub(crate) fn dialled(&mut self, hub: PublicKey, session: SessionId) {
+        if let Some(peer) = self.by_key.get_mut(&hub)
+            && let State::Dialling(since) = peer.state
+        {
+            peer.state = State::Greeting(session, since);
+            self.by_session.insert(session, hub);
+        }
+    }
+
+    /// Notes that a hub cannot be reached, or does not give a link; whether that is news. Once is none: two that reach for
+    /// each other at once end one of both attempts.
+    pub(crate) fn failed(&mut self, hub: &PublicKey, why: String, now: Instant) -> bool {
+        let Some(peer) = self.by_key.get_mut(hub) else { return false };
+        if let State::Dialling(since) = peer.state {
+            peer.fail(since, now);
+        }
+        let count = peer.failure.as_ref().map_or(1, |(_, before)| before.saturating_add(1));
+        peer.failure = Some((why, count));
+        count == 2
+    }
+
+    /// Decides about another hub's wish for a link. Where both wish for one at once, that of the lower key is taken.
+    pub(crate) fn wish(&self, hub: &PublicKey, own: &PublicKey) -> Wish {
+        match self.by_key.get(hub).map(|peer| peer.state) {
+            None => Wish::Unknown,
+            Some(State::Greeting(..)) if own < hub => Wish::Later,
+            Some(State::Greeting(session, _) | State::Up(session, _)) => Wish::Take(Some(session)),
+            Some(State::Down { .. } | State::Dialling(_)) => Wish::Take(None),
+        }
+    }
+
+    /// Notes that packets may flow. `members`: whom the hub is to be told of.
+    pub(crate) fn set_up(
+        &mut self,
+        hub: PublicKey,
+        session: SessionId,
+        members: Vec<PublicKey>,
+        now: Instant,
+    ) {
+        if let Some(peer) = self.by_key.get_mut(&hub) {
+            (peer.state, peer.failure, peer.untold) = (State::Up(session, now), None, members);
+            self.by_session.insert(session, hub);
+        }
+    }
+
+    /// Notes that a session has ended. If it was the one that counts, it tells the hub, whether packets had flown, and who
+    /// was told by it.
+    pub(crate) fn ended(
+        &mut self,
+        session: SessionId,
+        now: Instant,
+    ) -> Option<(PublicKey, bool, Vec<PublicKey>)> {
+        let hub = self.by_session.remove(&session)?;
+        let peer = self.by_key.get_mut(&hub).filter(|peer| peer.session() == Some(session))?;
+        let was_up = match peer.state {
+            State::Greeting(_, since) => {
+                peer.fail(since, now);
+                false
+            }
+            State::Down { .. } | State::Dialling(_) | State::Up(..) => {
+                peer.state = State::Down { dial_at: now + RETRY_PAUSE };
+                true
+            }
+        };
+        peer.untold.clear();
+        Some((hub, was_up, peer.told.drain().map(|(key, _)| key).collect()))
+    }
+
+    // ---- who is where
+
+    /// Notes that a member is on the LAN through the hub at the other end of a link.
+    pub(crate) fn set_online(&mut self, link: SessionId, presence: Presence) {
+        if let Some(hub) = self.of(link).and_then(|hub| self.by_key.get_mut(&hub)) {
+            hub.told.insert(presence.key, presence);
+        }
+    }
+
+    /// Notes that it is no longer, unless a later presence was told.
+    pub(crate) fn set_offline(&mut self, link: SessionId, key: &PublicKey, sequence: u64) {
+        if let Some(hub) = self.of(link).and_then(|hub| self.by_key.get_mut(&hub))
+            && hub.told.get(key).is_some_and(|told| told.sequence <= sequence)
+        {
+            hub.told.remove(key);
+        }
+    }
+
+    /// Where a member is, by the newest that was told, and the hub's key.
+    pub(crate) fn home(&self, key: &PublicKey) -> Option<(PublicKey, SessionId, &Presence)> {
+        let told = self.by_key.iter().filter_map(|(&hub, peer)| {
+            let (session, _) = peer.link()?;
+            Some((hub, session, peer.told.get(key)?))
+        });
+        told.max_by_key(|(hub, _, told)| (told.sequence, *hub))
+    }
+
+    /// Whether the hub at the other end of a link has told that this member is with it.
+    pub(crate) fn is_told(&self, link: SessionId, key: &PublicKey) -> bool {
+        let hub = self.of(link).and_then(|hub| self.by_key.get(&hub));
+        hub.is_some_and(|hub| hub.told.contains_key(key))
+    }
+
+    /// All keys that were told.
+    pub(crate) fn told(&self) -> Vec<PublicKey> {
+        self.by_key.values().flat_map(|peer| peer.told.keys().copied()).collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        PrivateKey::from_random([seed; 32]).public()
+    }
+
+    fn hub(seed: u8) -> HubInfo {
+        HubInfo { key: key(seed), place: "192.0.2.1".parse().ok(), is_draining: false }
+    }
+
+    fn presence(seed: u8, sequence: u64) -> Presence {
+        Presence { key: key(seed), sequence, since: 0, routes: vec![] }
+    }
+
+    /// Two hubs with a link each, sessions 1 and 2.
+    fn linked(now: Instant) -> Peers {
+        let mut peers = Peers::default();
+        peers.set(&[hub(1), hub(2)], now);
+        for seed in [1, 2] {
+            peers.set_up(key(seed), SessionId::new(seed.into()), vec![], now);
+        }
+        peers
+    }
+
+    #[test]
+    fn the_newest_place_counts_and_is_forgotten_with_the_link() {
+        let (now, [one, two]) = (Instant::now(), [1, 2].map(SessionId::new));
+        let mut peers = linked(now);
+        peers.set_online(one, presence(9, 5));
+        peers.set_online(two, presence(9, 7));
+        assert_eq!(peers.home(&key(9)).map(|(_, link, _)| link), Some(two));
+        peers.set_offline(two, &key(9), 6);
+        assert!(peers.is_told(two, &key(9)), "it has come again since");
+        assert_eq!(peers.ended(two, now), Some((key(2), true, vec![key(9)])));
+        assert_eq!(peers.home(&key(9)).map(|(_, link, _)| link), Some(one));
+        peers.set_offline(one, &key(9), 5);
+        assert!(peers.home(&key(9)).is_none() && !peers.is_told(one, &key(9)));
+        peers.set_online(two, presence(9, 8));
+        assert!(peers.home(&key(9)).is_none(), "that link is gone");
+        assert_eq!(peers.set(&[hub(2)], now), [one], "a hub that is none any more loses its link");
+    }
+
+    #[test]
+    fn of_two_that_wish_at_once_one_is_taken_by_both() {
+        let (now, own, other) = (Instant::now(), key(1).min(key(2)), key(1).max(key(2)));
+        for (here, there, wish) in
+            [(own, other, Wish::Later), (other, own, Wish::Take(Some(SessionId::new(4))))]
+        {
+            let mut peers = Peers::default();
+            let hub = HubInfo { key: there, ..hub(1) };
+            assert_eq!(peers.wish(&there, &here), Wish::Unknown);
+            peers.set(&[hub], now);
+            assert_eq!(peers.wish(&there, &here), Wish::Take(None));
+            assert_eq!(peers.poll_due(now).map(|(key, _)| key), Some(there));
+            peers.dialled(there, SessionId::new(4));
+            assert_eq!(peers.wish(&there, &here), wish);
+            peers.set_up(there, SessionId::new(4), vec![], now);
+            let again = peers.wish(&there, &here);
+            assert_eq!(again, Wish::Take(Some(SessionId::new(4))), "the other end has lost it");
+        }
+    }
+
+    #[test]
+    fn a_hub_is_tried_each_second_and_that_it_fails_is_news_once() {
+        let start = Instant::now();
+        let mut peers = Peers::default();
+        peers.set(&[hub(1)], start);
+        let mut attempts = 0;
+        for step in 0..10_000 {
+            let now = start + Duration::from_millis(step);
+            if peers.poll_due(now).is_some() {
+                attempts += 1;
+                assert_eq!(peers.failed(&key(1), "refused".to_owned(), now), attempts == 2);
+            }
+        }
+        assert_eq!(attempts, 10);
+        assert_eq!(peers.get(&key(1)).unwrap().failure(), Some("refused"));
+        peers.set_up(key(1), SessionId::new(3), vec![], start);
+        assert_eq!(peers.get(&key(1)).unwrap().failure(), None);
+        assert_eq!(peers.deadline(), None);
+    }
+}

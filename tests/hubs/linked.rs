@@ -1,0 +1,163 @@
+//! Hubs that are linked: members at different ones are on one LAN.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::house::{self, Host, Lan, await_true, ping, ping_until};
+use crate::traffic::through;
+use crate::world::{DESK, HUB_A, HUB_B, LAPTOP, SOON, World, own};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+/// Between the hosts of the hubs everything is lost in silence.
+const PARTED: &str = "\
+table inet parted {
+    chain input { type filter hook input priority 0; ip saddr 192.0.2.10 drop; }
+    chain output { type filter hook output priority 0; ip daddr 192.0.2.10 drop; }
+}
+";
+
+fn both(v4: Ipv4Addr, v6: std::net::Ipv6Addr) -> [IpAddr; 2] {
+    [v4.into(), v6.into()]
+}
+
+fn desk() -> [IpAddr; 2] {
+    both(Lan::address(1), Lan::address_v6(1))
+}
+
+/// The program `ping` on the laptop: what it prints.
+fn ping_program(world: &World, words: &[&str]) -> String {
+    let mut command = Command::new("sh");
+    // Where no answer comes it ends with an error.
+    command.arg("-c").arg(format!("ping -n -c 1 -W 3 {} || true", words.join(" ")));
+    let output = world.net.spoke(LAPTOP).output(command).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn members_at_different_hubs_are_on_one_lan() {
+    let mut world = World::linked();
+    let (laptop, at_desk) = (world.net.spoke(LAPTOP), world.net.spoke(DESK));
+    // Each other, the other hub by the address that it has alone, and one's own by the address that each has.
+    for to in desk().into_iter().chain(own(HUB_A)).chain(own(HUB_B)) {
+        ping_until(laptop, to, SOON).unwrap();
+    }
+    for to in both(Lan::hub_address(), Lan::hub_address_v6()) {
+        ping_until(laptop, to, SOON).unwrap();
+        ping_until(at_desk, to, SOON).unwrap();
+    }
+    // The hubs' own kernels, which send from the address that is theirs alone.
+    for to in desk() {
+        ping_until(world.host(HUB_A), to, SOON).unwrap();
+    }
+    house::ping_link_local(laptop, "spoke0", "fe80::3".parse().unwrap(), 56, SOON).unwrap();
+    // Nothing on the way counts as a router, and full packets fit.
+    let said = ping_program(&world, &["-t", "1", "-s", "1472", "-M", "do", "10.0.0.3"]);
+    assert!(said.contains("ttl=64"), "{said}");
+    // An address that nobody holds is answered at once.
+    let said = ping_program(&world, &["10.0.0.77"]);
+    assert!(said.contains("From 10.0.0.1") && said.contains("Unreachable"), "{said}");
+    // Who it is, and where, is seen at both.
+    let status = world.ask(HUB_A, &["status"]).good();
+    let there = |line: &str| line.starts_with("desk ") && line.contains("online at hub-b");
+    assert!(status.lines().any(there), "{status}");
+    assert!(status.contains(": linked for ") && status.contains(", 1 member there,"), "{status}");
+    let members = house::ask_spoke(&world.net, LAPTOP, &["status"]).good();
+    assert!(members.contains("on the LAN"), "{members}");
+
+    // One that leaves is unreachable at once, at the other hub too.
+    world.spokes.pop().unwrap().kill().unwrap();
+    await_true("it is known to be gone", SOON, || world.json(HUB_A)["elsewhere"] == 0);
+    let said = ping_program(&world, &["10.0.0.3"]);
+    assert!(said.contains("From 10.0.0.1") && said.contains("Unreachable"), "{said}");
+}
+
+fn listener(host: &Host, at: Ipv4Addr) -> UdpSocket {
+    let socket = host.udp_bind((Ipv4Addr::UNSPECIFIED, 5_353)).unwrap();
+    host.run({
+        let socket = socket.try_clone().unwrap();
+        move || socket.join_multicast_v4(&GROUP, &at)
+    })
+    .unwrap();
+    socket
+}
+
+#[test]
+fn a_broadcast_comes_once_to_each_member_and_each_hub() {
+    const COUNT: usize = 30;
+    let world = World::linked();
+    let [IpAddr::V4(a), IpAddr::V4(b)] = [own(HUB_A)[0], own(HUB_B)[0]] else { unreachable!() };
+    let listeners = [
+        listener(world.net.spoke(DESK), Lan::address(1)),
+        listener(world.host(HUB_A), a),
+        listener(world.host(HUB_B), b),
+    ];
+    let sender = world.net.spoke(LAPTOP).udp_bind((Lan::address(0), 0)).unwrap();
+    sender.set_broadcast(true).unwrap();
+    for to in [Ipv4Addr::BROADCAST, Ipv4Addr::new(10, 0, 0, 255), GROUP] {
+        // By the LAN's device: 255.255.255.255 is everywhere.
+        nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::BindToDevice, &"spoke0".into())
+            .unwrap();
+        for number in 0..COUNT {
+            sender.send_to(&[number as u8], (to, 5_353)).unwrap();
+        }
+        for (at, socket) in listeners.iter().enumerate() {
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            let mut bytes = [0; 8];
+            for number in 0..COUNT {
+                let (_, from) = socket.recv_from(&mut bytes).unwrap();
+                assert_eq!(
+                    (usize::from(bytes[0]), from.ip()),
+                    (number, Lan::address(0).into()),
+                    "{to} at {at}"
+                );
+            }
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            assert!(socket.recv_from(&mut bytes).is_err(), "{to} came to {at} once more");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() {
+    let world = World::linked();
+    let (laptop, hub) = (world.net.spoke(LAPTOP), world.host(HUB_A));
+    let to = desk()[0];
+    ping(laptop, to, 56, SOON).unwrap();
+    hub.nft(PARTED).unwrap();
+    let start = Instant::now();
+    await_true("it is answered that the other one is not reached", SOON, || {
+        ping_program(&world, &["-W", "0.2", "10.0.0.3"]).contains("Unreachable")
+    });
+    let noticed = start.elapsed();
+    ping(laptop, Lan::hub_address().into(), 56, Duration::from_secs(1)).unwrap();
+    let status = world.ask(HUB_A, &["status"]).good();
+    assert!(status.contains(": no link"), "{status}");
+    std::thread::sleep(Duration::from_secs(2));
+    hub.nft("delete table inet parted").unwrap();
+    let start = Instant::now();
+    ping_until(laptop, to, SOON).unwrap();
+    let back = start.elapsed();
+    println!("link cut: unreachable after {noticed:?}, back {back:?} after it was mended");
+    assert!(
+        noticed <= Duration::from_millis(2_500) && back <= Duration::from_millis(1_500),
+        "{noticed:?} {back:?}"
+    );
+    let log = world.hubs[HUB_A].as_ref().unwrap().lines();
+    let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert!(
+        told("linked to the hub hub-b") == 2 && told("the link to the hub hub-b is lost") == 1,
+        "{log:?}"
+    );
+}
+
+#[test]
+fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
+    let mut world = World::linked_with([HUB_A, HUB_A]);
+    let (gap, stall) =
+        through(&mut world, "drained, from spoke to spoke, with a link between the hubs", |world| {
+            world.ask(HUB_A, &["drain"]).good();
+            world.await_at(HUB_B);
+        });
+    assert!(gap <= Duration::from_millis(50) && stall <= Duration::from_millis(500), "{gap:?} {stall:?}");
+}
