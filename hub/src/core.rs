@@ -70,6 +70,8 @@ struct Time {
     /// The time of day, and that at the start, since the beginning of 1970.
     unix: Duration,
     started: Duration,
+    /// When the last member came, in Unix milliseconds.
+    last_join: u64,
 }
 
 /// Notifications to the watchers of the list of members.
@@ -118,7 +120,7 @@ impl Core {
             notify: Notify::default(),
             hubs: Hubs::default(),
             peers: Peers::default(),
-            time: Time { now: None, unix: unix_time, started: unix_time },
+            time: Time { now: None, unix: unix_time, started: unix_time, last_join: 0 },
         };
         core.set_rules(rules);
         let own = core.members().by_key(&core.key.public());
@@ -217,6 +219,7 @@ impl Core {
         match control {
             ControlFrame::Online(members) => self.handle_online(session, members, now),
             ControlFrame::Offline(members) => self.handle_offline(session, &members, now),
+            ControlFrame::Revoked(keys) => self.handle_revoked(&keys, now),
             // Only a hub that this one has dialled lets it in, or does not.
             ControlFrame::Welcome(welcome) => self.handle_hub_welcome(session, &welcome, now),
             ControlFrame::Refused { text, .. } => self.switch.end(session, End::NotLinked(text)),

@@ -106,6 +106,7 @@ fn controls() -> Vec<(&'static str, ControlFrame)> {
         ("refused", ControlFrame::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
         ("online", ControlFrame::Online(vec![presence()])),
         ("offline", ControlFrame::Offline(vec![(presence().key, 7)])),
+        ("revoked", ControlFrame::Revoked(vec![presence().key])),
         ("ping", ControlFrame::Ping(7)),
         ("pong", ControlFrame::Pong(7)),
         ("bye", ControlFrame::Bye(Farewell::Stopping)),

@@ -4,7 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::house::{self, Host, Lan, await_true, ping, ping_until};
+use common::node::state::State;
+use common::wire::frame::{ControlFrame, Join, Presence};
+
+use crate::house::wire::{Wire, udp_packet};
+use crate::house::{self, Host, Lan, Net, await_true, ping, ping_until};
 use crate::traffic::through;
 use crate::world::{DESK, HUB_A, HUB_B, LAPTOP, SOON, World, own};
 
@@ -122,7 +126,7 @@ fn a_broadcast_comes_once_to_each_member_and_each_hub() {
 fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() {
     let world = World::linked();
     let (laptop, hub) = (world.net.spoke(LAPTOP), world.host(HUB_A));
-    let to = desk()[0];
+    let to = desk_v4();
     ping(laptop, to, 56, SOON).unwrap();
     hub.nft(PARTED).unwrap();
     let start = Instant::now();
@@ -160,4 +164,81 @@ fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
             world.await_at(HUB_B);
         });
     assert!(gap <= Duration::from_millis(50) && stall <= Duration::from_millis(500), "{gap:?} {stall:?}");
+}
+
+#[test]
+fn who_is_revoked_at_one_hub_is_off_at_all() {
+    let mut world = World::linked();
+    let start = Instant::now();
+    world.ask(HUB_A, &["revoke", "desk"]).good();
+    await_true("it is off the LAN", SOON, || world.json(HUB_B)["online"] == 0);
+    let took = start.elapsed();
+    println!("revoked at one hub, off at the other after {took:?}");
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+    world.spokes[1].wait_for_line("its membership was revoked", SOON).unwrap();
+    // A hub that was away hears of it when it comes back.
+    world.hubs[HUB_B].take().unwrap().kill().unwrap();
+    world.ask(HUB_A, &["revoke", "laptop"]).good();
+    world.start_with(HUB_B, &["--subnet", "fd00::/64"]);
+    await_true("both are revoked", SOON, || world.json(HUB_B)["revoked"] == 2);
+    let list = std::fs::read_to_string(house::state(world.host(HUB_B), "hub").join("members")).unwrap();
+    assert_eq!(list.lines().filter(|line| line.ends_with(" revoked")).count(), 2, "{list}");
+}
+
+#[test]
+fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revoked() {
+    let mut world = World::linked();
+    world.hubs[HUB_B].take().unwrap().kill().unwrap();
+    await_true("everybody is at the first hub", SOON, || world.json(HUB_A)["online"] == 2);
+    // Somebody has its key.
+    let key = State::open(&world.host(HUB_B).private().join("hub")).unwrap().key().unwrap();
+    let request = Join {
+        routes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
+        is_hub: true,
+        ..Join::new("hub".parse().unwrap())
+    };
+    let wire = || Wire::connect(world.host(HUB_B), (Net::hub_v4(), 5_678).into(), SOON).unwrap();
+    let (mut link, welcome) = wire().join_as(&key, &request).unwrap();
+    assert!(welcome.is_hub);
+    let presence = |key| {
+        let mut frame = Vec::new();
+        let presence = Presence { key, sequence: 1 << 40, since: 0, routes: vec![] };
+        ControlFrame::Online(vec![presence]).encode(&mut frame);
+        frame
+    };
+    link.send_frames(&presence(key.public())).unwrap();
+    let listener = world.net.spoke(LAPTOP).udp_bind((Lan::address(0), 4_100)).unwrap();
+    listener.set_read_timeout(Some(SOON)).unwrap();
+    let mut send = |from: Ipv4Addr, text: &[u8]| {
+        link.send_packet(&udp_packet((from, 4_100), (Lan::address(0), 4_100), text)).unwrap();
+    };
+    // From who is at the other hub, or offline, or nobody, or from any hub, or from outside: dropped, and counted.
+    for forged in ["10.0.0.3", "10.0.0.251", "10.0.0.1", "10.0.0.2", "10.0.0.77", "192.0.2.9"] {
+        send(forged.parse().unwrap(), b"forged");
+    }
+    send("10.0.0.252".parse().unwrap(), b"genuine");
+    let mut text = [0; 16];
+    let (len, from) = listener.recv_from(&mut text).unwrap();
+    assert_eq!((&text[..len], from.ip()), (&b"genuine"[..], IpAddr::from([10, 0, 0, 252])));
+    assert_eq!(world.link(HUB_A)["drops"]["forged-source"], 6, "{}", world.link(HUB_A));
+    // Whom it claims to have is sent away, and comes back.
+    let desk = &world.json(HUB_A)["members"];
+    let is_desk = |member: &&serde_json::Value| member["name"] == "desk";
+    let desk = desk.as_array().unwrap().iter().find(is_desk).unwrap()["key"].clone();
+    let mark = world.spokes[1].mark();
+    link.send_frames(&presence(desk.as_str().unwrap().parse().unwrap())).unwrap();
+    world.spokes[1].wait_for_line_after(mark, "on the LAN as", SOON).unwrap();
+    ping_until(world.net.spoke(LAPTOP), desk_v4(), SOON).unwrap();
+
+    let start = Instant::now();
+    world.ask(HUB_A, &["revoke", "hub-b"]).good();
+    link.wire().wait_closed(SOON).unwrap();
+    let took = start.elapsed();
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+    let refused = wire().join_as(&key, &request).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("no hub with this key"), "{refused}");
+}
+
+fn desk_v4() -> IpAddr {
+    Lan::address(1).into()
 }

@@ -21,7 +21,7 @@ mod fields;
 mod parts;
 
 use fields::{
-    Fields, OfJoin, absence, hubs, list, presence, put, put_absence, put_address, put_flag, put_hub,
+    Fields, OfJoin, absence, hubs, key, list, presence, put, put_absence, put_address, put_flag, put_hub,
     put_mark, put_network, put_peer, put_presence, tag,
 };
 use parts::OPTIONAL;
@@ -50,6 +50,7 @@ mod kind {
     pub(super) const MEMBERS_CHANGED: u8 = 10;
     pub(super) const ONLINE: u8 = 11;
     pub(super) const OFFLINE: u8 = 12;
+    pub(super) const REVOKED: u8 = 13;
     pub(super) const PENDING: u8 = 128;
     pub(super) const HUBS: u8 = 129;
 }
@@ -210,6 +211,8 @@ pub enum ControlFrame {
     Online(Vec<Presence>),
     /// Between hubs: who is no longer, with the sequence that was told.
     Offline(Vec<(PublicKey, u64)>),
+    /// Between hubs: keys whose membership was revoked.
+    Revoked(Vec<PublicKey>),
     /// All hubs of the LAN, the one that tells among them; at most [`MAX_HUBS`]. Earlier versions skip it.
     Hubs(Vec<HubInfo>),
 }
@@ -251,7 +254,7 @@ impl ControlFrame {
     /// Reads the body behind `header`; `None` is a kind of a later version, to be skipped.
     pub fn decode(header: Header, body: &[u8]) -> Result<Option<ControlFrame>, BadFrame> {
         let mut fields = Fields::default();
-        if header.kind < OPTIONAL && !matches!(header.kind, kind::ONLINE | kind::OFFLINE) {
+        if header.kind < OPTIONAL && !matches!(header.kind, kind::ONLINE | kind::OFFLINE | kind::REVOKED) {
             fields = Fields::decode(body)?;
         }
         let control = match header.kind {
@@ -282,6 +285,7 @@ impl ControlFrame {
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::ONLINE => ControlFrame::Online(list(body, tag::ONLINE, presence)?),
             kind::OFFLINE => ControlFrame::Offline(list(body, tag::OFFLINE, absence)?),
+            kind::REVOKED => ControlFrame::Revoked(list(body, tag::KEY, key)?),
             kind::PENDING => ControlFrame::Pending,
             kind::HUBS => ControlFrame::Hubs(hubs(body)?),
             later if later >= OPTIONAL => return Ok(None),
@@ -347,6 +351,10 @@ impl ControlFrame {
             ControlFrame::Offline(members) => {
                 members.iter().for_each(|(key, sequence)| put_absence(out, key, *sequence));
                 kind::OFFLINE
+            }
+            ControlFrame::Revoked(keys) => {
+                keys.iter().for_each(|key| put(out, tag::KEY, key.as_bytes()));
+                kind::REVOKED
             }
             ControlFrame::Pending => kind::PENDING,
             ControlFrame::Hubs(hubs) => {

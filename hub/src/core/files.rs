@@ -291,6 +291,8 @@ impl Core {
             self.withdraw_routes(*id);
             self.notify_watchers(now);
         }
+        let revoked = changes.iter().filter(|change| change.outcome == Outcome::Revoked);
+        self.tell_revoked(revoked.map(|change| change.member.key).collect());
         if !changes.is_empty() {
             self.reopen_disputes(now);
         }

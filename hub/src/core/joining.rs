@@ -185,7 +185,7 @@ impl Core {
         }
         let stamp = self.stamp(id, join.sequence);
         let offered = self.without_ungranted(id, &join.routes);
-        let routes = self.offer_routes(id, &offered);
+        let routes = self.offer_routes(id, stamp.since, &offered);
         self.admission.members_mut().set_online(id, session);
         self.admission.members_mut().set_stamp(id, stamp);
         let who = self.who(id);

@@ -144,7 +144,9 @@ impl Core {
     ) {
         self.switch.join_hub(session, mtu, welcome, now);
         let online = self.members().iter().filter(|(_, member)| member.session.is_some());
-        let all = std::iter::once(self.key.public()).chain(online.map(|(_, member)| member.key)).collect();
+        let all = std::iter::once(self.key.public()).chain(online.map(|(_, member)| member.key));
+        // From the last one on.
+        let all = all.chain(self.members().revoked()).collect();
         self.peers.set_up(hub, session, all, now);
         if let Some((id, source)) = self.members().by_key(&hub).zip(self.switch.source(session)) {
             self.note(Notice::HubLinked(self.name(id), source));
@@ -174,7 +176,8 @@ impl Core {
     // ---- who is where
 
     /// How others are told of a member that joins here. `counted`: its own count of joins.
-    pub(super) fn stamp(&self, id: MemberId, counted: Option<u64>) -> Stamp {
+    pub(super) fn stamp(&mut self, id: MemberId, counted: Option<u64>) -> Stamp {
+        let last = self.time.last_join.saturating_add(1);
         let member = self.members().member(id);
         let now = self.time.unix.as_millis() as u64;
         let most = now.saturating_add(MOST_AHEAD.as_millis() as u64);
@@ -183,8 +186,12 @@ impl Core {
         let newer = before.into_iter().flatten().max().map_or(0, |sequence| sequence.saturating_add(1));
         // It keeps its place among those who offer the same networks while it goes from one link to the next.
         let here = member.session.map(|_| member.stamp.since);
-        let since = [here, told.map(|told| told.since), Some(now)].into_iter().flatten().min();
-        Stamp { sequence: counted.unwrap_or(now).min(most).max(newer), since: since.unwrap_or(now) }
+        let before = [here, told.map(|told| told.since)].into_iter().flatten().min();
+        // Who comes later goes behind, whatever becomes of the clock.
+        let now_or_later = now.max(last);
+        let sequence = counted.unwrap_or(now).min(most).max(newer);
+        self.time.last_join = now_or_later;
+        Stamp { sequence, since: before.map_or(now_or_later, |before| before.min(now_or_later)) }
     }
 
     fn presence(&self, key: PublicKey) -> Option<Presence> {
@@ -219,23 +226,35 @@ impl Core {
         }
     }
 
-    /// Tells the other hubs of members that they were not told of, as far as they take it.
+    /// Tells the other hubs whose membership was revoked.
+    pub(super) fn tell_revoked(&mut self, keys: Vec<PublicKey>) {
+        for keys in keys.chunks(MAX_PRESENCE / PRESENCE_BYTES) {
+            self.tell_links(&ControlFrame::Revoked(keys.to_vec()));
+        }
+    }
+
+    /// Tells the other hubs of members that they were not told of, and of those that were revoked, as far as they take it.
     pub(super) fn tell_untold(&mut self) {
         let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
         for (link, hub) in links {
             while self.switch.is_live(link) && self.switch.untold(link) < TELL_AHEAD {
-                let (mut told, mut room) = (Vec::new(), MAX_PRESENCE - HEADER_LEN);
+                let (mut told, mut revoked, mut room) = (Vec::new(), Vec::new(), MAX_PRESENCE - HEADER_LEN);
                 while let Some(key) = self.peers.get_mut(&hub).and_then(|peer| peer.untold.pop()) {
-                    let Some(presence) = self.presence(key) else { continue };
-                    room = room.saturating_sub(PRESENCE_BYTES + NETWORK_BYTES * presence.routes.len());
-                    told.push(presence);
+                    if self.members().is_revoked(&key) {
+                        room = room.saturating_sub(PRESENCE_BYTES);
+                        revoked.push(key);
+                    } else if let Some(presence) = self.presence(key) {
+                        room = room.saturating_sub(PRESENCE_BYTES + NETWORK_BYTES * presence.routes.len());
+                        told.push(presence);
+                    }
                     if room < PRESENCE_BYTES + NETWORK_BYTES * common::wire::frame::MAX_ROUTES {
                         break;
                     }
                 }
-                if told.is_empty() {
+                if told.is_empty() && revoked.is_empty() {
                     break;
                 }
+                self.switch.tell(link, &ControlFrame::Revoked(revoked));
                 self.switch.tell(link, &ControlFrame::Online(told));
             }
         }
@@ -259,26 +278,46 @@ impl Core {
         }
     }
 
+    /// Another hub tells whose membership was revoked. It is revoked here too, and hubs that this one is linked to are told
+    /// of what is news: it only grows, so that each hub tells of a key once.
+    pub(super) fn handle_revoked(&mut self, keys: &[PublicKey], now: Instant) {
+        let own = self.key.public();
+        let (mut changes, mut strangers) = (Vec::new(), Vec::new());
+        for key in keys.iter().filter(|key| **key != own) {
+            match self.members().by_key(key) {
+                Some(id) => changes.push(self.admission.revoke(id)),
+                None if self.admission.members_mut().keep_out(*key) => strangers.push(*key),
+                None => {}
+            }
+        }
+        self.tell_revoked(strangers);
+        self.carry_out(&changes, now);
+        self.reopen_pending(now);
+    }
+
     /// Decides anew where a member is, after something was told of it, or it came or left here.
     pub(super) fn refresh_home(&mut self, key: &PublicKey, now: Instant) {
         let Some(id) = self.members().by_key(key) else { return };
         let member = self.members().member(id);
         let (session, before, stamp) = (member.session, member.elsewhere, member.stamp);
-        let home =
-            self.peers.home(key).map(|(hub, link, told)| (hub, link, told.sequence, told.routes.clone()));
+        let home = self.peers.home(key).map(|(hub, link, told)| (hub, link, told.clone()));
         let elsewhere = home.as_ref().map(|(_, link, ..)| *link);
         self.admission.members_mut().set_elsewhere(id, elsewhere);
-        if let Some((session, (hub, _, sequence, _))) = session.zip(home.as_ref()) {
+        if let Some((session, (hub, _, told))) = session.zip(home.as_ref()) {
             // Equal ones are of two hubs that did not know of each other.
-            if (*sequence, *hub) > (stamp.sequence, self.key.public()) {
+            if (told.sequence, *hub) > (stamp.sequence, self.key.public()) {
                 let why = End::Farewell("it has joined another hub");
                 self.switch.dismiss(session, Farewell::Replaced, why);
             }
         }
         if session.is_none() {
-            let routes = home.map(|(.., routes)| routes).unwrap_or_default();
+            let (since, routes) = home.map(|(.., told)| (told.since, told.routes)).unwrap_or_default();
             let routes = self.without_ungranted(id, &routes);
-            if routes.is_empty() { self.withdraw_routes(id) } else { drop(self.offer_routes(id, &routes)) }
+            if routes.is_empty() {
+                self.withdraw_routes(id);
+            } else {
+                self.offer_routes(id, since, &routes);
+            }
         }
         if before.is_some() != elsewhere.is_some() {
             self.notify_watchers(now);

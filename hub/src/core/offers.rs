@@ -43,16 +43,25 @@ impl Core {
         kept
     }
 
-    /// Takes a member's offers; returns the accepted prefixes.
-    pub(super) fn offer_routes(&mut self, id: MemberId, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+    /// Takes a member's offers, which has been on the LAN since then; returns the accepted prefixes.
+    pub(super) fn offer_routes(&mut self, id: MemberId, since: u64, offered: &[IpNetwork]) -> Vec<IpNetwork> {
+        let claim = (since, self.admission.members().member(id).key);
         let is_open = self.admission.access() == Access::Open;
         let granted = if is_open { None } else { Some(self.admission.members().member(id).routes.clone()) };
-        for (prefix, why) in self.routes.offer(id, offered, granted.as_deref()) {
+        for (prefix, why) in self.routes.offer(id, claim, offered, granted.as_deref()) {
             let name = self.name(id);
             self.note(Notice::RouteRejected(prefix, name, why));
         }
         self.record_routes(id);
+        self.note_losers();
         self.routes.of(id).collect()
+    }
+
+    /// Takes in what members had to give up to who goes first.
+    fn note_losers(&mut self) {
+        for id in self.routes.take_losers() {
+            self.record_routes(id);
+        }
     }
 
     /// Removes all prefixes of a member that left; other members that offer them take over.
@@ -70,9 +79,10 @@ impl Core {
         self.lan.hub_networks = networks;
     }
 
-    /// On an open hub the list of members says what each has, beside what a person granted it: a locked one grants what
-    /// it says.
+    /// Tells the other hubs what a member that is here has now. On an open hub the list of members says it too, beside what
+    /// a person granted it: a locked one grants what it says.
     fn record_routes(&mut self, id: MemberId) {
+        self.tell_online(id);
         if self.admission.access() != Access::Open {
             return;
         }
@@ -99,6 +109,7 @@ impl Core {
         for id in self.routes.give_free() {
             self.record_routes(id);
         }
+        self.note_losers();
         if self.routes.tell_at(now).is_some_and(|at| at <= now) {
             self.tell_changes(now);
         }

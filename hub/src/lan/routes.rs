@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use common::wire::key::PublicKey;
 use ipnetwork::IpNetwork;
 
 use crate::ids::MemberId;
@@ -30,6 +31,10 @@ pub struct Routes {
     /// Networks that the hub itself is in.
     hub_networks: Vec<IpNetwork>,
     offers: Offers,
+    /// Those of all members that offer something, or have it.
+    claims: HashMap<MemberId, Claim>,
+    /// Members that had to give something up to who goes first.
+    losers: Vec<MemberId>,
     /// The prefixes behind members that the hub's own kernel reaches.
     kernel: PrefixMap<()>,
     /// Where links come from, and how many of them: the kernel has to reach that outside of the LAN.
@@ -37,13 +42,16 @@ pub struct Routes {
     changes: Changes,
 }
 
+/// Who goes first of those who offer the same: since when it has been on the LAN, in Unix milliseconds by the hub where it
+/// came, and its key. Every hub has the same order.
+pub type Claim = (u64, PublicKey);
+
 /// What members on the LAN offer that is not accepted, as it is another's for now.
 #[derive(Default)]
 struct Offers {
-    /// Those who offer a prefix, in the order in which they came.
-    by_prefix: PrefixMap<BTreeMap<u64, MemberId>>,
-    by_member: HashMap<MemberId, (u64, Vec<IpNetwork>)>,
-    last: u64,
+    /// Those who offer a prefix, in their order.
+    by_prefix: PrefixMap<BTreeMap<Claim, MemberId>>,
+    by_member: HashMap<MemberId, (Claim, Vec<IpNetwork>)>,
     /// What came free, and has not been given to who offers it.
     free: VecDeque<IpNetwork>,
 }
@@ -81,6 +89,8 @@ impl Routes {
             subnets: lan.subnets,
             hub_networks: Vec::new(),
             offers: Offers::default(),
+            claims: HashMap::new(),
+            losers: Vec::new(),
             kernel: PrefixMap::default(),
             outer: BTreeMap::new(),
             changes: Changes::default(),
@@ -102,19 +112,22 @@ impl Routes {
     // ---- what members offer
 
     /// Makes what a member offers its prefixes, as far as it may have them, and notes the others that it may have once
-    /// they are free; tells which are rejected. `granted`: what the list of members grants it, where that counts.
+    /// they are free; tells which are rejected. `granted`: what the list of members grants it, where that counts. Who
+    /// has one and goes behind this member is one of `take_losers` then.
     pub fn offer(
         &mut self,
         id: MemberId,
+        claim: Claim,
         offered: &[IpNetwork],
         granted: Option<&[IpNetwork]>,
     ) -> Vec<(IpNetwork, RejectedRoute)> {
         self.offers.forget(id);
+        self.claims.insert(id, claim);
         let (mut accepted, mut waiting, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
         for &prefix in offered {
             let checked = match granted {
                 Some(granted) if !granted.contains(&prefix) => Err(RejectedRoute::NotGranted),
-                Some(_) | None => self.check(prefix, id),
+                Some(_) | None => self.win(prefix, id),
             };
             match checked {
                 Ok(()) if !accepted.contains(&prefix) => accepted.push(prefix),
@@ -134,7 +147,7 @@ impl Routes {
                 self.add(prefix, id);
             }
         }
-        self.offers.note(id, waiting);
+        self.note(id, waiting);
         rejected
     }
 
@@ -143,6 +156,37 @@ impl Routes {
         self.offers.forget(id);
         let left: Vec<IpNetwork> = self.of(id).collect();
         left.iter().for_each(|&prefix| self.remove(prefix));
+        self.claims.remove(&id);
+    }
+
+    /// Takes out the members that had to give something up to who goes first.
+    pub fn take_losers(&mut self) -> Vec<MemberId> {
+        std::mem::take(&mut self.losers)
+    }
+
+    /// Notes prefixes that a member offers, and does not have.
+    fn note(&mut self, id: MemberId, prefixes: Vec<IpNetwork>) {
+        if let Some(&claim) = self.claims.get(&id) {
+            self.offers.note(id, claim, prefixes);
+        }
+    }
+
+    /// Whether a member may have a prefix. Those who have something of it and go behind it give that up.
+    fn win(&mut self, prefix: IpNetwork, id: MemberId) -> Result<(), RejectedRoute> {
+        let checked = self.check(prefix, id);
+        let Err(RejectedRoute::Taken(_)) = checked else { return checked };
+        let others = self.table.overlapping(prefix).filter(|&(_, other)| other != id);
+        let others: Vec<(IpNetwork, MemberId)> = others.collect();
+        let claim = self.claims.get(&id);
+        if others.is_empty() || others.iter().any(|(_, other)| self.claims.get(other) <= claim) {
+            return checked;
+        }
+        for (taken, other) in others {
+            self.remove(taken);
+            self.note(other, vec![taken]);
+            self.losers.push(other);
+        }
+        self.check(prefix, id)
     }
 
     /// Says which networks the hub itself is in: what overlaps one is no member's from now on, and what lay in one that
@@ -159,7 +203,7 @@ impl Routes {
             let over: Vec<_> = self.table.overlapping(network).collect();
             for (prefix, id) in over {
                 self.remove(prefix);
-                self.offers.note(id, vec![prefix]);
+                self.note(id, vec![prefix]);
                 lost.push((id, prefix, RejectedRoute::HubNetwork(network)));
             }
         }
@@ -175,10 +219,10 @@ impl Routes {
         while looks < MAX_LOOKS
             && let Some(free) = self.offers.free.pop_front()
         {
-            let mut candidates: Vec<(u64, MemberId, IpNetwork)> = Vec::new();
+            let mut candidates: Vec<(Claim, MemberId, IpNetwork)> = Vec::new();
             for (prefix, by) in self.offers.by_prefix.overlapping(free) {
                 // Of those who offer the same, one more than the first cannot have it.
-                candidates.extend(by.iter().next().map(|(&since, &id)| (since, id, prefix)));
+                candidates.extend(by.iter().next().map(|(&claim, &id)| (claim, id, prefix)));
                 looks += 1;
                 if candidates.len() >= MAX_LOOKS {
                     break;
@@ -186,7 +230,7 @@ impl Routes {
             }
             candidates.sort_unstable();
             for (_, id, prefix) in candidates {
-                if self.check(prefix, id).is_ok() {
+                if self.win(prefix, id).is_ok() {
                     self.offers.take(id, prefix);
                     self.add(prefix, id);
                     winners.push(id);
@@ -301,18 +345,15 @@ impl Routes {
 
 impl Offers {
     /// Adds prefixes to what a member offers.
-    fn note(&mut self, id: MemberId, prefixes: Vec<IpNetwork>) {
+    fn note(&mut self, id: MemberId, claim: Claim, prefixes: Vec<IpNetwork>) {
         if prefixes.is_empty() {
             return;
         }
-        let (since, own) = self.by_member.entry(id).or_insert_with(|| {
-            self.last += 1;
-            (self.last, Vec::new())
-        });
+        let (claim, own) = self.by_member.entry(id).or_insert_with(|| (claim, Vec::new()));
         for prefix in prefixes {
             match self.by_prefix.get_mut(prefix) {
-                Some(by) => drop(by.insert(*since, id)),
-                None => drop(self.by_prefix.insert(prefix, BTreeMap::from([(*since, id)]))),
+                Some(by) => drop(by.insert(*claim, id)),
+                None => drop(self.by_prefix.insert(prefix, BTreeMap::from([(*claim, id)]))),
             }
             if !own.contains(&prefix) {
                 own.push(prefix);
@@ -322,24 +363,24 @@ impl Offers {
 
     /// Forgets one offer of a member, as it is accepted.
     fn take(&mut self, id: MemberId, prefix: IpNetwork) {
-        let Some((since, own)) = self.by_member.get_mut(&id) else { return };
+        let Some((claim, own)) = self.by_member.get_mut(&id) else { return };
         own.retain(|&other| other != prefix);
-        let since = *since;
+        let claim = *claim;
         if own.is_empty() {
             self.by_member.remove(&id);
         }
-        self.forget_one(since, prefix);
+        self.forget_one(claim, prefix);
     }
 
     /// Forgets all offers of a member.
     fn forget(&mut self, id: MemberId) {
-        let Some((since, own)) = self.by_member.remove(&id) else { return };
-        own.iter().for_each(|&prefix| self.forget_one(since, prefix));
+        let Some((claim, own)) = self.by_member.remove(&id) else { return };
+        own.iter().for_each(|&prefix| self.forget_one(claim, prefix));
     }
 
-    fn forget_one(&mut self, since: u64, prefix: IpNetwork) {
+    fn forget_one(&mut self, claim: Claim, prefix: IpNetwork) {
         let Some(by) = self.by_prefix.get_mut(prefix) else { return };
-        by.remove(&since);
+        by.remove(&claim);
         if by.is_empty() {
             self.by_prefix.remove(prefix);
         }

@@ -37,7 +37,8 @@ impl Uplink {
             | ControlFrame::Pong(_)
             | ControlFrame::AskMembers { .. }
             | ControlFrame::Online(_)
-            | ControlFrame::Offline(_) => {}
+            | ControlFrame::Offline(_)
+            | ControlFrame::Revoked(_) => {}
         }
     }
 

@@ -24,6 +24,7 @@ pub(super) mod tag {
     pub(in crate::wire::frame) const HUB: u8 = 12;
     pub(in crate::wire::frame) const ONLINE: u8 = 13;
     pub(in crate::wire::frame) const OFFLINE: u8 = 14;
+    pub(in crate::wire::frame) const KEY: u8 = 15;
     /// From here on, a hub may do without.
     pub(in crate::wire::frame) const HAD: u8 = 128;
     pub(in crate::wire::frame) const SEQUENCE: u8 = 129;
@@ -174,6 +175,10 @@ pub(super) fn presence(value: &[u8]) -> Result<Presence, BadFrame> {
 /// Key and sequence; what is behind them is of later versions.
 pub(super) fn absence(value: &[u8]) -> Result<(PublicKey, u64), BadFrame> {
     Ok(keyed(value)?.0)
+}
+
+pub(super) fn key(value: &[u8]) -> Result<PublicKey, BadFrame> {
+    PublicKey::from_bytes(exactly(value)?).ok_or(BadFrame)
 }
 
 fn keyed(value: &[u8]) -> Result<((PublicKey, u64), &[u8]), BadFrame> {

@@ -79,6 +79,7 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
         hubs().prop_map(ControlFrame::Hubs),
         proptest::collection::vec(presences(), 0..20).prop_map(ControlFrame::Online),
         proptest::collection::vec((keys(), any::<u64>()), 0..20).prop_map(ControlFrame::Offline),
+        proptest::collection::vec(keys(), 0..20).prop_map(ControlFrame::Revoked),
     ]
 }
 

@@ -45,7 +45,7 @@ impl Tunnel {
                 Role::Spoke,
                 ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
             ) if self.is_open() => Ok(Some(control)),
-            (_, ControlFrame::Online(_) | ControlFrame::Offline(_))
+            (_, ControlFrame::Online(_) | ControlFrame::Offline(_) | ControlFrame::Revoked(_))
                 if self.is_open() && self.is_between_hubs =>
             {
                 Ok(Some(control))

@@ -8,7 +8,7 @@ use common::wire::name::Name;
 use slab::Slab;
 
 use super::member::{Member, format_member, parse_revoked};
-use super::{Line, Members};
+use super::{FULL, Line, MAX_MEMBERS, Members};
 use crate::ids::MemberId;
 use crate::lan::moves::{MEMBERS_COLUMN, Moves};
 use crate::lan::subnets::Subnets;
@@ -112,6 +112,24 @@ impl Members {
             self.lines[at] = Line::Text(text);
         }
         Change { id, member, outcome: Outcome::Revoked }
+    }
+
+    /// Keeps a key out that is no member's; whether that is news, and there is room for its line.
+    pub(crate) fn keep_out(&mut self, key: PublicKey) -> bool {
+        let is_news =
+            self.lines.len() < 2 * MAX_MEMBERS && self.size < FULL && self.insert_revoked(key).is_ok();
+        if is_news {
+            let (line, version) = (format!("{key} - - revoked"), self.change());
+            self.size += line.len() + 1;
+            self.newly_revoked.push((key, line.clone(), version));
+            self.lines.push(Line::Text(line));
+        }
+        is_news
+    }
+
+    /// The keys of those who were revoked.
+    pub(crate) fn revoked(&self) -> impl Iterator<Item = PublicKey> {
+        self.revoked.iter().copied()
     }
 
     /// Whether an address is kept for an invite.

@@ -2,6 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 
+use common::packet::prefix::overlap;
+use proptest::prelude::*;
+
 use super::*;
 
 fn net(text: &str) -> IpNetwork {
@@ -26,10 +29,69 @@ fn has(routes: &Routes, number: usize) -> Vec<String> {
     routes.of(member(number)).map(|prefix| prefix.to_string()).collect()
 }
 
-/// Offers prefixes, as an open hub takes them; how many are rejected.
+fn key() -> PublicKey {
+    common::wire::key::PrivateKey::from_random([1; 32]).public()
+}
+
+/// Offers prefixes, as an open hub takes them, behind all who came before; how many are rejected.
 fn offer(routes: &mut Routes, number: usize, offered: &[&str]) -> usize {
+    let last = routes.claims.values().map(|(since, _)| since + 1).max().unwrap_or_default();
+    offer_since(routes, number, last, offered)
+}
+
+fn offer_since(routes: &mut Routes, number: usize, since: u64, offered: &[&str]) -> usize {
     let offered: Vec<IpNetwork> = offered.iter().map(|text| net(text)).collect();
-    routes.offer(member(number), &offered, None).len()
+    routes.offer(member(number), (since, key()), &offered, None).len()
+}
+
+proptest! {
+    /// In whatever order hubs hear of offers, they give the prefixes to the same members: to each in turn, in the order of
+    /// their claims, what is left of what it offers.
+    #[test]
+    fn hubs_agree_on_who_has_what_in_whatever_order_they_hear_of_it(
+        offers in proptest::collection::vec(proptest::collection::vec((0..4u32, 24..27u8), 0..4), 1..8),
+        order in proptest::collection::vec(any::<proptest::sample::Index>(), 16),
+        gone in proptest::collection::vec(any::<bool>(), 8),
+    ) {
+        let prefix = |&(n, length): &(u32, u8)| {
+            let address = std::net::Ipv4Addr::from_bits(0xc0a8_0000 + n * 0x60);
+            let network = IpNetwork::new(address.into(), length).unwrap();
+            IpNetwork::new(network.network(), length).unwrap().to_string()
+        };
+        let offers: Vec<Vec<String>> = offers.iter().map(|one| one.iter().map(prefix).collect()).collect();
+        let mut routes = routes();
+        let say = |routes: &mut Routes, number: usize| {
+            let texts: Vec<&str> = offers[number].iter().map(String::as_str).collect();
+            offer_since(routes, number, number as u64, &texts);
+            while routes.has_free() {
+                routes.give_free();
+            }
+        };
+        let all = order.iter().map(|index| index.index(offers.len())).chain(0..offers.len());
+        all.for_each(|number| say(&mut routes, number));
+        for number in (0..offers.len()).filter(|&number| gone[number]) {
+            routes.withdraw(member(number));
+            while routes.has_free() {
+                routes.give_free();
+            }
+        }
+        let mut model: Vec<(IpNetwork, usize)> = Vec::new();
+        for number in (0..offers.len()).filter(|&number| !gone[number]) {
+            for offered in offers[number].iter().map(|text| net(text)) {
+                let is_taken = |&(taken, by): &(IpNetwork, usize)| by != number && overlap(taken, offered);
+                if !model.iter().any(is_taken) && !model.contains(&(offered, number)) {
+                    model.push((offered, number));
+                }
+            }
+        }
+        model.sort_unstable();
+        let mut found: Vec<(IpNetwork, usize)> = routes.table().iter().map(|(prefix, owner)| match owner {
+            Owner::Member(id) => (prefix, id.index()),
+            Owner::Hub => unreachable!(),
+        }).collect();
+        found.sort_unstable();
+        prop_assert_eq!(found, model);
+    }
 }
 
 #[test]
@@ -111,9 +173,10 @@ fn thousands_of_gateways_that_leave_at_once_cost_no_more_than_they_have() {
     let prefix = |n: usize| format!("172.{}.{}.0/24", 16 + n / 256, n % 256);
     let gateways = 4_000;
     for n in 0..gateways {
-        assert_eq!(offer(&mut routes, n, &[&prefix(n)]), 0);
+        assert_eq!(offer_since(&mut routes, n, n as u64, &[&prefix(n)]), 0);
         // Each has another one that would like to be it.
-        assert_eq!(offer(&mut routes, gateways + n, &[&prefix(n)]), 1);
+        let since = (gateways + n) as u64;
+        assert_eq!(offer_since(&mut routes, gateways + n, since, &[&prefix(n)]), 1);
     }
     let began = Instant::now();
     (0..gateways).for_each(|n| routes.withdraw(member(n)));
