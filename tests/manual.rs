@@ -12,15 +12,13 @@
 //! yaml FILE         read by promtool, if that is there
 //! nginx, caddy …    run by paths_web
 //! ```
-//! `MANUAL_SHOW=1 cargo test -p hub --test manual README -- --nocapture` prints what the commands of a document say.
+//! `MANUAL_SHOW=1 cargo test -p hub --test e2e README -- --nocapture` prints what the commands of a document say.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 #![allow(clippy::print_stderr, reason = "shows what the commands of a document say")]
 
 #[path = "manual/blocks.rs"]
 mod blocks;
-#[path = "house/mod.rs"]
-mod house;
 #[path = "manual/play.rs"]
 mod play;
 #[path = "manual/shown.rs"]
@@ -32,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::house::{self, Authority, Valid, is_missing, wait_for_port};
 use blocks::{Block, blocks};
-use house::{Authority, Valid, is_missing, wait_for_port};
 use play::Play;
 
 /// Lines that need a package manager, a service manager or a compiler, and what covers them.

@@ -3,14 +3,12 @@
 //! Long, and not part of the suite: it builds the packages and programs, and the first time a Debian root.
 //! ```sh
 //! cargo install cargo-deb && apt-get install debootstrap
-//! cargo test -p hub --test packages -- --ignored --nocapture
+//! cargo test -p hub --test e2e packages -- --ignored --nocapture
 //! ```
 //! `DEBIAN_ROOT=DIR` takes a root that was made before, with the packages of [`INCLUDED`].
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
 #[path = "packages/machine.rs"]
 mod machine;
 
@@ -21,7 +19,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::{HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, await_true, ping};
+use crate::house::{self, HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, await_true, ping};
 use machine::Machine;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
