@@ -45,7 +45,7 @@ const INSTALLING: [(&str, &str); 23] = [
     ("cargo install --path spoke --root /usr/local", "the build"),
     ("rustup target add x86_64-unknown-linux-musl", "packages"),
     ("sudo apt install musl-tools", "packages"),
-    ("cargo build --release --bins --target x86_64-unknown-linux-musl", "packages"),
+    ("cargo build --profile dist --bins --target x86_64-unknown-linux-musl", "packages"),
     ("rustup target add aarch64-unknown-linux-musl", "packages"),
     ("sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "packages"),
     (
@@ -53,7 +53,7 @@ const INSTALLING: [(&str, &str); 23] = [
         "packages",
     ),
     ("export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc", "packages"),
-    ("cargo build --release --bins --target aarch64-unknown-linux-musl", "packages"),
+    ("cargo build --profile dist --bins --target aarch64-unknown-linux-musl", "packages"),
     ("sudo dpkg -i lan-hub_*.deb", "packages"),
     ("sudo dpkg -i lan-spoke_*.deb", "packages"),
     ("sudo systemctl enable --now hub", "packages"),

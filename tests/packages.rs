@@ -28,6 +28,8 @@ const INCLUDED: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping";
 const BACK: Duration = Duration::from_secs(20);
 /// How long the LAN may be away while a program is replaced.
 const MAX_GAP: Duration = Duration::from_secs(1);
+/// What a package may take on disk: a program with debug info is five times as large.
+const MAX_KIB: u32 = 8_000;
 
 fn built() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned()
@@ -65,7 +67,8 @@ fn build_static(target: &str) -> PathBuf {
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command.args([
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "--locked",
         "--bins",
         "-p",
@@ -79,7 +82,7 @@ fn build_static(target: &str) -> PathBuf {
     assert!(made, "it does not build: docs/install.md says what {target} takes");
     let targets = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let targets = targets.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    targets.join(target).join("release")
+    targets.join(target).join("dist")
 }
 
 /// A program in a root that has nothing but it, the TUN device and a hosts file; by an emulator, if need be.
@@ -180,6 +183,8 @@ fn packages_are_installed_upgraded_and_purged() {
     // Nothing runs by itself.
     for (machine, package, unit) in [(&server, &hubs[0], "hub"), (&laptop, &spokes[0], "spoke@home")] {
         machine.run(&format!("dpkg -i {}", machine.take(package))).good();
+        let size = machine.run("dpkg-query -W -f '${Installed-Size}' 'lan-*'").good();
+        assert!(size.trim().parse::<u32>().unwrap() < MAX_KIB, "{size} KiB");
         assert_eq!(machine.systemctl(&format!("is-enabled {unit}")).as_deref(), Some("disabled"));
         assert_eq!(machine.systemctl(&format!("is-active {unit}")).as_deref(), Some("inactive"));
     }
