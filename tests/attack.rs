@@ -2,12 +2,9 @@
 //! strangers that an open hub lets in.
 //!
 //! `ATTACK_SECONDS=60` makes the floods as long as the promise says, and joins as many a second; the figures are printed
-//! (`cargo test -p hub --test attack -- --nocapture`).
+//! (`cargo test -p spoke --test e2e_timed attack -- --nocapture`).
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
-
-#[path = "house/mod.rs"]
-mod house;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, DirBuilder};
@@ -21,13 +18,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::house::wire::{Wire, join_request, random_key};
+use crate::house::{
+    self, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, await_true, hub_command, ping, ping_until,
+    place, require_tun, spawn_spoke,
+};
 use common::wire::frame::Join;
 use common::wire::key::PublicKey;
-use house::wire::{Wire, join_request, random_key};
-use house::{
-    HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, await_true, hub_command, ping, ping_until,
-    require_tun, spawn_spoke,
-};
 use nix::mount::{MsFlags, mount};
 use socket2::{Domain, Socket, Type};
 
@@ -39,11 +36,13 @@ const HALF_OPEN: usize = 1_000;
 
 #[test]
 fn a_flood_from_another_address_harms_nobody() {
+    let _place = place();
     withstand(3);
 }
 
 #[test]
 fn a_flood_from_the_newcomers_own_address_harms_nobody() {
+    let _place = place();
     withstand(2);
 }
 
@@ -110,6 +109,7 @@ fn withstand(newcomer: usize) {
 
 #[test]
 fn a_hub_with_few_descriptors_takes_newcomers_in() {
+    let _place = place();
     require_tun().unwrap();
     let (net, binaries) = (Net::new(2).unwrap(), house::Binaries::find().unwrap());
     let hub = hub_command(&net, &binaries, &[]);
@@ -129,6 +129,7 @@ fn a_hub_with_few_descriptors_takes_newcomers_in() {
 
 #[test]
 fn a_hub_that_is_out_of_descriptors_neither_spins_nor_gives_up() {
+    let _place = place();
     let lan = Lan::with(Net::new(3).unwrap(), 1).unwrap();
     let before = lan.hub.descriptors().unwrap();
     let flood = |count| Flood::start(lan.net.spoke(1), vec![Net::spoke_v4(1)], count, 0);
@@ -169,6 +170,7 @@ fn a_hub_that_is_out_of_descriptors_neither_spins_nor_gives_up() {
 
 #[test]
 fn a_flood_of_new_members_delays_nobody_and_none_is_forgotten() {
+    let _place = place();
     /// So often the hub is killed in the middle of it.
     const LIVES: u32 = 6;
     require_tun().unwrap();

@@ -2,16 +2,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, run, start_hub, state};
+use crate::house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, run, start_hub, state};
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -16,7 +13,7 @@ use std::time::{Duration, Instant};
 use hub::control::{MemberStatus, Standing, Status};
 use nix::sys::signal::Signal;
 
-use house::{
+use crate::house::{
     Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub as hub, ask_spoke as spoke, make_state, ping,
     ping_until, run, spawn_spoke, start_hub, state,
 };

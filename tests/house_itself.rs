@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Direction, Host, Net, Result, await_true, echo_udp, ping, transfer};
+use crate::house::{Direction, Host, Net, Result, await_true, echo_udp, ping, transfer};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for an answer on this machine, short enough to wait for silence.
@@ -191,7 +188,7 @@ fn nothing_is_left_after_kill_9() {
     let observer = Host::new("observer").unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--ignored", "--exact", "hold_a_net", "--nocapture"])
+        .args(["--ignored", "--exact", "house_itself::hold_a_net", "--nocapture"])
         .env(OBSERVER, observer.namespace_path());
     let holder = observer.spawn("holder", &command).unwrap();
     holder.wait_for_line("holding", SOON).unwrap();

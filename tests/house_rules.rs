@@ -13,6 +13,8 @@ mod house_rules {
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 use house_rules::tree::{Kind, SourceFile, Tree};
 
@@ -140,4 +142,24 @@ fn files_and_structs_are_small() {
         &found,
         "a file of more than 600 lines, or a struct of more than a dozen fields, is two things",
     );
+}
+
+#[test]
+fn every_file_of_tests_is_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate is below the root");
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("it is there");
+    let targets = ["common", "hub", "spoke"].map(|name| read(&format!("{name}/Cargo.toml"))).concat();
+    let modules = ["e2e", "e2e_timed"].map(|name| read(&format!("tests/{name}.rs"))).concat();
+    let files = fs::read_dir(root.join("tests")).expect("it is there");
+    let mut found = BTreeSet::new();
+    for path in files.map(|entry| entry.expect("it can be read").path()) {
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && !targets.contains(&format!("path = \"../tests/{name}.rs\""))
+            && !modules.lines().any(|line| line == format!("mod {name};"))
+        {
+            found.insert(name.to_owned());
+        }
+    }
+    assert_none(&found, "a test is a [[test]] target, or a module of e2e.rs or e2e_timed.rs");
 }

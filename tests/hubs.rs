@@ -4,24 +4,20 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 #![allow(clippy::print_stdout, reason = "a test: it says what it measured")]
 
-#[path = "house/mod.rs"]
-mod house;
-#[path = "hubs/linked.rs"]
 mod linked;
-#[path = "hubs/traffic.rs"]
 mod traffic;
-#[path = "hubs/world.rs"]
 mod world;
 
 use std::fs;
 use std::time::Duration;
 
-use house::{Lan, SPOKE_ON_LAN, state};
+use crate::house::{Lan, SPOKE_ON_LAN, place, state};
 use traffic::{Beat, through};
 use world::{HUB_A, HUB_B, LAPTOP, SILENCE, SOON, World};
 
 #[test]
 fn a_hub_that_is_killed_is_replaced_by_the_other_at_once() {
+    let _place = place();
     let mut world = World::with_spokes();
     let addresses = world.spoke(LAPTOP)["addresses"].clone();
     let (gap, stall) = through(&mut world, "hub killed", |world| {
@@ -42,6 +38,7 @@ fn a_hub_that_is_killed_is_replaced_by_the_other_at_once() {
 
 #[test]
 fn a_hub_whose_line_is_silent_is_left_after_two_seconds() {
+    let _place = place();
     let mut world = World::with_spokes();
     let (gap, stall) = through(&mut world, "line silent", |world| {
         world.host(HUB_A).nft(SILENCE).unwrap();
@@ -53,6 +50,7 @@ fn a_hub_whose_line_is_silent_is_left_after_two_seconds() {
 
 #[test]
 fn a_hub_that_drains_sends_its_members_away_and_nothing_is_interrupted() {
+    let _place = place();
     let mut world = World::with_spokes();
     let hubs = [world.host(HUB_A), world.host(HUB_B)];
     let beat = Beat::start(world.net.spoke(LAPTOP), &hubs, (Lan::hub_address(), 4_009).into());
@@ -82,6 +80,7 @@ fn a_hub_that_drains_sends_its_members_away_and_nothing_is_interrupted() {
 
 #[test]
 fn a_spoke_that_starts_while_its_hub_is_away_joins_the_one_that_it_was_told_of() {
+    let _place = place();
     let mut world = World::with_spokes();
     let hubs = fs::read_to_string(state(world.net.spoke(LAPTOP), "spoke").join("hubs")).unwrap();
     let told = format!("{} {} told-by={}", World::place(HUB_B), world.keys[HUB_B], World::place(HUB_A));
@@ -106,6 +105,7 @@ fn a_spoke_that_starts_while_its_hub_is_away_joins_the_one_that_it_was_told_of()
 
 #[test]
 fn a_hub_with_another_key_than_was_told_is_not_joined() {
+    let _place = place();
     let mut world = World::with_spokes();
     // Somebody else answers in the second hub's place.
     world.hubs[HUB_B].take().unwrap().kill().unwrap();

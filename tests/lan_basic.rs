@@ -2,18 +2,15 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use house::{
-    Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub, copy_state, echo_udp, ping, ping_until, start_hub, state,
-    transfer,
+use crate::house::{
+    self, Binaries, Lan, Net, SPOKE_ON_LAN, ask_hub, copy_state, echo_udp, ping, ping_until, start_hub,
+    state, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(5);

@@ -3,9 +3,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,7 +15,7 @@ use hub::control::Status;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
-use house::{
+use crate::house::{
     Binaries, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, hub_command, ping, ping_until, require_tun, spawn_spoke,
     spoke_command, start_hub, state,
 };

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use house::{Binaries, Host, make_tun};
+use crate::house::{Binaries, Host, make_tun};
 
 const LONG: Duration = Duration::from_secs(30);
 

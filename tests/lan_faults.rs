@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use house::{
-    Binaries, Direction, Host, Lan, Net, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, transfer,
+use crate::house::{
+    self, Binaries, Direction, Host, Lan, Net, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub,
+    transfer,
 };
 
 const SOON: Duration = Duration::from_secs(5);

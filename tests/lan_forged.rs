@@ -1,12 +1,9 @@
 //! A member that forges the sources of its packets: none is delivered to anybody, and each is counted.
 //!
 //! As many as the promise says take two seconds; `FORGED_PACKETS` sends another number. The figures are printed
-//! (`cargo test -p hub --test lan_forged -- --nocapture`).
+//! (`cargo test -p hub --test e2e lan_forged -- --nocapture`).
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
-
-#[path = "house/mod.rs"]
-mod house;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,8 +13,8 @@ use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet
 use common::packet::protocol;
 use hub::control::Status;
 
-use house::wire::{Wire, put_packet, random_key, udp_packet};
-use house::{Capture, Lan, Net, ask_hub, checksum, fill_seeded, ping};
+use crate::house::wire::{Wire, put_packet, random_key, udp_packet};
+use crate::house::{Capture, Lan, Net, ask_hub, checksum, fill_seeded, ping};
 
 const SOON: Duration = Duration::from_secs(10);
 /// What the attacker holds; the hub gives it the IPv6 address.

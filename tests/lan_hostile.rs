@@ -3,9 +3,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -14,8 +11,8 @@ use common::wire::frame::{HEADER_LEN, MAX_BODY};
 use common::wire::hello::{VERSION, hello};
 use common::wire::key::PrivateKey;
 
-use house::wire::{Joined, Wire, join_request, random_key, udp_packet};
-use house::{Lan, Net, ping};
+use crate::house::wire::{Joined, Wire, join_request, random_key, udp_packet};
+use crate::house::{Lan, Net, ping};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The hub's deadline for a handshake is 5 s, whatever comes.

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +11,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use house::{Binaries, HUB_LISTENS, Host, state};
+use crate::house::{Binaries, HUB_LISTENS, Host, state};
 
 const SOON: Duration = Duration::from_secs(5);
 

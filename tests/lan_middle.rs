@@ -3,9 +3,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -14,15 +11,15 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::house::wire::random_key;
+use crate::house::{
+    Binaries, Capture, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state,
+};
 use common::node::state::random;
 use common::wire::hello::{HELLO_LEN, hello};
 use common::wire::invite::Secret;
 use common::wire::key::PrivateKey;
 use common::wire::noise::{Handshake, LENGTH_LEN, Role};
-use house::wire::random_key;
-use house::{
-    Binaries, Capture, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, spawn_spoke, start_hub, state,
-};
 
 const SOON: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(20);

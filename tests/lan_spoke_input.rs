@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -22,8 +19,8 @@ use common::wire::noise::{Handshake, LENGTH_LEN, MAX_RECORD, Role};
 use ipnetwork::IpNetwork;
 use nix::mount::{MsFlags, mount};
 
-use house::wire::random_key;
-use house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, start_hub, state};
+use crate::house::wire::random_key;
+use crate::house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, start_hub, state};
 
 const SOON: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(20);

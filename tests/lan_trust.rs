@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use house::{
+use crate::house::{
     Binaries, Lan, Net, Process, SPOKE_ON_LAN, copy_state, ping, ping_until, spawn_spoke, start_hub, state,
 };
 

@@ -12,15 +12,13 @@
 //! yaml FILE         read by promtool, if that is there
 //! nginx, caddy …    run by paths_web
 //! ```
-//! `MANUAL_SHOW=1 cargo test -p hub --test manual README -- --nocapture` prints what the commands of a document say.
+//! `MANUAL_SHOW=1 cargo test -p hub --test e2e README -- --nocapture` prints what the commands of a document say.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 #![allow(clippy::print_stderr, reason = "shows what the commands of a document say")]
 
 #[path = "manual/blocks.rs"]
 mod blocks;
-#[path = "house/mod.rs"]
-mod house;
 #[path = "manual/play.rs"]
 mod play;
 #[path = "manual/shown.rs"]
@@ -32,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::house::{self, Authority, Valid, is_missing, wait_for_port};
 use blocks::{Block, blocks};
-use house::{Authority, Valid, is_missing, wait_for_port};
 use play::Play;
 
 /// Lines that need a package manager, a service manager or a compiler, and what covers them.
@@ -47,7 +45,7 @@ const INSTALLING: [(&str, &str); 23] = [
     ("cargo install --path spoke --root /usr/local", "the build"),
     ("rustup target add x86_64-unknown-linux-musl", "packages"),
     ("sudo apt install musl-tools", "packages"),
-    ("cargo build --release --bins --target x86_64-unknown-linux-musl", "packages"),
+    ("cargo build --profile dist --bins --target x86_64-unknown-linux-musl", "packages"),
     ("rustup target add aarch64-unknown-linux-musl", "packages"),
     ("sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "packages"),
     (
@@ -55,7 +53,7 @@ const INSTALLING: [(&str, &str); 23] = [
         "packages",
     ),
     ("export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc", "packages"),
-    ("cargo build --release --bins --target aarch64-unknown-linux-musl", "packages"),
+    ("cargo build --profile dist --bins --target aarch64-unknown-linux-musl", "packages"),
     ("sudo dpkg -i lan-hub_*.deb", "packages"),
     ("sudo dpkg -i lan-spoke_*.deb", "packages"),
     ("sudo systemctl enable --now hub", "packages"),

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use house::{Host, Lan, Net, ask_hub, ask_spoke, await_true, is_missing, ping, spawn_spoke, state};
+use crate::house::{Host, Lan, Net, ask_hub, ask_spoke, await_true, is_missing, ping, spawn_spoke, state};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -2,15 +2,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Host, Lan};
+use crate::house::{self, Host, Lan};
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(10);

@@ -2,15 +2,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Host, Lan, Process};
+use crate::house::{Host, Lan, Process};
 
 const SOON: Duration = Duration::from_secs(20);
 

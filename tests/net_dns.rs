@@ -2,17 +2,16 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::house::{
+    self, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, is_missing, spawn_spoke,
+};
 use common::wire::key::PrivateKey;
-use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, is_missing, spawn_spoke};
 
 const SOON: Duration = Duration::from_secs(10);
 /// How long to look for what must not come.

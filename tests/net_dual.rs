@@ -2,15 +2,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{
-    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_link_local, ping_until, start_hub, transfer,
+use crate::house::{
+    self, Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_link_local, ping_until, start_hub,
+    transfer,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 

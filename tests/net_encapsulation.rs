@@ -6,16 +6,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::house::{self, Capture, Host, Lan, Net, checksum, ping_until, transfer};
 use common::linux::tun::Tun;
 use common::packet::offload::{GSO_TCPV4, NEEDS_CSUM, Vnet};
-use house::{Capture, Host, Lan, Net, checksum, ping_until, transfer};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -7,15 +7,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, start_hub, transfer};
+use crate::house::{Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping, ping_until, start_hub, transfer};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -2,16 +2,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::house::wire::{Wire, join_request, random_key, udp_packet};
+use crate::house::{self, Host, Lan, Net, checksum, ping_until, run};
 use common::linux::tun::Tun;
-use house::wire::{Wire, join_request, random_key, udp_packet};
-use house::{Host, Lan, Net, checksum, ping_until, run};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(5);

@@ -3,18 +3,15 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use house::mobile::{cable, leaves_by};
-use house::{
-    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, hub_command, ping, ping_until, spawn_spoke,
-    start_hub, state,
+use crate::house::mobile::{cable, leaves_by};
+use crate::house::{
+    self, Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, hub_command, ping, ping_until,
+    spawn_spoke, start_hub, state,
 };
 
 const SOON: Duration = Duration::from_secs(5);

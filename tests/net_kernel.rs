@@ -2,15 +2,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, ip, leaves_by, masquerade, talks};
-use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, await_true, ping, ping_until, run};
+use crate::house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, ip, leaves_by, masquerade, talks};
+use crate::house::{
+    self, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_spoke, await_true, ping, ping_until, run,
+};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

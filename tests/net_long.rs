@@ -2,17 +2,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::line::{Emulator, Line, connect};
-use house::{
+use crate::house::line::{Emulator, Line, connect};
+use crate::house::{
     Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, Transfer, allow_cubic, is_missing, long_or, ping,
-    transfer,
+    place, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -79,6 +76,7 @@ impl Far {
 
 #[test]
 fn losses_that_are_no_congestion_are_borne() {
+    let _place = place();
     if is_missing("ethtool", "ethtool") {
         return;
     }
@@ -99,6 +97,7 @@ fn losses_that_are_no_congestion_are_borne() {
 /// `SOAK=1`: for ten minutes.
 #[test]
 fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
+    let _place = place();
     if is_missing("ethtool", "ethtool") {
         return;
     }
@@ -145,6 +144,7 @@ fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty() {
 
 #[test]
 fn an_unknown_congestion_control_is_refused_with_those_that_there_are() {
+    let _place = place();
     let host = Host::new("host").unwrap();
     let binaries = Binaries::find().unwrap();
     for (program, arguments) in

@@ -2,18 +2,15 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::{
-    Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, run, serve_names,
-    spawn_spoke, start_hub, state, transfer,
+use crate::house::{
+    self, Binaries, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, run,
+    serve_names, spawn_spoke, start_hub, state, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(5);

@@ -2,21 +2,18 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::wire::key::PrivateKey;
-use house::wire::{Wire, random_key};
-use house::{
-    Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, await_true, copy_state, make_state, ping_until,
-    spawn_spoke, start_hub, state, transfer,
+use crate::house::wire::{Wire, random_key};
+use crate::house::{
+    self, Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, await_true, copy_state, make_state,
+    ping_until, spawn_spoke, start_hub, state, transfer,
 };
+use common::wire::key::PrivateKey;
 
 const SOON: Duration = Duration::from_secs(10);
 

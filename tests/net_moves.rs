@@ -4,16 +4,15 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::mobile::{AT_ONCE, Mobile};
-use house::{Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, ping_until, transfer};
+use crate::house::mobile::{AT_ONCE, Mobile};
+use crate::house::{
+    self, Direction, Host, Lan, Net, Process, SPOKE_ON_LAN, full_packets_fit, ping, ping_until, transfer,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The longest pause of a spoke that tries again and again.

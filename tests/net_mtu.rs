@@ -2,14 +2,11 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::IpAddr;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use house::{Host, Lan, Net, ping, ping_until, transfer};
+use crate::house::{self, Host, Lan, Net, ping, ping_until, transfer};
 
 const SOON: Duration = Duration::from_secs(5);
 

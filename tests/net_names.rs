@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use house::{Lan, Net, SPOKE_ON_LAN, spawn_spoke};
+use crate::house::{self, Lan, Net, SPOKE_ON_LAN, spawn_spoke};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -7,14 +7,11 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{
+use crate::house::{
     Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ping_until, run, serve_names, spawn_spoke, start_hub,
 };
 use nix::sys::signal::Signal;

@@ -4,15 +4,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, masquerade, talks};
-use house::{Host, Lan, Net, Process, await_true, echo_udp, ping, ping_until};
+use crate::house::mobile::{AT_ONCE, EVERYTHING, Mobile, WEB, cable, masquerade, talks};
+use crate::house::{Host, Lan, Net, Process, await_true, echo_udp, ping, ping_until};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use house::{
+use crate::house::{
     Binaries, HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, ping, ping_until, start_hub,
     state,
 };

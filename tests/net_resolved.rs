@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -13,7 +10,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use house::{Binaries, Host, Lan, Net, Process, ask_hub, await_true, is_missing};
+use crate::house::{self, Binaries, Host, Lan, Net, Process, ask_hub, await_true, is_missing};
 
 const SOON: Duration = Duration::from_secs(20);
 /// The user of the bus and of resolved; nobody of the machine.

@@ -2,14 +2,11 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{
+use crate::house::{
     Binaries, Host, Lan, Net, SPOKE_ON_LAN, host_behind, ping, ping_until, spawn_spoke, start_hub, state,
     transfer,
 };

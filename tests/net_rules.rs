@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,7 +9,9 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Binaries, Host, Lan, Net, ask_hub, host_behind, hub_command, ping, ping_until, state, transfer};
+use crate::house::{
+    self, Binaries, Host, Lan, Net, ask_hub, host_behind, hub_command, ping, ping_until, state, transfer,
+};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -2,20 +2,17 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::wire::key::PrivateKey;
-use house::wire::{Wire, join_request, random_key, udp_packet};
-use house::{
+use crate::house::wire::{Wire, join_request, random_key, udp_packet};
+use crate::house::{
     Binaries, Host, Lan, Net, SPOKE_ON_LAN, ask_hub, make_state, ping, ping_until, spawn_spoke, start_hub,
 };
+use common::wire::key::PrivateKey;
 use ipnetwork::IpNetwork;
 use nix::sys::socket::{setsockopt, sockopt};
 

@@ -3,14 +3,12 @@
 //! Long, and not part of the suite: it builds the packages and programs, and the first time a Debian root.
 //! ```sh
 //! cargo install cargo-deb && apt-get install debootstrap
-//! cargo test -p hub --test packages -- --ignored --nocapture
+//! cargo test -p hub --test e2e packages -- --ignored --nocapture
 //! ```
 //! `DEBIAN_ROOT=DIR` takes a root that was made before, with the packages of [`INCLUDED`].
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
 #[path = "packages/machine.rs"]
 mod machine;
 
@@ -21,7 +19,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::{HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, await_true, ping};
+use crate::house::{self, HUB_LISTENS, Lan, Net, Process, SPOKE_ON_LAN, await_true, ping};
 use machine::Machine;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
@@ -30,6 +28,8 @@ const INCLUDED: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping";
 const BACK: Duration = Duration::from_secs(20);
 /// How long the LAN may be away while a program is replaced.
 const MAX_GAP: Duration = Duration::from_secs(1);
+/// What a package may take on disk: a program with debug info is five times as large.
+const MAX_KIB: u32 = 8_000;
 
 fn built() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned()
@@ -67,7 +67,8 @@ fn build_static(target: &str) -> PathBuf {
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command.args([
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "--locked",
         "--bins",
         "-p",
@@ -81,7 +82,7 @@ fn build_static(target: &str) -> PathBuf {
     assert!(made, "it does not build: docs/install.md says what {target} takes");
     let targets = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let targets = targets.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    targets.join(target).join("release")
+    targets.join(target).join("dist")
 }
 
 /// A program in a root that has nothing but it, the TUN device and a hosts file; by an emulator, if need be.
@@ -182,6 +183,8 @@ fn packages_are_installed_upgraded_and_purged() {
     // Nothing runs by itself.
     for (machine, package, unit) in [(&server, &hubs[0], "hub"), (&laptop, &spokes[0], "spoke@home")] {
         machine.run(&format!("dpkg -i {}", machine.take(package))).good();
+        let size = machine.run("dpkg-query -W -f '${Installed-Size}' 'lan-*'").good();
+        assert!(size.trim().parse::<u32>().unwrap() < MAX_KIB, "{size} KiB");
         assert_eq!(machine.systemctl(&format!("is-enabled {unit}")).as_deref(), Some("disabled"));
         assert_eq!(machine.systemctl(&format!("is-active {unit}")).as_deref(), Some("inactive"));
     }

@@ -2,15 +2,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::{
+use crate::house::{
     Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_hub, ask_spoke, ping, state, transfer,
 };
 

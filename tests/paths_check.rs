@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +9,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use house::{
+use crate::house::{
     Authority, Binaries, Direction, Lan, Net, Process, SPOKE_ON_LAN, Said, Valid, ask_hub, ask_spoke,
     is_missing, ping, run, spawn_spoke, state, wait_for_port,
 };

@@ -4,21 +4,18 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::linux::netlink::Family;
-use common::transport::ping::{PingLink, client_socket};
-use house::{
+use crate::house::{
     Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, checksum, echo_request, host_behind,
     hub_command, long_or, ping, start_hub, transfer,
 };
+use common::linux::netlink::Family;
+use common::transport::ping::{PingLink, client_socket};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(15);

@@ -6,16 +6,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use house::{
+use crate::house::{
     Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, is_missing, ping, spoke_command,
     start_hub, transfer, wait_for_port,
 };

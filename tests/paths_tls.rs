@@ -2,16 +2,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{
+use crate::house::{
     Authority, Binaries, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_hub, ask_spoke, ping, transfer,
 };
 use nix::sys::signal::Signal;

@@ -4,16 +4,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use house::{
+use crate::house::{
     Authority, Binaries, Host, Lan, Net, Process, SPOKE_ON_LAN, Valid, ask_spoke, is_missing, long_or, ping,
     start_hub, transfer, wait_for_port,
 };

@@ -2,17 +2,16 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use house::wire::{Wire, join_request, random_key};
-use house::{Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, ping, run, spawn_spoke, state};
+use crate::house::wire::{Wire, join_request, random_key};
+use crate::house::{
+    Host, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ask_spoke, ping, run, spawn_spoke, state,
+};
 use hub::control::{InviteStatus, MemberStatus, PendingStatus};
 use serde::de::DeserializeOwned;
 
@@ -219,7 +218,7 @@ fn one_invite_lets_several_machines_in_and_no_more() {
     late.wait_for_line("the invite is unknown, used or expired", SOON).unwrap();
 }
 
-/// `PROVISION=200 cargo test -p hub --test provisioning many_machines -- --nocapture` for as many as an operator has.
+/// `PROVISION=200 cargo test -p hub --test e2e many_machines -- --nocapture` for as many as an operator has.
 #[test]
 fn many_machines_are_provisioned_with_one_invite() {
     let count = std::env::var("PROVISION").ok().and_then(|text| text.parse().ok()).unwrap_or(12);

@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,12 +10,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::house::{
+    self, Binaries, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until,
+    require_tun, spawn_spoke, spoke_command, start_hub,
+};
 use common::linux::sandbox::{Profile, User, enter};
 use common::node::state::State;
-use house::{
-    Binaries, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, hub_command, ping, ping_until, require_tun,
-    spawn_spoke, spoke_command, start_hub,
-};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
@@ -250,7 +247,7 @@ fn what_is_not_needed_is_refused() {
 fn act_in_a_program(host: &Host, reach: &str, act: &str) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--ignored", "--exact", "act_confined", "--nocapture", "--test-threads", "1"])
+        .args(["--ignored", "--exact", "sandbox::act_confined", "--nocapture", "--test-threads", "1"])
         .envs([(REACH, reach), (ACT, act)])
         .env(STATE, host.private().join("state"));
     host.spawn(act, &command).unwrap()

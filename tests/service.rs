@@ -2,9 +2,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
@@ -14,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, make_tun, ping, start_hub};
+use crate::house::{Binaries, HUB_LISTENS, Host, Lan, Net, SPOKE_ON_LAN, make_tun, ping, start_hub};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Nobody of the machine.

@@ -1,24 +1,20 @@
 //! What wears a LAN out: a hub that dies again and again, thousands of joins and reloads, paths that lose packets.
 //!
 //! `SOAK=1` makes each test as long as the promise says; the figures are printed
-//! (`SOAK=1 cargo test --release -p hub --test soak -- --nocapture`).
+//! (`SOAK=1 cargo test --release -p spoke --test e2e_timed soak -- --nocapture`).
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::fs;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::wire::frame::{ControlFrame, Farewell};
 use common::wire::key::PrivateKey;
 use nix::sys::signal::Signal;
 
-use house::wire::{Joined, Wire, random_key};
-use house::{Lan, Net, Process, SPOKE_ON_LAN, long_or, state, transfer};
+use crate::house::wire::{Joined, Wire, random_key};
+use crate::house::{Lan, Net, Process, SPOKE_ON_LAN, alone, long_or, state, transfer};
 
 const SOON: Duration = Duration::from_secs(10);
 /// The longest back-off of a spoke, and the handshake.
@@ -235,10 +231,4 @@ impl<'a> Crowd<'a> {
         let hub = (Net::hub_v4(), 5678).into();
         Wire::connect(self.lan.net.spoke(1), hub, SOON).unwrap().join(&self.keys[member], address).unwrap()
     }
-}
-
-/// Keeps the tests of this file apart: they look at the clock.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,17 +1,16 @@
 //! A LAN of two versions: programs of another version beside today's, and one taking the other's place.
 //!
-//! `OLD=DIRECTORY cargo test -p hub --test versions -- --ignored --nocapture`, with the `hub` and `spoke` of the other
+//! `OLD=DIRECTORY cargo test -p hub --test e2e versions -- --ignored --nocapture`, with the `hub` and `spoke` of the other
 //! version in that directory.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-#[path = "house/mod.rs"]
-mod house;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use house::{Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ping, spawn_spoke, start_hub, transfer};
+use crate::house::{
+    Binaries, Lan, Net, Process, SPOKE_ON_LAN, ask_hub, ping, spawn_spoke, start_hub, transfer,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 const BYTES: u64 = 30_000_000;

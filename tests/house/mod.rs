@@ -11,7 +11,7 @@
 //! thread: whichever way this process ends, `kill -9` included, nothing is left behind. The machine's own
 //! network is never touched.
 //!
-//! Include it with `#[path = "house/mod.rs"] mod house;`. Needs root (or root in a user namespace), and
+//! It is a module of `e2e.rs` and `e2e_timed.rs`, and of benchmarks and examples by `#[path]`. Needs root (or root in a user namespace), and
 //! `ip`, `tc` (iproute2) and `setpriv` (util-linux).
 
 #![allow(dead_code, reason = "each target that includes the house uses a part of it")]
@@ -27,6 +27,7 @@ pub(crate) mod line;
 pub(crate) mod mobile;
 mod names;
 mod net;
+mod places;
 mod probe;
 mod process;
 mod said;
@@ -45,6 +46,7 @@ pub(crate) use lan::{
 };
 pub(crate) use names::serve_names;
 pub(crate) use net::{Direction, Net, host_behind};
+pub(crate) use places::{alone, place};
 pub(crate) use probe::{
     Transfer, checksum, echo_request, echo_udp, fill_seeded, full_packets_fit, ping, ping_link_local,
     ping_until, transfer,

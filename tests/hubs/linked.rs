@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use common::node::state::State;
 use common::wire::frame::{ControlFrame, Join, Presence};
 
+use super::traffic::through;
+use super::world::{DESK, HUB_A, HUB_B, LAPTOP, SOON, World, own};
 use crate::house::wire::{Wire, udp_packet};
-use crate::house::{self, Host, Lan, Net, await_true, ping, ping_until};
-use crate::traffic::through;
-use crate::world::{DESK, HUB_A, HUB_B, LAPTOP, SOON, World, own};
+use crate::house::{self, Host, Lan, Net, await_true, ping, ping_until, place};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 /// Between the hosts of the hubs everything is lost in silence.
@@ -40,6 +40,7 @@ fn ping_program(world: &World, words: &[&str]) -> String {
 
 #[test]
 fn members_at_different_hubs_are_on_one_lan() {
+    let _place = place();
     let mut world = World::linked();
     let (laptop, at_desk) = (world.net.spoke(LAPTOP), world.net.spoke(DESK));
     // Each other, the other hub by the address that it has alone, and one's own by the address that each has.
@@ -88,6 +89,7 @@ fn listener(host: &Host, at: Ipv4Addr) -> UdpSocket {
 
 #[test]
 fn a_broadcast_comes_once_to_each_member_and_each_hub() {
+    let _place = place();
     const COUNT: usize = 30;
     let world = World::linked();
     let [IpAddr::V4(a), IpAddr::V4(b)] = [own(HUB_A)[0], own(HUB_B)[0]] else { unreachable!() };
@@ -124,6 +126,7 @@ fn a_broadcast_comes_once_to_each_member_and_each_hub() {
 
 #[test]
 fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() {
+    let _place = place();
     let world = World::linked();
     let (laptop, hub) = (world.net.spoke(LAPTOP), world.host(HUB_A));
     let to = desk_v4();
@@ -157,6 +160,7 @@ fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() 
 
 #[test]
 fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
+    let _place = place();
     let mut world = World::linked_with([HUB_A, HUB_A]);
     let (gap, stall) =
         through(&mut world, "drained, from spoke to spoke, with a link between the hubs", |world| {
@@ -168,6 +172,7 @@ fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
 
 #[test]
 fn who_is_revoked_at_one_hub_is_off_at_all() {
+    let _place = place();
     let mut world = World::linked();
     let start = Instant::now();
     world.ask(HUB_A, &["revoke", "desk"]).good();
@@ -187,6 +192,7 @@ fn who_is_revoked_at_one_hub_is_off_at_all() {
 
 #[test]
 fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revoked() {
+    let _place = place();
     let mut world = World::linked();
     world.hubs[HUB_B].take().unwrap().kill().unwrap();
     await_true("everybody is at the first hub", SOON, || world.json(HUB_A)["online"] == 2);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::world::{DESK, LAPTOP, SOON, World};
 use crate::house::{Host, Lan, fill_seeded};
-use crate::world::{DESK, LAPTOP, SOON, World};
 
 /// Datagrams that are sent each 10 ms, and answered.
 pub(crate) struct Beat {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::blocks::{Block, Step};
-use super::house::{Binaries, HUB_LISTENS, Host, Net, Process, SPOKE_ON_LAN, require_tun};
 use super::shown::{Secrets, without_time};
+use crate::house::{Binaries, HUB_LISTENS, Host, Net, Process, SPOKE_ON_LAN, require_tun};
 
 /// How long what is shown may take to come.
 const SOON: Duration = Duration::from_secs(30);

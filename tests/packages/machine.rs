@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::house::{Host, Process, Said, run};
+use crate::house::{Host, Process, Said, run};
 
 const START: Duration = Duration::from_secs(60);
 

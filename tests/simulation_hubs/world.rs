@@ -89,8 +89,8 @@ pub(crate) struct World {
     /// Pairs of hubs between which nothing passes.
     apart: BTreeSet<(usize, usize)>,
     start: Instant,
-    /// Since when a spoke has been online at a hub which it has left.
-    left: HashMap<(usize, usize), Instant>,
+    /// Since when a spoke has been online at a hub by a session which it has left.
+    left: HashMap<(usize, usize, SessionId), Instant>,
 }
 
 /// Where a hub is reached.
@@ -525,13 +525,13 @@ impl World {
         Some(self.conns.get(&machine.link().filter(|_| machine.is_on_lan())?)?.hub)
     }
 
-    /// The hubs at which a key is online.
-    fn online_at(&self, key: PublicKey) -> Vec<usize> {
-        let is_there = |hub: &usize| {
-            let core = self.hubs[*hub].core.as_ref();
-            core.and_then(|core| core.members().get(core.members().by_key(&key)?)?.session).is_some()
+    /// The hubs at which a key is online, and by which session.
+    fn online_at(&self, key: PublicKey) -> Vec<(usize, SessionId)> {
+        let session = |hub: usize| {
+            let members = self.hubs[hub].core.as_ref()?.members();
+            Some((hub, members.get(members.by_key(&key)?)?.session?))
         };
-        (0..self.hubs.len()).filter(is_there).collect()
+        (0..self.hubs.len()).filter_map(session).collect()
     }
 
     fn check(&mut self) {
@@ -541,9 +541,11 @@ impl World {
             assert!(deadline.is_none_or(|due| due > self.now), "spoke {at} has a deadline in the past");
             machine.check(self.now);
             let (own, online) = (self.hub_of(at), self.online_at(machine.key.public()));
-            self.left.retain(|&(spoke, hub), _| spoke != at || online.contains(&hub) && own != Some(hub));
-            for hub in online.into_iter().filter(|&hub| own != Some(hub)) {
-                let since = *self.left.entry((at, hub)).or_insert(self.now);
+            self.left.retain(|&(spoke, hub, session), _| {
+                spoke != at || online.contains(&(hub, session)) && own != Some(hub)
+            });
+            for (hub, session) in online.into_iter().filter(|&(hub, _)| own != Some(hub)) {
+                let since = *self.left.entry((at, hub, session)).or_insert(self.now);
                 assert!(
                     self.now <= since + LEFT_AT_MOST,
                     "hub {hub} still has spoke {at}, which is at {own:?}"
@@ -588,7 +590,9 @@ impl World {
         let can_take = |hub: &HubHost| hub.is_alive() && !hub.is_draining;
         for (at, machine) in self.spokes.iter().enumerate() {
             let hub = self.hub_of(at).unwrap_or_else(|| panic!("spoke {at} is not on the LAN"));
-            assert_eq!(self.online_at(machine.key.public()), [hub], "spoke {at}");
+            let online: Vec<usize> =
+                self.online_at(machine.key.public()).into_iter().map(|(hub, _)| hub).collect();
+            assert_eq!(online, [hub], "spoke {at}");
             assert!(
                 can_take(&self.hubs[hub]) || !self.hubs.iter().any(can_take),
                 "spoke {at} is at hub {hub}, which is draining"

@@ -21,6 +21,7 @@ use ipnetwork::IpNetwork;
 pub mod access;
 mod flows;
 mod fragments;
+mod recent;
 #[cfg(test)]
 mod tests;
 

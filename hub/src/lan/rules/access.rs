@@ -8,6 +8,7 @@ use common::packet::{Fragment, Header};
 
 use super::flows::{Direction, Flow, Flows, Key};
 use super::fragments::{FragmentKey, Fragments};
+use super::recent::{Passage, Recent};
 use super::{Decision, End, Rules, Service};
 
 pub use super::flows::Party;
@@ -37,6 +38,7 @@ pub struct AccessControl {
     /// Counts the rules that were in force.
     generation: u32,
     flows: Flows,
+    recent: Recent,
     pairs: HashMap<(Party, Party), Box<[usize]>>,
     fragments: Fragments,
     counts: Vec<u64>,
@@ -61,6 +63,7 @@ impl AccessControl {
     /// A member has another name or other tags, or is another one: what is known of pairs is out of date.
     pub fn parties_changed(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+        self.recent.clear();
         self.pairs.clear();
         self.fragments.clear();
     }
@@ -125,15 +128,39 @@ impl AccessControl {
         end: &impl Fn(Party, IpAddr) -> End<'a>,
     ) -> bool {
         let l4 = ip.get(header.l4..).unwrap_or_default();
-        // An error goes against the packet that it quotes.
-        if let Some((about, direction)) = error_about(header, l4)
-            && self.is_known(&about, direction, [to, from], true, now, end)
-        {
+        let is_opening = is_opening(header, l4);
+        // One that opens may be against the direction of its flow, and one without ports be an error.
+        let passage = if is_opening { None } else { Passage::of(from, to, header) };
+        if let Some(rule) = passage.and_then(|passage| self.recent.rule(&passage, now)) {
+            self.count(rule);
             return true;
         }
+        let rule = self.look_up([from, to], header, l4, is_opening, now, end);
+        if let (Some(passage), Some(rule)) = (passage, rule) {
+            self.recent.note(passage, rule, now);
+        }
+        rule.is_some()
+    }
+
+    /// The rule by which a packet passes, if it does.
+    fn look_up<'a>(
+        &mut self,
+        [from, to]: [Party; 2],
+        header: &Header,
+        l4: &[u8],
+        is_opening: bool,
+        now: Instant,
+        end: &impl Fn(Party, IpAddr) -> End<'a>,
+    ) -> Option<usize> {
+        // An error goes against the packet that it quotes.
+        if let Some((about, direction)) = error_about(header, l4)
+            && let Some(rule) = self.known(&about, direction, [to, from], true, now, end)
+        {
+            return Some(rule);
+        }
         let (key, direction) = flow_of(header, l4);
-        if self.is_known(&key, direction, [from, to], !is_opening(header, l4), now, end) {
-            return true;
+        if let Some(rule) = self.known(&key, direction, [from, to], !is_opening, now, end) {
+            return Some(rule);
         }
         match self.decide(from, to, &key, direction, end) {
             (Some(rule), Decision { allows, .. }) => {
@@ -142,19 +169,18 @@ impl AccessControl {
                     let generation = self.generation;
                     self.flows.insert(key, Flow { from, to, direction, rule, generation, seen_at: now });
                 }
-                allows
+                allows.then_some(rule)
             }
             (None, _) => {
                 self.unmatched += 1;
-                false
+                None
             }
         }
     }
 
-    /// Whether this is a flow that may pass, under the rules as they are now, of which a packet goes in this direction
-    /// between these two. `may_reply`: whether the packet can be one against the direction that the flow began in.
-    #[inline]
-    fn is_known<'a>(
+    /// The rule by which this flow may pass, if it does under the rules as they are now, of which a packet goes in this
+    /// direction between these two. `may_reply`: whether the packet can be one against the direction that the flow began in.
+    fn known<'a>(
         &mut self,
         key: &Key,
         direction: Direction,
@@ -162,17 +188,17 @@ impl AccessControl {
         may_reply: bool,
         now: Instant,
         end: &impl Fn(Party, IpAddr) -> End<'a>,
-    ) -> bool {
-        let Some(flow) = self.flows.touch(key, now) else { return false };
+    ) -> Option<usize> {
+        let flow = self.flows.touch(key, now)?;
         let is_reply = flow.direction != direction;
         let (first, second) = if is_reply { (to, from) } else { (from, to) };
         if (flow.from, flow.to) != (first, second) || is_reply && !may_reply {
-            return false;
+            return None;
         }
         if flow.generation == self.generation {
             let rule = flow.rule;
             self.count(rule);
-            return true;
+            return Some(rule);
         }
         let Flow { from, to, direction, .. } = *flow;
         match self.decide(from, to, key, direction, end) {
@@ -180,11 +206,11 @@ impl AccessControl {
                 let generation = self.generation;
                 self.flows.insert(*key, Flow { from, to, direction, rule, generation, seen_at: now });
                 self.count(rule);
-                true
+                Some(rule)
             }
             _ => {
                 self.flows.remove(key);
-                false
+                None
             }
         }
     }

@@ -242,6 +242,20 @@ fn replies_pass_and_nothing_else_does() {
 }
 
 #[test]
+fn a_flow_whose_packets_come_fast_is_as_alive_as_one_whose_packets_are_rare() {
+    let mut bench = Bench::new("allow laptop -> nas [udp/53]");
+    for _ in 0..1_000 {
+        assert!(bench.udp(LAPTOP, NAS, (4_000, 53)));
+        bench.now += Duration::from_millis(300);
+    }
+    assert!(bench.udp(NAS, LAPTOP, (53, 4_000)), "it began 300 s ago");
+    bench.now += Duration::from_secs(181);
+    assert!(!bench.udp(NAS, LAPTOP, (53, 4_000)));
+    let counts: Vec<Count> = bench.access.counts().collect();
+    assert_eq!(counts[0].packets, 1_001, "each is counted");
+}
+
+#[test]
 fn errors_about_what_may_pass_do_too() {
     for (v6, icmp, unreachable) in [(false, 1, 3), (true, 58, 1)] {
         let mut bench = Bench::new("allow laptop -> nas [udp/53]");
