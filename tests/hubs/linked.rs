@@ -197,7 +197,7 @@ fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revok
     world.hubs[HUB_B].take().unwrap().kill().unwrap();
     await_true("everybody is at the first hub", SOON, || world.json(HUB_A)["online"] == 2);
     // Somebody has its key.
-    let key = State::open(&world.host(HUB_B).private().join("hub")).unwrap().key().unwrap();
+    let key = State::open(&house::state(world.host(HUB_B), "hub")).unwrap().key().unwrap();
     let request = Join {
         routes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
         is_hub: true,
@@ -208,7 +208,7 @@ fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revok
     assert!(welcome.is_hub);
     let presence = |key| {
         let mut frame = Vec::new();
-        let presence = Presence { key, sequence: 1 << 40, since: 0, routes: vec![] };
+        let presence = Presence { key, sequence: u64::MAX, since: 0, routes: vec![] };
         ControlFrame::Online(vec![presence]).encode(&mut frame);
         frame
     };

@@ -20,7 +20,7 @@ const TELL_AHEAD: usize = 64 * 1024;
 /// What a presence takes in a frame without its networks, and what each of these takes.
 const PRESENCE_BYTES: usize = 52;
 const NETWORK_BYTES: usize = 20;
-/// A spoke's count of joins that is so far ahead of the hub's clock is not believed.
+/// A count of joins that is so far ahead of the hub's clock is not believed.
 const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Core {
@@ -180,7 +180,7 @@ impl Core {
         let last = self.time.last_join.saturating_add(1);
         let member = self.members().member(id);
         let now = self.time.unix.as_millis() as u64;
-        let most = now.saturating_add(MOST_AHEAD.as_millis() as u64);
+        let most = self.highest_sequence();
         let told = self.peers.home(&member.key).map(|(_, _, told)| told);
         let before = [Some(member.stamp.sequence), told.map(|told| told.sequence)];
         let newer = before.into_iter().flatten().max().map_or(0, |sequence| sequence.saturating_add(1));
@@ -192,6 +192,11 @@ impl Core {
         let sequence = counted.unwrap_or(now).min(most).max(newer);
         self.time.last_join = now_or_later;
         Stamp { sequence, since: before.map_or(now_or_later, |before| before.min(now_or_later)) }
+    }
+
+    /// The highest count of joins that is believed.
+    fn highest_sequence(&self) -> u64 {
+        (self.time.unix + MOST_AHEAD).as_millis() as u64
     }
 
     fn presence(&self, key: PublicKey) -> Option<Presence> {
@@ -262,10 +267,11 @@ impl Core {
 
     /// Another hub tells of members that are with it.
     pub(super) fn handle_online(&mut self, link: SessionId, members: Vec<Presence>, now: Instant) {
-        let own = self.key.public();
+        let (own, most) = (self.key.public(), self.highest_sequence());
         for presence in members.into_iter().filter(|one| one.key != own) {
             let key = presence.key;
-            self.peers.set_online(link, presence);
+            let sequence = presence.sequence.min(most);
+            self.peers.set_online(link, Presence { sequence, ..presence });
             self.refresh_home(&key, now);
         }
     }
