@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) hubs: [Option<Process>; 2],
     pub(crate) keys: [String; 2],
     pub(crate) net: Net,
-    binaries: Binaries,
+    pub(crate) binaries: Binaries,
 }
 
 impl World {
@@ -91,7 +91,7 @@ impl World {
         world.await_linked();
         for (i, hub) in [(LAPTOP, at[0]), (DESK, at[1])] {
             let (spoke, mut command) = (world.net.spoke(i), Command::new(&world.binaries.spoke));
-            command.args(["--hub", &World::place(hub), "--state"]).arg(state(spoke, "spoke"));
+            command.args(["--hub", &World::place(hub), "--state"]).arg(spoke.private().join("spoke"));
             let spoke = spoke.spawn(spoke.name(), &command).unwrap();
             spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
             world.spokes.push(spoke);
