@@ -159,6 +159,26 @@ fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() 
 }
 
 #[test]
+fn access_rules_hold_between_hubs_and_answers_pass() {
+    let _place = place();
+    let world = World::linked();
+    for hub in [HUB_A, HUB_B] {
+        let rules = house::state(world.host(hub), "hub").join("rules");
+        std::fs::write(rules, "allow laptop -> desk [icmp]\n").unwrap();
+        world.ask(hub, &["reload"]).good();
+    }
+    ping(world.net.spoke(LAPTOP), desk_v4(), 56, SOON).unwrap();
+    let back = ping(world.net.spoke(DESK), Lan::address(0).into(), 56, Duration::from_millis(300));
+    assert!(back.is_err(), "{back:?}");
+    // The hub of the receiver holds it against the rules too: what its neighbour lets through is not let through here.
+    std::fs::remove_file(house::state(world.host(HUB_B), "hub").join("rules")).unwrap();
+    world.ask(HUB_B, &["reload"]).good();
+    let back = ping(world.net.spoke(DESK), Lan::address(0).into(), 56, Duration::from_millis(300));
+    assert!(back.is_err(), "{back:?}");
+    assert!(world.link(HUB_A)["drops"]["denied"].as_u64() >= Some(1), "{}", world.link(HUB_A));
+}
+
+#[test]
 fn one_key_at_two_hubs_is_on_the_lan_once() {
     let _place = place();
     let world = World::linked();

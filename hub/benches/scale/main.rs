@@ -60,6 +60,8 @@ struct Row {
     idle_bytes: f64,
     /// Of one core, while nobody says anything but pings.
     idle_cpu: f64,
+    /// The same while each pings as one that has another hub to go to.
+    watched_cpu: f64,
     /// CPU of the hub for one packet from a spoke to another, without what idle spokes cost meanwhile.
     packet_seconds: f64,
 }
@@ -72,11 +74,12 @@ fn run(options: &Options) -> Result<()> {
     require_tun()?;
     let descriptors = raise_limit()?;
     println!(
-        "{:>8}{:>10}{:>18}{:>16}{:>18}{:>12}",
-        "spokes", "joins/s", "idle spoke KiB", "idle CPU %", "µs per packet", "of first"
+        "{:>8}{:>10}{:>18}{:>14}{:>18}{:>18}{:>12}",
+        "spokes", "joins/s", "idle spoke KiB", "idle CPU %", "two hubs, CPU %", "µs per packet", "of first"
     );
-    let mut csv =
-        String::from("spokes,joins_per_second,idle_spoke_bytes,idle_cpu_percent,packet_microseconds\n");
+    let mut csv = String::from(
+        "spokes,joins_per_second,idle_spoke_bytes,idle_cpu_percent,watched_cpu_percent,packet_microseconds\n",
+    );
     let mut first = None;
     for count in COUNTS.into_iter().filter(|count| !options.quick || *count <= 1_000) {
         if count as u64 + OTHER_DESCRIPTORS > descriptors {
@@ -84,11 +87,14 @@ fn run(options: &Options) -> Result<()> {
             continue;
         }
         let row = measure(count)?;
-        let Row { spokes, joins_per_second: joins, idle_bytes, idle_cpu, packet_seconds } = row;
+        let Row { spokes, joins_per_second: joins, idle_bytes, idle_cpu, watched_cpu, packet_seconds } = row;
         let (kib, percent, micros) = (idle_bytes / 1024.0, idle_cpu * 100.0, packet_seconds * 1e6);
+        let watched = watched_cpu * 100.0;
         let relative = micros / *first.get_or_insert(micros);
-        println!("{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>16.2}{micros:>18.3}{relative:>12.2}");
-        let _ = writeln!(csv, "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{micros:.4}");
+        println!(
+            "{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>14.2}{watched:>18.2}{micros:>18.3}{relative:>12.2}"
+        );
+        let _ = writeln!(csv, "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{watched:.3},{micros:.4}");
     }
     programs::keep(options.out.as_deref(), &[("scale.csv", csv)])
 }
@@ -116,13 +122,17 @@ fn measure_within(hub: &Process, count: usize) -> Result<Row> {
     let (start, cpu) = (Instant::now(), hub.cpu_seconds());
     crowd.idle(IDLE)?;
     let idle_cpu = (hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64();
+    let (start, cpu) = (Instant::now(), hub.cpu_seconds());
+    crowd.watch(IDLE)?;
+    let watched_cpu = (hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64();
     let idle_bytes = hub.resident_bytes()?.saturating_sub(resident) as f64 / count as f64;
 
     crowd.talk(BURST, TALK / 8)?;
     let (start, cpu) = (Instant::now(), hub.cpu_seconds());
     let packets = crowd.talk(BURST, TALK)?;
     let used = hub.cpu_seconds() - cpu - idle_cpu * start.elapsed().as_secs_f64();
-    Ok(Row { spokes: count, joins_per_second, idle_bytes, idle_cpu, packet_seconds: used / packets as f64 })
+    let packet_seconds = used / packets as f64;
+    Ok(Row { spokes: count, joins_per_second, idle_bytes, idle_cpu, watched_cpu, packet_seconds })
 }
 
 /// Lets this process and the hub that it starts have as many descriptors as the system allows them.

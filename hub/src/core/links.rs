@@ -114,6 +114,7 @@ impl Core {
             Ok(()) => self.link_up(session, hub, Some(welcome.mtu), None, now),
             Err(why) => {
                 self.not_dialled(&hub, why, now);
+                self.peers.put_off(session, now);
                 self.switch.dismiss(session, Farewell::Stopping, End::Farewell("it cannot be linked to"));
             }
         }

@@ -16,6 +16,9 @@ pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How long after a link was lost, or an attempt failed late, the next attempt begins.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a hub is left alone that cannot be linked to: it may be started anew with another version or subnet.
+const PUT_OFF: Duration = Duration::from_secs(30);
+
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Peers {
@@ -189,6 +192,14 @@ impl Peers {
         count == 2
     }
 
+    /// Notes that a hub gives no link until something is changed there, though it was reached by this session.
+    pub(crate) fn put_off(&mut self, session: SessionId, now: Instant) {
+        let hub = self.by_session.remove(&session).and_then(|hub| self.by_key.get_mut(&hub));
+        if let Some(peer) = hub.filter(|peer| peer.session() == Some(session)) {
+            peer.state = State::Down { dial_at: now + PUT_OFF };
+        }
+    }
+
     /// Decides about another hub's wish for a link. Where both wish for one at once, that of the lower key is taken.
     pub(crate) fn wish(&self, hub: &PublicKey, own: &PublicKey) -> Wish {
         match self.by_key.get(hub).map(|peer| peer.state) {
@@ -357,6 +368,12 @@ mod tests {
         }
         assert_eq!(attempts, 10);
         assert_eq!(peers.get(&key(1)).unwrap().failure(), Some("refused"));
+        // One that was reached, and cannot be linked to, is left alone for longer.
+        let now = start + Duration::from_secs(20);
+        peers.poll_due(now);
+        peers.dialled(key(1), SessionId::new(3));
+        peers.put_off(SessionId::new(3), now);
+        assert_eq!((peers.deadline(), peers.of(SessionId::new(3))), (Some(now + PUT_OFF), None));
         peers.set_up(key(1), SessionId::new(3), vec![], start);
         assert_eq!(peers.get(&key(1)).unwrap().failure(), None);
         assert_eq!(peers.deadline(), None);
