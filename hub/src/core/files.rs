@@ -288,6 +288,8 @@ impl Core {
             }
         }
         for Change { id, .. } in changes.iter().filter(|change| change.outcome.is_gone()) {
+            // Another hub may have told of it, and it may be let in again.
+            self.peers.has_strangers = true;
             self.withdraw_routes(*id);
             self.notify_watchers(now);
         }

@@ -60,7 +60,7 @@ impl Core {
         if let Some(old) = in_place_of {
             let id = self.admission.find(&old)?;
             let name = &members.member(id).name;
-            if members.member(id).session.is_some() {
+            if members.member(id).is_online() {
                 return Err(format!("{name} is on the LAN: no other machine can take its place"));
             }
             self.admission.members_mut().rekey(id, key)?;

@@ -20,6 +20,8 @@ const TELL_AHEAD: usize = 64 * 1024;
 /// What a presence takes in a frame without its networks, and what each of these takes.
 const PRESENCE_BYTES: usize = 52;
 const NETWORK_BYTES: usize = 20;
+/// Most members of whom another hub may tell beyond those in the list here, which may not be copied yet.
+const MOST_STRANGERS: usize = 1_024;
 /// A count of joins that is so far ahead of the hub's clock is not believed.
 const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -216,7 +218,9 @@ impl Core {
     /// Tells the other hubs that a member is here.
     pub(super) fn tell_online(&mut self, id: MemberId) {
         let key = self.members().member(id).key;
-        if let Some(presence) = self.presence(key) {
+        if self.peers.links().next().is_some()
+            && let Some(presence) = self.presence(key)
+        {
             self.tell_links(&ControlFrame::Online(vec![presence]));
         }
     }
@@ -268,11 +272,12 @@ impl Core {
 
     /// Another hub tells of members that are with it.
     pub(super) fn handle_online(&mut self, link: SessionId, members: Vec<Presence>, now: Instant) {
-        let (own, most) = (self.key.public(), self.highest_sequence());
+        let (own, highest) = (self.key.public(), self.highest_sequence());
         for presence in members.into_iter().filter(|one| one.key != own) {
             let key = presence.key;
-            let sequence = presence.sequence.min(most);
-            self.peers.set_online(link, Presence { sequence, ..presence });
+            let sequence = presence.sequence.min(highest);
+            let most = self.members().len() + MOST_STRANGERS;
+            self.peers.set_online(link, Presence { sequence, ..presence }, most);
             self.refresh_home(&key, now);
         }
     }
@@ -304,7 +309,10 @@ impl Core {
 
     /// Decides anew where a member is, after something was told of it, or it came or left here.
     pub(super) fn refresh_home(&mut self, key: &PublicKey, now: Instant) {
-        let Some(id) = self.members().by_key(key) else { return };
+        let Some(id) = self.members().by_key(key) else {
+            self.peers.has_strangers = true;
+            return;
+        };
         let member = self.members().member(id);
         let (session, before, stamp) = (member.session, member.elsewhere, member.stamp);
         let home = self.peers.home(key).map(|(hub, link, told)| (hub, link, told.clone()));
@@ -341,11 +349,8 @@ impl Core {
                 self.hubs.own_addresses.clone_from(&own);
                 self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));
             }
-            for key in self.peers.told() {
-                let is_missing = |id| self.members().member(id).elsewhere.is_none();
-                if self.members().by_key(&key).is_some_and(is_missing) {
-                    self.refresh_home(&key, now);
-                }
+            if std::mem::take(&mut self.peers.has_strangers) {
+                self.peers.told().iter().for_each(|key| self.refresh_home(key, now));
             }
         }
     }

@@ -24,6 +24,8 @@ const PUT_OFF: Duration = Duration::from_secs(30);
 pub(crate) struct Peers {
     by_key: BTreeMap<PublicKey, Peer>,
     by_session: HashMap<SessionId, PublicKey>,
+    /// Whether someone was told of who is not in the list of members.
+    pub(crate) has_strangers: bool,
 }
 
 /// Another hub.
@@ -249,9 +251,17 @@ impl Peers {
 
     // ---- who is where
 
-    /// Notes that a member is on the LAN through the hub at the other end of a link.
-    pub(crate) fn set_online(&mut self, link: SessionId, presence: Presence) {
-        if let Some(hub) = self.of(link).and_then(|hub| self.by_key.get_mut(&hub)) {
+    /// Notes that a member is on the LAN through the hub at the other end of a link, which may tell of so many: of other
+    /// hubs each tells itself.
+    pub(crate) fn set_online(&mut self, link: SessionId, presence: Presence, most: usize) {
+        let Some(hub) =
+            self.of(link).filter(|hub| *hub == presence.key || !self.by_key.contains_key(&presence.key))
+        else {
+            return;
+        };
+        if let Some(hub) = self.by_key.get_mut(&hub)
+            && (hub.told.len() < most || hub.told.contains_key(&presence.key))
+        {
             hub.told.insert(presence.key, presence);
         }
     }
@@ -319,8 +329,8 @@ mod tests {
     fn the_newest_place_counts_and_is_forgotten_with_the_link() {
         let (now, [one, two]) = (Instant::now(), [1, 2].map(SessionId::new));
         let mut peers = linked(now);
-        peers.set_online(one, presence(9, 5));
-        peers.set_online(two, presence(9, 7));
+        peers.set_online(one, presence(9, 5), 3);
+        peers.set_online(two, presence(9, 7), 3);
         assert_eq!(peers.home(&key(9)).map(|(_, link, _)| link), Some(two));
         peers.set_offline(two, &key(9), 6);
         assert!(peers.is_told(two, &key(9)), "it has come again since");
@@ -328,8 +338,16 @@ mod tests {
         assert_eq!(peers.home(&key(9)).map(|(_, link, _)| link), Some(one));
         peers.set_offline(one, &key(9), 5);
         assert!(peers.home(&key(9)).is_none() && !peers.is_told(one, &key(9)));
-        peers.set_online(two, presence(9, 8));
+        peers.set_online(two, presence(9, 8), 3);
         assert!(peers.home(&key(9)).is_none(), "that link is gone");
+        peers.set_online(one, presence(2, 1), 3);
+        peers.set_online(one, presence(1, 1), 3);
+        assert!(
+            !peers.is_told(one, &key(2)) && peers.is_told(one, &key(1)),
+            "each hub tells of itself alone"
+        );
+        (10..20).for_each(|seed| peers.set_online(one, presence(seed, 1), 3));
+        assert_eq!(peers.told().len(), 3, "and of no more than there can be");
         assert_eq!(peers.set(&[hub(2)], now), [one], "a hub that is none any more loses its link");
     }
 
