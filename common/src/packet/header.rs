@@ -57,6 +57,38 @@ pub fn parse(ip: &[u8]) -> Result<Header, Reason> {
     }
 }
 
+/// What kind of flow a packet is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One of TCP.
+    Stream {
+        /// Whether it begins, as the packet says.
+        begins: bool,
+    },
+    /// Any other.
+    Datagrams,
+}
+
+impl Kind {
+    /// The kind of a packet with this header, virtio-net header in front.
+    pub fn of(packet: &[u8], header: &Header) -> Kind {
+        /// The flags in the TCP header (RFC 9293, section 3.1), and the one that begins a connection.
+        const FLAGS: usize = 13;
+        const SYN: u8 = 2;
+        if header.protocol != protocol::TCP {
+            return Kind::Datagrams;
+        }
+        let flags = packet.get(VNET_LEN + header.l4 + FLAGS);
+        Kind::Stream { begins: flags.is_some_and(|flags| flags & SYN != 0) }
+    }
+}
+
+/// The hash of a packet's flow, virtio-net header in front; 0 where it has none.
+pub fn flow(packet: &[u8], seed: u64) -> u32 {
+    let header = packet.get(VNET_LEN..).map(parse);
+    header.and_then(Result::ok).map_or(0, |header| header.flow(seed))
+}
+
 #[inline]
 fn parse_v4(ip: &[u8]) -> Result<Header, Reason> {
     let fixed: &[u8; IPV4_LEN] = ip.first_chunk().ok_or(Reason::Malformed)?;

@@ -105,6 +105,12 @@ impl FlowTable {
         (hash as usize % BUCKETS) as u16
     }
 
+    /// Whether a packet is in one of the buckets that are this modulo `classes`.
+    pub(crate) fn has_class(&self, class: u16, classes: u16) -> bool {
+        let buckets = self.buckets.iter().skip(class.into()).step_by(classes.into());
+        buckets.filter_map(|&id| self.flows.get(usize::from(id))).any(|flow| flow.head != NO_NODE)
+    }
+
     /// The flow of a bucket, with `codel` as its state if it has to be made.
     pub(crate) fn flow_of(&mut self, bucket: u16, codel: impl FnOnce() -> Codel) -> FlowId {
         let id = self.buckets[usize::from(bucket)];

@@ -251,6 +251,18 @@ impl Queue {
         }
     }
 
+    /// Whether a packet waits of a flow whose hash is this modulo `classes`, a power of two up to 1,024.
+    pub fn has_class(&self, class: u16, classes: u16) -> bool {
+        self.lone.as_ref().is_some_and(|lone| lone.bucket % classes == class)
+            || self.table.as_deref().is_some_and(|table| table.has_class(class, classes))
+    }
+
+    /// Drops a packet for which whoever holds it has no more room: [`Reason::QueueFull`].
+    pub fn refuse(&mut self, packet: Buf, pool: &mut Pool) {
+        self.drops_full += u64::from(offload::segments(&packet));
+        pool.give(packet);
+    }
+
     /// Packets that wait.
     pub fn len(&self) -> usize {
         self.packets
