@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::house::wire::{Wire, join_request, random_key};
+use crate::house::wire::{Wire, join_request, random_key, udp_packet};
 use crate::house::{
     self, HUB_LISTENS, Host, Lan, Net, Process, SPOKE_ON_LAN, await_true, hub_command, ping, ping_until,
     place, require_tun, spawn_spoke,
@@ -210,6 +210,84 @@ fn a_flood_of_new_members_delays_nobody_and_none_is_forgotten() {
     assert!(welcomed.len() as f64 > due / 2.0, "the attacker was too slow: {} of {due}", welcomed.len());
     // A machine that others use too delays pings without any flood.
     assert!(flooded < Duration::from_millis(20) + quiet, "{flooded:?}, and {quiet:?} without a flood");
+}
+
+#[test]
+fn only_a_lane_of_the_very_session_is_taken_and_only_one() {
+    let _place = place();
+    let lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
+    let hub = SocketAddr::from((Net::hub_v4(), 5678));
+    let wire = || Wire::connect(lan.net.spoke(1), hub, SOON).unwrap();
+    let [key, other] = [(); 2].map(|()| random_key().unwrap());
+    let address = Ipv4Addr::new(10, 0, 0, 70);
+    let mut link = wire().join(&key, address).unwrap();
+    let secret = link.lane_secret();
+    let earlier = wire().join(&other, Ipv4Addr::new(10, 0, 0, 71)).unwrap().lane_secret();
+    let mut others = wire().join(&other, Ipv4Addr::new(10, 0, 0, 71)).unwrap();
+
+    // A proof of one's own, of an earlier session, and of another's: the key says whose session it is.
+    let stranger = random_key().unwrap();
+    let mut shown = None;
+    for (key, secret) in [(&key, &earlier), (&other, &earlier), (&other, &secret), (&stranger, &secret)] {
+        let refused = wire().attach(key, |binding| *shown.insert(secret.prove(binding)));
+        assert!(refused.is_err_and(|why| why.to_string().contains("Refused")));
+    }
+    let mut lane = wire().attach(&key, |binding| *shown.insert(secret.prove(binding))).unwrap();
+    // The proof that was right once, again; and a second lane with a right one.
+    let replayed = wire().attach(&key, |_| shown.unwrap());
+    assert!(replayed.is_err_and(|why| why.to_string().contains("does not prove")));
+    std::thread::sleep(Duration::from_secs(1));
+    let second = wire().attach(&key, |binding| secret.prove(binding));
+    assert!(second.is_err_and(|why| why.to_string().contains("the link has a lane")));
+
+    // Nobody was disturbed by all that, and the lane carries what the member may send, and no more.
+    for joined in [&mut link, &mut lane, &mut others] {
+        joined.ping(7).unwrap();
+    }
+    let dropped = || {
+        let status = house::ask_hub(&lan.net, &["status", "--json"]).good();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let member = status["members"].as_array().unwrap().iter();
+        let member = member.clone().find(|member| member["addresses"][0] == address.to_string()).unwrap();
+        (status["totals"]["lanes"].clone(), member["link"]["drops"].clone())
+    };
+    let to_spoke = (Ipv4Addr::new(10, 0, 0, 2), 9);
+    lane.send_packet(&udp_packet((address, 9), to_spoke, b"own")).unwrap();
+    lane.send_packet(&udp_packet((Ipv4Addr::new(10, 0, 0, 71), 9), to_spoke, b"another's")).unwrap();
+    lane.ping(8).unwrap();
+    let (lanes, drops) = dropped();
+    assert_eq!(drops, serde_json::json!({"forged-source": 1}), "it counts for the member");
+    assert_eq!(lanes, serde_json::json!({"open": 1, "opened": 1, "refused": 6}));
+
+    // The link goes, and the lane with it.
+    drop(link);
+    lane.wire().wait_closed(SOON).unwrap();
+    others.ping(9).unwrap();
+    let orphan = wire().attach(&key, |binding| secret.prove(binding));
+    assert!(orphan.is_err_and(|why| why.to_string().contains("no link of this key")));
+}
+
+#[test]
+fn lanes_without_end_cost_no_more_than_joins() {
+    let _place = place();
+    let lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
+    let hub = SocketAddr::from((Net::hub_v4(), 5678));
+    let key = random_key().unwrap();
+    let wire = || Wire::connect(lan.net.spoke(1), hub, SOON).unwrap();
+    let mut link = wire().join(&key, Ipv4Addr::new(10, 0, 0, 70)).unwrap();
+    let (secret, descriptors) = (link.lane_secret(), lan.hub.descriptors().unwrap());
+    let (cpu, began, mut put_off) = (cpu_time(&lan.hub), Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(3) {
+        // Each that is taken ends at once, and makes room for the next.
+        let lane = wire().attach(&key, |binding| secret.prove(binding));
+        put_off += u32::from(lane.is_err_and(|why| why.to_string().contains("TooOften")));
+    }
+    assert!(put_off > 100, "{put_off} were put off");
+    link.ping(7).unwrap();
+    await_true("the descriptors", SOON, || lan.hub.descriptors().unwrap() <= descriptors);
+    let used = cpu_time(&lan.hub) - cpu;
+    println!("{put_off} lanes were put off; {used:?} of processor time in {:.1?}", began.elapsed());
+    ping(lan.net.spoke(0), Lan::hub_address().into(), 56, SOON).unwrap();
 }
 
 /// Has a hub's state on a disk, which takes its time to write it, unlike the host's own directory; where that is.

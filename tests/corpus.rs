@@ -69,6 +69,11 @@ fn tunnel() {
 }
 
 #[test]
+fn lane() {
+    replay("lane", bodies::lane);
+}
+
+#[test]
 fn proxy() {
     replay("proxy", bodies::proxy);
 }

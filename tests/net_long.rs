@@ -3,17 +3,21 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "tests of IO")]
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::node::lane_status::LaneStatus;
+
 use crate::house::line::{Emulator, Line, connect};
 use crate::house::{
-    Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, Transfer, allow_cubic, is_missing, long_or, ping,
-    place, transfer,
+    Binaries, HUB_LISTENS, Host, Process, SPOKE_ON_LAN, Transfer, allow_cubic, await_true, is_missing,
+    long_or, ping, place, transfer,
 };
 
 const SOON: Duration = Duration::from_secs(20);
 const ROUND_TRIP: Duration = Duration::from_millis(40);
+const PINGS: u64 = 20;
 /// A ping that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -29,6 +33,11 @@ struct Far {
 
 impl Far {
     fn new(line: Line, options: &[&str]) -> Far {
+        Far::with(line, options, &[])
+    }
+
+    /// With options of both, and others of the spoke alone.
+    fn with(line: Line, options: &[&str], of_spoke: &[&str]) -> Far {
         allow_cubic().unwrap();
         let [path, hub, spoke] = ["path", "hub", "spoke"].map(|name| Host::new(name).unwrap());
         let emulator = connect(&path, (&spoke, "eth0"), (&hub, "eth0"), line).unwrap();
@@ -42,7 +51,8 @@ impl Far {
         };
         let hub_program = start(&hub, &binaries.hub, &["--subnet", "10.0.0.0/24"]);
         hub_program.wait_for_line(HUB_LISTENS, SOON).unwrap();
-        let spoke_program = start(&spoke, &binaries.spoke, &["--hub", "192.0.2.1", "--ip", "10.0.0.2"]);
+        let arguments = [&["--hub", "192.0.2.1", "--ip", "10.0.0.2"], of_spoke].concat();
+        let spoke_program = start(&spoke, &binaries.spoke, &arguments);
         spoke_program.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
         Far { hub_program, spoke_program, _line: emulator, hub, spoke, _path: path }
     }
@@ -55,6 +65,35 @@ impl Far {
             let output = host.output(command).unwrap();
             String::from_utf8(output.stdout).unwrap()
         })
+    }
+
+    /// What the spoke says about its lane, and the hub.
+    fn lanes(&self) -> [Option<LaneStatus>; 2] {
+        let ask = |host: &Host, program: &PathBuf| {
+            let mut command = Command::new(program);
+            command.args(["status", "--json", "--state"]).arg(host.private().join("state"));
+            let output = host.output(command).unwrap();
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            status
+        };
+        let binaries = Binaries::find().unwrap();
+        let of_spoke = ask(&self.spoke, &binaries.spoke)["link"]["lane"].take();
+        let of_hub = ask(&self.hub, &binaries.hub)["members"][0]["link"]["lane"].take();
+        [of_spoke, of_hub].map(|lane| serde_json::from_value(lane).unwrap())
+    }
+
+    /// What the spoke's kernel calls its end of the lane: the younger one of the two connections.
+    fn lane_port(&self, of_link: u16) -> u16 {
+        ports(&self.links()[1]).into_iter().find(|&port| port != of_link).unwrap()
+    }
+
+    /// Has nothing pass any more between the hub and this port of the spoke.
+    fn cut(&self, port: u16) {
+        let rules = format!(
+            "table ip cut {{\n chain in {{ type filter hook input priority 0; tcp dport {port} drop; }}\n \
+             chain out {{ type filter hook output priority 0; tcp sport {port} drop; }}\n}}\n"
+        );
+        self.spoke.nft(&rules).unwrap();
     }
 
     fn address_of_hub(&self) -> IpAddr {
@@ -72,6 +111,15 @@ impl Far {
         let near = transfer(&self.spoke, &self.hub, self.address_of_hub(), bytes).unwrap();
         near.finish().unwrap();
     }
+}
+
+/// The spoke's ports, in what [`Far::links`] tells of it.
+fn ports(links: &str) -> Vec<u16> {
+    let port = |line: &str| {
+        let local = line.split_ascii_whitespace().find(|word| word.contains(':'))?;
+        local.rsplit_once(':')?.1.parse().ok()
+    };
+    links.lines().filter(|line| !line.starts_with(char::is_whitespace)).filter_map(port).collect()
 }
 
 #[test]
@@ -92,6 +140,43 @@ fn losses_that_are_no_congestion_are_borne() {
     let far = Far::new(line, &["--congestion", "cubic"]);
     far.send(300_000);
     assert!(far.links().iter().all(|link| link.contains(" cubic ")), "{:?}", far.links());
+}
+
+#[test]
+fn what_sends_little_has_a_second_connection_where_packets_are_lost() {
+    let _place = place();
+    if is_missing("ethtool", "ethtool") {
+        return;
+    }
+    let line = Line { round_trip: ROUND_TRIP, megabits: 50.0, percent_lost: 1.0 };
+    let far = Far::new(line, &[]);
+    let link_port = ports(&far.links()[1])[0];
+    assert!(far.lanes().iter().all(Option::is_none), "nothing is lost yet: {:?}", far.lanes());
+    let bulk = transfer(&far.hub, &far.spoke, far.address_of_spoke(), 40_000_000).unwrap();
+    far.spoke_program.wait_for_line("has a second connection", SOON).unwrap();
+    let reached = |what: &str| {
+        await_true(what, SOON, || ping(&far.spoke, far.address_of_hub(), 56, PATIENCE).is_ok());
+    };
+    reached("an answer");
+    let [Some(before), _] = far.lanes() else { panic!("{:?}", far.lanes()) };
+    (0..PINGS).for_each(|_| drop(ping(&far.spoke, far.address_of_hub(), 56, PATIENCE)));
+    assert!(bulk.is_under_way(), "the pings had the link for themselves");
+    let [Some(spoke), Some(hub)] = far.lanes() else { panic!("{:?}", far.lanes()) };
+    let went = spoke.sent.packets - before.sent.packets;
+    assert!(went >= PINGS && hub.received.packets >= went, "{went} of {PINGS} went by the lane: {hub:?}");
+    assert!(spoke.received.bytes < 500_000, "the large flow goes by the lane, too: {spoke:?}");
+
+    // The lane is lost, and nobody says so: the link is not.
+    far.cut(far.lane_port(link_port));
+    reached("an answer by the link");
+    await_true("the lane's end", SOON, || far.lanes().iter().all(Option::is_none));
+    bulk.finish().unwrap();
+    assert!(ports(&far.links()[1]).contains(&link_port), "{:?}", far.links());
+    drop(far);
+    // Unless the person has chosen.
+    let far = Far::with(line, &[], &["--lanes", "1"]);
+    far.send(3_000_000);
+    assert!(far.lanes().iter().all(Option::is_none), "{:?}", far.lanes());
 }
 
 /// `SOAK=1`: for ten minutes.

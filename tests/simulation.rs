@@ -15,6 +15,7 @@ mod govern;
 #[path = "simulation/machine.rs"]
 mod machine;
 #[path = "simulation/packets.rs"]
+#[allow(dead_code, reason = "the other simulation uses more of it")]
 mod packets;
 #[path = "simulation/pipe.rs"]
 mod pipe;

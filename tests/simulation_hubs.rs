@@ -12,6 +12,8 @@
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;
+#[path = "simulation_hubs/lanes.rs"]
+mod lanes;
 #[path = "simulation_hubs/machine.rs"]
 mod machine;
 #[path = "simulation/packets.rs"]
@@ -103,11 +105,72 @@ fn act(world: &mut World) {
         }
         12 => world.join_up(),
         13 => drop(world.send_to_all(spoke)),
+        14 => world.lose(spoke),
+        15 => world.cut_one(spoke, true),
         _ => (0..8).for_each(|_| {
             let (from, to) = (world.rng.below(world.spokes.len()), world.rng.below(world.spokes.len()));
             world.send(from, to);
         }),
     }
+}
+
+/// One hub, and spokes whose lanes come, stand still and die: `SEEDS=n` tells so many stories.
+#[test]
+fn no_flow_is_reordered_by_lanes_and_no_link_is_lost_with_one() {
+    let seeds = std::env::var("SEEDS").map_or(40, |text| text.parse().unwrap());
+    let (mut delivered, mut lanes) = (0, 0);
+    for seed in 0..seeds {
+        let told = std::panic::catch_unwind(|| tell_of_lanes(seed));
+        let (packets, opened) = told.unwrap_or_else(|_| panic!("that was seed {seed}"));
+        (delivered, lanes) = (delivered + packets, lanes + opened);
+    }
+    println!("{delivered} packets delivered, {lanes} lanes");
+    assert!(delivered > 1_000 && lanes > 20, "{delivered} packets by {lanes} lanes: this tests nothing");
+}
+
+fn tell_of_lanes(seed: u64) -> (u64, u32) {
+    let mut world = World::new(seed);
+    (1..world.hubs.len()).for_each(|hub| world.kill_hub(hub));
+    world.pass(Duration::from_secs(5));
+    let links: Vec<Option<usize>> = world.spokes.iter().map(|spoke| spoke.link()).collect();
+    let mut opened = 0;
+    let mut stalled_link = None;
+    for _ in 0..120 {
+        let spoke = world.rng.below(world.spokes.len());
+        if let Some(spoke) = stalled_link.take() {
+            world.resume_one(spoke, false);
+        }
+        let had_lane = world.spokes[spoke].has_lane(world.now);
+        match world.rng.below(20) {
+            0..4 => world.lose(spoke),
+            4 => world.cut_one(spoke, true),
+            5 => world.stall_one(spoke, true),
+            6 | 7 => world.resume_one(spoke, true),
+            8 => {
+                world.stall_one(spoke, false);
+                stalled_link = Some(spoke);
+            }
+            _ => {
+                let (to, flow) = (world.rng.below(world.spokes.len() + 1), world.rng.below(4) as u16);
+                let to = world.spokes.get(to).map_or(packets::HUB_V4, |to| to.own);
+                if to != world.spokes[spoke].own {
+                    let (count, len) = if flow < 2 { (2, 10) } else { (12, 1_300) };
+                    (0..count).for_each(|_| world.send_in_flow(spoke, to, flow, len));
+                }
+            }
+        }
+        let time = if stalled_link.is_some() { 300 } else { [20, 100, 1_500][world.rng.below(3)] };
+        let time = world.rng.below(time);
+        world.pass(ms(time as u64));
+        opened += u32::from(!had_lane && world.spokes[spoke].has_lane(world.now));
+    }
+    if let Some(spoke) = stalled_link {
+        world.resume_one(spoke, false);
+    }
+    world.pass(Duration::from_secs(30));
+    let now: Vec<Option<usize>> = world.spokes.iter().map(|spoke| spoke.link()).collect();
+    assert_eq!(now, links, "a link was lost");
+    (world.book.delivered, opened)
 }
 
 #[test]

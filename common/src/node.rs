@@ -8,6 +8,7 @@ pub mod control;
 pub mod dial;
 pub mod event_loop;
 pub mod human;
+pub mod lane_status;
 pub mod link;
 pub mod log_filter;
 pub mod log_limit;

@@ -7,6 +7,7 @@ mod flows;
 mod fq_codel;
 pub mod pace;
 pub mod pool;
+pub mod steering;
 pub mod tcp_info;
 pub mod token_bucket;
 

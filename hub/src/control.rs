@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use common::node::lane_status::{LaneStatus, sum};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -282,6 +283,9 @@ pub struct LinkStatus {
     pub queue_bytes: usize,
     /// Packets from it and to it that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Its second connection, while it has one; what went by that is in the counts above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<LaneStatus>,
 }
 
 /// An invite that was made.
@@ -541,14 +545,16 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
     let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
     let link = member.session.and_then(|session| core.link(session)).map(|link| {
         let (received, sent) = link.tunnel.traffic();
+        let lane = link.lane.map(|(tunnel, since)| LaneStatus::of(tunnel, since, now));
         LinkStatus {
             seconds: link.joined_at.map_or(0, ago),
             source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),
             round_trip_ms: link.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-            received,
-            sent,
+            received: sum(received, lane.as_ref().map(|lane| lane.received)),
+            sent: sum(sent, lane.as_ref().map(|lane| lane.sent)),
             queue_bytes: link.tunnel.queue().bytes(),
             drops: by_label(&link.drops),
+            lane,
         }
     });
     MemberStatus {

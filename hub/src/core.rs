@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
+use common::wire::frame::{ControlFrame, Farewell, LaneNote, MAX_PEERS, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 
@@ -38,6 +38,7 @@ mod files;
 mod govern;
 mod hubs;
 mod joining;
+mod lanes;
 mod links;
 mod names;
 mod offers;
@@ -181,6 +182,9 @@ impl Core {
             let fabric = fabric(admission, routes, hubs, peers);
             match switch.next_asked(session, fabric, effects, now) {
                 Some(Asked::Join(key, join)) => self.handle_join(session, key, join, now),
+                Some(Asked::Attach(key, proof, binding)) => {
+                    self.handle_attach(session, key, (proof, binding), now);
+                }
                 Some(Asked::Control(control)) => self.handle_control(session, control, now),
                 None => return,
             }
@@ -231,6 +235,7 @@ impl Core {
                 let page = self.page_of_members(after.as_ref());
                 self.switch.tell(session, &page);
             }
+            ControlFrame::Lane(LaneNote::Closed) => self.switch.lane_closed(session),
             // The tunnel lets nothing else through to a hub.
             ControlFrame::Ping(_)
             | ControlFrame::Pong(_)
@@ -238,7 +243,8 @@ impl Core {
             | ControlFrame::Members { .. }
             | ControlFrame::MembersChanged
             | ControlFrame::Pending
-            | ControlFrame::Hubs(_) => {}
+            | ControlFrame::Hubs(_)
+            | ControlFrame::Lane(_) => {}
         }
     }
 

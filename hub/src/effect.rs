@@ -37,6 +37,8 @@ pub enum Effect {
         /// Whether the other end could not hear a goodbye, so that the connection is to be reset.
         is_silent: bool,
     },
+    /// A session is a lane from now on: what is written to its socket goes out at once.
+    Hurry(SessionId),
     /// Add a kernel route to a prefix through the LAN.
     AddRoute(IpNetwork),
     /// Remove that route.

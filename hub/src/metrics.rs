@@ -68,6 +68,10 @@ fn joins(status: &Status) -> Vec<Metric> {
             .each("reason", counts(&totals.refused)),
         Metric::counter("hub_links_ended_total", "Links of members that ended, by reason.")
             .each("reason", counts(&totals.left)),
+        Metric::gauge("hub_lanes", "Second connections of members that are open.").value(totals.lanes.open),
+        Metric::counter("hub_lanes_total", "Second connections of members, by what became of them.")
+            .of([("result", "opened")], totals.lanes.opened)
+            .of([("result", "refused")], totals.lanes.refused),
     ]
 }
 
@@ -110,6 +114,8 @@ pub fn of_members(members: &[MemberStatus]) -> Vec<Metric> {
         online,
         Metric::gauge("hub_member_round_trip_seconds", "The last round trip to the member.")
             .each("member", of_links(members, |link| Some(link.round_trip_ms? / 1_000.0))),
+        Metric::gauge("hub_member_lane", "Whether the member has a second connection.")
+            .each("member", of_links(members, |link| Some(link.lane.is_some()))),
         Metric::gauge("hub_member_queue_bytes", "Bytes that wait to be sent to the member.")
             .each("member", of_links(members, |link| Some(link.queue_bytes))),
         counter("hub_member_received_packets_total", "Packets from the member.", |link| {
@@ -161,6 +167,7 @@ mod tests {
     fn status() -> Status {
         let mut tally = Tally { joins: 3, queue_bytes: 4_096, ..Tally::default() };
         tally.put_off();
+        (tally.lanes.open, tally.lanes.refused) = (2, 1);
         tally.drops.add(common::packet::drops::Reason::Denied);
         Status { online: 2, known: 5, problems: vec!["one".to_owned()], totals: tally.into(), ..running() }
     }
@@ -174,6 +181,7 @@ mod tests {
             sent: Traffic { packets: 2, bytes: 188 },
             queue_bytes: 7,
             drops: [("delay".to_owned(), 2), ("offline".to_owned(), 1)].into(),
+            lane: None,
         };
         MemberStatus { link: Some(link), ..member(name, "10.0.0.2") }
     }
@@ -196,6 +204,8 @@ mod tests {
             "hub_handshakes_total{result=\"failed\"} 0",
             "hub_connections_refused_total{reason=\"half-open\"} 0",
             "hub_links_ended_total{reason=\"silent\"} 0",
+            "hub_lanes 2",
+            "hub_lanes_total{result=\"refused\"} 1",
             "hub_dropped_packets_total{reason=\"denied\"} 1",
             "hub_dropped_packets_total{reason=\"queue-full\"} 0",
             "hub_queue_bytes 4096",
@@ -212,6 +222,7 @@ mod tests {
             "hub_member_online{member=\"laptop\"} 1",
             "hub_member_online{member=\"nas\"} 0",
             "hub_member_round_trip_seconds{member=\"laptop\"} 0.0025",
+            "hub_member_lane{member=\"laptop\"} 0",
             "hub_member_queue_bytes{member=\"laptop\"} 7",
             "hub_member_received_bytes_total{member=\"laptop\"} 94",
             "hub_member_sent_packets_total{member=\"laptop\"} 2",

@@ -7,8 +7,8 @@ use common::node::human::{bytes, duration, millis, table};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Draining, Explained, HubStatus, InviteStatus, MemberStatus, Moved, PendingStatus, Reloaded,
-    Renamed, Revoked, RuleList, Standing, Status, Traffic,
+    Allowed, Draining, Explained, HubStatus, InviteStatus, LinkStatus, MemberStatus, Moved, PendingStatus,
+    Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
 
 /// The report of `hub status`.
@@ -75,6 +75,15 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// The round trip of a link, and that of its lane.
+fn round_trip(link: &LinkStatus) -> String {
+    let time = |time: Option<f64>| time.map_or("-".to_owned(), millis);
+    match &link.lane {
+        Some(lane) => format!("{}, lane {}", time(link.round_trip_ms), time(lane.round_trip_ms)),
+        None => time(link.round_trip_ms),
+    }
+}
+
 /// How a hub's link stands.
 fn link(hub: &HubStatus) -> String {
     match (&hub.link, &hub.problem) {
@@ -131,7 +140,7 @@ fn row(member: &MemberStatus) -> [String; 11] {
         routes,
         format!("online {}", duration(link.seconds)),
         link.source.to_string(),
-        link.round_trip_ms.map_or("-".to_owned(), millis),
+        round_trip(link),
         traffic(link.received),
         traffic(link.sent),
         bytes(link.queue_bytes as u64),
@@ -350,6 +359,8 @@ pub fn explained(explained: &Explained) -> String {
 pub(crate) mod tests {
     use common::wire::key::PrivateKey;
 
+    use common::node::lane_status::LaneStatus;
+
     use super::*;
     use crate::control::LinkStatus;
     use crate::totals::Totals;
@@ -410,7 +421,16 @@ pub(crate) mod tests {
             sent: Traffic::default(),
             queue_bytes: 0,
             drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
+            lane: None,
         });
+        let mut two = online.link.clone().unwrap();
+        two.lane = Some(LaneStatus {
+            seconds: 9,
+            round_trip_ms: Some(41.0),
+            received: Traffic::default(),
+            sent: Traffic::default(),
+        });
+        assert_eq!(round_trip(&two), "0.42 ms, lane 41 ms");
         let mut away = member("phone", "10.0.0.3");
         away.seen_seconds_ago = Some(7_200);
         let report = status(&Status { members: vec![online, away], ..running() });

@@ -517,6 +517,7 @@ impl Server {
                     self.poll_dials(now);
                 }
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
+                Effect::Hurry(session) => self.links.hurry(session),
                 Effect::AddRoute(prefix) => {
                     let set = self.machine.add_route(prefix);
                     self.log_route(prefix, "installed", set, now);

@@ -31,17 +31,24 @@ use crate::switch::limits::AllLimits;
 use crate::switch::tally::Tally;
 
 mod asked;
+mod beside;
 mod budget;
+mod facts;
 pub(crate) mod filter;
 mod forward;
 pub mod gate;
+mod lane;
 mod limits;
 mod links;
 pub mod router;
 pub mod tally;
 
 pub use asked::Asked;
+pub use beside::NoLane;
+pub use facts::LinkFacts;
 pub use router::Fabric;
+
+use beside::Beside;
 
 /// Unused buffers that the hub keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
@@ -77,6 +84,7 @@ struct Session {
     end: Option<End>,
     /// Whether it is in the list of sessions to flush.
     dirty: bool,
+    beside: Beside,
 }
 
 /// Who is at the other end of a session.
@@ -104,6 +112,7 @@ impl Session {
             hold: None,
             end: None,
             dirty: false,
+            beside: Beside::Nothing,
         }
     }
 
@@ -120,18 +129,6 @@ impl Session {
 struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
-}
-
-/// A member's link, for a report.
-pub struct LinkFacts<'a> {
-    /// Where it comes from.
-    pub source: SocketAddr,
-    /// Since when it is on the LAN.
-    pub joined_at: Option<Instant>,
-    /// Its tunnel.
-    pub tunnel: &'a Tunnel,
-    /// Packets from it and to it that were dropped.
-    pub drops: Drops,
 }
 
 /// The switch.
@@ -341,12 +338,15 @@ impl Switch {
     /// Takes out a session that has ended.
     pub fn poll_ended(&mut self, now: Instant) -> Option<Ended> {
         let session = self.ended.pop()?;
+        self.part(session, now);
         let mut entry = self.sessions.try_remove(session.index())?;
         self.timers.clear(session.index());
+        let is_lane = matches!(entry.beside, Beside::Link(_));
         let source = entry.source.ip();
         match entry.role {
             _ if entry.is_dialled => {}
             Role::Member(_) | Role::Hub => self.gate.left(source, now),
+            Role::Unknown if is_lane => self.gate.left(source, now),
             Role::Unknown => self.gate.failed(source, session, now),
         }
         self.tally.add_link(&entry.tunnel, &entry.port.drops);
@@ -386,25 +386,13 @@ impl Switch {
         self.sessions.is_empty()
     }
 
-    /// The facts of a session.
-    pub fn link(&self, session: SessionId) -> Option<LinkFacts<'_>> {
-        let session = self.session(session)?;
-        let mut drops = session.port.drops.clone();
-        drops.add_all(&session.tunnel.queue().drops());
-        Some(LinkFacts {
-            source: session.source,
-            joined_at: session.joined_at,
-            tunnel: &session.tunnel,
-            drops,
-        })
-    }
-
     /// What happened since the start.
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
         tally.drops.add_all(&self.port.drops);
-        for (_, Session { tunnel, port, .. }) in &self.sessions {
+        for (_, Session { tunnel, port, beside, .. }) in &self.sessions {
             tally.add_link(tunnel, &port.drops);
+            tally.lanes.open += usize::from(matches!(beside, Beside::Link(_)));
             tally.queue_bytes += tunnel.queue().bytes();
         }
         tally
@@ -493,6 +481,7 @@ impl Switch {
 
     /// Pings a session that is due, or ends it if it is dead.
     pub fn handle_timeout(&mut self, session: SessionId, now: Instant) {
+        self.check_lane(session, now);
         if !self.is_live(session) {
             return;
         }
@@ -558,8 +547,16 @@ impl Switch {
             return;
         };
         let Buffers { pool, outbox, budget, .. } = &mut self.buffers;
+        let has_two = !matches!(entry.beside, Beside::Nothing);
+        if matches!(entry.beside, Beside::Link(_)) && entry.end.is_some() {
+            // Its packets go by the link.
+            return;
+        }
         let flushed = entry.tunnel.flush(outbox, pool, now, write);
         budget.set(session, entry.tunnel.queue().cost());
+        if has_two {
+            self.settle_lane(session, now);
+        }
         match flushed {
             Ok(Flushed::Done) => {}
             Ok(Flushed::More) => self.mark_dirty(session),

@@ -6,7 +6,7 @@ use common::packet::drops::{Drops, Reason};
 use common::wire::tunnel::Traffic;
 use serde::{Deserialize, Serialize};
 
-use crate::switch::tally::{Reasons, Tally};
+use crate::switch::tally::{Lanes, Reasons, Tally};
 
 /// What happened since the hub started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Totals {
     pub refused: BTreeMap<String, u64>,
     /// Links of members that ended, by reason.
     pub left: BTreeMap<String, u64>,
+    /// Second connections of members.
+    pub lanes: Lanes,
     /// Packets and bytes from members.
     pub received: Traffic,
     /// Packets and bytes to members.
@@ -53,6 +55,7 @@ impl From<Tally> for Totals {
             joins: tally.joins,
             refused: owned(tally.refused),
             left: owned(tally.left),
+            lanes: tally.lanes,
             received: tally.received,
             sent: tally.sent,
             queue_bytes: tally.queue_bytes,

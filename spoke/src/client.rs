@@ -387,22 +387,21 @@ impl Client {
 
     /// Writes what waits; whether there is more, and the link may take it.
     fn flush(&mut self, now: Instant) -> bool {
+        let mut has_more = false;
         for slot in 0..MAX_TRIALS {
             let attempt = Attempt::Trial(slot);
-            if let Connection::Link(link) = &mut self.connections[attempt]
-                && let Err(error) = link.flush(now, |write| self.uplink.flush_trial(slot, now, write))
-            {
-                self.tell(attempt, Outcome::Closed(error), now);
+            let Connection::Link(link) = &mut self.connections[attempt] else { continue };
+            match link.flush(now, |write| self.uplink.flush_trial(slot, now, write)) {
+                Ok(flushed) => has_more |= flushed == Some(Flushed::More),
+                Err(error) => self.tell(attempt, Outcome::Closed(error), now),
             }
         }
-        let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return false };
+        let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return has_more };
         match link.flush(now, |write| self.uplink.flush(now, write)) {
-            Ok(flushed) => flushed == Some(Flushed::More),
-            Err(error) => {
-                self.uplink.handle_closed(&error, now);
-                false
-            }
+            Ok(flushed) => has_more |= flushed == Some(Flushed::More),
+            Err(error) => self.uplink.handle_closed(&error, now),
         }
+        self.uplink.settle_lane(now) || has_more
     }
 
     fn serve_control(&mut self, source: Source, now: Instant) {
@@ -456,6 +455,13 @@ impl Client {
                 }
                 Effect::Close { reset } => self.close(reset),
                 Effect::GiveUp(slot) => drop(self.connections.take(Attempt::Trial(slot))),
+                Effect::Hurry(slot) => {
+                    if let Connection::Link(Link::Tcp(stream, _)) =
+                        &mut self.connections[Attempt::Trial(slot)]
+                    {
+                        stream.hurry();
+                    }
+                }
                 Effect::Switch(slot) => {
                     if let Some((source, hub)) = self.connections.switch(slot) {
                         self.machine.set_link(source, hub);
@@ -519,6 +525,8 @@ impl Client {
             Notice::Stopping => self.service.stopping(),
             Notice::FailedAgain(..)
             | Notice::WayFailed(_)
+            | Notice::LaneOpen
+            | Notice::LaneClosed(_)
             | Notice::NameTaken { .. }
             | Notice::AddressMoved { .. }
             | Notice::OfferRefused(_)

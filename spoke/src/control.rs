@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use common::node::lane_status::LaneStatus;
 use common::packet::drops::Drops;
 use common::wire::frame::Peer;
 use common::wire::key::PublicKey;
@@ -130,6 +131,9 @@ pub struct LinkStatus {
     pub sent: Traffic,
     /// Bytes that wait to be sent.
     pub queue_bytes: usize,
+    /// The second connection, while there is one; what went by that is in the counts above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<LaneStatus>,
 }
 
 /// A page of members.

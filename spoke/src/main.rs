@@ -78,7 +78,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         None => default_state(options.addresses.first(), user.as_ref())?,
     };
     let ways = ways(&options.path)?;
-    let HubPath { hubs, tls_ca, .. } = options.path;
+    let HubPath { hubs, tls_ca, lanes, .. } = options.path;
     let uplink = uplink::Config {
         hubs,
         ways,
@@ -89,6 +89,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         route_policy: options.route_policy,
         mtu: options.mtu,
         follows_members: options.names.hosts.is_some() || options.names.zone.is_some(),
+        may_have_lane: lanes > 1,
         pins: state.path().join(HUBS),
     };
     if let Some(name) = &options.congestion {

@@ -29,6 +29,8 @@ pub fn metrics(spokes: &[Status]) -> Vec<Metric> {
         }),
         Metric::gauge("spoke_round_trip_seconds", "The last round trip to the hub.")
             .each("device", of_links(spokes, |link| Some(link.round_trip_ms? / 1_000.0))),
+        Metric::gauge("spoke_lane_open", "Whether the link has a second connection.")
+            .each("device", of_links(spokes, |link| Some(link.lane.is_some()))),
         Metric::gauge("spoke_queue_bytes", "Bytes that wait to be sent to the hub.")
             .each("device", of_links(spokes, |link| Some(link.queue_bytes))),
         counter("spoke_received_packets_total", "Packets from the hub.", |link| link.received.packets),
@@ -85,6 +87,7 @@ mod tests {
             received: Traffic { packets: 1, bytes: 94 },
             sent: Traffic { packets: 2, bytes: 188 },
             queue_bytes: 7,
+            lane: None,
         };
         let metrics = metrics(&[spoke("spoke0", Some(link)), spoke("spoke1", None)]);
         let text = text(&metrics);
@@ -94,6 +97,7 @@ mod tests {
             "spoke_on_lan{device=\"spoke1\"} 0",
             "spoke_off_lan_seconds{device=\"spoke1\"} 7",
             "spoke_round_trip_seconds{device=\"spoke0\"} 0.0025",
+            "spoke_lane_open{device=\"spoke0\"} 0",
             "spoke_received_bytes_total{device=\"spoke0\"} 94",
             "spoke_sent_packets_total{device=\"spoke0\"} 2",
             "spoke_dropped_packets_total{device=\"spoke1\",reason=\"not-on-lan\"} 4",

@@ -23,6 +23,8 @@ const DEFAULT_TUN: &str = "spoke0";
 
 /// Most places that a hub is given by.
 const MAX_HUBS: usize = 8;
+/// Most connections that a link has.
+const MAX_LANES: u32 = 2;
 
 const HUB: Setting = Setting::many(
     "hub",
@@ -77,6 +79,11 @@ pub static PROGRAM: Program = Program {
             "congestion",
             "NAME",
             "TCP congestion control of all links, such as cubic (default: the system's, and bbr where losses are no congestion)",
+        ),
+        Setting::one(
+            "lanes",
+            "N",
+            "connections to the hub: 1, or 2 where packets are lost on a long way to it (default: 2)",
         ),
         Setting::one(
             "hosts",
@@ -188,6 +195,8 @@ pub struct Path {
     pub proxy: Option<Option<ProxyUrl>>,
     /// Whom to trust as issuers of TLS certificates.
     pub tls_ca: Option<PathBuf>,
+    /// How many connections a link may have.
+    pub lanes: u32,
 }
 
 /// An invite, or where to read it.
@@ -251,7 +260,11 @@ fn path(settings: &Settings) -> Result<Path, String> {
     if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) && matches!(proxy, Some(Some(_))) {
         return Err("no proxy passes pings: leave out --proxy, or icmp://".to_owned());
     }
-    Ok(Path { hubs, proxy, tls_ca })
+    let lanes = settings.one("lanes", values::number)?.unwrap_or(MAX_LANES);
+    if !(1..=MAX_LANES).contains(&lanes) {
+        return Err(format!("--lanes {lanes} is not 1 or {MAX_LANES}"));
+    }
+    Ok(Path { hubs, proxy, tls_ca, lanes })
 }
 
 /// An empty one is none, as for curl.

@@ -50,6 +50,9 @@ pub fn status(status: &Status) -> String {
             traffic(link.sent),
             bytes(link.queue_bytes as u64)
         );
+        if let Some(lane) = &link.lane {
+            let _ = writeln!(text, "{}", lane.text());
+        }
     }
     if status.ways.len() > 1 {
         for way in &status.ways {
@@ -133,6 +136,7 @@ fn traffic(way: Traffic) -> String {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
+    use common::node::lane_status::LaneStatus;
     use common::wire::key::PrivateKey;
 
     use super::*;
@@ -205,6 +209,12 @@ pub(crate) mod tests {
                 received: Traffic { packets: 2, bytes: 2_048 },
                 sent: Traffic { packets: 1, bytes: 84 },
                 queue_bytes: 0,
+                lane: Some(LaneStatus {
+                    seconds: 60,
+                    round_trip_ms: Some(41.0),
+                    received: Traffic { packets: 1, bytes: 94 },
+                    sent: Traffic::default(),
+                }),
             }),
             drops: [("not-on-lan".to_owned(), 4)].into(),
             members: vec![member("laptop", "10.0.0.2", true), member("phone", "10.0.0.3", false)],
@@ -217,6 +227,7 @@ pub(crate) mod tests {
                 "on the LAN for 2 m through 192.0.2.1:3128, round trip 0.50 ms",
                 "the link leads to hub.example.org:5678 through the proxy http://192.0.2.1:3128",
                 "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
+                "a second connection is open for 1 m, round trip 41 ms: received 94 B in 1 packets, sent 0 B in 0 packets",
                 "problem: route 192.168.5.0/24 is not installed: because",
                 "dropped not-on-lan:4",
                 "",

@@ -30,6 +30,7 @@ use ipnetwork::IpNetwork;
 
 pub mod advice;
 pub mod backoff;
+mod beside;
 mod choice;
 mod effect;
 mod elsewhere;
@@ -37,6 +38,7 @@ mod frames;
 pub mod grant;
 pub mod hosts;
 pub mod known_ways;
+mod lane;
 mod learned;
 mod linked;
 pub mod members;
@@ -92,6 +94,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Whether the list of members is kept up to date: [`Effect::Members`].
     pub follows_members: bool,
+    /// Whether there may be a second connection beside the link.
+    pub may_have_lane: bool,
     /// The file in which the keys of hubs are remembered, for messages.
     pub pins: PathBuf,
 }
@@ -261,7 +265,7 @@ impl Uplink {
                 probe.into_iter().chain([linked.tunnel.deadline()]).min()
             }
         };
-        [phase, self.elsewhere_deadline(), self.pin.again_at(), self.members.deadline()]
+        [phase, self.lane_deadline(), self.elsewhere_deadline(), self.pin.again_at(), self.members.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -274,6 +278,7 @@ impl Uplink {
         }
         self.answer_late(now);
         self.poll_probe(now);
+        self.poll_lane(now);
         if let Phase::Linked(linked) = &mut self.phase
             && let Err(error) = linked.tunnel.handle_timeout(now)
         {
@@ -386,6 +391,7 @@ impl Uplink {
     pub fn handle_health(&mut self, info: TcpInfo, now: Instant) {
         if self.is_on_lan() {
             self.outer.segments.note(info, now);
+            self.consider_lane(&info, now);
         }
     }
 
@@ -468,6 +474,7 @@ impl Uplink {
         if !matches!(self.phase, Phase::Linked(_)) {
             return;
         }
+        self.end_lane(true, now);
         if self.is_on_lan() && self.ways.are_several_hubs() {
             self.keep_packets(None, now);
         }

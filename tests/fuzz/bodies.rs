@@ -20,12 +20,18 @@ use common::wire::frame::{self, ControlFrame, Farewell, Join, Welcome};
 use common::wire::hello::check_hello;
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
+use common::wire::lane::Proof;
 use common::wire::name::Name;
 use common::wire::tunnel::{Error, Event, QUEUE_BYTES, Tunnel, outbox};
 use hub::lan::members::{Access, Decision, Members};
 use hub::lan::rules::access::{AccessControl, Party};
 use hub::lan::rules::{self, Rules, Service};
 use hub::lan::subnets::Subnets;
+
+#[path = "lane.rs"]
+mod lane;
+
+pub(crate) use lane::lane;
 
 /// Virtual time has to start somewhere.
 fn start() -> Instant {
@@ -111,6 +117,10 @@ impl End {
                     let welcome = Welcome::new(name, 1_500);
                     self.tunnel.welcome(welcome, now)?;
                 }
+                Event::Attach { .. } => {
+                    self.is_told = true;
+                    self.tunnel.attached(now)?;
+                }
                 Event::Control(ControlFrame::Bye(_) | ControlFrame::Refused { .. }) => self.is_told = true,
                 Event::Control(_) => {}
             }
@@ -141,6 +151,10 @@ pub(crate) fn handshake(data: &[u8]) {
     let _ = check_hello(data);
     if let Ok(join) = Join::decode(data) {
         assert_eq!(Join::decode(&join.encode()), Ok(join));
+        assert_eq!(Proof::decode(data), None, "it is one or the other");
+    }
+    if let Some(proof) = Proof::decode(data) {
+        assert_eq!(proof.encode(), data);
     }
     let mut bytes = Bytes(data);
     let choice = bytes.byte();

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
-use common::wire::frame::{ControlFrame, Farewell, Join, Peer, Presence, Refusal, Welcome};
+use common::wire::frame::{ControlFrame, Farewell, Join, LaneNote, Peer, Presence, Refusal, Welcome};
 use common::wire::hello::hello;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -38,6 +38,9 @@ pub(crate) fn all() -> Vec<Seed> {
     }
     for (name, data) in scripts() {
         add("tunnel", name, data);
+    }
+    for (name, data) in lanes() {
+        add("lane", name, data);
     }
     for (name, data) in proxies() {
         add("proxy", name, data);
@@ -82,6 +85,7 @@ fn handshakes() -> Vec<(&'static str, Vec<u8>)> {
         ("spoke-ssh", to_spoke(b"SSH-2.0-OpenSSH_9.9\r\n")),
         ("spoke-http", to_spoke(b"HTTP/1.1 400 Bad Request\r\n")),
         ("join", join().encode()),
+        ("attach", [&[131, 0, 32][..], &[7; 32]].concat()),
     ]
 }
 
@@ -110,6 +114,7 @@ fn controls() -> Vec<(&'static str, ControlFrame)> {
         ("ping", ControlFrame::Ping(7)),
         ("pong", ControlFrame::Pong(7)),
         ("bye", ControlFrame::Bye(Farewell::Stopping)),
+        ("lane", ControlFrame::Lane(LaneNote::Attached)),
         ("routes", ControlFrame::Routes { added: networks(), removed: networks(), all: true }),
         ("members", ControlFrame::Members { peers: vec![peer], last: true }),
         ("ask-members", ControlFrame::AskMembers { after: Some(name), watch: true }),
@@ -274,6 +279,27 @@ fn scripts() -> Vec<(&'static str, Vec<u8>)> {
             [&open[..], &[0x40 | 6 << 1 | spoke, 11, 9, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7], &carry].concat(),
         ),
         ("too-slow", [&greet[..2], &[TIME, 255]].concat()),
+    ]
+}
+
+/// Scripts for a session with a lane.
+fn lanes() -> Vec<(&'static str, Vec<u8>)> {
+    // Writing, then reading, all of the link and of the lane, both ways; and time.
+    let carry = [130, 146, 138, 154, 148, 132, 156, 140, 6, 20];
+    let send = |flow: u8, len: u16| [&[flow << 5][..], &len.to_be_bytes()].concat();
+    let (little, much) = (send(1, 80), send(2, 1_400).repeat(30));
+    let settled = carry.repeat(8);
+    let close = |at: u8| vec![7 | at << 4];
+    let flip = vec![71, 0, 99];
+    let story = |parts: &[&[u8]]| parts.concat();
+    vec![
+        ("settles", story(&[&little, &settled, &little, &settled])),
+        ("little-and-much", story(&[&settled, &much, &little, &settled, &much, &little, &settled])),
+        ("changes-over", story(&[&much, &settled, &much.repeat(4), &settled, &little.repeat(4), &settled])),
+        ("spoke-closes", story(&[&settled, &little, &much, &close(0), &little, &settled])),
+        ("hub-closes", story(&[&settled, &little, &carry, &little, &close(1), &little, &settled])),
+        ("both-close", story(&[&settled, &little, &close(1), &close(0), &little, &settled])),
+        ("damaged", story(&[&settled, &little, &[138], &flip, &settled, &little, &settled])),
     ]
 }
 

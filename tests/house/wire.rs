@@ -9,9 +9,10 @@ use common::node::state;
 use common::packet::VNET_LEN;
 use common::packet::offload::Vnet;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, HEADER_LEN, Header, Join, Welcome};
+use common::wire::frame::{ControlFrame, HEADER_LEN, Header, Join, LaneNote, Welcome};
 use common::wire::hello::{HELLO_LEN, hello};
 use common::wire::key::PrivateKey;
+use common::wire::lane::{Binding, LaneSecret, Proof};
 use common::wire::name::Name;
 use common::wire::noise::{Handshake, LENGTH_LEN, MAX_RECORD, Opener, Role, Sealer, TAG_LEN};
 
@@ -29,6 +30,7 @@ pub(crate) struct Joined {
     opener: Opener,
     /// Opened bytes that no frame was made of yet.
     opened: Vec<u8>,
+    lane_secret: LaneSecret,
 }
 
 impl Wire {
@@ -78,6 +80,15 @@ impl Wire {
     /// The hello and the first two messages of the handshake; what the third needs comes back, with the
     /// message itself, not sent.
     pub(crate) fn handshake(&mut self, key: &PrivateKey, join: &Join) -> Result<(Handshake, Vec<u8>)> {
+        self.handshake_with(key, |_| join.encode())
+    }
+
+    /// The same with what is made of the handshake so far as the third message's payload.
+    fn handshake_with(
+        &mut self,
+        key: &PrivateKey,
+        request: impl FnOnce(Binding) -> Vec<u8>,
+    ) -> Result<(Handshake, Vec<u8>)> {
         let mut handshake = Handshake::new(Role::Spoke, key, state::random()?);
         let mut first = hello().to_vec();
         handshake.write(&[], &mut first).map_err(|_| Failure::new("the first message failed"))?;
@@ -90,7 +101,8 @@ impl Wire {
         let message = self.read_message()?;
         handshake.read(&message).map_err(|_| Failure::new("the hub's message was refused"))?;
         let mut third = Vec::new();
-        handshake.write(&join.encode(), &mut third).map_err(|_| Failure::new("the third message failed"))?;
+        let request = request(handshake.binding());
+        handshake.write(&request, &mut third).map_err(|_| Failure::new("the third message failed"))?;
         Ok((handshake, third))
     }
 
@@ -102,14 +114,31 @@ impl Wire {
     /// Joins with this request; what the hub says to it comes back too.
     pub(crate) fn join_as(mut self, key: &PrivateKey, request: &Join) -> Result<(Joined, Welcome)> {
         let (handshake, third) = self.handshake(key, request)?;
-        self.send(&third)?;
-        let (sealer, opener) = handshake.finish().map_err(|_| Failure::new("the handshake is not over"))?;
-        let mut joined = Joined { wire: self, sealer, opener, opened: Vec::new() };
+        let mut joined = self.finish(handshake, &third)?;
         let answer = joined.control()?;
         let ControlFrame::Welcome(welcome) = answer else {
             return Err(Failure::new(format!("no welcome, but {answer:?}")));
         };
         Ok((joined, welcome))
+    }
+
+    /// Asks to be a lane of the session with this secret, or of any, by the proof that comes of the binding.
+    pub(crate) fn attach(mut self, key: &PrivateKey, prove: impl FnOnce(Binding) -> Proof) -> Result<Joined> {
+        let (handshake, third) = self.handshake_with(key, |binding| prove(binding).encode())?;
+        let mut lane = self.finish(handshake, &third)?;
+        let answer = lane.control()?;
+        if answer == ControlFrame::Lane(LaneNote::Attached) {
+            return Ok(lane);
+        }
+        Err(Failure::new(format!("no lane, but {answer:?}")))
+    }
+
+    fn finish(mut self, handshake: Handshake, third: &[u8]) -> Result<Joined> {
+        self.send(third)?;
+        let finished = handshake.finish_session();
+        let (sealer, opener, lane_secret) =
+            finished.map_err(|_| Failure::new("the handshake is not over"))?;
+        Ok(Joined { wire: self, sealer, opener, opened: Vec::new(), lane_secret })
     }
 
     fn read_message(&mut self) -> Result<Vec<u8>> {
@@ -146,6 +175,11 @@ impl Joined {
     /// several.
     pub(crate) fn send_frames(&mut self, frames: &[u8]) -> Result<()> {
         frames.chunks(60_000).try_for_each(|part| self.send_record(part))
+    }
+
+    /// What a lane beside this connection shows.
+    pub(crate) fn lane_secret(&self) -> LaneSecret {
+        self.lane_secret.clone()
     }
 
     /// The connection below.

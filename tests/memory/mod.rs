@@ -158,6 +158,7 @@ impl World {
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
+                | Effect::Hurry(_)
                 | Effect::Dial(..)
                 | Effect::Answer(..)) => panic!("the hub wants {other:?}"),
             }
@@ -180,7 +181,9 @@ impl Spoke {
                 Event::Control(
                     ControlFrame::Welcome(_) | ControlFrame::Routes { .. } | ControlFrame::Hubs(_),
                 ) => {}
-                other @ (Event::Join { .. } | Event::Control(_)) => panic!("the hub said {other:?}"),
+                other @ (Event::Join { .. } | Event::Attach { .. } | Event::Control(_)) => {
+                    panic!("the hub said {other:?}")
+                }
             }
         }
         self.tunnel.park(inbox, pool);

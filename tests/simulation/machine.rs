@@ -130,6 +130,7 @@ impl World {
             route_policy: RoutePolicy { offered: self.offers.clone(), ..RoutePolicy::default() },
             mtu: None,
             follows_members: true,
+            may_have_lane: true,
             pins: "pins".into(),
         };
         let pinned = spoke.pinned.map(|key| (HUB_OUTSIDE.parse().unwrap(), key));
@@ -303,7 +304,7 @@ impl World {
                 self.remember(at, key);
             }
             Effect::RememberHubs(told) => assert_eq!(told, [], "there is one hub"),
-            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Switch(_) => {
+            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Hurry(_) | Effect::Switch(_) => {
                 unreachable!("there is one way to one hub")
             }
             Effect::Configure { addresses, mtu } => {

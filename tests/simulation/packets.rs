@@ -61,12 +61,16 @@ struct Sent {
     is_legal: bool,
     hash: u64,
     got_by: Vec<Place>,
+    /// Of this flow, whose packets arrive in order.
+    flow: Option<u16>,
 }
 
 /// All numbered packets of one run.
 #[derive(Default)]
 pub(crate) struct Book {
     sent: HashMap<u64, Sent>,
+    /// The last packet of each flow that arrived at a place.
+    last: HashMap<(u16, Place, Place), u64>,
     /// Who answers what could not be delivered, beside the address that every hub has.
     pub(crate) answerers: Vec<IpAddr>,
     pub(crate) delivered: u64,
@@ -85,9 +89,14 @@ impl Book {
 
     pub(crate) fn enter(&mut self, packet: &[u8], from: Place, destination: IpAddr, is_legal: bool) -> u64 {
         let id = self.next_id();
-        let sent = Sent { from, destination, is_legal, hash: hash(packet), got_by: Vec::new() };
+        let sent = Sent { from, destination, is_legal, hash: hash(packet), got_by: Vec::new(), flow: None };
         self.sent.insert(id, sent);
         id
+    }
+
+    /// This packet is of a flow: it may not overtake, nor be overtaken.
+    pub(crate) fn keep_order(&mut self, id: u64, flow: u16) {
+        self.sent.entry(id).and_modify(|sent| sent.flow = Some(flow));
     }
 
     /// A packet arrived at `place`, which has `addresses`. Panics where it must not have.
@@ -112,6 +121,10 @@ impl Book {
         let is_meant = is_for_all(sent.destination) || addresses.contains(&sent.destination);
         assert!(is_meant, "{header} came to {place:?}, who has {addresses:?}");
         sent.got_by.push(place);
+        if let Some((flow, id)) = sent.flow.zip(id) {
+            let before = self.last.insert((flow, sent.from, place), id);
+            assert!(before.is_none_or(|before| before < id), "{header}: {id} came behind {before:?}");
+        }
         self.delivered += 1;
     }
 

@@ -117,7 +117,7 @@ impl World {
                     | Err(_) => {
                         is_over = true;
                     }
-                    Ok(Some(Event::Control(_) | Event::Join { .. })) => {}
+                    Ok(Some(Event::Control(_) | Event::Join { .. } | Event::Attach { .. })) => {}
                     Ok(None) => break,
                 }
                 if is_over {

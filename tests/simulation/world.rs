@@ -258,6 +258,7 @@ impl World {
                 Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
+                | Effect::Hurry(_)
                 | Effect::Dial(..)
                 | Effect::Log(_) => {}
             }

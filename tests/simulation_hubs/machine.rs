@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use common::queue::tcp_info::TcpInfo;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::place::Place;
 use common::wire::tunnel::{Flushed, QUEUE_BYTES};
@@ -95,6 +96,25 @@ impl Machine {
         self.attempts.iter().filter_map(at).chain(self.uplink.deadline()).min()
     }
 
+    /// The connection of the lane, or of what is to be one.
+    pub(crate) fn lane(&self) -> Option<usize> {
+        self.attempts[1..]
+            .iter()
+            .find_map(|state| if let State::Link(conn) = state { Some(*conn) } else { None })
+    }
+
+    /// Whether it has one.
+    pub(crate) fn has_lane(&self, now: Instant) -> bool {
+        let about = About { device: "spoke0".to_owned(), started_at: now };
+        self.uplink.status(&about, now).link.is_some_and(|link| link.lane.is_some())
+    }
+
+    /// Its kernel says that a long way has lost this many packets so far.
+    pub(crate) fn lose(&mut self, resent: u32, now: Instant) {
+        let shortest = Some(Duration::from_millis(40));
+        self.uplink.handle_health(TcpInfo { resent, shortest, ..TcpInfo::default() }, now);
+    }
+
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
         self.uplink.send(now, |space| {
             space[..packet.len()].copy_from_slice(packet);
@@ -121,6 +141,7 @@ fn uplink(key: &PrivateKey, own: IpAddr, known: Known, seed: u64, now: Instant) 
         route_policy: RoutePolicy::default(),
         mtu: None,
         follows_members: false,
+        may_have_lane: true,
         pins: "hubs".into(),
     };
     Uplink::new(config, key.clone(), known, seed, now)
@@ -231,10 +252,15 @@ impl World {
                     while machine.uplink.flush(now, |bytes| conn.up.write(bytes, now)) == Flushed::More {}
                 }
                 Attempt::Trial(slot) => {
-                    machine.uplink.flush_trial(slot, now, |bytes| conn.up.write(bytes, now));
+                    while machine.uplink.flush_trial(slot, now, |bytes| conn.up.write(bytes, now))
+                        == Flushed::More
+                    {}
                 }
             }
             self.carry_out(at);
+        }
+        if self.spokes[at].uplink.settle_lane(now) {
+            self.flush_spoke(at);
         }
     }
 
@@ -297,7 +323,8 @@ impl World {
                 self.spokes[at].uplink.recycle(packet);
             }
             Effect::Exit(error) => panic!("spoke {at} gives up: {error}"),
-            Effect::SetRoutes { .. }
+            Effect::Hurry(_)
+            | Effect::SetRoutes { .. }
             | Effect::RememberWays(_)
             | Effect::Members(_)
             | Effect::Answer(..)

@@ -86,6 +86,7 @@ pub(crate) struct World {
     pub(crate) conns: HashMap<usize, Conn>,
     pub(crate) book: Book,
     next_conn: usize,
+    pub(crate) losses: u32,
     /// Pairs of hubs between which nothing passes.
     apart: BTreeSet<(usize, usize)>,
     start: Instant,
@@ -151,6 +152,7 @@ impl World {
             conns: HashMap::new(),
             book: Book::default(),
             next_conn: 0,
+            losses: 0,
             left: HashMap::new(),
             apart: BTreeSet::new(),
             start: now,
@@ -484,6 +486,7 @@ impl World {
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
+                | Effect::Hurry(_)
                 | Effect::Log(_) => {}
             }
         }

@@ -135,6 +135,8 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
         received: long(offset::BYTES_RECEIVED),
         out_of_order: word(&info, offset::RCV_OOOPACK),
         unheard: Duration::from_millis(word(&info, offset::LAST_ACK_RECV).into()),
+        resent: word(&info, offset::TOTAL_RETRANS),
+        shortest: shortest(&info),
         sacked: word(&info, offset::SACKED),
     })
 }

@@ -17,6 +17,10 @@ pub struct TcpInfo {
     pub out_of_order: u32,
     /// Since when no packet has arrived, whatever is in it.
     pub unheard: Duration,
+    /// Segments that were sent again, so far.
+    pub resent: u32,
+    /// The shortest round trip of the last minutes, where one was seen.
+    pub shortest: Option<Duration>,
     /// Segments that the other end has, though not one that was sent before them.
     pub sacked: u32,
 }

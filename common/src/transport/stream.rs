@@ -118,6 +118,11 @@ impl Stream {
         self.link.info()
     }
 
+    /// Has what is written go out at once: [`Link::hurry`].
+    pub fn hurry(&mut self) {
+        self.link.hurry();
+    }
+
     /// Has the close reset the connection.
     pub fn abort(&self) {
         self.link.abort();

@@ -167,6 +167,15 @@ impl Link {
         tcp_info(self.stream.as_fd())
     }
 
+    /// Has what little is written go out at once, as it is to wait for nothing: a lane that was opened because segments are
+    /// lost bears that from the start, and what is in flight there is less than any path holds.
+    pub fn hurry(&mut self) {
+        self.path = Path::Short;
+        if std::mem::take(&mut self.is_adaptive) {
+            make_steady(&self.stream);
+        }
+    }
+
     /// Makes the close reset the connection: a goodbye behind unacknowledged bytes would not arrive.
     pub fn abort(&self) {
         // Where it fails, the other end finds out by itself, later.

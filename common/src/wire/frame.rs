@@ -53,6 +53,7 @@ mod kind {
     pub(super) const REVOKED: u8 = 13;
     pub(super) const PENDING: u8 = 128;
     pub(super) const HUBS: u8 = 129;
+    pub(super) const LANE: u8 = 130;
 }
 
 /// What a spoke asks for when it joins, or a hub that wants a link to another one.
@@ -162,6 +163,18 @@ codes! {
     }
 }
 
+codes! {
+    /// What an end says about a second connection of the session.
+    LaneNote {
+        /// Hub, on the link: it takes one.
+        Offered = 1,
+        /// Hub, on the lane: it is attached, and packets may go by it.
+        Attached = 2,
+        /// Either end, on the link: nothing more is taken from the lane, nor sent by it.
+        Closed = 3,
+    }
+}
+
 /// A control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlFrame {
@@ -215,6 +228,8 @@ pub enum ControlFrame {
     Revoked(Vec<PublicKey>),
     /// All hubs of the LAN, the one that tells among them; at most [`MAX_HUBS`]. Earlier versions skip it.
     Hubs(Vec<HubInfo>),
+    /// About a lane. Earlier versions skip it.
+    Lane(LaneNote),
 }
 
 /// What a frame's header announces.
@@ -288,6 +303,7 @@ impl ControlFrame {
             kind::REVOKED => ControlFrame::Revoked(list(body, tag::KEY, key)?),
             kind::PENDING => ControlFrame::Pending,
             kind::HUBS => ControlFrame::Hubs(hubs(body)?),
+            kind::LANE => ControlFrame::Lane(LaneNote::from_code(*body.first().ok_or(BadFrame)?)),
             later if later >= OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -360,6 +376,10 @@ impl ControlFrame {
             ControlFrame::Hubs(hubs) => {
                 hubs.iter().for_each(|hub| put_hub(out, hub));
                 kind::HUBS
+            }
+            ControlFrame::Lane(note) => {
+                out.push(note.code());
+                kind::LANE
             }
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);

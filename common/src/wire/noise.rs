@@ -16,6 +16,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use crate::queue::Buf;
 use crate::wire::hello::hello;
 use crate::wire::key::{PrivateKey, PublicKey};
+use crate::wire::lane::{Binding, LaneSecret};
 
 /// Length of the tag behind each ciphertext.
 pub const TAG_LEN: usize = 16;
@@ -96,17 +97,31 @@ impl Handshake {
         self.state.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey)
     }
 
+    /// The hash so far; after the second message, what a lane is bound to.
+    pub fn binding(&self) -> Binding {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.state.get_handshake_hash());
+        Binding(hash)
+    }
+
     /// After the third message: the keys of both directions.
-    pub fn finish(mut self) -> Result<(Sealer, Opener), Failed> {
+    pub fn finish(self) -> Result<(Sealer, Opener), Failed> {
+        let (sealer, opener, _) = self.finish_session()?;
+        Ok((sealer, opener))
+    }
+
+    /// The same, and the secret that lanes of this session show.
+    pub fn finish_session(mut self) -> Result<(Sealer, Opener, LaneSecret), Failed> {
         if !self.state.is_handshake_finished() {
             return Err(Failed);
         }
         let (spoke, hub) = self.state.dangerously_get_raw_split();
+        let secret = LaneSecret::derive([&spoke, &hub], self.state.get_handshake_hash());
         let (ours, theirs) = match self.role {
             Role::Hub => (hub, spoke),
             Role::Spoke => (spoke, hub),
         };
-        Ok((Sealer(Direction::new(ours)), Opener(Direction::new(theirs))))
+        Ok((Sealer(Direction::new(ours)), Opener(Direction::new(theirs)), secret))
     }
 }
 

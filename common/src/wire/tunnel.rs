@@ -14,13 +14,16 @@ use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, 
 use crate::wire::hello::{UnknownProtocol, hello};
 use crate::wire::inbox::{Inbox, Parked};
 use crate::wire::key::{PrivateKey, PublicKey};
+use crate::wire::lane::{Binding, Proof};
 use crate::wire::noise::Role;
 
 mod control;
 mod error;
 mod handshake;
+mod lane;
 mod liveness;
 mod outbound;
+mod settling;
 mod traffic;
 
 pub use error::Error;
@@ -30,7 +33,8 @@ pub use traffic::Traffic;
 
 use handshake::{Greeting, Step, Transport};
 use liveness::{Liveness, SILENT_HUB_AFTER};
-use outbound::Outbound;
+use outbound::{LANE_QUEUE_BYTES, Outbound};
+use settling::Settling;
 
 /// Output of a tunnel.
 #[derive(Debug)]
@@ -41,6 +45,15 @@ pub enum Event {
         key: PublicKey,
         /// What it asks for, unless that cannot be read.
         join: Result<Join, BadFrame>,
+    },
+    /// To the hub: this connection is to be a lane of a session of this key; answer with `attached` or `refuse`.
+    Attach {
+        /// The key that it proved.
+        key: PublicKey,
+        /// What it shows,
+        proof: Proof,
+        /// for this handshake.
+        binding: Binding,
     },
     /// A packet, virtio-net header and IP, not validated yet.
     Packet(Buf),
@@ -66,6 +79,10 @@ enum State {
     Pending,
     /// On the LAN.
     Open,
+    /// Spoke: waits until the hub takes it for a lane.
+    Attaching,
+    /// A lane: packets flow, and nothing is said about the LAN.
+    Lane,
     /// The last frame was queued or received; the link closes.
     Closing,
 }
@@ -78,6 +95,8 @@ enum Shaken {
     On,
     /// Hub: the spoke asks to join.
     Join { key: PublicKey, join: Result<Join, BadFrame> },
+    /// Hub: the spoke asks to attach a lane.
+    Attach { key: PublicKey, proof: Proof, binding: Binding },
 }
 
 /// One tunnel, at either end.
@@ -98,6 +117,7 @@ pub struct Tunnel {
     is_between_hubs: bool,
     /// Packets that came out.
     received: Traffic,
+    settling: Settling,
 }
 
 impl Tunnel {
@@ -147,6 +167,7 @@ impl Tunnel {
             liveness: Liveness::new(now),
             is_between_hubs: false,
             received: Traffic::default(),
+            settling: Settling::default(),
         }
     }
 
@@ -160,7 +181,7 @@ impl Tunnel {
 
     /// Whether packets may flow.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open)
+        matches!(self.state, State::Open | State::Lane)
     }
 
     /// Whether the other end's key is not proved yet.
@@ -175,12 +196,10 @@ impl Tunnel {
 
     /// The other end's key, once it is proved.
     pub fn remote(&self) -> Option<PublicKey> {
-        match &self.state {
-            State::Handshake(greeting) => greeting.proved(),
-            State::Joining | State::Pending | State::Open | State::Closing => {
-                self.transport.as_ref().map(|transport| transport.remote)
-            }
+        if let State::Handshake(greeting) = &self.state {
+            return greeting.proved();
         }
+        self.transport.as_ref().map(|transport| transport.remote)
     }
 
     /// Spoke: asks to be let in as soon as the hub has proved its key.
@@ -193,10 +212,10 @@ impl Tunnel {
         self.ask(&join.encode(), pool)
     }
 
-    fn ask(&mut self, join: &[u8], pool: &mut Pool) -> Result<(), Error> {
+    fn ask(&mut self, request: &[u8], pool: &mut Pool) -> Result<(), Error> {
         let state = std::mem::replace(&mut self.state, State::Closing);
         let State::Handshake(greeting) = state else { return Err(Error::Handshake) };
-        let (transport, third) = greeting.join(join)?;
+        let (transport, third) = greeting.ask(request)?;
         // The other end sent its message after it got our last one, so all of that is sent.
         debug_assert!(self.outbound.unsent.is_none());
         self.outbound.unsent = Some(pool.copy(&third));
@@ -280,6 +299,9 @@ impl Tunnel {
                     Shaken::Wait => return Ok(None),
                     Shaken::On => continue,
                     Shaken::Join { key, join } => return Ok(Some(Event::Join { key, join })),
+                    Shaken::Attach { key, proof, binding } => {
+                        return Ok(Some(Event::Attach { key, proof, binding }));
+                    }
                 }
             }
             let opener = &mut self.transport.as_mut().ok_or(Error::Record)?.opener;
@@ -295,7 +317,7 @@ impl Tunnel {
                 },
             };
             self.frame = Some(header);
-            if header.is_packet() && !matches!(self.state, State::Open) {
+            if header.is_packet() && !matches!(self.state, State::Open | State::Lane) {
                 return Err(Error::Frame);
             }
             let Some(body) = inbox.take(header.len, opener, pool)? else { return Ok(None) };
@@ -348,6 +370,11 @@ impl Tunnel {
                 let key = transport.remote;
                 self.join_with(transport);
                 (Shaken::Join { key, join }, Vec::new())
+            }
+            Step::Attach(transport, proof, binding) => {
+                let key = transport.remote;
+                self.join_with(transport);
+                (Shaken::Attach { key, proof, binding }, Vec::new())
             }
         };
         if !answer.is_empty() {
@@ -424,7 +451,7 @@ impl Tunnel {
 
     /// Whether each end pings the other.
     fn is_kept_alive(&self) -> bool {
-        matches!(self.state, State::Open | State::Pending)
+        matches!(self.state, State::Open | State::Lane | State::Pending)
     }
 
     fn open_up(&mut self, now: Instant) {
@@ -526,8 +553,8 @@ impl Tunnel {
 
     /// Seals what may go out in one write, appending records to `outbox`.
     pub fn seal(&mut self, outbox: &mut Buf, pool: &mut Pool, now: Instant) -> Result<(), Error> {
+        let is_open = self.is_open();
         let Some(transport) = &mut self.transport else { return Ok(()) };
-        let is_open = matches!(self.state, State::Open);
         self.outbound.seal(is_open, &mut transport.sealer, outbox, pool, now)
     }
 

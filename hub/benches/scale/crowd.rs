@@ -186,7 +186,7 @@ impl Crowd {
                 Event::Control(ControlFrame::Refused { text, .. }) => {
                     return Err(Failure::new(format!("the hub refused spoke {i}: {text}")));
                 }
-                Event::Control(_) | Event::Join { .. } => {}
+                Event::Control(_) | Event::Join { .. } | Event::Attach { .. } => {}
             }
         }
         tunnel.park(&mut self.inbox, &mut self.pool);

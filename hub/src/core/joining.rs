@@ -62,7 +62,7 @@ impl Core {
     }
 
     /// Closes the link of a key that joins too often.
-    fn put_off(&mut self, session: SessionId, key: &PublicKey) {
+    pub(super) fn put_off(&mut self, session: SessionId, key: &PublicKey) {
         let known = self.admission.members().by_key(key);
         let name = known.map_or_else(|| Name::nearest(""), |id| self.name(id));
         if let Some(source) = self.switch.source(session) {
@@ -197,6 +197,7 @@ impl Core {
         self.keep_clear_of(source.ip().to_canonical());
         self.tell_all_routes(session, id);
         self.tell_hubs(session, now);
+        self.offer_lane(session);
         self.tell_online(id);
         self.notify_watchers(now);
     }

@@ -110,6 +110,13 @@ impl Links {
         }
     }
 
+    /// Has what is written to a session's socket go out at once.
+    pub(super) fn hurry(&mut self, session: SessionId) {
+        if let Some(Link::Tcp(stream)) = self.get(session) {
+            stream.hurry();
+        }
+    }
+
     /// Takes the next ping from a socket; `None`: no more for now.
     pub(super) fn receive_ping(&mut self, socket: u16, now: Instant) -> Option<Pinged> {
         let (received, request) = self.pings.as_mut()?.receive(socket.into(), now)?;

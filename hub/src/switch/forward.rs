@@ -6,11 +6,12 @@ use std::time::Instant;
 use common::packet::drops::Reason;
 use common::packet::icmp::{self, Answer};
 use common::packet::offload;
-use common::packet::{self, Header, MAX_PACKET, VNET_LEN};
+use common::packet::{self, Header, Kind, MAX_PACKET, VNET_LEN};
 use common::queue::Buf;
 use common::wire::tunnel::Event;
 use log::{log_enabled, trace};
 
+use super::beside::Beside;
 use super::{Effects, Port, Role, Switch};
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
@@ -45,12 +46,17 @@ impl Switch {
                 return None;
             }
             match entry.tunnel.open(inbox, pool, now) {
-                Ok(Some(Event::Packet(packet))) => {
-                    self.forward(Some(session), packet, fabric, effects, now);
-                }
+                Ok(Some(Event::Packet(packet))) => match self.sender(session) {
+                    Some(session) => self.forward(Some(session), packet, fabric, effects, now),
+                    None => self.buffers.pool.give(packet),
+                },
                 Ok(Some(Event::Join { key, join })) => {
                     self.tally.handshakes += 1;
                     return Some(Asked::Join(key, join));
+                }
+                Ok(Some(Event::Attach { key, proof, binding })) => {
+                    self.tally.handshakes += 1;
+                    return Some(Asked::Attach(key, proof, binding));
                 }
                 Ok(Some(Event::Control(control))) => return Some(Asked::Control(control)),
                 Ok(None) => {
@@ -62,6 +68,7 @@ impl Switch {
                     if entry.tunnel.wants_write() {
                         self.mark_dirty(session);
                     }
+                    self.settle_lane(session, now);
                     return None;
                 }
                 Err(error) => self.end(session, End::Tunnel(error)),
@@ -298,9 +305,20 @@ impl Switch {
     fn enqueue(&mut self, session: SessionId, packet: Buf, header: &Header, now: Instant) {
         let flow = header.flow(self.flow_seed);
         let super::Buffers { pool, budget, .. } = &mut self.buffers;
-        let tunnel = &mut self.sessions[session.index()].tunnel;
-        tunnel.enqueue(packet, flow, pool, now);
-        budget.set(session, tunnel.queue().cost());
+        let entry = &mut self.sessions[session.index()];
+        if let Beside::Lane(_) = entry.beside {
+            let kind = Kind::of(&packet, header);
+            return self.enqueue_beside(session, packet, (flow, kind), now);
+        }
+        entry.tunnel.enqueue(packet, flow, pool, now);
+        budget.set(session, entry.tunnel.queue().cost());
+        self.relieve();
+        self.mark_dirty(session);
+    }
+
+    /// Has packets dropped where too much waits in all queues together.
+    pub(super) fn relieve(&mut self) {
+        let super::Buffers { pool, budget, .. } = &mut self.buffers;
         if budget.is_exceeded() {
             budget.relieve(|session| {
                 let tunnel = &mut self.sessions[session.index()].tunnel;
@@ -308,7 +326,6 @@ impl Switch {
                 tunnel.queue().cost()
             });
         }
-        self.mark_dirty(session);
     }
 
     /// Sends a packet to all who may have it: members, other hubs, and the hub's own kernel if it does not come from there.

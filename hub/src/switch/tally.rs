@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use common::packet::drops::Drops;
 use common::wire::frame::Refusal;
 use common::wire::tunnel::{Traffic, Tunnel};
+use serde::{Deserialize, Serialize};
 
 use crate::effect::End;
 use crate::switch::gate::TurnedAway;
@@ -27,6 +28,17 @@ const REFUSED: [&str; 10] = [
 ];
 const LEFT: [&str; 5] = ["goodbye", "evicted", "protocol", "connection", "silent"];
 
+/// Second connections of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lanes {
+    /// Those that are open.
+    pub open: usize,
+    /// Those that were ever opened.
+    pub opened: u64,
+    /// Connections that were not taken for one.
+    pub refused: u64,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -44,6 +56,8 @@ pub struct Tally {
     pub refused: Reasons,
     /// Links of members that ended.
     pub left: Reasons,
+    /// Their lanes.
+    pub lanes: Lanes,
     /// Packets and bytes from members.
     pub received: Traffic,
     /// Packets and bytes to members.
@@ -64,6 +78,7 @@ impl Default for Tally {
             joins: 0,
             refused: none_of(&REFUSED),
             left: none_of(&LEFT),
+            lanes: Lanes::default(),
             received: Traffic::default(),
             sent: Traffic::default(),
             queue_bytes: 0,

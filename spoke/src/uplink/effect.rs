@@ -73,6 +73,8 @@ pub enum Effect {
     },
     /// Close the connection that is tried in this slot, or stop trying.
     GiveUp(usize),
+    /// The connection in this slot is a lane from now on: what is written to it goes out at once.
+    Hurry(usize),
     /// The connection that was tried in this slot is the link's from now on.
     Switch(usize),
     /// Write down that the hub has this key, by these of its names; answer by `handle_remembered`.
@@ -173,6 +175,10 @@ impl std::error::Error for Error {}
 pub enum Notice {
     /// An attempt failed, or a link was lost.
     Failed(String),
+    /// A second connection carries what is small.
+    LaneOpen,
+    /// It is closed, or could not be opened.
+    LaneClosed(String),
     /// One of several ways to the hub does not work.
     WayFailed(String),
     /// It fails for the same reason again and again.
@@ -237,7 +243,9 @@ impl Notice {
             Notice::RouteSkipped(..) => Some("routes are not taken"),
             Notice::RouteAroundHub(_) => Some("routes hold the hub itself"),
             Notice::TooManyRoutes(_) => Some("announcements of routes were too long"),
+            Notice::LaneOpen => Some("second connections were opened"),
             Notice::Failed(_)
+            | Notice::LaneClosed(_)
             | Notice::WayFailed(_)
             | Notice::FailedAgain(..)
             | Notice::OnLan { .. }
@@ -266,7 +274,9 @@ impl Notice {
             | Notice::RouteAroundHub(_)
             | Notice::Pending(_)
             | Notice::HubNotRemembered(_) => Level::Warn,
+            Notice::LaneClosed(_) => Level::Debug,
             Notice::OnLan { .. }
+            | Notice::LaneOpen
             | Notice::WayFailed(_)
             | Notice::Leaving(..)
             | Notice::RouteSkipped(..)
@@ -281,6 +291,10 @@ impl fmt::Display for Notice {
         match self {
             Notice::Failed(why) => write!(f, "{why}; trying again until it works"),
             Notice::WayFailed(why) => f.write_str(why),
+            Notice::LaneOpen => f.write_str(
+                "packets are lost on the long way to the hub: what sends little has a second connection",
+            ),
+            Notice::LaneClosed(why) => write!(f, "no second connection: {}", Printable(why)),
             Notice::FailedAgain(why, count) => write!(f, "{why} (tried {count} times)"),
             Notice::OnLan { addresses, name, hub, proxy } => {
                 let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();

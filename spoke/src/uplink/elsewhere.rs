@@ -51,6 +51,10 @@ impl Uplink {
         if self.ways.tell(told.iter().map(|(place, key)| (way(place), *key)).collect()) {
             // They are known by the numbers of their ways.
             self.end_trials(|_| true);
+            let lane = self.trials.slots.iter_mut().flatten().find(|trial| trial.goal == Goal::Lane);
+            if let Some(lane) = lane {
+                lane.way = self.ways.current_number();
+            }
         }
         self.trials.choice.keep(&self.ways.hubs());
     }
@@ -219,6 +223,7 @@ impl Uplink {
                 self.measured(now);
             }
             Goal::Spare => self.poll_silence(now),
+            Goal::Lane => self.attach_lane(slot, now),
         }
     }
 
@@ -229,7 +234,7 @@ impl Uplink {
             self.trials.next_at = Some(now);
         }
         match goal {
-            Goal::First | Goal::Spare => {}
+            Goal::First | Goal::Spare | Goal::Lane => {}
             Goal::Move if self.trials.choice.leave_at().is_some() => self.leave_next(now),
             Goal::Move => {}
             Goal::Better => self.try_better(way + 1, now),

@@ -32,6 +32,7 @@ impl Uplink {
             ControlFrame::MembersChanged => self.refresh_members(now),
             ControlFrame::Pending => self.handle_pending(),
             ControlFrame::Hubs(hubs) => self.handle_hubs(hubs, now),
+            ControlFrame::Lane(note) => self.handle_lane_note(note, now),
             // The tunnel answers or refuses these itself.
             ControlFrame::Ping(_)
             | ControlFrame::Pong(_)

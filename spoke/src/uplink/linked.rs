@@ -8,6 +8,7 @@ use common::wire::key::PublicKey;
 use common::wire::tunnel::Tunnel;
 
 use super::advice::Progress;
+use super::beside::Lane;
 use super::choice::Choice;
 use super::effect::MAX_TRIALS;
 use super::probe::Probe;
@@ -29,6 +30,8 @@ pub(super) struct Linked {
     pub(super) is_heard: bool,
     /// Whether a person at the hub has to let this spoke in.
     pub(super) is_pending: bool,
+    /// Its second connection.
+    pub(super) lane: Lane,
 }
 
 impl Linked {
@@ -42,6 +45,7 @@ impl Linked {
             probe: None,
             is_heard: false,
             is_pending: false,
+            lane: Lane::default(),
         }
     }
 
@@ -72,6 +76,8 @@ pub(super) enum Goal {
     Better,
     /// To know how far the hub is.
     Measure,
+    /// To be a second connection beside the link.
+    Lane,
 }
 
 /// A connection that is tried beside the link, or for one.
@@ -135,9 +141,15 @@ impl Trials {
         self.slots.iter().position(Option::is_none)
     }
 
-    /// Those under way, with their slots.
+    /// Those under way, with their slots; but for a lane, which is no other way.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Trial)> {
-        self.slots.iter().enumerate().filter_map(|(slot, trial)| Some((slot, trial.as_ref()?)))
+        let all = self.slots.iter().enumerate().filter_map(|(slot, trial)| Some((slot, trial.as_ref()?)));
+        all.filter(|(_, trial)| trial.goal != Goal::Lane)
+    }
+
+    /// The slot of the lane, or of what is to be one.
+    pub(super) fn lane(&self) -> Option<usize> {
+        self.slots.iter().position(|trial| trial.as_ref().is_some_and(|trial| trial.goal == Goal::Lane))
     }
 
     /// The first one for which this holds.
@@ -152,6 +164,6 @@ impl Trials {
 
     /// When a tunnel of one has something to do.
     pub(super) fn tunnels_due(&self) -> Option<Instant> {
-        self.iter().filter_map(|(_, trial)| Some(trial.linked()?.tunnel.deadline())).min()
+        self.slots.iter().flatten().filter_map(|trial| Some(trial.linked()?.tunnel.deadline())).min()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::packet::drops::Reason;
-use common::packet::{Header, MAX_PACKET, icmp, offload};
+use common::packet::{Header, Kind, MAX_PACKET, icmp, offload};
 use common::queue::Buf;
 use common::wire::frame::ControlFrame;
 use common::wire::tunnel::{self, Flushed};
@@ -31,11 +31,11 @@ impl Uplink {
     }
 
     fn enqueue(&mut self, packet: Buf, header: &Header, now: Instant) -> Result<(), Reason> {
-        let buffers = &mut self.buffers;
-        let outcome = match &mut self.phase {
+        let Uplink { buffers, trials, phase, .. } = self;
+        let outcome = match phase {
             Phase::Linked(linked) if linked.tunnel.is_open() => {
-                let flow = header.flow(buffers.flow_seed);
-                linked.tunnel.enqueue(packet, flow, &mut buffers.pool, now);
+                let flow = (header.flow(buffers.flow_seed), Kind::of(&packet, header));
+                linked.enqueue(trials, packet, flow, &mut buffers.pool, now);
                 Ok(())
             }
             Phase::Linked(_) | Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => {
@@ -105,7 +105,7 @@ impl Uplink {
                     }
                 }
                 // Only a hub is asked to let someone join.
-                Ok(Some(tunnel::Event::Join { .. })) => {}
+                Ok(Some(tunnel::Event::Join { .. } | tunnel::Event::Attach { .. })) => {}
                 Ok(None) => break,
                 Err(error) => return self.fail_link(error, now),
             }

@@ -115,6 +115,7 @@ mod tests {
             route_policy: RoutePolicy::default(),
             mtu: None,
             follows_members: false,
+            may_have_lane: true,
             pins: PathBuf::new(),
         };
         Uplink::new(config, PrivateKey::from_random([1; 32]), Known::default(), 7, now)

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use common::node::lane_status::sum;
 use common::wire::key::PublicKey;
 
 use super::effect::small_segments;
@@ -65,14 +66,16 @@ impl Uplink {
                 Some(joined_at) => {
                     let (received, sent) = linked.tunnel.traffic();
                     dropped.add_all(&linked.tunnel.queue().drops());
+                    let lane = self.lane_status(now);
                     link = Some(LinkStatus {
                         seconds: ago(joined_at),
                         hub_address: linked.hub,
                         way: self.ways.current().to_string(),
                         round_trip_ms: linked.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-                        received,
-                        sent,
+                        received: sum(received, lane.as_ref().map(|lane| lane.received)),
+                        sent: sum(sent, lane.as_ref().map(|lane| lane.sent)),
                         queue_bytes: linked.tunnel.queue().bytes(),
+                        lane,
                     });
                     "on-lan"
                 }

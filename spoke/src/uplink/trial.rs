@@ -101,7 +101,15 @@ impl Uplink {
                 });
             }
             (Step::Dialling, Outcome::Connected(hub, ephemeral)) => {
-                let (keys, pool) = (self.pin.trusted(), &mut self.buffers.pool);
+                let keys = match &self.phase {
+                    Phase::Linked(link) if trial.goal == Goal::Lane => Vec::from_iter(link.tunnel.remote()),
+                    Phase::Linked(_)
+                    | Phase::Paused(_)
+                    | Phase::Resolving
+                    | Phase::Dialling
+                    | Phase::Racing => self.pin.trusted(),
+                };
+                let pool = &mut self.buffers.pool;
                 let tunnel = Tunnel::knocking(&self.identity.key, ephemeral, &keys, pool, now);
                 trial.step = Step::Linked(Box::new(Linked::new(tunnel, hub, now)));
                 return;
@@ -119,6 +127,9 @@ impl Uplink {
     /// Reads once from the connection that is tried in this slot, as [`Uplink::receive`] does from the link. Once the hub
     /// has let this spoke in, that is the link.
     pub fn receive_trial(&mut self, slot: usize, now: Instant, read: impl FnOnce(&mut [u8]) -> usize) {
+        if self.trials.lane() == Some(slot) {
+            return self.receive_lane(slot, now, read);
+        }
         let Some(Trial { step: Step::Linked(linked), .. }) = &mut self.trials.slots[slot] else { return };
         let Buffers { inbox, pool, .. } = &mut self.buffers;
         linked.is_heard |= linked.tunnel.fill(inbox, pool, now, read) > 0;
@@ -133,9 +144,9 @@ impl Uplink {
                 pool.give(packet);
                 "the hub sends packets ahead of its welcome".to_owned()
             }
-            Ok(Some(tunnel::Event::Control(_) | tunnel::Event::Join { .. })) => {
-                "the hub does not let this spoke in by it".to_owned()
-            }
+            Ok(Some(
+                tunnel::Event::Control(_) | tunnel::Event::Join { .. } | tunnel::Event::Attach { .. },
+            )) => "the hub does not let this spoke in by it".to_owned(),
             Ok(None) => {
                 linked.tunnel.park(inbox, pool);
                 return self.handle_proved(slot, now);
@@ -179,6 +190,9 @@ impl Uplink {
         let Some((way, goal)) = self.trials.slots[slot].as_ref().map(|trial| (trial.way, trial.goal)) else {
             return;
         };
+        if goal == Goal::Lane {
+            return self.lane_failed(why, false, now);
+        }
         self.end_trial(slot);
         if self.ways.trial_failed(way, why) {
             self.effects.push_back(Effect::Log(Notice::WayFailed(why.to_owned())));
@@ -228,6 +242,7 @@ impl Uplink {
     pub(super) fn switch(&mut self, slot: usize, now: Instant) {
         let Some(Trial { way, step: Step::Linked(new), .. }) = self.trials.slots[slot].take() else { return };
         let is_silent = self.trials.is_in_doubt;
+        self.end_lane(true, now);
         self.keep_packets(new.tunnel.remote(), now);
         self.close_link(is_silent, now);
         self.effects.push_back(Effect::Switch(slot));

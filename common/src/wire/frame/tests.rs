@@ -122,7 +122,7 @@ proptest! {
 #[test]
 fn skips_what_is_optional_and_refuses_what_is_not() {
     let header = |kind| Header { kind, len: 1 };
-    assert_eq!(ControlFrame::decode(header(130), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(131), b"?"), Ok(None));
     assert_eq!(
         ControlFrame::decode(header(128), b"?"),
         Ok(Some(ControlFrame::Pending)),

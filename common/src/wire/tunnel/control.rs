@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::settling::SETTLE;
 use super::{Error, State, Tunnel};
-use crate::wire::frame::ControlFrame;
+use crate::wire::frame::{ControlFrame, LaneNote};
 use crate::wire::noise::Role;
 
 impl Tunnel {
@@ -16,6 +17,10 @@ impl Tunnel {
         match (self.role, &control) {
             (_, ControlFrame::Ping(token)) => {
                 self.control(&ControlFrame::Pong(*token))?;
+                Ok(None)
+            }
+            (_, ControlFrame::Pong(token)) if token & SETTLE != 0 => {
+                self.settling.answer(*token);
                 Ok(None)
             }
             (_, ControlFrame::Pong(token)) => {
@@ -33,7 +38,15 @@ impl Tunnel {
                 self.open_up(now);
                 Ok(Some(control))
             }
-            (Role::Spoke, ControlFrame::Refused { .. }) if self.is_asking() => {
+            (Role::Spoke, ControlFrame::Lane(LaneNote::Attached))
+                if matches!(self.state, State::Attaching) =>
+            {
+                self.open_lane(now);
+                Ok(Some(control))
+            }
+            (Role::Spoke, ControlFrame::Refused { .. })
+                if self.is_asking() || matches!(self.state, State::Attaching) =>
+            {
                 self.state = State::Closing;
                 Ok(Some(control))
             }
@@ -44,14 +57,22 @@ impl Tunnel {
             (
                 Role::Spoke,
                 ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
-            ) if self.is_open() => Ok(Some(control)),
+            ) if self.is_on_lan() => Ok(Some(control)),
             (_, ControlFrame::Online(_) | ControlFrame::Offline(_) | ControlFrame::Revoked(_))
-                if self.is_open() && self.is_between_hubs =>
+                if self.is_on_lan() && self.is_between_hubs =>
             {
                 Ok(Some(control))
             }
-            (Role::Spoke, ControlFrame::Hubs(_)) if self.is_open() => Ok(Some(control)),
-            (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_open() => Ok(Some(control)),
+            (Role::Spoke, ControlFrame::Hubs(_)) if self.is_on_lan() => Ok(Some(control)),
+            (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_on_lan() => Ok(Some(control)),
+            (Role::Spoke, ControlFrame::Lane(LaneNote::Offered))
+            | (_, ControlFrame::Lane(LaneNote::Closed))
+                if self.is_on_lan() =>
+            {
+                Ok(Some(control))
+            }
+            // Of a later version.
+            (_, ControlFrame::Lane(LaneNote::Other(_))) => Ok(None),
             _ => Err(Error::Frame),
         }
     }

@@ -6,6 +6,7 @@ use super::error::Error;
 use crate::wire::frame::{BadFrame, Join};
 use crate::wire::hello::{HELLO_LEN, check_hello, hello};
 use crate::wire::key::{PrivateKey, PublicKey};
+use crate::wire::lane::{Binding, LaneSecret, Proof};
 use crate::wire::noise::{FIRST_LEN, Handshake, LENGTH_LEN, MAX_HANDSHAKE, Opener, Role, SECOND_LEN, Sealer};
 
 /// A handshake that is not finished.
@@ -32,6 +33,8 @@ pub(super) struct Transport {
     pub(super) opener: Opener,
     /// The other end's key.
     pub(super) remote: PublicKey,
+    /// What a lane beside this tunnel shows.
+    pub(super) lane_secret: LaneSecret,
 }
 
 /// The outcome of a handshake message.
@@ -42,6 +45,8 @@ pub(super) enum Step {
     Proved(Greeting),
     /// Hub: it is finished, and the spoke asks to join.
     Join(Box<Transport>, Result<Join, BadFrame>),
+    /// Hub: it is finished, and the spoke shows this proof that it is a lane.
+    Attach(Box<Transport>, Proof, Binding),
 }
 
 impl Greeting {
@@ -75,11 +80,16 @@ impl Greeting {
         }
     }
 
-    /// Spoke: asks to join. The handshake is finished, and this is sent.
-    pub(super) fn join(mut self, join: &[u8]) -> Result<(Box<Transport>, Vec<u8>), Error> {
+    /// Spoke: the proof that this is a lane of the session with this secret, encoded.
+    pub(super) fn prove(&self, secret: &LaneSecret) -> Vec<u8> {
+        secret.prove(self.handshake.binding()).encode()
+    }
+
+    /// Spoke: asks to join, or to attach. The handshake is finished, and this is sent.
+    pub(super) fn ask(mut self, request: &[u8]) -> Result<(Box<Transport>, Vec<u8>), Error> {
         let Stage::Proved(seen) = self.stage else { return Err(Error::Handshake) };
         let mut third = Vec::new();
-        self.handshake.write(join, &mut third).map_err(|_| Error::Handshake)?;
+        self.handshake.write(request, &mut third).map_err(|_| Error::Handshake)?;
         Ok((finish(self.handshake, seen)?, third))
     }
 
@@ -109,6 +119,7 @@ impl Greeting {
 
     /// Takes the next message.
     pub(super) fn read(mut self, message: &[u8]) -> Result<Step, Error> {
+        let binding = self.handshake.binding();
         let payload = self.handshake.read(message).map_err(|_| Error::Handshake)?;
         if !matches!(self.stage, Stage::Third) && !payload.is_empty() {
             return Err(Error::Handshake);
@@ -130,13 +141,17 @@ impl Greeting {
             Stage::Proved(_) => Err(Error::Handshake),
             Stage::Third => {
                 let key = self.handshake.remote().ok_or(Error::Handshake)?;
-                Ok(Step::Join(finish(self.handshake, key)?, Join::decode(&payload)))
+                let transport = finish(self.handshake, key)?;
+                Ok(match Proof::decode(&payload) {
+                    Some(proof) => Step::Attach(transport, proof, binding),
+                    None => Step::Join(transport, Join::decode(&payload)),
+                })
             }
         }
     }
 }
 
 fn finish(handshake: Handshake, remote: PublicKey) -> Result<Box<Transport>, Error> {
-    let (sealer, opener) = handshake.finish().map_err(|_| Error::Handshake)?;
-    Ok(Box::new(Transport { sealer, opener, remote }))
+    let (sealer, opener, lane_secret) = handshake.finish_session().map_err(|_| Error::Handshake)?;
+    Ok(Box::new(Transport { sealer, opener, remote, lane_secret }))
 }

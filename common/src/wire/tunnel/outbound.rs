@@ -11,6 +11,8 @@ use crate::wire::noise::{LENGTH_LEN, MAX_RECORD, MAX_RECORD_PLAIN, Sealer};
 
 /// Most bytes that the packets in one tunnel's queue may hold.
 pub const QUEUE_BYTES: usize = 3 * 1024 * 1024;
+/// The same for a lane, which has sparse flows alone.
+pub(super) const LANE_QUEUE_BYTES: usize = 256 * 1024;
 /// Most bytes of control frames that wait to be sealed: an end that does not read gets no more.
 pub(super) const MAX_CONTROL: usize = 256 * 1024;
 
@@ -47,6 +49,8 @@ struct Turns {
     begun: usize,
     /// Bytes that went ahead of packets, less the packets since.
     ahead: usize,
+    /// Whether the next control frame goes ahead of packets whatever went before.
+    is_first: bool,
 }
 
 impl Outbound {
@@ -69,6 +73,16 @@ impl Outbound {
             return Err(Error::SendBufferFull);
         }
         control.encode(&mut self.control);
+        Ok(())
+    }
+
+    /// The same, and ahead of all control frames that have not begun.
+    pub(super) fn control_first(&mut self, control: &ControlFrame) -> Result<(), Error> {
+        let begun = self.turns.begun;
+        let waiting = self.control.split_off(begun.min(self.control.len()));
+        self.control(control)?;
+        self.control.extend_from_slice(&waiting);
+        self.turns.is_first = true;
         Ok(())
     }
 
@@ -100,9 +114,9 @@ impl Outbound {
 
     /// Whether it is a control frame's turn, where a packet may wait.
     fn is_control_due(&self, is_open: bool) -> bool {
-        let Turns { begun, ahead } = self.turns;
+        let Turns { begun, ahead, is_first } = self.turns;
         // Goodbye waits for no packet.
-        begun > 0 || (!self.control.is_empty() && (ahead < CONTROL_AHEAD || !is_open))
+        begun > 0 || (!self.control.is_empty() && (ahead < CONTROL_AHEAD || is_first || !is_open))
     }
 
     /// Moves what fits of one control frame.
@@ -110,6 +124,7 @@ impl Outbound {
         if self.turns.begun == 0 {
             let body = frame::Header::decode(&self.control).ok().flatten().map_or(0, |header| header.len);
             self.turns.begun = (frame::HEADER_LEN + body).min(self.control.len());
+            self.turns.is_first = false;
         }
         let len = self.turns.begun.min(room);
         into.append(&self.control[..len]);

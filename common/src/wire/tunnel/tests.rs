@@ -17,6 +17,7 @@ use crate::wire::tunnel::outbound::{CONTROL_AHEAD, MAX_CONTROL, STRAIGHT};
 mod fair;
 mod handshake;
 mod hostile;
+mod lanes;
 mod low_order;
 
 const FLOW: u32 = 7;
@@ -24,7 +25,7 @@ const FLOW: u32 = 7;
 const PACKET: u8 = 1;
 const FIRST_UNKNOWN: u8 = 10;
 /// The first of those from 128 on that is unknown.
-const FIRST_UNKNOWN_OPTIONAL: u8 = 130;
+const FIRST_UNKNOWN_OPTIONAL: u8 = 131;
 const FIRST_OPTIONAL: u8 = 128;
 
 fn key(seed: u8) -> PrivateKey {
@@ -43,6 +44,7 @@ fn welcome() -> Welcome {
 #[derive(Debug, PartialEq, Eq)]
 enum Got {
     Join(PublicKey, Result<Join, BadFrame>),
+    Attach(PublicKey, Proof, Binding),
     Packet(Vec<u8>),
     Control(ControlFrame),
 }
@@ -79,6 +81,7 @@ impl End {
         while let Some(event) = self.tunnel.open(&mut self.inbox, &mut self.pool, now)? {
             self.got.push(match event {
                 Event::Join { key, join } => Got::Join(key, join),
+                Event::Attach { key, proof, binding } => Got::Attach(key, proof, binding),
                 Event::Packet(packet) => {
                     let got = Got::Packet(packet.to_vec());
                     self.pool.give(packet);
@@ -132,7 +135,7 @@ impl End {
     fn packets(&mut self) -> Vec<Vec<u8>> {
         let packet = |got| match got {
             Got::Packet(packet) => Some(packet),
-            Got::Join(..) | Got::Control(_) => None,
+            Got::Join(..) | Got::Attach(..) | Got::Control(_) => None,
         };
         std::mem::take(&mut self.got).into_iter().filter_map(packet).collect()
     }

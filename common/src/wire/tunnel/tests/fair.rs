@@ -30,7 +30,7 @@ fn control_frames_go_ahead_of_packets_but_do_not_starve_them() {
                 control += 1;
             }
             Got::Packet(_) => packets += 1,
-            Got::Join(..) => panic!("{got:?}"),
+            Got::Join(..) | Got::Attach(..) => panic!("{got:?}"),
         }
     }
     assert_eq!((control, packets), (100, 100));
