@@ -134,7 +134,7 @@ struct Contender {
     start: fn(Field) -> Result<Running>,
 }
 
-const CONTENDERS: [Contender; 9] = [
+const CONTENDERS: [Contender; 10] = [
     Contender { name: "bare cubic", start: |field| known("kernel", field) },
     Contender {
         name: "bare bbr",
@@ -143,9 +143,11 @@ const CONTENDERS: [Contender; 9] = [
             known("kernel", field)
         },
     },
-    Contender { name: "hub", start: |field| start_ours(field, &[]) },
-    Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"]) },
-    Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"]) },
+    Contender { name: "hub", start: |field| start_ours(field, &[], &[]) },
+    // A ping waits behind each segment that the large flow loses.
+    Contender { name: "hub one lane", start: |field| start_ours(field, &[], &["--lanes", "1"]) },
+    Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"], &[]) },
+    Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"], &[]) },
     Contender {
         name: "softether",
         start: |field| {
