@@ -179,7 +179,10 @@ impl Spoke {
                     pool.give(packet);
                 }
                 Event::Control(
-                    ControlFrame::Welcome(_) | ControlFrame::Routes { .. } | ControlFrame::Hubs(_),
+                    ControlFrame::Welcome(_)
+                    | ControlFrame::Routes { .. }
+                    | ControlFrame::Hubs(_)
+                    | ControlFrame::Lane(_),
                 ) => {}
                 other @ (Event::Join { .. } | Event::Attach { .. } | Event::Control(_)) => {
                     panic!("the hub said {other:?}")
