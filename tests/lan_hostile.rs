@@ -215,12 +215,12 @@ fn bad_records_and_frames_close_their_link() {
     let [_, high, middle, low] = u32::try_from(MAX_BODY + 1).unwrap().to_be_bytes();
     close(&|joined| joined.send_record(&[1, high, middle, low]).unwrap());
     close(&|joined| joined.send_record(&[1, 0xff, 0xff, 0xff]).unwrap());
-    for kind in [0, 2, 3, 7, 8, 100, 127, 128, 129] {
+    for kind in [0, 2, 3, 7, 8, 11, 12, 13, 100, 127, 128, 129, 130] {
         close(&|joined| joined.send_record(&[kind, 0, 0, 0]).unwrap());
     }
     // Kinds of later versions are skipped.
     let mut joined = siege.joined();
-    joined.send_record(&[130, 0, 0, 3, 1, 2, 3, 255, 0, 0, 0]).unwrap();
+    joined.send_record(&[140, 0, 0, 3, 1, 2, 3, 255, 0, 0, 0]).unwrap();
     joined.ping(2).unwrap();
     drop(joined);
     siege.unharmed();
