@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -239,7 +239,8 @@ impl Host {
     /// A TCP listener of this host.
     pub(crate) fn tcp_listen(&self, address: impl Into<SocketAddr>) -> Result<TcpListener> {
         let address = address.into();
-        self.run(move || TcpListener::bind(address)).context(&format!("{}: listen on {address}", self.name))
+        self.run(move || once_free(|| TcpListener::bind(address)))
+            .context(&format!("{}: listen on {address}", self.name))
     }
 
     /// A TCP connection from this host.
@@ -255,7 +256,8 @@ impl Host {
     /// A UDP socket of this host.
     pub(crate) fn udp_bind(&self, address: impl Into<SocketAddr>) -> Result<UdpSocket> {
         let address = address.into();
-        self.run(move || UdpSocket::bind(address)).context(&format!("{}: bind {address}", self.name))
+        self.run(move || once_free(|| UdpSocket::bind(address)))
+            .context(&format!("{}: bind {address}", self.name))
     }
 
     fn output_with_input(&self, mut command: Command, input: &str) -> Result<Output> {
@@ -288,6 +290,21 @@ impl Drop for Host {
         if let Some(thread) = self.thread.take() {
             // A panic of a job was handed to its caller; the thread itself has nothing to say.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Binds a socket, once its address is free: a program that another test starts just now may hold a copy of one that was
+/// closed, until it has begun.
+fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
         }
     }
 }
