@@ -3,12 +3,15 @@
 //! Each seed is a story of hubs that are killed, started, drained and silent, of connections that are cut or stand still,
 //! and of spokes that start anew. What must hold is checked after each turn: nobody is at two hubs for longer than it takes
 //! a hub to notice that a link is dead, no packet arrives twice, nobody gives up; and in the end everybody is at one hub
-//! that lives, and at none that drains where there is another one, and reaches everybody, at whichever hub. `SEED=n` runs one seed, `SEEDS=n` that many.
+//! that lives, and at none that drains where there is another one, and reaches everybody, at whichever hub. `SEED=n` runs
+//! one seed, `SEEDS=n` that many.
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads the environment and starts virtual time")]
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
 #![allow(clippy::print_stdout, reason = "a test: it says how much was delivered")]
 
+#[path = "simulation_hubs/checks.rs"]
+mod checks;
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use common::node::lane_status::{LaneStatus, sum};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -22,9 +21,11 @@ use crate::totals::{Totals, by_label};
 pub use common::wire::tunnel::Traffic;
 
 mod hubs;
+mod links;
 mod rules;
 
 pub use hubs::{Draining, HubLinkStatus, HubStatus, draining};
+pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 
 /// Most changes that the answer to a reload names.
@@ -264,28 +265,6 @@ pub struct MemberStatus {
     /// Where another machine with the same key tried to join lately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub also_from: Option<IpAddr>,
-}
-
-/// How the link of a member stands. Counts begin with the link.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LinkStatus {
-    /// For how long it is online.
-    pub seconds: u64,
-    /// Its outer address.
-    pub source: SocketAddr,
-    /// The last round trip.
-    pub round_trip_ms: Option<f64>,
-    /// Packets and bytes from it.
-    pub received: Traffic,
-    /// Packets and bytes to it.
-    pub sent: Traffic,
-    /// Bytes that wait to be sent to it.
-    pub queue_bytes: usize,
-    /// Packets from it and to it that were dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
-    /// Its second connection, while it has one; what went by that is in the counts above.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lane: Option<LaneStatus>,
 }
 
 /// An invite that was made.
@@ -542,21 +521,7 @@ fn home(core: &Core, member: &Member) -> Option<Name> {
 }
 
 fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
-    let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
-    let link = member.session.and_then(|session| core.link(session)).map(|link| {
-        let (received, sent) = link.tunnel.traffic();
-        let lane = link.lane.map(|(tunnel, since)| LaneStatus::of(tunnel, since, now));
-        LinkStatus {
-            seconds: link.joined_at.map_or(0, ago),
-            source: SocketAddr::new(link.source.ip().to_canonical(), link.source.port()),
-            round_trip_ms: link.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-            received: sum(received, lane.as_ref().map(|lane| lane.received)),
-            sent: sum(sent, lane.as_ref().map(|lane| lane.sent)),
-            queue_bytes: link.tunnel.queue().bytes(),
-            drops: by_label(&link.drops),
-            lane,
-        }
-    });
+    let link = member.session.and_then(|session| links::link_status(core, session, now));
     MemberStatus {
         name: member.name.clone(),
         key: member.key,
@@ -565,7 +530,7 @@ fn member_status(core: &Core, member: &Member, now: Instant) -> MemberStatus {
         tags: member.tags.clone(),
         also_from: core.second_machine(&member.key, now).map(|second| second.source.ip().to_canonical()),
         home: home(core, member),
-        seen_seconds_ago: if link.is_none() { member.seen_at.map(ago) } else { None },
+        seen_seconds_ago: member.seen_at.filter(|_| link.is_none()).map(|at| links::seconds_since(at, now)),
         link,
     }
 }

@@ -124,9 +124,7 @@ impl Core {
             time: Time { now: None, unix: unix_time, started: unix_time, last_join: 0 },
         };
         core.set_rules(rules);
-        let own = core.members().by_key(&core.key.public());
-        core.hubs.own_addresses =
-            own.map(|id| core.members().member(id).addresses.clone()).unwrap_or_default();
+        core.hubs.own_addresses = core.members().addresses_of(&core.key.public()).to_vec();
         core
     }
 

@@ -7,8 +7,8 @@ use common::node::human::{bytes, duration, millis, table};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Draining, Explained, HubStatus, InviteStatus, LinkStatus, MemberStatus, Moved, PendingStatus,
-    Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
+    Allowed, Draining, Explained, HubLinkStatus, HubStatus, InviteStatus, LinkStatus, MemberStatus, Moved,
+    PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
 
 /// The report of `hub status`.
@@ -88,11 +88,11 @@ fn round_trip(link: &LinkStatus) -> String {
 fn link(hub: &HubStatus) -> String {
     match (&hub.link, &hub.problem) {
         _ if hub.this => " (this one)".to_owned(),
-        (Some(link), _) => format!(
+        (Some(HubLinkStatus { members, link }), _) => format!(
             ": linked for {}, round trip {}, {} there, {} wait, received {}, sent {}{}",
             duration(link.seconds),
             link.round_trip_ms.map_or("not known".to_owned(), millis),
-            counted(link.members, "member"),
+            counted(*members, "member"),
             bytes(link.queue_bytes as u64),
             traffic(link.received),
             traffic(link.sent),

@@ -142,9 +142,8 @@ impl Server {
         let config = &Config { subnets: store.subnets(), ..config.clone() };
         let certificate = Certificate::open(config.tls.clone())?;
         let (listeners, listening) = Listener::open(&config.listen)?;
-        let own = files.members.by_key(&key.public()).map(|id| files.members.member(id).addresses.clone());
         let ports = listening.iter().map(SocketAddr::port).collect();
-        let machine = Machine::open(config, ports, &own.unwrap_or_default())?;
+        let machine = Machine::open(config, ports, files.members.addresses_of(&key.public()))?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;

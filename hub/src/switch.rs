@@ -268,18 +268,32 @@ impl Switch {
         now: Instant,
     ) {
         self.tally.joins += 1;
+        self.sessions[session.index()].hold = hold;
+        self.sending.held.extend(hold.map(|version| (version, session)));
+        self.let_in(session, Role::Member(id), mtu, Some(welcome), now);
+    }
+
+    /// Lets the other end of a session in. `welcome`: what it is told, unless it is the one that says so.
+    fn let_in(
+        &mut self,
+        session: SessionId,
+        role: Role,
+        mtu: Option<u32>,
+        welcome: Option<Welcome>,
+        now: Instant,
+    ) {
         let entry = &mut self.sessions[session.index()];
-        entry.role = Role::Member(id);
+        entry.role = role;
         entry.joined_at = Some(now);
         entry.mtu = mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.mtu);
-        entry.hold = hold;
-        self.sending.held.extend(hold.map(|version| (version, session)));
-        let source = entry.source;
-        if let Err(error) = entry.tunnel.welcome(welcome, now) {
+        let welcomed = welcome.map_or(Ok(()), |welcome| entry.tunnel.welcome(welcome, now));
+        self.timers.set(session.index(), entry.tunnel.deadline());
+        if !entry.is_dialled {
+            self.gate.joined(entry.source.ip(), session, now);
+        }
+        if let Err(error) = welcomed {
             self.end(session, End::Tunnel(error));
         }
-        self.gate.joined(source.ip(), session, now);
-        self.timers.set(session.index(), self.sessions[session.index()].tunnel.deadline());
         self.mark_dirty(session);
     }
 

@@ -1,9 +1,9 @@
 //! Which flows go by the lane beside a link, and when one may change over. Pure.
 //!
 //! A flow that sends little goes by the lane, so that it does not wait behind the segments that the link has lost; one that
-//! sends more goes by the link, as does a TCP connection until it has paused. A flow is never on both: it changes over once the other end has handled all that it had
-//! sent by the one side. That is so when nothing of it waits there any more, a ping was sealed after that, and the ping is
-//! answered: tunnels are handled in order.
+//! sends more goes by the link, as does a TCP connection until it has paused. A flow is never on both: it changes over once
+//! the other end has handled all that it had sent by the one side. That is so when nothing of it waits there any more, a ping
+//! was sealed after that, and the ping is answered: tunnels are handled in order.
 //!
 //! Most flows pause for a round trip sooner or later, and change over then. For one that does not, the change is forced: its
 //! packets are held back for that round trip.

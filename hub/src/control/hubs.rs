@@ -1,18 +1,16 @@
 //! The hubs of the LAN, as a hub's commands show them. Pure.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use common::node::text::Printable;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
-use common::wire::tunnel::Traffic;
 use serde::{Deserialize, Serialize};
 
+use super::links::{LinkStatus, link_status};
 use crate::core::Core;
 use crate::lan::members::Member;
 use crate::lan::peers::Peer;
-use crate::totals::by_label;
 
 /// A hub of the LAN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,20 +34,11 @@ pub struct HubStatus {
 /// A link between hubs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HubLinkStatus {
-    /// For how long it has been there.
-    pub seconds: u64,
-    /// The last round trip, in milliseconds.
-    pub round_trip_ms: Option<f64>,
     /// Members that are with that hub.
     pub members: usize,
-    /// Bytes that wait to be sent.
-    pub queue_bytes: usize,
-    /// Packets that came by it.
-    pub received: Traffic,
-    /// Packets that went by it.
-    pub sent: Traffic,
-    /// Packets of it that were dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
+    /// What every link has.
+    #[serde(flatten)]
+    pub link: LinkStatus,
 }
 
 /// Whether a hub sends its members to others.
@@ -67,33 +56,22 @@ pub struct Draining {
 pub(super) fn hubs(core: &Core, now: Instant) -> Vec<HubStatus> {
     let one = |hub: &&Member| {
         let peer = core.peer(&hub.key);
+        let link = |peer: &Peer| {
+            let link = link_status(core, peer.link()?.0, now)?;
+            Some(HubLinkStatus { members: peer.members(), link })
+        };
         let problem = peer.and_then(Peer::failure).map(|why| Printable(why).to_string());
         HubStatus {
             name: hub.name.clone(),
             place: hub.hub.as_ref().map(ToString::to_string).unwrap_or_default(),
             key: hub.key,
             this: hub.key == core.key(),
-            link: peer.and_then(|peer| link(core, peer, now)),
+            link: peer.and_then(link),
             problem,
         }
     };
     let hubs: Vec<HubStatus> = core.hubs().iter().map(one).collect();
     if hubs.iter().all(|hub| hub.this) { Vec::new() } else { hubs }
-}
-
-fn link(core: &Core, peer: &Peer, now: Instant) -> Option<HubLinkStatus> {
-    let (session, since) = peer.link()?;
-    let facts = core.link(session)?;
-    let (received, sent) = facts.tunnel.traffic();
-    Some(HubLinkStatus {
-        seconds: now.saturating_duration_since(since).as_secs(),
-        round_trip_ms: facts.tunnel.round_trip().map(|time| time.as_secs_f64() * 1_000.0),
-        members: peer.members(),
-        queue_bytes: facts.tunnel.queue().bytes(),
-        received,
-        sent,
-        drops: by_label(&facts.drops),
-    })
 }
 
 /// Whether the hub sends its members to others.

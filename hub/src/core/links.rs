@@ -14,6 +14,7 @@ use crate::effect::{Effect, End, Notice};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::members::Stamp;
 use crate::lan::peers::{Peer, Wish};
+use crate::lan::subnets::Subnets;
 
 /// Bytes of control frames that wait for a hub, beyond which the rest of the members is told later.
 const TELL_AHEAD: usize = 64 * 1024;
@@ -124,17 +125,13 @@ impl Core {
 
     /// Whether these are the subnets of this LAN, too.
     fn check_subnets(&self, theirs: &[IpNetwork]) -> Result<(), String> {
-        let own: Vec<IpNetwork> = self.lan.subnets.iter().collect();
-        if own == theirs {
-            return Ok(());
-        }
-        let list =
-            |subnets: &[IpNetwork]| subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-        Err(format!(
-            "the hubs of a LAN have one --subnet: one has {}, the other {}",
-            list(&own),
-            list(theirs)
-        ))
+        let own = self.lan.subnets;
+        let theirs = match Subnets::new(theirs) {
+            Ok(theirs) if theirs == own => return Ok(()),
+            Ok(theirs) => theirs.to_string(),
+            Err(_) => "none that can be used".to_owned(),
+        };
+        Err(format!("the hubs of a LAN have one --subnet: one has {own}, the other {theirs}"))
     }
 
     fn link_up(
@@ -245,9 +242,8 @@ impl Core {
 
     /// Tells the other hubs of members that they were not told of, and of those that were revoked, as far as they take it.
     pub(super) fn tell_untold(&mut self) {
-        let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
-        for (link, hub) in links {
-            while self.switch.is_live(link) && self.switch.untold(link) < TELL_AHEAD {
+        for (link, hub) in self.peers.untold_links() {
+            while self.switch.is_live(link) && self.switch.waiting_control(link) < TELL_AHEAD {
                 let (mut told, mut revoked, mut room) = (Vec::new(), Vec::new(), MAX_PRESENCE - HEADER_LEN);
                 while let Some(key) = self.peers.get_mut(&hub).and_then(|peer| peer.untold.pop()) {
                     if self.members().is_revoked(&key) {
@@ -344,7 +340,7 @@ impl Core {
     pub(super) fn refresh_homes(&mut self, now: Instant) {
         let version = self.members().version();
         if self.hubs.homes_of.replace(version) != Some(version) {
-            let own = self.hubs.listed_addresses(self.admission.members()).to_vec();
+            let own = self.members().addresses_of(&self.key.public()).to_vec();
             if own != self.hubs.own_addresses {
                 self.hubs.own_addresses.clone_from(&own);
                 self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));

@@ -61,7 +61,7 @@ impl Core {
         self.admission.renumber(to, moves);
         self.routes.set_subnets(to);
         self.lan.subnets = to;
-        let own = self.hubs.listed_addresses(self.admission.members()).to_vec();
+        let own = self.members().addresses_of(&self.key.public()).to_vec();
         self.effects.push_back(Effect::SetSubnets(to, own));
         self.note(Notice::Renumbered(to));
         renumbered

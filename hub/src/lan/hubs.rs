@@ -46,11 +46,6 @@ impl Hubs {
         self.known.first().filter(|_| self.is_listed).and_then(|this| members.by_key(&this.key))
     }
 
-    /// The addresses that this hub has alone.
-    pub(crate) fn listed_addresses<'a>(&self, members: &'a Members) -> &'a [IpAddr] {
-        self.own(members).map_or(&[], |id| &members.member(id).addresses)
-    }
-
     /// Whether there is another one than this.
     pub(crate) fn are_several(&self) -> bool {
         self.known.len() > 1

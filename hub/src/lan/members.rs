@@ -315,6 +315,11 @@ impl Members {
         self.by_key.get(key).copied()
     }
 
+    /// The addresses of the member with this key; none where there is no such member.
+    pub fn addresses_of(&self, key: &PublicKey) -> &[IpAddr] {
+        self.by_key(key).map_or(&[], |id| &self.member(id).addresses)
+    }
+
     /// The member with this name.
     pub fn by_name(&self, name: &Name) -> Option<MemberId> {
         self.names.member(name)

@@ -148,6 +148,12 @@ impl Peers {
         self.by_key.iter().filter_map(|(&key, peer)| Some((peer.link()?.0, key)))
     }
 
+    /// Those of them whose hub was not told of everybody.
+    pub(crate) fn untold_links(&self) -> Vec<(SessionId, PublicKey)> {
+        let is_untold = |hub: &PublicKey| self.by_key.get(hub).is_some_and(|peer| !peer.untold.is_empty());
+        self.links().filter(|(_, hub)| is_untold(hub)).collect()
+    }
+
     // ---- links
 
     /// When the next hub is to be reached.

@@ -116,7 +116,7 @@ impl Switch {
         }
         match verdict {
             Verdict::Tun | Verdict::To(_) if !self.allows(sender, verdict, &packet, &header, fabric, now) => {
-                let answer = self.prohibited(from, &packet, &header, fabric);
+                let answer = self.refusal(icmp::prohibited, from, &packet, &header, fabric);
                 self.drop_answered(from, packet, Reason::Denied, answer, effects, now);
             }
             Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
@@ -126,7 +126,7 @@ impl Switch {
             }
             Verdict::Flood => self.drop(from, packet, Reason::RateLimit),
             Verdict::Drop(reason @ (Reason::NoRoute | Reason::Offline)) => {
-                let answer = self.unreachable(from, &packet, &header, fabric);
+                let answer = self.refusal(icmp::unreachable, from, &packet, &header, fabric);
                 self.drop_answered(from, packet, reason, answer, effects, now);
             }
             Verdict::Drop(reason) => self.drop(from, packet, reason),
@@ -178,7 +178,7 @@ impl Switch {
         let member = fabric.members.member(to);
         let mut ways = [member.session, member.elsewhere].into_iter().flatten();
         let Some(to) = ways.find(|&session| self.is_live(session)) else {
-            let answer = self.unreachable(from, &packet, header, fabric);
+            let answer = self.refusal(icmp::unreachable, from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
         };
         if self.fits(to, &packet, header) {
@@ -262,26 +262,16 @@ impl Switch {
         is_done
     }
 
-    /// The answer to a packet that cannot be delivered.
-    fn unreachable(
+    /// The answer to a packet that goes nowhere: that of `icmp::unreachable` or `icmp::prohibited`.
+    fn refusal(
         &self,
+        answer: fn(&[u8], &Header, IpAddr, Option<Ipv4Addr>) -> Option<Answer>,
         from: Option<SessionId>,
         bytes: &[u8],
         header: &Header,
         fabric: Fabric<'_>,
     ) -> Option<Answer> {
-        icmp::unreachable(bytes, header, self.answerer(from, header, fabric)?, self.broadcast())
-    }
-
-    /// The answer to a packet that the access rules forbid.
-    fn prohibited(
-        &self,
-        from: Option<SessionId>,
-        bytes: &[u8],
-        header: &Header,
-        fabric: Fabric<'_>,
-    ) -> Option<Answer> {
-        icmp::prohibited(bytes, header, self.answerer(from, header, fabric)?, self.broadcast())
+        answer(bytes, header, self.answerer(from, header, fabric)?, self.broadcast())
     }
 
     /// Source of an ICMP error: the hub's address, or the destination when it goes to our own kernel, which drops

@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use common::packet::MIN_MTU;
 use common::wire::frame::{Join, Welcome};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::tunnel::Tunnel;
 
 use super::{Role, Session, Switch};
-use crate::effect::End;
 use crate::ids::SessionId;
 
 impl Switch {
@@ -35,26 +33,12 @@ impl Switch {
     /// Makes a session a link to another hub, which takes packets up to `mtu` bytes of IP. `welcome`: what it is told, if it
     /// has asked.
     pub fn join_hub(&mut self, session: SessionId, mtu: Option<u32>, welcome: Option<Welcome>, now: Instant) {
-        let entry = &mut self.sessions[session.index()];
-        entry.role = Role::Hub;
-        entry.joined_at = Some(now);
-        entry.mtu = mtu.map_or(usize::MAX, |mtu| mtu.max(MIN_MTU) as usize).min(self.mtu);
-        let source = entry.source.ip();
-        entry.tunnel.set_between_hubs(now);
-        let welcomed = welcome.map_or(Ok(()), |welcome| entry.tunnel.welcome(welcome, now));
-        let deadline = entry.tunnel.deadline();
-        if !entry.is_dialled {
-            self.gate.joined(source, session, now);
-        }
-        if let Err(error) = welcomed {
-            self.end(session, End::Tunnel(error));
-        }
-        self.timers.set(session.index(), deadline);
-        self.mark_dirty(session);
+        self.sessions[session.index()].tunnel.set_between_hubs(now);
+        self.let_in(session, Role::Hub, mtu, welcome, now);
     }
 
     /// How many bytes of control frames wait for a session.
-    pub fn untold(&self, session: SessionId) -> usize {
+    pub fn waiting_control(&self, session: SessionId) -> usize {
         self.session(session).map_or(0, |entry| entry.tunnel.waiting_control())
     }
 }
