@@ -215,7 +215,7 @@ fn bad_records_and_frames_close_their_link() {
     let [_, high, middle, low] = u32::try_from(MAX_BODY + 1).unwrap().to_be_bytes();
     close(&|joined| joined.send_record(&[1, high, middle, low]).unwrap());
     close(&|joined| joined.send_record(&[1, 0xff, 0xff, 0xff]).unwrap());
-    for kind in [0, 2, 3, 7, 8, 11, 12, 13, 100, 127, 128, 129, 130] {
+    for kind in [0, 2, 3, 7, 8, 11, 12, 13, 100, 127, 128, 129, 130, 131, 132, 133, 134] {
         close(&|joined| joined.send_record(&[kind, 0, 0, 0]).unwrap());
     }
     // Kinds of later versions are skipped.

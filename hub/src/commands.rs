@@ -91,6 +91,9 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "members" => members(&own, &state, json)?,
         "rename" => rename(words, &state, json)?,
         "forget" => tell::<Revoked>(Request::Forget { member: operand }, &state, json, report::forgotten)?,
+        "keep" => {
+            tell::<()>(Request::Keep, &state, json, |()| "this hub keeps the list of members\n".to_owned())?
+        }
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
@@ -264,6 +267,7 @@ struct Invitation {
     tags: Vec<Tag>,
     life: HumanDuration,
     host: Option<String>,
+    is_hub: bool,
 }
 
 impl Invitation {
@@ -276,13 +280,15 @@ impl Invitation {
             tags: settings.many("tag", values::any)?,
             life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),
             host: settings.one("host", values::any)?,
+            is_hub: settings.switch("hub")?,
         })
     }
 }
 
 fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
-    let Invitation { name, uses, addresses, routes, tags, life, host } = invitation.clone();
-    let request = Request::Invite { name, uses, addresses, routes, tags, seconds: life.seconds() };
+    let Invitation { name, uses, addresses, routes, tags, life, host, is_hub } = invitation.clone();
+    let (seconds, place) = (life.seconds(), host.clone());
+    let request = Request::Invite { name, uses, addresses, routes, tags, seconds, is_hub, place };
     let invited: Invited = ask(state, &request)?;
     let port = invited.listening.port();
     let (host, how) = match host {
@@ -299,7 +305,8 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
             ),
         },
     };
-    let line = format!("spoke --hub {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
+    let joins = if is_hub { "hub --join" } else { "spoke --hub" };
+    let line = format!("{joins} {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
     let printed = show(&invited, json, |_| format!("{line}\n"));
     if !json {
         let often = uses.map_or("once".to_owned(), |uses| format!("for {uses} machines"));

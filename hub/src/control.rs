@@ -24,7 +24,7 @@ mod hubs;
 mod links;
 mod rules;
 
-pub use hubs::{Draining, HubLinkStatus, HubStatus, draining};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 
@@ -59,6 +59,12 @@ pub enum Request {
         tags: Vec<Tag>,
         /// How long the invite lives.
         seconds: u64,
+        /// Whether the machine is to be a hub.
+        #[serde(default)]
+        is_hub: bool,
+        /// Where other hubs and spokes reach this hub, if it invites another one: `HOST[:PORT]`.
+        #[serde(default)]
+        place: Option<String>,
     },
     /// The invites that can be used: [`InviteStatus`]es.
     Invites,
@@ -121,6 +127,8 @@ pub enum Request {
         #[serde(default)]
         off: bool,
     },
+    /// Keep the list of members that the hubs share.
+    Keep,
     /// Read the files again: [`Reloaded`].
     Reload,
     /// The access rules: [`RuleList`], with a page of lines.
@@ -205,6 +213,9 @@ pub struct Status {
     /// The hubs of this LAN, where there are several.
     #[serde(default)]
     pub hubs: Vec<HubStatus>,
+    /// Who keeps the list of members, where hubs share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperStatus>,
     /// Members that are online here.
     pub online: usize,
     /// Members that are online at other hubs.
@@ -416,6 +427,7 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         locked: core.access() != Access::Open,
         draining: core.is_draining(),
         hubs: hubs::hubs(core, now),
+        keeper: hubs::keeper(core),
         online: online(members),
         elsewhere: elsewhere(members),
         known: members.len(),

@@ -23,6 +23,7 @@ use crate::lan::admission::Admission;
 use crate::lan::hubs::Hubs;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
+use crate::lan::keeper::{Keeper, LanFile};
 use crate::lan::members::{Access, Members};
 use crate::lan::moves::Moves;
 use crate::lan::peers::Peers;
@@ -38,6 +39,7 @@ mod files;
 mod govern;
 mod hubs;
 mod joining;
+mod keeper;
 mod lanes;
 mod links;
 mod names;
@@ -61,6 +63,7 @@ pub struct Core {
     notify: Notify,
     hubs: Hubs,
     peers: Peers,
+    keeper: Keeper,
     time: Time,
 }
 
@@ -98,19 +101,24 @@ pub struct Files {
     pub rules: Option<Rules>,
     /// `subnets`.
     pub moves: Moves,
+    /// What `lan` says.
+    pub lan: LanFile,
 }
 
 impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, since the beginning of 1970.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: Duration) -> Core {
-        let Files { mut members, fingerprint, invites, access, rules, moves } = files;
+        let Files { mut members, fingerprint, invites, access, rules, moves, lan: LanFile { term, .. } } =
+            files;
         members.set_hub_name(lan.hub_name.clone());
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_moves(moves);
         admission.set_unix_time(unix_time.as_secs());
         admission.replace_invites(invites);
+        admission.share(term.is_some());
         let mut core = Core {
+            keeper: Keeper::new(key.public(), term),
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,
@@ -234,6 +242,14 @@ impl Core {
                 self.switch.tell(session, &page);
             }
             ControlFrame::Lane(LaneNote::Closed) => self.switch.lane_closed(session),
+            ControlFrame::Keeper { term, wants_all } => self.handle_keeper(session, term, wants_all, now),
+            ControlFrame::Records { records, first, last } => {
+                self.handle_records(session, records, (first, last), now);
+            }
+            ControlFrame::Ask { token, edits } => self.handle_ask(session, token, &edits, now),
+            ControlFrame::Answer { token, refused, records } => {
+                self.handle_answer(session, token, refused, records, now);
+            }
             // The tunnel lets nothing else through to a hub.
             ControlFrame::Ping(_)
             | ControlFrame::Pong(_)
@@ -286,6 +302,7 @@ impl Core {
             self.saving.deadline(),
             self.routes_deadline(),
             self.peers.deadline(),
+            self.keeper_deadline(),
             at_once,
         ];
         deadlines.into_iter().flatten().min()
@@ -294,6 +311,7 @@ impl Core {
     /// Sends notifications and pings that are due, ends dead sessions, settles disputes.
     pub fn handle_timeouts(&mut self, now: Instant) {
         self.handle_routes(now);
+        self.handle_overdue(now);
         self.dial_peers(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {
             self.notify.last = Some(now);
@@ -311,15 +329,18 @@ impl Core {
         while let Some(ended) = self.switch.poll_ended(now) {
             self.forget(ended, now);
         }
+        self.seal(now);
         self.refresh_hubs(now);
         self.refresh_homes(now);
         self.tell_untold();
         self.start_job(now);
+        self.tell_records();
     }
 
     fn forget(&mut self, ended: Ended, now: Instant) {
         let Ended { session, member, source, is_proved, end } = ended;
         self.admission.forget_session(session);
+        self.keeper.forget_session(session);
         self.routes.leave(source.ip());
         let is_silent = matches!(end, End::Silent);
         self.effects.push_back(Effect::Close { session, is_silent });

@@ -127,6 +127,10 @@ pub enum Notice {
     HubLost(Name, String),
     /// This hub cannot be reached, or gives no link, and why.
     HubUnreachable(Name, String),
+    /// Who keeps the list of members from now on, since which term, and whether it is this hub.
+    Keeper(String, u64, bool),
+    /// The keeper tells a record that makes no sense here, and why.
+    BadRecord(String),
     /// An address went to another member.
     Evicted {
         /// The address.

@@ -4,6 +4,7 @@ pub mod admission;
 pub(crate) mod hubs;
 pub mod invites;
 pub mod joins;
+pub mod keeper;
 pub mod members;
 pub mod moves;
 pub(crate) mod peers;
@@ -13,6 +14,7 @@ pub mod route_table;
 pub mod routes;
 pub mod rules;
 pub mod saving;
+pub(crate) mod shared;
 pub mod subnets;
 
 use common::wire::name::Name;

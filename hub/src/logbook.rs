@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::node::log_limit::LogLimiter;
+use common::node::text::Printable;
 use log::{debug, info, warn};
 
 use crate::effect::{End, Notice, Who};
@@ -42,6 +43,8 @@ pub enum LogKind {
     JoinsTooOften,
     /// Two machines have one key.
     Clone,
+    /// The keeper of the list tells what makes no sense.
+    BadRecord,
 }
 
 /// The log, as the core's notices reach it.
@@ -114,11 +117,15 @@ impl Logbook {
                 "{name} is two machines with the same key, at {source} and at {other}: one has a copy of the other's \
                  state directory; the second one is kept out until the `key` in its state directory is deleted"
             ),
+            Notice::BadRecord(why) if self.allow(LogKind::BadRecord, now) => {
+                warn!("the keeper of the list tells what makes no sense here: {}", Printable(&why));
+            }
             // One more of a kind of which there were many.
             Notice::RoutesNotRecorded(_)
             | Notice::JoinsTooOften(..)
             | Notice::Clone { .. }
             | Notice::TurnedAway(..)
+            | Notice::BadRecord(_)
             | Notice::Refused { .. }
             | Notice::Pending { .. }
             | Notice::Evicted { .. }
@@ -151,6 +158,10 @@ impl Logbook {
             Notice::HubLinked(name, at) => info!("linked to the hub {name}, at {at}"),
             Notice::HubLost(name, why) => warn!("the link to the hub {name} is lost: {why}"),
             Notice::HubUnreachable(name, why) => warn!("no link to the hub {name}: {why}"),
+            Notice::Keeper(_, term, true) => {
+                info!("this hub keeps the list of members from now on (term {term})")
+            }
+            Notice::Keeper(name, term, false) => info!("{name} keeps the list of members (term {term})"),
             Notice::Invited(name) => info!("{name} is invited"),
             Notice::Allowed(name, key) => info!("{name} is let in: key {key}"),
             Notice::InviteUsed(name) => info!("{name} has used its invite"),
@@ -199,6 +210,7 @@ impl Logbook {
                 Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
                 Some(LogKind::JoinsTooOften) => warn!("{count} more joins came too often"),
                 Some(LogKind::Clone) => warn!("{count} more machines have the key of another"),
+                Some(LogKind::BadRecord) => warn!("{count} more records make no sense here"),
                 Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
                 // There are fewer kinds than a limiter tells apart.
                 None => {}

@@ -14,8 +14,9 @@ use common::node::logger;
 use common::node::values::Listen;
 use common::transport::tcp;
 use hub::advice;
-use hub::options::{DEFAULT_CONFIG, Options, PROGRAM};
-use hub::server::{self, Config, Server};
+use hub::lan::subnets::Subnets;
+use hub::options::{DEFAULT_CONFIG, DEFAULT_MTU, Options, PROGRAM, ToJoin, WhichLan};
+use hub::server::{self, Config, Joining, Server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 const CONFIG_FILES: ConfigFiles = ConfigFiles { default: Some(DEFAULT_CONFIG), directory: "/etc/hub" };
@@ -60,14 +61,24 @@ fn start(flags: Flags) -> Exit {
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let user = options.user.as_deref().map(User::find).transpose()?;
+    let (subnets, mtu) = match options.lan {
+        WhichLan::Own(subnets) => (subnets, DEFAULT_MTU),
+        WhichLan::Joined(to_join) => {
+            let ToJoin { hub, hub_key, invite, host, port } = *to_join;
+            let invite = invite.map(cli::invite).transpose()?;
+            let joining = Joining { hub, hub_key, invite, host, port };
+            let (subnets, mtu) = server::join(&options.state, user.as_ref(), &joining)?;
+            (Subnets::new(&subnets)?, mtu)
+        }
+    };
     let config = Config {
-        subnets: options.subnets,
+        subnets,
         listen: options.listen.into_iter().map(address).collect(),
         icmp: options.icmp,
         metrics: options.metrics,
         tls: options.tls,
         tun: options.tun,
-        mtu: options.mtu,
+        mtu: options.mtu.unwrap_or(mtu),
         routes: options.routes,
         state: options.state,
         zone: options.zone,

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::names::zone::{self, Zone};
-use common::node::values::{self, Listen};
+use common::node::values::{self, InviteSource, Listen};
+use common::wire::key::PublicKey;
+use common::wire::place::Place;
 use ipnetwork::IpNetwork;
 
 use crate::lan::subnets::Subnets;
@@ -20,7 +22,8 @@ pub const DEFAULT_PORT: u16 = 5678;
 /// Most places to listen in.
 const MAX_LISTEN: usize = 16;
 const DEFAULT_TUN: &str = "hub0";
-const DEFAULT_MTU: u32 = 1_500;
+/// The LAN's MTU unless `--mtu` says otherwise.
+pub const DEFAULT_MTU: u32 = 1_500;
 
 const STATE: Setting =
     Setting::one("state", "DIR", "directory of the hub's key and members").or(DEFAULT_STATE);
@@ -40,6 +43,19 @@ pub static PROGRAM: Program = Program {
             "subnet",
             "PREFIX",
             "the LAN's prefix, such as 10.0.0.0/24; one for IPv4, one for IPv6",
+        ),
+        Setting::one(
+            "join",
+            "HOST[:PORT]",
+            "be one more hub of the LAN that a hub there has, instead of --subnet: as `hub invite --hub` prints it",
+        ),
+        Setting::one("hub-key", "KEY", "the key of the hub to join"),
+        Setting::one("invite", "SECRET", "the invite that `hub invite --hub` made for this hub").secret(),
+        Setting::one("invite-file", "FILE", "the same from a file, so that no list of processes shows it"),
+        Setting::one(
+            "host",
+            "HOST[:PORT]",
+            "where spokes and other hubs reach this hub (default: its own address)",
         ),
         Setting::many(
             "listen",
@@ -108,12 +124,13 @@ pub static PROGRAM: Program = Program {
                 IP,
                 ROUTE,
                 TAG,
+                Setting::switch("hub", "let another hub of this LAN in: prints the line to run there"),
                 Setting::one("uses", "N", "how many machines it lets in, each under its own name").or("1"),
                 Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
                 Setting::one(
                     "host",
                     "HOST[:PORT]",
-                    "where spokes reach this hub (default: this machine's own address)",
+                    "where this hub is reached (default: this machine's own address)",
                 ),
             ],
         },
@@ -176,6 +193,12 @@ pub static PROGRAM: Program = Program {
             operands: "",
             settings: &[Setting::switch("off", "take members again instead")],
         },
+        Command {
+            name: "keep",
+            help: "keeps the list of members that the hubs share, where the hub that does is lost for good",
+            operands: "",
+            settings: &[],
+        },
         Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",
@@ -226,11 +249,35 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// The LAN of a hub.
+#[derive(Clone, Debug)]
+pub enum WhichLan {
+    /// One with these prefixes.
+    Own(Subnets),
+    /// That which another hub has.
+    Joined(Box<ToJoin>),
+}
+
+/// How to join the LAN that another hub has.
+#[derive(Clone, Debug)]
+pub struct ToJoin {
+    /// Where that hub is.
+    pub hub: Place,
+    /// Its key.
+    pub hub_key: Option<PublicKey>,
+    /// The invite.
+    pub invite: Option<InviteSource>,
+    /// Where this hub is reached.
+    pub host: Option<Place>,
+    /// The port that it listens on.
+    pub port: u16,
+}
+
 /// What a hub is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The LAN's prefixes.
-    pub subnets: Subnets,
+    /// Which LAN.
+    pub lan: WhichLan,
     /// Where to listen; nowhere: on the default port of all addresses.
     pub listen: Vec<Listen>,
     /// Whether tunnels in pings are served.
@@ -241,8 +288,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// The device's name.
     pub tun: String,
-    /// The LAN's MTU.
-    pub mtu: u32,
+    /// The LAN's MTU, if it is given.
+    pub mtu: Option<u32>,
     /// Prefixes to which this machine forwards.
     pub routes: Vec<IpNetwork>,
     /// The state directory.
@@ -264,15 +311,16 @@ impl Options {
         let prefixes = settings.many("subnet", values::subnet)?;
         let routes = settings.many("route", values::prefix)?;
         values::refuse_host_bits("--route", &routes)?;
-        let subnets = Subnets::new(&prefixes).map_err(|error| error.to_string())?;
+        let listen = listen(settings)?;
+        let lan = which_lan(settings, &prefixes, &listen)?;
         Ok(Options {
-            subnets,
-            metrics: metrics(settings, &subnets)?,
-            listen: listen(settings)?,
+            metrics: metrics(settings, &prefixes)?,
+            lan,
+            listen,
             icmp: settings.switch("icmp")?,
             tls: tls(settings)?,
             tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
-            mtu: settings.one("mtu", values::number)?.unwrap_or(DEFAULT_MTU),
+            mtu: settings.one("mtu", values::number)?,
             routes,
             state: state(settings)?,
             zone: zone::of_settings(settings)?,
@@ -280,6 +328,34 @@ impl Options {
             congestion: settings.one("congestion", values::any)?,
         })
     }
+}
+
+fn which_lan(settings: &Settings, prefixes: &[IpNetwork], listen: &[Listen]) -> Result<WhichLan, String> {
+    let Some(hub) = settings.one("join", values::any::<Place>)? else {
+        return Ok(WhichLan::Own(Subnets::new(prefixes).map_err(|error| error.to_string())?));
+    };
+    if !prefixes.is_empty() {
+        return Err("the LAN to --join says which --subnet it has: leave that out".to_owned());
+    }
+    let port = listen.first().map_or(DEFAULT_PORT, |listen| match listen {
+        Listen::Port(port) => *port,
+        Listen::Address(at) => at.port(),
+    });
+    let mut host = settings.one("host", values::any::<Place>)?;
+    // A name alone means the port that this hub listens on.
+    if let Some(host) = host.as_mut().filter(|host| host.port == DEFAULT_PORT) {
+        host.port = port;
+    }
+    Ok(WhichLan::Joined(Box::new(ToJoin {
+        hub,
+        hub_key: settings.one("hub-key", values::any)?,
+        invite: values::invite_source(
+            settings.one("invite", values::any)?,
+            settings.one("invite-file", values::any)?,
+        )?,
+        host,
+        port,
+    })))
 }
 
 /// Each place once, and none that another one includes; none where that is the default.
@@ -298,7 +374,7 @@ fn listen(settings: &Settings) -> Result<Vec<Listen>, String> {
 }
 
 /// One address that the internet does not reach: whoever reaches it is told.
-fn metrics(settings: &Settings, subnets: &Subnets) -> Result<Option<SocketAddr>, String> {
+fn metrics(settings: &Settings, subnets: &[IpNetwork]) -> Result<Option<SocketAddr>, String> {
     let place = |text: &str| {
         let at = match values::listen(text)? {
             Listen::Port(port) if text.starts_with('*') => (Ipv6Addr::UNSPECIFIED, port).into(),
@@ -359,15 +435,20 @@ mod tests {
         Options::read(&Settings::of_command(&PROGRAM, flags))
     }
 
+    fn subnets(options: &Options) -> String {
+        let WhichLan::Own(subnets) = &options.lan else { panic!("{options:?}") };
+        subnets.to_string()
+    }
+
     #[test]
     fn reads_the_lines_of_the_readme() {
         let options = read("--subnet 10.0.0.0/24").unwrap();
-        assert_eq!(options.subnets.to_string(), "10.0.0.0/24");
-        assert_eq!((options.listen.len(), options.mtu, options.tun.as_str()), (0, 1_500, "hub0"));
+        assert_eq!(subnets(&options), "10.0.0.0/24");
+        assert_eq!((options.listen.len(), options.mtu, options.tun.as_str()), (0, None, "hub0"));
         assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
         let options =
             read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();
-        assert_eq!(options.subnets.to_string(), "10.0.0.0/24 and fd00:1::/64");
+        assert_eq!(subnets(&options), "10.0.0.0/24 and fd00:1::/64");
         assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
         assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
         for (places, kept) in [
@@ -452,9 +533,29 @@ mod tests {
                 "--subnet 10.0.0.0/24 --dns --zone local",
                 "--zone local: local belongs to multicast DNS (RFC 6762): use another, such as lan",
             ),
-            ("--hubkey x", "hub has no --hubkey: see hub --help"),
+            ("--lanes 1", "hub has no --lanes: see hub --help"),
+            ("--join a --subnet 10.0.0.0/24", "the LAN to --join says which --subnet it has: leave that out"),
+            ("--join a --hub-key x", "--hub-key x: a key is 44 characters of base64"),
+            (
+                "--join a --host wss://b",
+                "--host wss://b: the port is not 1 to 65535; write HOST, HOST:PORT, ADDRESS:PORT or [IPV6]:PORT",
+            ),
         ] {
             assert_eq!(read(line).unwrap_err(), said, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_hub_that_joins_is_reached_by_the_port_that_it_listens_on() {
+        for (line, hub, host, port) in [
+            ("--join a", "a:5678", None, 5678),
+            ("--join a:80 --host b --listen 443", "a:80", Some("b:443"), 443),
+            ("--join [fd00::1]:80 --host b:99 --listen 192.0.2.1:443", "[fd00::1]:80", Some("b:99"), 443),
+        ] {
+            let WhichLan::Joined(joining) = read(line).unwrap().lan else { panic!("{line}") };
+            assert_eq!(joining.hub.to_string(), hub, "{line}");
+            assert_eq!(joining.host.map(|host| host.to_string()).as_deref(), host, "{line}");
+            assert_eq!(joining.port, port, "{line}");
         }
     }
 

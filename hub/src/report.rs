@@ -7,8 +7,8 @@ use common::node::human::{bytes, duration, millis, table};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Draining, Explained, HubLinkStatus, HubStatus, InviteStatus, LinkStatus, MemberStatus, Moved,
-    PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
+    Allowed, Draining, Explained, HubLinkStatus, HubStatus, InviteStatus, KeeperStatus, LinkStatus,
+    MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
 
 /// The report of `hub status`.
@@ -53,6 +53,9 @@ pub fn status(status: &Status) -> String {
     for hub @ HubStatus { name, place, key, .. } in &status.hubs {
         let _ = writeln!(text, "hub {name} at {place}, key {key}{}", link(hub));
     }
+    if let Some(keeper) = &status.keeper {
+        let _ = writeln!(text, "{}", self::keeper(keeper));
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
@@ -81,6 +84,19 @@ fn round_trip(link: &LinkStatus) -> String {
     match &link.lane {
         Some(lane) => format!("{}, lane {}", time(link.round_trip_ms), time(lane.round_trip_ms)),
         None => time(link.round_trip_ms),
+    }
+}
+
+/// Who keeps the list, and what that means while it is away.
+fn keeper(keeper: &KeeperStatus) -> String {
+    let name = keeper.name.as_ref().map_or_else(|| format!("the hub {}", keeper.key), ToString::to_string);
+    match keeper {
+        KeeperStatus { this: true, .. } => "this hub keeps the list of members".to_owned(),
+        KeeperStatus { reached: true, .. } => format!("{name} keeps the list of members"),
+        _ => format!(
+            "{name} keeps the list of members and cannot be reached: known machines can join, new ones wait (`hub keep` \
+             here where it is lost for good)"
+        ),
     }
 }
 
@@ -393,6 +409,7 @@ pub(crate) mod tests {
             locked: true,
             draining: false,
             hubs: vec![],
+            keeper: None,
             online: 1,
             elsewhere: 0,
             known: 2,

@@ -12,12 +12,11 @@ use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::state::{self, State};
-use common::node::values;
 use common::transport::proxy::{ProxyUrl, from_environment};
 use common::transport::tcp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
-use spoke::options::{DEFAULT_STATE, Invite, Options, PROGRAM, Path as HubPath};
+use spoke::options::{DEFAULT_STATE, Options, PROGRAM, Path as HubPath};
 use spoke::uplink::target::{Scheme, Target};
 use spoke::uplink::way::Way;
 use spoke::uplink::{self, ways};
@@ -64,14 +63,7 @@ fn start(flags: Flags) -> Exit {
 }
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
-    let invite = match options.invite {
-        None => None,
-        Some(Invite::Secret(secret)) => Some(secret),
-        Some(Invite::File(path)) => {
-            let secret = values::invite_in_file(&cli::read_text(&path)?);
-            Some(secret.map_err(|why| format!("{}: {why}", path.display()))?)
-        }
-    };
+    let invite = options.invite.map(cli::invite).transpose()?;
     let user = options.user.as_deref().map(User::find).transpose()?;
     let state = match &options.state {
         Some(path) => State::open_as(path, user.as_ref().map(User::uid))?,

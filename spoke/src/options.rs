@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::names::zone::{self, Zone};
-use common::node::values;
+use common::node::values::{self, InviteSource};
 use common::packet::{MAX_MTU, MIN_MTU};
 use common::transport::proxy::ProxyUrl;
 use common::wire::frame::MAX_ROUTES;
-use common::wire::invite::Secret;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 
@@ -162,7 +161,7 @@ pub struct Options {
     /// The device's name.
     pub tun: String,
     /// The invite to show.
-    pub invite: Option<Invite>,
+    pub invite: Option<InviteSource>,
     /// Networks behind this spoke, and which prefixes to take.
     pub route_policy: RoutePolicy,
     /// The device's MTU, if less than the LAN's.
@@ -199,15 +198,6 @@ pub struct Path {
     pub lanes: u32,
 }
 
-/// An invite, or where to read it.
-#[derive(Clone, Debug)]
-pub enum Invite {
-    /// The secret itself.
-    Secret(Secret),
-    /// A file that holds it.
-    File(PathBuf),
-}
-
 impl Options {
     /// Reads the settings.
     ///
@@ -222,11 +212,10 @@ impl Options {
         {
             return Err("give at most one IPv4 and one IPv6 --ip".to_owned());
         }
-        let invite = match (settings.one("invite", values::any)?, settings.one("invite-file", values::any)?) {
-            (Some(_), Some(_)) => return Err("give --invite or --invite-file, not both".to_owned()),
-            (Some(secret), None) => Some(Invite::Secret(secret)),
-            (None, file) => file.map(Invite::File),
-        };
+        let invite = values::invite_source(
+            settings.one("invite", values::any)?,
+            settings.one("invite-file", values::any)?,
+        )?;
         let mtu = settings.one("mtu", values::number)?;
         if let Some(mtu) = mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
             return Err(format!("--mtu {mtu} is not {MIN_MTU} to {MAX_MTU}"));
@@ -320,7 +309,7 @@ mod tests {
         let secret = "29d10b3762fd5266a92d936735a0c6a0";
         let options = read(&format!("--hub 192.0.2.1:5678 --hub-key {key} --invite {secret}")).unwrap();
         assert_eq!(options.hub_keys.iter().map(|key| key.to_string()).collect::<Vec<_>>(), [key]);
-        assert!(matches!(options.invite, Some(Invite::Secret(read)) if read.to_hex() == secret));
+        assert!(matches!(options.invite, Some(InviteSource::Secret(read)) if read.to_hex() == secret));
         let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
         assert_eq!(
             options.path.proxy.flatten().map(|url| url.to_string()).as_deref(),

@@ -19,6 +19,7 @@ use hub::effect::Effect;
 use hub::ids::SessionId;
 use hub::lan::Lan;
 use hub::lan::invites::Invites;
+use hub::lan::keeper::LanFile;
 use hub::lan::members::{Access, Members};
 use hub::lan::moves::Moves;
 use hub::lan::rules::Rules;
@@ -80,6 +81,7 @@ impl World {
             access: Access::Open,
             rules,
             moves: Moves::default(),
+            lan: LanFile::default(),
         };
         let mut hub = Core::new(PrivateKey::from_random([1; 32]), lan, files, 7, Duration::ZERO);
         let mut pool = Pool::new(8 << 20);

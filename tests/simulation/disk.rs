@@ -1,6 +1,8 @@
 //! The hub's files, in memory.
 
+use common::wire::frame::Term;
 use hub::lan::invites::Invites;
+use hub::lan::keeper::LanFile;
 use hub::lan::members::{Access, Members, Patch};
 use hub::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
 use hub::lan::saving::{Done, Files, Fingerprint, Job, ReadMembers, Written};
@@ -13,6 +15,8 @@ pub(crate) struct Disk {
     pub(crate) members: String,
     invites: String,
     locked: bool,
+    /// Who keeps the list that hubs share.
+    pub(crate) term: Option<Term>,
     /// Nothing can be written now.
     pub(crate) is_full: bool,
     /// Something could not be written once.
@@ -29,13 +33,15 @@ impl Disk {
             access: if self.locked { Access::Locked } else { Access::Open },
             rules: None,
             moves: self.moves.clone(),
+            lan: LanFile { term: self.term, ..LanFile::default() },
         }
     }
 
     pub(crate) fn new(subnets: Subnets, members: String, locked: bool) -> Disk {
         let mut moves = Moves::default();
         moves.start(subnets);
-        Disk { subnets, moves, members, invites: String::new(), locked, is_full: false, has_failed: false }
+        let (is_full, has_failed) = (false, false);
+        Disk { subnets, moves, members, invites: String::new(), locked, term: None, is_full, has_failed }
     }
 
     /// Whether all can be written, and was.
@@ -74,6 +80,7 @@ impl Disk {
                 }
                 Done::Moved(written)
             }
+            Job::WriteTerm(term) => Done::TermWritten(self.write().map(|()| self.term = Some(term))),
             Job::Read => Done::Read(self.read()),
         }
     }

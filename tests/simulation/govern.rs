@@ -127,8 +127,9 @@ fn invite_last(world: &mut World) {
         addresses: vec![],
         routes: vec![],
         tags: vec![],
+        is_hub: false,
     };
-    if world.request(Command::Invite(invite)).is_ok() {
+    if world.request(Command::Invite(invite, None)).is_ok() {
         world.spokes[last].invite = Some(secret);
         world.spokes[last].may_join = true;
     }

@@ -18,6 +18,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::args::{Flags, Program, variable};
 use super::config::{CONFIG, MAX_FILE, Settings};
+use super::values::{self, InviteSource};
+use crate::wire::invite::Secret;
 use crate::wire::name::Name;
 
 /// How a program ends. The codes are documented in the manual; the service units rely on them.
@@ -96,6 +98,19 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     io::Read::read_to_string(&mut io::Read::take(file, MAX_FILE), &mut text).map_err(fail)?;
     Ok(text)
+}
+
+/// The secret of an invite, which may be in a file.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn invite(source: InviteSource) -> Result<Secret, String> {
+    match source {
+        InviteSource::Secret(secret) => Ok(secret),
+        InviteSource::File(path) => {
+            values::invite_in_file(&read_text(&path)?).map_err(|why| format!("{}: {why}", path.display()))
+        }
+    }
 }
 
 /// Prints name and version, for `--version`.

@@ -1,6 +1,7 @@
 //! Values of settings: text in, value or a sentence that says what to write instead out. Pure.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
@@ -199,6 +200,27 @@ pub fn device(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     };
     Err(why)
+}
+
+/// An invite, or where to read it.
+#[derive(Clone, Debug)]
+pub enum InviteSource {
+    /// The secret itself.
+    Secret(Secret),
+    /// A file that holds it.
+    File(PathBuf),
+}
+
+/// What `--invite` and `--invite-file` say.
+///
+/// # Errors
+/// Where both are given.
+pub fn invite_source(secret: Option<Secret>, file: Option<PathBuf>) -> Result<Option<InviteSource>, String> {
+    match (secret, file) {
+        (Some(_), Some(_)) => Err("give --invite or --invite-file, not both".to_owned()),
+        (Some(secret), None) => Ok(Some(InviteSource::Secret(secret))),
+        (None, file) => Ok(file.map(InviteSource::File)),
+    }
 }
 
 /// The secret in a file for `--invite-file`: alone, or in the whole line that `hub invite` printed.

@@ -16,16 +16,20 @@ use ipnetwork::IpNetwork;
 use crate::packet::MAX_PACKET;
 use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
+use crate::wire::place::Place;
 
 mod fields;
 mod parts;
 
 use fields::{
-    Fields, OfJoin, absence, hubs, key, list, presence, put, put_absence, put_address, put_flag, put_hub,
-    put_mark, put_network, put_peer, put_presence, tag,
+    Fields, OfJoin, OfList, absence, hubs, key, list, presence, put, put_absence, put_address, put_edit,
+    put_flag, put_hub, put_mark, put_network, put_peer, put_presence, put_record, put_term, tag,
 };
 use parts::OPTIONAL;
-pub use parts::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_ROUTES, MAX_TEXT, Peer, Presence};
+pub use parts::{
+    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_HUBS, MAX_RECORD, MAX_ROUTES, MAX_TEXT, Peer, Presence, Record,
+    RecordId, Term,
+};
 
 /// Length of a frame's header.
 pub const HEADER_LEN: usize = 4;
@@ -37,6 +41,9 @@ pub const MAX_PREFIXES: usize = 1_000;
 pub const MAX_PEERS: usize = 400;
 /// Longest body, in bytes, of a frame in which a hub tells another one who is on the LAN with it.
 pub const MAX_PRESENCE: usize = 32 * 1024;
+/// Longest body, in bytes, of a frame of records that goes out, but for one record that is longer.
+pub const MAX_RECORDS: usize = 32 * 1024;
+
 mod kind {
     pub(super) const PACKET: u8 = 1;
     pub(super) const WELCOME: u8 = 2;
@@ -54,6 +61,10 @@ mod kind {
     pub(super) const PENDING: u8 = 128;
     pub(super) const HUBS: u8 = 129;
     pub(super) const LANE: u8 = 130;
+    pub(super) const KEEPER: u8 = 131;
+    pub(super) const RECORDS: u8 = 132;
+    pub(super) const ASK: u8 = 133;
+    pub(super) const ANSWER: u8 = 134;
 }
 
 /// What a spoke asks for when it joins, or a hub that wants a link to another one.
@@ -75,6 +86,8 @@ pub struct Join {
     pub sequence: Option<u64>,
     /// Whether it is a hub that wants a link between hubs.
     pub is_hub: bool,
+    /// Where spokes and hubs will reach it, if it is a hub that is new.
+    pub place: Option<Place>,
 }
 
 /// What the hub grants.
@@ -142,6 +155,8 @@ codes! {
         BadRequest = 7,
         /// Another machine is on the LAN with the same key.
         KeyInUse = 8,
+        /// The hub that keeps the list of members cannot be reached: later, or at another hub.
+        Later = 9,
     }
 }
 
@@ -230,6 +245,38 @@ pub enum ControlFrame {
     Hubs(Vec<HubInfo>),
     /// About a lane. Earlier versions skip it.
     Lane(LaneNote),
+    /// Between hubs: who keeps the list of members, as far as the one that tells knows.
+    Keeper {
+        /// Who.
+        term: Term,
+        /// Whether the one that tells wants all records.
+        wants_all: bool,
+    },
+    /// Between hubs: records of the list of members, from the keeper.
+    Records {
+        /// Those that are other ones now, of at most [`MAX_RECORDS`] bytes.
+        records: Vec<Record>,
+        /// Whether all records follow, this frame's first.
+        first: bool,
+        /// Whether all records have been told since the first ones.
+        last: bool,
+    },
+    /// Between hubs: the keeper is to change these records, all or none.
+    Ask {
+        /// Tells the answer apart.
+        token: u64,
+        /// The changes.
+        edits: Vec<Edit>,
+    },
+    /// Between hubs: the answer.
+    Answer {
+        /// That of the question.
+        token: u64,
+        /// Why nothing is changed, if so; printed escaped.
+        refused: Option<String>,
+        /// The records as they are then.
+        records: Vec<Record>,
+    },
 }
 
 /// What a frame's header announces.
@@ -258,6 +305,10 @@ impl Header {
         self.kind == kind::PACKET
     }
 }
+
+/// Flags of a frame of records.
+const FIRST: u8 = 1;
+const LAST: u8 = 2;
 
 fn encode_header(kind: u8, len: usize) -> [u8; HEADER_LEN] {
     debug_assert!(len <= MAX_BODY, "a frame of {len} bytes");
@@ -304,6 +355,23 @@ impl ControlFrame {
             kind::PENDING => ControlFrame::Pending,
             kind::HUBS => ControlFrame::Hubs(hubs(body)?),
             kind::LANE => ControlFrame::Lane(LaneNote::from_code(*body.first().ok_or(BadFrame)?)),
+            kind::KEEPER => {
+                let fields = OfList::decode(body)?;
+                ControlFrame::Keeper { term: fields.term()?, wants_all: fields.code.is_some() }
+            }
+            kind::RECORDS => {
+                let OfList { code, records, .. } = OfList::decode(body)?;
+                let is = |flag: u8| code.unwrap_or_default() & flag != 0;
+                ControlFrame::Records { records, first: is(FIRST), last: is(LAST) }
+            }
+            kind::ASK => {
+                let OfList { token, edits, .. } = OfList::decode(body)?;
+                ControlFrame::Ask { token: token.ok_or(BadFrame)?, edits }
+            }
+            kind::ANSWER => {
+                let OfList { token, text, records, .. } = OfList::decode(body)?;
+                ControlFrame::Answer { token: token.ok_or(BadFrame)?, refused: text, records }
+            }
             later if later >= OPTIONAL => return Ok(None),
             _ => return Err(BadFrame),
         };
@@ -381,6 +449,30 @@ impl ControlFrame {
                 out.push(note.code());
                 kind::LANE
             }
+            ControlFrame::Keeper { term, wants_all } => {
+                put_term(out, term);
+                put_flag(out, *wants_all);
+                kind::KEEPER
+            }
+            ControlFrame::Records { records, first, last } => {
+                let flags = [(*first, FIRST), (*last, LAST)].into_iter().filter(|(is_set, _)| *is_set);
+                put(out, tag::CODE, &[flags.map(|(_, flag)| flag).sum()]);
+                records.iter().for_each(|record| put_record(out, record));
+                kind::RECORDS
+            }
+            ControlFrame::Ask { token, edits } => {
+                put(out, tag::TOKEN, &token.to_be_bytes());
+                edits.iter().for_each(|edit| put_edit(out, edit));
+                kind::ASK
+            }
+            ControlFrame::Answer { token, refused, records } => {
+                put(out, tag::TOKEN, &token.to_be_bytes());
+                if let Some(text) = refused {
+                    put(out, tag::TEXT, text.chars().take(MAX_TEXT / 4).collect::<String>().as_bytes());
+                }
+                records.iter().for_each(|record| put_record(out, record));
+                kind::ANSWER
+            }
         };
         let header = encode_header(kind, out.len() - start - HEADER_LEN);
         out[start..start + HEADER_LEN].copy_from_slice(&header);
@@ -406,6 +498,7 @@ impl Join {
             had: vec![],
             sequence: None,
             is_hub: false,
+            place: None,
         }
     }
 
@@ -426,13 +519,16 @@ impl Join {
             put(&mut out, tag::SEQUENCE, &sequence.to_be_bytes());
         }
         put_mark(&mut out, tag::IS_HUB, self.is_hub);
+        if let Some(place) = &self.place {
+            put(&mut out, tag::PLACE, place.to_string().as_bytes());
+        }
         out
     }
 
     /// Reads the payload of the third handshake message.
     pub fn decode(payload: &[u8]) -> Result<Join, BadFrame> {
         let fields = Fields::decode(payload)?;
-        let OfJoin { invite, had, sequence } = fields.of_join;
+        let OfJoin { invite, had, sequence, place } = fields.of_join;
         let is_twice = |addresses: &[IpAddr]| {
             [true, false]
                 .iter()
@@ -450,6 +546,7 @@ impl Join {
             had,
             sequence,
             is_hub: fields.is_hub,
+            place,
         })
     }
 }

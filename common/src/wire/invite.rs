@@ -11,8 +11,8 @@ pub struct Secret(pub [u8; INVITE_LEN]);
 
 /// The SHA-256 hash of a secret: 64 hexadecimal digits. A secret has 128 random bits, so neither salt nor a slow
 /// hash is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SecretHash([u8; 32]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretHash(pub [u8; 32]);
 
 /// A text that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,22 @@ pub struct HubLinkStatus {
     pub link: LinkStatus,
 }
 
+/// Who keeps the list of members that hubs share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Its key.
+    pub key: PublicKey,
+    /// Its name, where the list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Whether it is the hub that answers.
+    pub this: bool,
+    /// Of two keepers the one with the higher term counts.
+    pub term: u64,
+    /// Whether it can be reached, so that new machines can join.
+    pub reached: bool,
+}
+
 /// Whether a hub sends its members to others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Draining {
@@ -72,6 +88,19 @@ pub(super) fn hubs(core: &Core, now: Instant) -> Vec<HubStatus> {
     };
     let hubs: Vec<HubStatus> = core.hubs().iter().map(one).collect();
     if hubs.iter().all(|hub| hub.this) { Vec::new() } else { hubs }
+}
+
+/// Who keeps the list, if hubs share it.
+pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
+    let term = core.keeper()?;
+    let members = core.members();
+    Some(KeeperStatus {
+        key: term.keeper,
+        name: members.by_key(&term.keeper).map(|id| members.member(id).name.clone()),
+        this: term.keeper == core.key(),
+        term: term.number,
+        reached: core.reaches_keeper(),
+    })
 }
 
 /// Whether the hub sends its members to others.

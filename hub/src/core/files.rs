@@ -9,12 +9,18 @@ use super::Core;
 use crate::effect::{Effect, Notice, Who};
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
+use crate::lan::keeper::Then;
 use crate::lan::members::{Access, Change, Outcome, Version};
 use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers, Running, Written};
 
 impl Core {
     /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
     pub fn request(&mut self, request: RequestId, command: Command, now: Instant) {
+        if command.changes_list()
+            && let Some(problem) = self.keeper_problem()
+        {
+            return self.answer(request, Err(problem));
+        }
         match command {
             // Its link ends at once, whatever the disk is doing.
             Command::Revoke(who) => self.revoke(request, &who, now),
@@ -22,17 +28,28 @@ impl Core {
             Command::Rename(who, name) => self.rename(request, &who, name, now),
             Command::Forget(who) => self.forget_member(request, &who, now),
             Command::Drain(is_draining) => self.drain(request, is_draining, now),
-            command @ (Command::Invite(_)
-            | Command::Cancel(_)
+            Command::Keep => self.keep(request, now),
+            Command::Invite(invite, place) => {
+                if invite.is_hub
+                    && let Err(text) = self.found(place, now)
+                {
+                    return self.answer(request, Err(text));
+                }
+                self.enqueue(request, Command::Invite(invite, None), now);
+            }
+            command @ (Command::Cancel(_)
             | Command::SetAccess(_)
             | Command::Renumber(_)
-            | Command::Reload) => {
-                if !self.saving.enqueue(request, command) {
-                    self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
-                }
-                self.start_job(now);
-            }
+            | Command::WriteTerm(_)
+            | Command::Reload) => self.enqueue(request, command, now),
         }
+    }
+
+    pub(super) fn enqueue(&mut self, request: RequestId, command: Command, now: Instant) {
+        if !self.saving.enqueue(request, command) {
+            self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
+        }
+        self.start_job(now);
     }
 
     pub(super) fn answer(&mut self, request: RequestId, answer: Result<Answer, String>) {
@@ -53,13 +70,17 @@ impl Core {
                 return self.start_writing(now);
             };
             let job = match command {
-                Command::Invite(invite) => self.start_invite(request, invite),
+                Command::Invite(invite, _) => self.start_invite(request, invite),
                 Command::Cancel(name) => self.start_cancel(request, name),
                 Command::SetAccess(access) => {
                     self.saving.run(Running::Access(request, access));
                     Some(Job::SetLocked(access != Access::Open))
                 }
                 Command::Renumber(subnets) => self.start_renumber(request, subnets),
+                Command::WriteTerm(term) => {
+                    self.saving.run(Running::Term(request));
+                    Some(Job::WriteTerm(term))
+                }
                 Command::Reload => {
                     self.saving.run(Running::Reload(request));
                     Some(Job::Read)
@@ -68,6 +89,7 @@ impl Core {
                 | Command::Allow(_)
                 | Command::Rename(..)
                 | Command::Forget(_)
+                | Command::Keep
                 | Command::Drain(_) => None,
             };
             self.effects.extend(job.map(|job| Effect::Save(Box::new(job))));
@@ -120,25 +142,42 @@ impl Core {
                     Ok(()) => self.admission.add_invite(invite.clone(), &text),
                     Err(error) => Err(format!("{error}; nobody is invited")),
                 };
-                if added.is_ok() {
-                    self.note(Notice::Invited(invite.name));
+                match added {
+                    Ok(()) => {
+                        self.note(Notice::Invited(invite.name));
+                        self.answer_agreed(request, Answer::Invited, now);
+                    }
+                    Err(text) => self.answer(request, Err(text)),
                 }
-                self.answer(request, added.map(|()| Answer::Invited));
             }
             (Some(Running::Cancel(request, name, text)), Done::Written { invites: Some(written), .. }) => {
-                if written.is_ok() {
-                    self.admission.cancel_invite(&name, &text);
+                match written {
+                    Ok(()) => {
+                        self.admission.cancel_invite(&name, &text);
+                        self.answer_agreed(request, Answer::Cancelled(name), now);
+                    }
+                    Err(error) => self.answer(request, Err(format!("{error}; nothing is changed"))),
                 }
-                let answer = written.map(|()| Answer::Cancelled(name));
-                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
             }
-            (Some(Running::Access(request, access)), Done::SetLocked(written)) => {
-                if written.is_ok() {
-                    self.set_access(access);
+            (Some(Running::Access(request, access)), Done::SetLocked(written)) => match written {
+                Ok(()) => {
+                    let before = self.admission.access();
+                    if access != before {
+                        self.set_access(access);
+                    }
+                    let then = Then::Answer(request, Box::new(Answer::Access(access)));
+                    if let Some(then) = self.once_access_agreed(before, then, now) {
+                        self.conclude(then, now);
+                    }
                     self.reopen_pending(now);
                 }
-                let answer = written.map(|()| Answer::Access(access));
-                self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
+                Err(error) => self.answer(request, Err(format!("{error}; nothing is changed"))),
+            },
+            (Some(Running::Term(request)), Done::TermWritten(written)) => {
+                if let Err(error) = &written {
+                    self.note(Notice::NotSaved(error.clone()));
+                }
+                self.answer(request, written.map(|()| Answer::Kept));
             }
             (Some(Running::Move(request, steps, moves, to)), Done::Moved(written)) => {
                 let answer = written.map(|()| Answer::Renumbered(self.renumber(steps, moves, to)));
@@ -208,7 +247,7 @@ impl Core {
     // ---- who may join
 
     /// Sets who may join from now on.
-    fn set_access(&mut self, access: Access) {
+    pub(super) fn set_access(&mut self, access: Access) {
         self.admission.set_access(access);
         self.note(Notice::Access(access, self.admission.members().len()));
     }
@@ -228,10 +267,20 @@ impl Core {
 
     /// Answers once the change is written. It holds whether or not that succeeds; the answer reports the write.
     pub(super) fn await_writing(&mut self, request: RequestId, answer: Answer, done: String, now: Instant) {
+        if self.keeper.other().is_some() && !matches!(answer, Answer::Revoked(_)) {
+            return self.answer_agreed(request, answer, now);
+        }
         let version = self.admission.members().version();
         self.saving.await_writing(Awaited { request, version, answer, done });
         self.saving.retry_now();
         self.start_job(now);
+    }
+
+    /// Answers once the keeper of the list agrees to the change.
+    fn answer_agreed(&mut self, request: RequestId, answer: Answer, now: Instant) {
+        if let Some(then) = self.once_agreed(Then::Answer(request, Box::new(answer)), now) {
+            self.conclude(then, now);
+        }
     }
 
     fn answer_awaited(&mut self) {
@@ -249,6 +298,7 @@ impl Core {
             Err(_) => Vec::new(),
         };
         self.admission.replace_invites(files.invites);
+        self.share_anew();
         self.set_rules(files.rules);
         // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
@@ -264,6 +314,7 @@ impl Core {
     fn take_members(&mut self, read: ReadMembers, now: Instant) -> Vec<Change> {
         self.saving.take(read.fingerprint);
         let changes = self.admission.replace_members(read.members);
+        self.share_anew();
         self.carry_out(&changes, now);
         self.reopen_pending(now);
         changes

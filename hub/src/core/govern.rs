@@ -22,9 +22,9 @@ impl Core {
             Ok((id, key, is_waiting)) => {
                 let name = self.name(id);
                 self.note(Notice::Allowed(name.clone(), key));
-                self.reopen_pending(now);
                 let done = format!("{name} is a member");
                 self.await_writing(request, Answer::Allowed(name, key, is_waiting), done, now);
+                self.reopen_pending(now);
             }
             Err(text) => self.answer(request, Err(text)),
         }

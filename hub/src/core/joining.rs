@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::wire::frame::{BadFrame, Farewell, Join, Refusal, Welcome};
+use common::wire::frame::{BadFrame, Farewell, Join, RecordId, Refusal, Welcome};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 
@@ -12,6 +12,7 @@ use crate::effect::{End, Notice};
 use crate::ids::{MemberId, SessionId};
 use crate::lan::admission::{Applicant, Contact as _, DISPUTE_STEP, Ruling, Welcomed};
 use crate::lan::joins::{self, Question};
+use crate::lan::keeper::Then;
 use crate::lan::pending::Waiting;
 
 impl Core {
@@ -43,8 +44,19 @@ impl Core {
         self.decide(session, key, join, now);
     }
 
-    fn decide(&mut self, session: SessionId, key: PublicKey, join: Result<Join, BadFrame>, now: Instant) {
+    pub(super) fn decide(
+        &mut self,
+        session: SessionId,
+        key: PublicKey,
+        join: Result<Join, BadFrame>,
+        now: Instant,
+    ) {
+        self.seal(now);
         let ruling = match join {
+            Ok(join) if self.keeper.is_asked(&RecordId::Member(key)) => {
+                let then = Then::Decide(session, key, Box::new(join));
+                return drop(self.keeper.wait_for(RecordId::Member(key), then));
+            }
             Ok(join) => self.admission.ask(session, key, join, &self.switch, now),
             Err(BadFrame) => {
                 let text = "the join request is invalid".to_owned();
@@ -142,7 +154,12 @@ impl Core {
                 }
                 self.switch.wake(session, now + DISPUTE_STEP);
             }
-            Ruling::Welcome(welcomed) => self.welcome(session, welcomed, now),
+            Ruling::Welcome(welcomed) => {
+                let then = Then::Welcome(session, Box::new(welcomed));
+                if let Some(then) = self.once_agreed(then, now) {
+                    self.conclude(then, now);
+                }
+            }
         }
     }
 
@@ -170,7 +187,7 @@ impl Core {
 
     /// Lets a member in, and replaces any other link that it has. Its welcome is sent once its line in the list of
     /// members is written.
-    fn welcome(&mut self, session: SessionId, welcomed: Welcomed, now: Instant) {
+    pub(super) fn welcome(&mut self, session: SessionId, welcomed: Welcomed, now: Instant) {
         let Welcomed { id, join, is_new, has_used_invite, evicted } = welcomed;
         let Some(source) = self.switch.source(session) else { return };
         if has_used_invite {

@@ -17,7 +17,7 @@ use crate::lan::peers::{Peer, Wish};
 use crate::lan::subnets::Subnets;
 
 /// Bytes of control frames that wait for a hub, beyond which the rest of the members is told later.
-const TELL_AHEAD: usize = 64 * 1024;
+pub(super) const TELL_AHEAD: usize = 64 * 1024;
 /// What a presence takes in a frame without its networks, and what each of these takes.
 const PRESENCE_BYTES: usize = 52;
 const NETWORK_BYTES: usize = 20;
@@ -80,14 +80,15 @@ impl Core {
     /// Answers another hub's wish for a link.
     pub(super) fn handle_hub_join(&mut self, session: SessionId, hub: PublicKey, join: &Join, now: Instant) {
         let old = match self.peers.wish(&hub, &self.key.public()) {
+            Wish::Take(_) | Wish::Later if join.routes.is_empty() => return self.introduce(session, now),
             Wish::Take(old) => old,
             Wish::Later => {
                 let why = End::Farewell("this hub has begun to make a link of its own");
                 return self.switch.dismiss(session, Farewell::Replaced, why);
             }
+            Wish::Unknown if self.admit_hub(session, hub, join, now) => return,
             Wish::Unknown => {
-                let text =
-                    "the list of members here has no hub with this key: copy the list, then `hub reload`";
+                let text = "the list of members here has no hub with this key: `hub invite NAME --hub` here lets one in";
                 return self.switch.refuse(session, Refusal::Locked, text.to_owned());
             }
         };
@@ -98,12 +99,23 @@ impl Core {
             self.switch.dismiss(old, Farewell::Replaced, End::Farewell("the same hub came again"));
             self.forget_link(old, now);
         }
-        let welcome = Welcome {
+        self.link_up(session, hub, join.mtu, Some(self.hub_welcome()), now);
+    }
+
+    /// What another hub is told that is let in.
+    fn hub_welcome(&self) -> Welcome {
+        Welcome {
             addresses: self.lan.subnets.iter().collect(),
             is_hub: true,
             ..Welcome::new(self.lan.hub_name.clone(), self.lan.mtu)
-        };
-        self.link_up(session, hub, join.mtu, Some(welcome), now);
+        }
+    }
+
+    /// Tells another hub what the LAN is: it does not say so itself, as it is about to start. It comes back for a link.
+    fn introduce(&mut self, session: SessionId, now: Instant) {
+        let welcome = self.hub_welcome();
+        self.switch.join_hub(session, None, Some(welcome), now);
+        self.switch.dismiss(session, Farewell::Changed, End::Farewell("it knows the LAN now"));
     }
 
     /// A hub that this one has asked lets it in.
@@ -152,6 +164,7 @@ impl Core {
             self.note(Notice::HubLinked(self.name(id), source));
             self.keep_clear_of(source.ip().to_canonical());
         }
+        self.tell_term(session, hub);
         self.tell_untold();
     }
 
@@ -159,6 +172,9 @@ impl Core {
     /// flown.
     pub(super) fn forget_link(&mut self, session: SessionId, now: Instant) -> Option<(PublicKey, bool)> {
         let (hub, was_up, told) = self.peers.ended(session, now)?;
+        if self.keeper.other() == Some(hub) {
+            self.keeper.lose_keeper();
+        }
         told.iter().for_each(|key| self.refresh_home(key, now));
         Some((hub, was_up))
     }
@@ -227,7 +243,7 @@ impl Core {
         self.tell_links(&ControlFrame::Offline(vec![(key, sequence)]));
     }
 
-    fn tell_links(&mut self, frame: &ControlFrame) {
+    pub(super) fn tell_links(&mut self, frame: &ControlFrame) {
         for (link, _) in self.peers.links() {
             self.switch.tell(link, frame);
         }

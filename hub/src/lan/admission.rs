@@ -10,11 +10,12 @@ use common::wire::frame::{Join, Refusal};
 use common::wire::invite::{Secret, SecretHash};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::place::Place;
 
 use crate::ids::{MemberId, SessionId};
 use crate::lan::invites::{Invite, Invites, format_invite, parse_invite};
 use crate::lan::joins::Joins;
-use crate::lan::members::{Access, Change, Decision, Members};
+use crate::lan::members::{Access, Change, Decision, Members, Rights};
 use crate::lan::moves::{Moves, Step};
 use crate::lan::pending::{Pending, Waiting};
 use crate::lan::saving::{Job, Saving};
@@ -364,7 +365,7 @@ impl Admission {
             return Ok(None);
         }
         let Some(secret) = join.invite.map(Secret) else { return Ok(None) };
-        let Some(invite) = self.invites.find(&secret, self.unix_time) else {
+        let Some(invite) = self.invites.find(&secret, self.unix_time).filter(|invite| !invite.is_hub) else {
             return Err("the invite is unknown, used or expired: ask for a new one".to_owned());
         };
         // Several machines keep the names that they have.
@@ -396,6 +397,63 @@ impl Admission {
         }
         self.reserve(None);
         admitted.is_some()
+    }
+
+    /// Has the addresses of all invites kept free.
+    pub(crate) fn keep_invited_free(&mut self) {
+        self.reserve(None);
+    }
+
+    /// Takes a hub in that shows an invite, unless it shows none: whether it does.
+    ///
+    /// # Errors
+    /// A sentence that says why it is not taken in.
+    pub(crate) fn admit_hub(&mut self, key: PublicKey, join: &Join) -> Result<bool, String> {
+        let Some(secret) = join.invite.map(Secret) else { return Ok(false) };
+        let invite = self.invites.find(&secret, self.unix_time).filter(|invite| invite.is_hub);
+        let (invite, place) = match (invite, &join.place) {
+            (Some(invite), Some(place)) => (invite.clone(), place.clone()),
+            (Some(_), None) => {
+                return Err("the hub does not say where it is reached: give it --host".to_owned());
+            }
+            (None, _) => {
+                return Err(
+                    "the invite is unknown, used or expired, or not that of a hub: ask for a new one"
+                        .to_owned(),
+                );
+            }
+        };
+        let Invite { hash, name, addresses, routes, tags, .. } = invite;
+        self.reserve(Some(hash));
+        let listed = self.members.list_hub(key, name, Rights { addresses, routes, tags }, place);
+        if listed.is_ok() {
+            self.invites.use_up(hash);
+        }
+        self.reserve(None);
+        listed.map(|()| true)
+    }
+
+    /// Has this hub itself in the list, reached there; where it is there already, with its name and addresses of before.
+    pub(crate) fn list_hub(
+        &mut self,
+        key: PublicKey,
+        name: &Name,
+        place: Option<Place>,
+    ) -> Result<(), String> {
+        let known = self.members.by_key(&key).map(|id| self.members.member(id));
+        match (known.and_then(|member| member.hub.as_ref()), place) {
+            (Some(_), None) => Ok(()),
+            (Some(before), Some(place)) if *before == place => Ok(()),
+            (_, Some(place)) => self.members.list_hub(key, name.clone(), Rights::default(), place),
+            (None, None) => {
+                Err("say where other hubs and spokes reach this hub: --host HOST[:PORT]".to_owned())
+            }
+        }
+    }
+
+    /// The invite that a line says.
+    pub(crate) fn parse_invite(&self, line: &str) -> Result<Invite, String> {
+        parse_invite(line, self.subnets)
     }
 
     /// Has the addresses of all invites but one kept free.

@@ -4,13 +4,15 @@
 //! # hash of the secret  name    until       addresses  options
 //! 9f9f5111…64 digits    laptop  1767225600  10.0.0.7   route=192.168.5.0/24
 //! ```
-//! `uses=N` lets N machines in, each under a name of its own; such an invite has no addresses.
+//! `uses=N` lets N machines in, each under a name of its own; such an invite has no addresses. `hub` lets a hub in.
 //!
 //! Only the hash of a secret is stored, so that reading the file does not allow a join. `until` is in Unix seconds. A
 //! person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::{Secret, SecretHash};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
@@ -20,6 +22,8 @@ use crate::lan::moves::{INVITES_COLUMN, Moves};
 use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 
+/// What an invite of a hub has behind it.
+const HUB: &str = "hub";
 /// Most invites at a time.
 pub const MAX_INVITES: usize = 1_000;
 
@@ -40,6 +44,8 @@ pub struct Invite {
     pub routes: Vec<IpNetwork>,
     /// Labels that access rules will know it by.
     pub tags: Vec<Tag>,
+    /// Whether the machine is to be a hub.
+    pub is_hub: bool,
 }
 
 #[derive(Clone)]
@@ -67,6 +73,8 @@ pub struct Invites {
     saved: Version,
     /// What was used up or taken out since.
     removed: Vec<(SecretHash, Taken, Version)>,
+    /// Where hubs share them: those that are other ones than when this was last taken, with their lines as they were.
+    edited: Option<BTreeMap<SecretHash, Option<String>>>,
 }
 
 impl Invites {
@@ -135,6 +143,7 @@ impl Invites {
                 Taken::All => new.retain(|invite| invite.hash != hash),
             }
         }
+        new.edited = self.edited.take();
         *self = new;
     }
 
@@ -154,6 +163,7 @@ impl Invites {
 
     /// Adds an invite. An earlier one for the same name is void from now on.
     pub fn add(&mut self, invite: Invite) -> Result<(), String> {
+        self.note_edits(|other| other.name == invite.name);
         self.retain(|other| other.name != invite.name);
         if let Some(what) = self.iter().find_map(|other| clash(other, &invite)) {
             return Err(format!("another invite has {what}"));
@@ -161,10 +171,65 @@ impl Invites {
         if self.iter().count() >= MAX_INVITES {
             return Err(format!("there are {MAX_INVITES} invites already"));
         }
+        self.note_new(invite.hash);
         let line = format_invite(&invite);
         self.lines.push(Line::Invite(invite, line));
         self.version = self.version.next();
         Ok(())
+    }
+
+    /// Whether changes are noted from now on, to be taken by `take_edits`.
+    pub(crate) fn share(&mut self, is_shared: bool) {
+        self.edited = is_shared.then(BTreeMap::new);
+    }
+
+    fn note_edits(&mut self, are: impl Fn(&Invite) -> bool) {
+        let Invites { edited: Some(edited), lines, .. } = self else { return };
+        for line in lines {
+            if let Line::Invite(invite, _) = line
+                && are(invite)
+            {
+                edited.entry(invite.hash).or_insert_with(|| Some(format_invite(invite)));
+            }
+        }
+    }
+
+    /// Notes that an invite comes with a hash that none has.
+    fn note_new(&mut self, hash: SecretHash) {
+        if let Some(edited) = &mut self.edited {
+            edited.entry(hash).or_insert(None);
+        }
+    }
+
+    /// What is another record than when this was last taken.
+    pub(crate) fn take_edits(&mut self) -> Vec<Edit> {
+        let Some(edited) = &mut self.edited else { return Vec::new() };
+        let edited = std::mem::take(edited);
+        let edits = edited.into_iter().map(|(hash, before)| Edit { record: self.record(hash), before });
+        edits.filter(|edit| edit.record.text != edit.before).collect()
+    }
+
+    /// The record of this hash.
+    pub(crate) fn record(&self, hash: SecretHash) -> Record {
+        let text = self.iter().find(|invite| invite.hash == hash).map(format_invite);
+        Record { id: RecordId::Invite(hash.0), text }
+    }
+
+    /// Makes the invite with this hash what the keeper of the list says.
+    pub(crate) fn put(&mut self, hash: SecretHash, invite: Option<Invite>) {
+        self.note_edits(|other| other.hash == hash);
+        self.note_new(hash);
+        self.retain(|other| other.hash != hash);
+        if let Some(invite) = invite {
+            self.removed.retain(|(removed, ..)| *removed != hash);
+            // Where it is at odds with another one, that one is older.
+            let clashes = |other: &Invite| clash(other, &invite).is_some();
+            self.note_edits(clashes);
+            self.retain(|other| clash(other, &invite).is_none());
+            let line = format_invite(&invite);
+            self.lines.push(Line::Invite(invite, line));
+            self.version = self.version.next();
+        }
     }
 
     /// Notes that the text that was read is not what it is to be, though it means the same.
@@ -187,6 +252,7 @@ impl Invites {
 
     /// Notes that a machine has used an invite; after its last use it is gone.
     pub fn use_up(&mut self, hash: SecretHash) {
+        self.note_edits(|invite| invite.hash == hash);
         for line in &mut self.lines {
             if let Line::Invite(invite, text) = line
                 && invite.hash == hash
@@ -204,6 +270,7 @@ impl Invites {
     /// Takes out the invite of this name; whether there was one.
     pub fn cancel(&mut self, name: &Name) -> bool {
         let before = self.version;
+        self.note_edits(|invite| invite.name == *name);
         self.retain(|invite| invite.name != *name);
         self.version > before
     }
@@ -247,9 +314,10 @@ pub(crate) fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, Strin
     let name = name.parse().map_err(|bad| format!("{name:?} is no name: {bad}"))?;
     let until = words.next().ok_or("the time is missing")?;
     let until = until.parse().map_err(|_| format!("{until:?} is no time in Unix seconds"))?;
-    let (mut uses, mut rights) = (None, Vec::new());
+    let (mut uses, mut is_hub, mut rights) = (None, false, Vec::new());
     for word in words {
         match word.strip_prefix("uses=") {
+            None if word == HUB => is_hub = true,
             Some(number) => {
                 let number = number.parse().ok().filter(|&uses: &u32| uses > 0);
                 uses = Some(number.ok_or_else(|| format!("{word:?} is no number of uses"))?);
@@ -261,14 +329,18 @@ pub(crate) fn parse_invite(line: &str, subnets: Subnets) -> Result<Invite, Strin
     if uses.is_some() && !addresses.is_empty() {
         return Err("several machines cannot have one address".to_owned());
     }
-    Ok(Invite { hash, name, uses, until, addresses, routes, tags })
+    if uses.is_some() && is_hub {
+        return Err("an invite of a hub is for one machine".to_owned());
+    }
+    Ok(Invite { hash, name, uses, until, addresses, routes, tags, is_hub })
 }
 
 /// What `parse_invite` reads.
 pub(crate) fn format_invite(invite: &Invite) -> String {
-    let Invite { hash, name, uses, until, addresses, routes, tags } = invite;
+    let Invite { hash, name, uses, until, addresses, routes, tags, is_hub } = invite;
     let uses = uses.map_or(String::new(), |uses| format!(" uses={uses}"));
-    format!("{hash} {name} {until} {}{uses}", rights_text(addresses, routes, tags))
+    let hub = if *is_hub { format!(" {HUB}") } else { String::new() };
+    format!("{hash} {name} {until} {}{uses}{hub}", rights_text(addresses, routes, tags))
 }
 
 #[cfg(test)]
@@ -292,6 +364,7 @@ mod tests {
             addresses: ip.map(|ip| ip.parse().unwrap()).into_iter().collect(),
             routes: vec![],
             tags: vec![],
+            is_hub: false,
         }
     }
 

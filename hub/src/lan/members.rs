@@ -8,7 +8,7 @@
 //! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -97,6 +97,9 @@ struct Journal {
     len: usize,
     /// Whether the list still begins with these lines.
     is_prefix: bool,
+    /// Where hubs share the list: the members that are other ones than when this was last taken, with their lines as they
+    /// were.
+    edited: Option<BTreeMap<PublicKey, Option<String>>>,
 }
 
 /// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
@@ -145,6 +148,7 @@ impl Members {
                 len: text.len(),
                 // Appended text would become part of an unterminated last line.
                 is_prefix: text.is_empty() || text.ends_with('\n'),
+                edited: None,
             },
             parties: 0,
         };
@@ -363,6 +367,7 @@ impl Members {
     }
 
     fn forget(&mut self, id: MemberId) {
+        self.note_edit(id);
         self.unindex(id);
         self.table.remove(id.index());
         if let Some(at) = self.change_line(id) {
@@ -384,6 +389,8 @@ impl Members {
         {
             return Err(format!("another line has the address {held}"));
         }
+        self.note_new(member.key);
+        self.parties += u64::from(member.hub.is_some());
         let id = MemberId::new(self.table.insert(member));
         self.index(id);
         Ok(id)
@@ -392,8 +399,10 @@ impl Members {
     /// Changes a member's name or addresses and what hangs on them.
     fn update(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let before = self.member(id).clone();
+        self.note_edit(id);
         self.unindex(id);
         change(&mut self.table[id.index()]);
+        self.note_new(self.member(id).key);
         self.index(id);
         if *self.member(id) != before {
             if let Some(at) = self.change_line(id) {
@@ -401,7 +410,8 @@ impl Members {
             }
             self.table[id.index()].changed = self.change();
             let member = self.member(id);
-            self.parties += u64::from((&member.name, &member.tags) != (&before.name, &before.tags));
+            let named = |member: &Member| (member.name.clone(), member.tags.clone(), member.hub.clone());
+            self.parties += u64::from(named(member) != named(&before));
         }
     }
 
@@ -446,6 +456,7 @@ mod edit;
 mod govern;
 mod member;
 mod names;
+mod shared;
 
 pub use edit::{Change, Outcome};
 pub use member::{Member, Stamp, Version};

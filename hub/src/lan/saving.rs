@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::packet::prefix::overlap;
+use common::wire::frame::Term;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::place::Place;
 use ipnetwork::IpNetwork;
 
 use crate::ids::RequestId;
@@ -44,6 +46,8 @@ pub enum Job {
     SetLocked(bool),
     /// Write that the LAN has moved to other subnets; what is read from now on is read for those.
     Move(Box<Moves>, Subnets),
+    /// Write who keeps the list.
+    WriteTerm(Term),
     /// Read all files.
     Read,
 }
@@ -61,6 +65,8 @@ pub enum Done {
     SetLocked(Result<(), String>),
     /// Of [`Job::Move`].
     Moved(Result<(), String>),
+    /// Of [`Job::WriteTerm`].
+    TermWritten(Result<(), String>),
     /// Of [`Job::Read`].
     Read(Result<Files, String>),
 }
@@ -127,8 +133,8 @@ impl Fingerprint {
 /// A command that changes or reads the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Make an invite.
-    Invite(Invite),
+    /// Make an invite; where it is one of a hub, this one is reached there.
+    Invite(Invite, Option<Place>),
     /// Make the invite of this name void.
     Cancel(Name),
     /// Let a machine in.
@@ -145,8 +151,32 @@ pub enum Command {
     Renumber(Subnets),
     /// Send the members to other hubs, or take them again.
     Drain(bool),
+    /// Keep the list of members that the hubs share.
+    Keep,
+    /// Write who does.
+    WriteTerm(Term),
     /// Read the files again.
     Reload,
+}
+
+impl Command {
+    /// Whether the keeper of the list has to agree. That a membership is revoked holds whoever agrees.
+    pub(crate) fn changes_list(&self) -> bool {
+        match self {
+            Command::Invite(..)
+            | Command::Cancel(_)
+            | Command::Allow(_)
+            | Command::Rename(..)
+            | Command::Forget(_)
+            | Command::SetAccess(_) => true,
+            Command::Revoke(_)
+            | Command::Renumber(_)
+            | Command::Drain(_)
+            | Command::Keep
+            | Command::WriteTerm(_)
+            | Command::Reload => false,
+        }
+    }
 }
 
 /// A machine to let in.
@@ -175,6 +205,8 @@ pub enum Answer {
     Access(Access),
     /// Whether the members go to other hubs.
     Draining(bool),
+    /// This hub keeps the list.
+    Kept,
     /// A membership has ended: what it was.
     Revoked(Change),
     /// The LAN has moved.
@@ -234,6 +266,8 @@ pub(crate) enum Running {
     Access(RequestId, Access),
     /// Other subnets.
     Move(RequestId, Vec<Step>, Moves, Subnets),
+    /// Who keeps the list.
+    Term(RequestId),
     /// The files as they are.
     Reload(RequestId),
 }

@@ -83,6 +83,7 @@ impl Server {
             | Request::Revoke { .. }
             | Request::Renumber { .. }
             | Request::Drain { .. }
+            | Request::Keep
             | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
         }
     }
@@ -92,7 +93,7 @@ impl Server {
         let text = serde_json::to_value(&request).unwrap_or_default();
         let mut requester = Requester::Command(ticket);
         let command = match request {
-            Request::Invite { name, uses, addresses, routes, tags, seconds } => {
+            Request::Invite { name, uses, addresses, routes, tags, seconds, is_hub, place } => {
                 let random = match state::random() {
                     Ok(random) => random,
                     Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
@@ -101,7 +102,12 @@ impl Server {
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
                 let (hash, until) = (secret.hash(), self.clock.unix_time + seconds);
                 requester = Requester::Invite(ticket, secret, seconds);
-                Command::Invite(Invite { hash, name, uses, until, addresses, routes, tags })
+                let place = match place.map(|place| place.parse()).transpose() {
+                    Ok(place) => place,
+                    Err(why) => return self.reply(ticket, encode::<()>(Err(format!("--host: {why}"))), now),
+                };
+                let place = place.filter(|_| is_hub);
+                Command::Invite(Invite { hash, name, uses, until, addresses, routes, tags, is_hub }, place)
             }
             Request::Cancel { name } => Command::Cancel(name),
             Request::Allow { who, in_place_of, name, addresses, routes, tags } => {
@@ -117,6 +123,7 @@ impl Server {
                 Err(error) => return self.reply(ticket, encode::<()>(Err(error.to_string())), now),
             },
             Request::Drain { off } => Command::Drain(!off),
+            Request::Keep => Command::Keep,
             Request::Reload => Command::Reload,
             Request::Status { .. }
             | Request::Invites
@@ -203,7 +210,7 @@ impl Server {
             Ok(Answer::Revoked(change) | Answer::Forgotten(change)) => encode(Ok(self.revoked(change))),
             Ok(Answer::Allowed(name, key, waited)) => encode(Ok(Allowed { name, key, waited })),
             Ok(Answer::Renamed(change, to)) => encode(Ok(Renamed { from: change.member.name, to })),
-            Ok(Answer::Invited | Answer::Cancelled(_)) => encode(Ok(())),
+            Ok(Answer::Invited | Answer::Cancelled(_) | Answer::Kept) => encode(Ok(())),
             Err(text) => encode::<()>(Err(text)),
         }
     }

@@ -1,4 +1,4 @@
-//! The hub's files: `members`, `rules`, `invites`, `subnets` and `locked` in the state directory. IO; the core decides
+//! The hub's files: `members`, `rules`, `invites`, `subnets`, `locked` and `lan` in the state directory. IO; the core decides
 //! what is written when.
 
 use std::path::PathBuf;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use common::node::state::{self, Stamp, State};
 use common::node::text::Printable;
+use common::wire::frame::Term;
 use log::{debug, warn};
 
 use crate::core::Files;
 use crate::lan::admission::Admission;
 use crate::lan::invites::Invites;
+use crate::lan::keeper::LanFile;
 use crate::lan::members::{Access, BadLine, Members, Patch};
 use crate::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
 use crate::lan::rules::Rules;
@@ -26,12 +28,15 @@ const INVITES: &str = "invites";
 /// The LAN's subnets, and where they were before.
 const SUBNETS: &str = "subnets";
 /// A file that is there while the hub is locked.
-const LOCKED: &str = "locked";
+pub(super) const LOCKED: &str = "locked";
+/// Who keeps the list that hubs share, and the LAN that this one has joined.
+pub(super) const LAN: &str = "lan";
 
 /// All of them.
-pub(super) const NAMES: [&str; 5] = [MEMBERS, RULES, INVITES, SUBNETS, LOCKED];
+pub(super) const NAMES: [&str; 6] = [MEMBERS, RULES, INVITES, SUBNETS, LOCKED, LAN];
 
-const LOCKED_TEXT: &str = "# While this file is there, only members and those with an invite can join.\n";
+pub(super) const LOCKED_TEXT: &str =
+    "# While this file is there, only members and those with an invite can join.\n";
 
 /// Most lines that are warned about at once.
 const MAX_SKIPPED_LOGGED: usize = 10;
@@ -100,6 +105,7 @@ impl StateFiles {
             access: if self.state.read(LOCKED)?.is_some() { Access::Locked } else { Access::Open },
             rules: self.read_rules()?,
             moves: self.moves.clone(),
+            lan: read_lan(&self.state)?,
         })
     }
 
@@ -139,8 +145,14 @@ impl StateFiles {
                 }
                 Done::Moved(written)
             }
+            Job::WriteTerm(term) => Done::TermWritten(self.write_term(term).map_err(to_text)),
             Job::Read => Done::Read(self.read_all().map_err(to_text)),
         }
+    }
+
+    fn write_term(&self, term: Term) -> Result<(), state::Error> {
+        let lan = LanFile { term: Some(term), ..read_lan(&self.state)? };
+        self.state.write(LAN, &lan.to_text())
     }
 
     /// Writes the list of members, unless a person has edited it.
@@ -293,6 +305,12 @@ fn read_moves(state: &State) -> Result<(Option<String>, Moves), state::Error> {
     let moves = Moves::parse(text.as_deref().unwrap_or_default());
     let moves = moves.map_err(|bad| state.damaged(SUBNETS, bad.line, bad.why))?;
     Ok((text, moves))
+}
+
+/// What `lan` says.
+pub(super) fn read_lan(state: &State) -> Result<LanFile, state::Error> {
+    let text = state.read(LAN)?.unwrap_or_default();
+    LanFile::parse(&text).map_err(|bad| state.damaged(LAN, bad.line, bad.why))
 }
 
 fn to_text(error: state::Error) -> String {

@@ -113,6 +113,7 @@ impl Tally {
                 Refusal::Revoked => "revoked",
                 Refusal::BadRequest => "bad-request",
                 Refusal::KeyInUse => "key-in-use",
+                Refusal::Later => "later",
                 Refusal::Other(_) => "other",
             },
         );

@@ -39,7 +39,11 @@ impl Uplink {
             | ControlFrame::AskMembers { .. }
             | ControlFrame::Online(_)
             | ControlFrame::Offline(_)
-            | ControlFrame::Revoked(_) => {}
+            | ControlFrame::Revoked(_)
+            | ControlFrame::Keeper { .. }
+            | ControlFrame::Records { .. }
+            | ControlFrame::Ask { .. }
+            | ControlFrame::Answer { .. } => {}
         }
     }
 
@@ -51,7 +55,10 @@ impl Uplink {
             return self.try_again(advice::locked(&self.config.name, &self.identity.key.public()), now);
         }
         let refused = Error::Refused(reason, text);
-        if reason == Refusal::Revoked {
+        if reason == Refusal::Later {
+            // What is missing is another hub, which may be back soon.
+            self.try_again(refused.to_string(), now);
+        } else if reason == Refusal::Revoked {
             self.effects.push_back(Effect::Exit(refused));
         } else {
             if reason == Refusal::KeyInUse {

@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::parts::{BadFrame, HubInfo, INVITE_LEN, MAX_HUBS, MAX_ROUTES, MAX_TEXT, OPTIONAL, Peer, Presence};
+use super::parts::{
+    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_HUBS, MAX_RECORD, MAX_ROUTES, MAX_TEXT, OPTIONAL, Peer,
+    Presence, Record, RecordId, Term,
+};
 use crate::wire::key::PublicKey;
 use crate::wire::name::Name;
 use crate::wire::place::Place;
@@ -25,10 +28,13 @@ pub(super) mod tag {
     pub(in crate::wire::frame) const ONLINE: u8 = 13;
     pub(in crate::wire::frame) const OFFLINE: u8 = 14;
     pub(in crate::wire::frame) const KEY: u8 = 15;
+    pub(in crate::wire::frame) const RECORD: u8 = 16;
+    pub(in crate::wire::frame) const EDIT: u8 = 17;
     /// From here on, a hub may do without.
     pub(in crate::wire::frame) const HAD: u8 = 128;
     pub(in crate::wire::frame) const SEQUENCE: u8 = 129;
     pub(in crate::wire::frame) const IS_HUB: u8 = 130;
+    pub(in crate::wire::frame) const PLACE: u8 = 131;
 }
 
 /// The fields of one control frame, whichever kind it is; a later one of the same tag wins or joins the list.
@@ -54,6 +60,102 @@ pub(super) struct OfJoin {
     pub(super) invite: Option<[u8; INVITE_LEN]>,
     pub(super) had: Vec<IpAddr>,
     pub(super) sequence: Option<u64>,
+    pub(super) place: Option<Place>,
+}
+
+/// What [`Term`], [`Record`] and [`Edit`] travel in.
+#[derive(Default)]
+pub(super) struct OfList {
+    pub(super) code: Option<u8>,
+    pub(super) token: Option<u64>,
+    pub(super) keeper: Option<PublicKey>,
+    pub(super) text: Option<String>,
+    pub(super) records: Vec<Record>,
+    pub(super) edits: Vec<Edit>,
+}
+
+impl OfList {
+    pub(super) fn decode(mut body: &[u8]) -> Result<OfList, BadFrame> {
+        let mut fields = OfList::default();
+        while let Some((tag, value, rest)) = next_field(body)? {
+            body = rest;
+            match tag {
+                tag::CODE => fields.code = Some(u8::from_be_bytes(exactly(value)?)),
+                tag::TOKEN => fields.token = Some(u64::from_be_bytes(exactly(value)?)),
+                tag::KEY => fields.keeper = Some(key(value)?),
+                tag::TEXT if value.len() <= MAX_TEXT => fields.text = Some(text(value)?.to_owned()),
+                tag::RECORD => fields.records.push(record(value)?),
+                tag::EDIT => fields.edits.push(edit(value)?),
+                OPTIONAL.. => {}
+                _ => return Err(BadFrame),
+            }
+        }
+        Ok(fields)
+    }
+
+    pub(super) fn term(&self) -> Result<Term, BadFrame> {
+        Ok(Term { number: self.token.ok_or(BadFrame)?, keeper: self.keeper.ok_or(BadFrame)? })
+    }
+}
+
+mod record {
+    pub(super) const MEMBER: u8 = 1;
+    pub(super) const INVITE: u8 = 2;
+    pub(super) const ACCESS: u8 = 3;
+}
+
+/// Kind, what names it, then its text as a field, if there is one.
+fn record(value: &[u8]) -> Result<Record, BadFrame> {
+    let (&kind, rest) = value.split_first().ok_or(BadFrame)?;
+    let (id, rest) = match kind {
+        record::ACCESS => (RecordId::Access, rest),
+        record::MEMBER | record::INVITE => {
+            let (bytes, rest) = rest.split_first_chunk::<32>().ok_or(BadFrame)?;
+            let id = match kind {
+                record::INVITE => RecordId::Invite(*bytes),
+                _ => RecordId::Member(PublicKey::from_bytes(*bytes).ok_or(BadFrame)?),
+            };
+            (id, rest)
+        }
+        _ => return Err(BadFrame),
+    };
+    let text = list(rest, tag::TEXT, record_text)?.pop();
+    Ok(Record { id, text })
+}
+
+fn record_text(value: &[u8]) -> Result<String, BadFrame> {
+    if value.len() > MAX_RECORD { Err(BadFrame) } else { Ok(text(value)?.to_owned()) }
+}
+
+/// The record as it is to be, as a field, then its text as it was, if there was one.
+fn edit(value: &[u8]) -> Result<Edit, BadFrame> {
+    let (tag, head, rest) = next_field(value)?.ok_or(BadFrame)?;
+    if tag != tag::RECORD {
+        return Err(BadFrame);
+    }
+    Ok(Edit { record: record(head)?, before: list(rest, tag::TEXT, record_text)?.pop() })
+}
+
+pub(super) fn put_record(out: &mut Vec<u8>, Record { id, text }: &Record) {
+    let mut value = match id {
+        RecordId::Member(key) => [&[record::MEMBER], &key.as_bytes()[..]].concat(),
+        RecordId::Invite(hash) => [&[record::INVITE], &hash[..]].concat(),
+        RecordId::Access => vec![record::ACCESS],
+    };
+    text.iter().for_each(|text| put(&mut value, tag::TEXT, text.as_bytes()));
+    put(out, tag::RECORD, &value);
+}
+
+pub(super) fn put_edit(out: &mut Vec<u8>, Edit { record, before }: &Edit) {
+    let mut value = Vec::new();
+    put_record(&mut value, record);
+    before.iter().for_each(|text| put(&mut value, tag::TEXT, text.as_bytes()));
+    put(out, tag::EDIT, &value);
+}
+
+pub(super) fn put_term(out: &mut Vec<u8>, Term { number, keeper }: &Term) {
+    put(out, tag::TOKEN, &number.to_be_bytes());
+    put(out, tag::KEY, keeper.as_bytes());
 }
 
 impl Fields {
@@ -76,6 +178,7 @@ impl Fields {
                 tag::HAD => fields.of_join.had.push(address(value)?),
                 tag::SEQUENCE => fields.of_join.sequence = Some(u64::from_be_bytes(exactly(value)?)),
                 tag::IS_HUB => fields.is_hub = true,
+                tag::PLACE => fields.of_join.place = text(value)?.parse().ok(),
                 tag if tag >= OPTIONAL => {}
                 _ => return Err(BadFrame),
             }

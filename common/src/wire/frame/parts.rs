@@ -14,6 +14,8 @@ pub const MAX_TEXT: usize = 1_000;
 pub const MAX_HUBS: usize = 16;
 /// Most routes that one spoke may offer.
 pub const MAX_ROUTES: usize = 64;
+/// Longest text of a record, in bytes.
+pub const MAX_RECORD: usize = 8 * 1024;
 /// Length of an invite's secret.
 pub const INVITE_LEN: usize = 16;
 
@@ -44,6 +46,44 @@ pub struct HubInfo {
     pub place: Option<Place>,
     /// Whether it wants its members to go elsewhere.
     pub is_draining: bool,
+}
+
+/// Which record of the list that hubs share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordId {
+    /// The member with this key.
+    Member(PublicKey),
+    /// The invite whose secret has this hash.
+    Invite([u8; 32]),
+    /// Who may join.
+    Access,
+}
+
+/// A record of the list that hubs share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Which one.
+    pub id: RecordId,
+    /// Its text, at most [`MAX_RECORD`] bytes; `None` where there is none.
+    pub text: Option<String>,
+}
+
+/// A change of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// The record as it is to be.
+    pub record: Record,
+    /// Its text as it was.
+    pub before: Option<String>,
+}
+
+/// Who decides about the list that hubs share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term {
+    /// Of two keepers, the one with the higher number is the one.
+    pub number: u64,
+    /// The key of the hub that keeps the list.
+    pub keeper: PublicKey,
 }
 
 /// A member that is on the LAN, as the hub tells that it is with.

@@ -47,6 +47,42 @@ fn presences() -> impl Strategy<Value = Presence> {
     })
 }
 
+fn texts() -> impl Strategy<Value = Option<String>> {
+    proptest::option::of(".{0,200}")
+}
+
+fn records() -> impl Strategy<Value = Record> {
+    let id = prop_oneof![
+        keys().prop_map(RecordId::Member),
+        any::<[u8; 32]>().prop_map(RecordId::Invite),
+        Just(RecordId::Access)
+    ];
+    (id, texts()).prop_map(|(id, text)| Record { id, text })
+}
+
+fn lists() -> impl Strategy<Value = ControlFrame> {
+    let edits = (records(), texts()).prop_map(|(record, before)| Edit { record, before });
+    let several = || proptest::collection::vec(records(), 0..20);
+    prop_oneof![
+        (keys(), any::<u64>(), any::<bool>()).prop_map(|(keeper, number, wants_all)| ControlFrame::Keeper {
+            term: Term { number, keeper },
+            wants_all
+        }),
+        (several(), any::<bool>(), any::<bool>()).prop_map(|(records, first, last)| ControlFrame::Records {
+            records,
+            first,
+            last
+        }),
+        (any::<u64>(), proptest::collection::vec(edits, 0..20))
+            .prop_map(|(token, edits)| ControlFrame::Ask { token, edits }),
+        (any::<u64>(), texts(), several()).prop_map(|(token, refused, records)| ControlFrame::Answer {
+            token,
+            refused,
+            records
+        }),
+    ]
+}
+
 fn controls() -> impl Strategy<Value = ControlFrame> {
     let peers = (names(), addresses(), any::<bool>()).prop_map(|(name, addresses, online)| Peer {
         name,
@@ -80,6 +116,7 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
         proptest::collection::vec(presences(), 0..20).prop_map(ControlFrame::Online),
         proptest::collection::vec((keys(), any::<u64>()), 0..20).prop_map(ControlFrame::Offline),
         proptest::collection::vec(keys(), 0..20).prop_map(ControlFrame::Revoked),
+        lists(),
     ]
 }
 
@@ -104,9 +141,10 @@ proptest! {
     fn join_survives_the_wire_and_fits_the_handshake(
         name in names(), addresses in addresses(), routes in networks(),
         mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
-        sequence in any::<Option<u64>>(), is_hub in any::<bool>(),
+        sequence in any::<Option<u64>>(), is_hub in any::<bool>(), port in 1..=u16::MAX,
     ) {
-        let join = Join { name, addresses, routes, mtu, invite, had, sequence, is_hub };
+        let place = is_hub.then(|| Place { host: "a".repeat(253), port });
+        let join = Join { name, addresses, routes, mtu, invite, had, sequence, is_hub, place };
         let bytes = join.encode();
         prop_assert!(bytes.len() <= crate::wire::noise::MAX_JOIN);
         prop_assert_eq!(Join::decode(&bytes), Ok(join));
@@ -122,7 +160,7 @@ proptest! {
 #[test]
 fn skips_what_is_optional_and_refuses_what_is_not() {
     let header = |kind| Header { kind, len: 1 };
-    assert_eq!(ControlFrame::decode(header(131), b"?"), Ok(None));
+    assert_eq!(ControlFrame::decode(header(135), b"?"), Ok(None));
     assert_eq!(
         ControlFrame::decode(header(128), b"?"),
         Ok(Some(ControlFrame::Pending)),

@@ -58,11 +58,16 @@ impl Tunnel {
                 Role::Spoke,
                 ControlFrame::Routes { .. } | ControlFrame::Members { .. } | ControlFrame::MembersChanged,
             ) if self.is_on_lan() => Ok(Some(control)),
-            (_, ControlFrame::Online(_) | ControlFrame::Offline(_) | ControlFrame::Revoked(_))
-                if self.is_on_lan() && self.is_between_hubs =>
-            {
-                Ok(Some(control))
-            }
+            (
+                _,
+                ControlFrame::Online(_)
+                | ControlFrame::Offline(_)
+                | ControlFrame::Revoked(_)
+                | ControlFrame::Keeper { .. }
+                | ControlFrame::Records { .. }
+                | ControlFrame::Ask { .. }
+                | ControlFrame::Answer { .. },
+            ) if self.is_on_lan() && self.is_between_hubs => Ok(Some(control)),
             (Role::Spoke, ControlFrame::Hubs(_)) if self.is_on_lan() => Ok(Some(control)),
             (Role::Hub, ControlFrame::AskMembers { .. }) if self.is_on_lan() => Ok(Some(control)),
             (Role::Spoke, ControlFrame::Lane(LaneNote::Offered))

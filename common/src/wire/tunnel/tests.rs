@@ -25,7 +25,7 @@ const FLOW: u32 = 7;
 const PACKET: u8 = 1;
 const FIRST_UNKNOWN: u8 = 10;
 /// The first of those from 128 on that is unknown.
-const FIRST_UNKNOWN_OPTIONAL: u8 = 131;
+const FIRST_UNKNOWN_OPTIONAL: u8 = 135;
 const FIRST_OPTIONAL: u8 = 128;
 
 fn key(seed: u8) -> PrivateKey {

@@ -97,6 +97,7 @@ impl Members {
 
     /// Strikes a member off the list; its key may not come back, its name and addresses are free.
     pub fn revoke(&mut self, id: MemberId) -> Change {
+        self.note_edit(id);
         self.unindex(id);
         let version = self.change();
         self.parties += 1;
@@ -261,6 +262,7 @@ impl Members {
         }
         self.revoked = new.revoked;
         self.newly_revoked = new.newly_revoked;
+        new.journal.edited = self.journal.edited.take();
         self.journal = new.journal;
         self.parties += 1;
         changes
@@ -274,7 +276,7 @@ fn has_addresses(line: &str, addresses: &[IpAddr]) -> bool {
     written.eq(addresses.iter().copied())
 }
 
-fn grants_equal(one: &Member, other: &Member) -> bool {
+pub(super) fn grants_equal(one: &Member, other: &Member) -> bool {
     one.name == other.name && one.addresses == other.addresses && one.routes == other.routes
 }
 

@@ -1,0 +1,504 @@
+//! The list that hubs share: what this hub asks the keeper for, or agrees to as the keeper, and tells the others. Pure.
+//!
+//! A copy decides by its own list and asks the keeper to agree before anyone hears of it. Where another hub was quicker, it
+//! takes over what the list says and decides anew; where the keeper does not answer, it takes back what it decided.
+
+use std::time::Instant;
+
+use common::wire::frame::{ControlFrame, Edit, Join, MAX_RECORDS, Record, RecordId, Refusal, Term};
+use common::wire::key::PublicKey;
+use common::wire::place::Place;
+
+use super::Core;
+use super::links::TELL_AHEAD;
+use crate::effect::Notice;
+use crate::ids::{RequestId, SessionId};
+use crate::lan::keeper::{Asked, KEEPER_TIME, Then, Told};
+use crate::lan::members::Access;
+use crate::lan::saving::Command;
+use crate::lan::shared::{Put, access_text};
+
+/// Whose request it is that nobody made.
+const NOBODY: RequestId = RequestId(0);
+/// What a record takes in a frame beside its text.
+const RECORD_BYTES: usize = 42;
+
+impl Core {
+    /// Who keeps the list of members, if hubs share it.
+    pub fn keeper(&self) -> Option<Term> {
+        self.keeper.term()
+    }
+
+    /// Whether the keeper of the list agrees to changes at once: this hub is the keeper, or linked to it, or has none.
+    pub fn reaches_keeper(&self) -> bool {
+        self.keeper.other().is_none() || self.keeper_link().is_some()
+    }
+
+    fn keeper_link(&self) -> Option<SessionId> {
+        self.peers.get(&self.keeper.other()?)?.link().map(|(link, _)| link)
+    }
+
+    /// Why a change of the list cannot be made now.
+    pub(super) fn keeper_problem(&self) -> Option<String> {
+        let keeper = self.keeper.other().filter(|_| !self.reaches_keeper())?;
+        Some(format!(
+            "{} keeps the list of members and cannot be reached: wait until it is back, or, if it is lost for good, `hub \
+             keep` here",
+            self.hub_called(&keeper)
+        ))
+    }
+
+    /// The name of a hub, or its key where the list does not have it.
+    fn hub_called(&self, key: &PublicKey) -> String {
+        self.members().by_key(key).map_or_else(|| format!("the hub {key}"), |id| self.name(id).to_string())
+    }
+
+    // ---- who keeps the list
+
+    /// Has this hub keep the list from now on, as a person says, or as its list is about to be shared.
+    pub(super) fn keep(&mut self, request: RequestId, now: Instant) {
+        if !self.keeper.is_own() {
+            let number = self.keeper.term().map_or(0, |term| term.number) + 1;
+            self.take_for_keeper(Term { number, keeper: self.key.public() }, now);
+        }
+        self.write_term(request, now);
+    }
+
+    /// Takes this one for the keeper, and has that written.
+    fn take_for_keeper(&mut self, term: Term, now: Instant) {
+        let asked = self.keeper.set_term(term);
+        self.admission.share(true);
+        self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
+        if !self.keeper.is_fresh() {
+            self.write_term(NOBODY, now);
+        }
+        // It is the new keeper's to agree to that.
+        for Asked { edits, then, .. } in asked {
+            for then in then {
+                self.agree(edits.clone(), then, now);
+            }
+        }
+        let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
+        for (link, hub) in links {
+            self.tell_term(link, hub);
+        }
+    }
+
+    fn write_term(&mut self, request: RequestId, now: Instant) {
+        if let Some(term) = self.keeper.term() {
+            self.enqueue(request, Command::WriteTerm(term), now);
+        }
+    }
+
+    /// Tells another hub who keeps the list; the keeper itself is asked for all of it.
+    pub(super) fn tell_term(&mut self, link: SessionId, hub: PublicKey) {
+        if let Some(term) = self.keeper.term() {
+            let wants_all = term.keeper == hub || self.keeper.is_fresh();
+            self.switch.tell(link, &ControlFrame::Keeper { term, wants_all });
+        }
+        if self.keeper.other() == Some(hub) {
+            let questions: Vec<ControlFrame> = self.keeper.questions().collect();
+            questions.iter().for_each(|question| self.switch.tell(link, question));
+        }
+    }
+
+    /// Another hub tells who keeps the list, as far as it knows.
+    pub(super) fn handle_keeper(&mut self, link: SessionId, term: Term, wants_all: bool, now: Instant) {
+        if self.keeper.term().is_none_or(|known| known < term) {
+            self.take_for_keeper(term, now);
+        }
+        if wants_all && !self.keeper.is_fresh() && self.peers.of(link).is_some() {
+            self.keeper.tell_whole(link);
+        }
+    }
+
+    // ---- what changes here
+
+    /// Takes in what has changed in the list since this was last done, and for which nobody waits.
+    pub(super) fn seal(&mut self, now: Instant) {
+        let edits = self.admission.take_edits();
+        if !edits.is_empty() {
+            self.agree(edits, Then::Nothing, now);
+        }
+    }
+
+    /// Has something done once the keeper agrees to what has changed; where this hub decides alone, it is for the caller to
+    /// do.
+    pub(super) fn once_agreed(&mut self, then: Then, now: Instant) -> Option<Then> {
+        let edits = self.admission.take_edits();
+        if self.keeper.other().is_none() || edits.is_empty() {
+            self.note_records(edits);
+            return Some(then);
+        }
+        self.agree(edits, then, now);
+        None
+    }
+
+    /// The same for a change of who may join.
+    pub(super) fn once_access_agreed(&mut self, before: Access, then: Then, now: Instant) -> Option<Then> {
+        if self.admission.access() == before || self.keeper.term().is_none() {
+            return Some(then);
+        }
+        let record = self.admission.record(RecordId::Access);
+        let edits = vec![Edit { record, before: Some(access_text(before)) }];
+        if self.keeper.is_own() {
+            self.note_records(edits);
+            return Some(then);
+        }
+        self.agree(edits, then, now);
+        None
+    }
+
+    fn agree(&mut self, edits: Vec<Edit>, then: Then, now: Instant) {
+        if self.keeper.other().is_none() {
+            self.note_records(edits);
+            return self.conclude(then, now);
+        }
+        match self.keeper.ask(edits, then, now) {
+            Ok(question) => {
+                if let Some(link) = self.keeper_link() {
+                    self.switch.tell(link, &question);
+                }
+            }
+            Err(asked) => self.take_back(vec![*asked], "too much waits for the keeper of the list", now),
+        }
+    }
+
+    /// Has the other hubs told of these changes, which this one, as the keeper, has agreed to.
+    fn note_records(&mut self, edits: Vec<Edit>) {
+        if self.keeper.is_own() {
+            let version = self.members().version();
+            self.keeper.note(version, edits.into_iter().map(|edit| edit.record));
+        }
+    }
+
+    /// Does what was to be done once the keeper agrees.
+    pub(super) fn conclude(&mut self, then: Then, now: Instant) {
+        match then {
+            Then::Nothing => {}
+            Then::Welcome(session, welcomed) if self.switch.is_live(session) => {
+                let Some(key) = self.remote(session) else { return };
+                self.keeper.settled(&key);
+                match self.members().by_key(&key) {
+                    Some(id) if id == welcomed.id => self.welcome(session, *welcomed, now),
+                    Some(_) | None => self.decide(session, key, Ok(welcomed.join), now),
+                }
+            }
+            Then::Decide(session, key, join) if self.switch.is_live(session) => {
+                self.decide(session, key, Ok(*join), now);
+            }
+            Then::Link(session, hub, join) if self.switch.is_live(session) => {
+                self.handle_hub_join(session, hub, &join, now);
+            }
+            Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => {}
+            Then::Answer(request, answer) => self.answer(request, Ok(*answer)),
+        }
+    }
+
+    /// The key that the other end of a session has proved.
+    fn remote(&self, session: SessionId) -> Option<PublicKey> {
+        self.switch.link(session)?.tunnel.remote()
+    }
+
+    /// The keeper answers.
+    pub(super) fn handle_answer(
+        &mut self,
+        link: SessionId,
+        token: u64,
+        refused: Option<String>,
+        records: Vec<Record>,
+        now: Instant,
+    ) {
+        if self.keeper.other() != self.peers.of(link) {
+            return;
+        }
+        self.seal(now);
+        let Some(Asked { edits, then, .. }) = self.keeper.answered(token) else { return };
+        // What was told of them meanwhile did not count.
+        let agreed = edits.iter().map(|edit| edit.record.clone()).collect();
+        let records = if refused.is_some() { records } else { agreed };
+        let records = records.into_iter().filter(|record| !self.keeper.is_asked(&record.id)).collect();
+        self.put(records, now);
+        for then in then {
+            match &refused {
+                None => self.conclude(then, now),
+                Some(why) => self.conclude_refused(then, why, now),
+            }
+        }
+    }
+
+    /// Another hub was quicker: a join is decided anew by what the list says now.
+    fn conclude_refused(&mut self, then: Then, why: &str, now: Instant) {
+        match then {
+            Then::Welcome(session, welcomed) if self.switch.is_live(session) => {
+                match self.remote(session).filter(|&key| self.keeper.try_again(key)) {
+                    Some(key) => self.decide(session, key, Ok(welcomed.join), now),
+                    None => self.refuse_for_now(session, why),
+                }
+            }
+            Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => self.conclude(then, now),
+        }
+    }
+
+    fn refuse_for_now(&mut self, session: SessionId, why: &str) {
+        if self.switch.is_live(session) {
+            let text = format!("{why}: known machines can join, new ones have to wait");
+            self.switch.refuse(session, Refusal::Later, text);
+        }
+    }
+
+    /// When changes that wait for the keeper are given up.
+    pub(super) fn keeper_deadline(&self) -> Option<Instant> {
+        self.keeper.deadline()
+    }
+
+    /// Gives up changes to which the keeper does not agree in time.
+    pub(super) fn handle_overdue(&mut self, now: Instant) {
+        let overdue = self.keeper.take_overdue(now);
+        if !overdue.is_empty() {
+            let keeper = self.keeper.other().map_or_else(String::new, |keeper| self.hub_called(&keeper));
+            let why = format!(
+                "{keeper} keeps the list of members and has not answered within {} s",
+                KEEPER_TIME.as_secs()
+            );
+            self.take_back(overdue, &why, now);
+        }
+    }
+
+    /// Takes back changes, the last one first. A membership that was revoked here stays so.
+    fn take_back(&mut self, asked: Vec<Asked>, why: &str, now: Instant) {
+        let mut waiting = Vec::new();
+        for Asked { edits, then, .. } in asked {
+            let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
+            self.put(edits.into_iter().map(before).collect(), now);
+            waiting.extend(then);
+        }
+        for then in waiting {
+            match then {
+                Then::Welcome(session, _) | Then::Decide(session, ..) | Then::Link(session, ..) => {
+                    self.refuse_for_now(session, why);
+                }
+                Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+                Then::Nothing => {}
+            }
+        }
+    }
+
+    // ---- what others tell
+
+    /// The keeper tells records, the first of all, the last of all, or others.
+    pub(super) fn handle_records(
+        &mut self,
+        link: SessionId,
+        records: Vec<Record>,
+        (is_first, is_last): (bool, bool),
+        now: Instant,
+    ) {
+        let hub = self.peers.of(link);
+        let counts = self.keeper.other().is_some_and(|keeper| Some(keeper) == hub || self.keeper.is_fresh());
+        if !counts {
+            return;
+        }
+        self.seal(now);
+        let records = self.keeper.arrived(records, is_first);
+        self.put(records, now);
+        if is_last {
+            let was_fresh = self.keeper.is_fresh();
+            if let Some(told) = self.keeper.complete() {
+                let members = self.members().iter().map(|(_, member)| RecordId::Member(member.key));
+                let invites = self.invites().iter().map(|invite| RecordId::Invite(invite.hash.0));
+                let gone = members.chain(invites).filter(|id| !told.contains(id));
+                let gone: Vec<Record> = gone.map(|id| Record { id, text: None }).collect();
+                self.put(gone, now);
+                if was_fresh {
+                    self.write_term(NOBODY, now);
+                }
+            }
+        }
+    }
+
+    /// Makes the list what the keeper says.
+    fn put(&mut self, records: Vec<Record>, now: Instant) {
+        if records.is_empty() {
+            return;
+        }
+        let put = self.admission.put(&records);
+        // This is no change to ask for.
+        drop(self.admission.take_edits());
+        self.take_put(put, now);
+    }
+
+    fn take_put(&mut self, Put { changes, access, bad }: Put, now: Instant) {
+        if let Some(access) = access {
+            self.set_access(access);
+            self.enqueue(NOBODY, Command::SetAccess(access), now);
+        }
+        for why in bad {
+            self.note(Notice::BadRecord(why));
+        }
+        self.carry_out(&changes, now);
+        self.reopen_pending(now);
+        self.notify_watchers(now);
+        self.start_job(now);
+    }
+
+    /// Another hub asks for a change.
+    pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, edits: &[Edit], now: Instant) {
+        self.seal(now);
+        let applied = match self.keeper.is_own() {
+            true => self.admission.apply(edits),
+            false => Err("this hub does not keep the list of members".to_owned()),
+        };
+        match applied {
+            Ok(put) => {
+                let has_access = put.access.is_some();
+                self.take_put(put, now);
+                if has_access {
+                    let record = self.admission.record(RecordId::Access);
+                    self.keeper.note(self.members().version(), [record].into_iter());
+                }
+                // It may have changed more than was asked for, as those who were let in by it.
+                self.seal(now);
+                let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
+                self.keeper.note_answer(self.members().version(), link, answer);
+            }
+            Err(why) => {
+                let records = edits.iter().map(|edit| self.admission.record(edit.record.id)).collect();
+                let answer = ControlFrame::Answer { token, refused: Some(why), records };
+                self.switch.tell(link, &answer);
+            }
+        }
+    }
+
+    // ---- what others are told
+
+    /// Tells the other hubs what is written, and of the whole list what they take.
+    pub(super) fn tell_records(&mut self) {
+        if self.keeper.term().is_none() {
+            return;
+        }
+        let Core { keeper, saving, .. } = self;
+        let records = keeper.take_untold(|version| saving.is_settled(version));
+        let answers = keeper.take_answers(|version| saving.is_settled(version));
+        for records in chunks(records) {
+            self.tell_links(&ControlFrame::Records { records, first: false, last: false });
+        }
+        for (link, answer) in answers {
+            self.switch.tell(link, &answer);
+        }
+        for (link, told) in self.keeper.whole() {
+            self.tell_whole(link, told);
+        }
+    }
+
+    fn tell_whole(&mut self, link: SessionId, mut told: Told) {
+        while self.switch.is_live(link) && self.switch.waiting_control(link) < TELL_AHEAD {
+            let first = told == Told::Nothing;
+            let (records, now_told) = self.page(&told);
+            let last = now_told.is_none();
+            self.switch.tell(link, &ControlFrame::Records { records, first, last });
+            match now_told {
+                Some(now_told) => told = now_told,
+                None => return self.keeper.told(link, None),
+            }
+        }
+        self.keeper.told(link, Some(told));
+    }
+
+    /// The records behind those that were told, and how far that is; `None`: everything.
+    fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
+        let (mut records, mut room) = (Vec::new(), MAX_RECORDS);
+        let mut take = |record: Record| {
+            let has_room = room > 0;
+            if has_room {
+                room = room.saturating_sub(size(&record));
+                records.push(record);
+            }
+            has_room
+        };
+        let Told::Members(last) = told else {
+            let mut others = self.admission.other_records();
+            others.sort_by_key(|record| record.id);
+            let is_told = |record: &&Record| matches!(told, Told::Others(last) if record.id <= *last);
+            let is_whole = others.iter().skip_while(is_told).all(|record| take(record.clone()));
+            let last = records.last().filter(|_| !is_whole).map(|record| Told::Others(record.id));
+            return (records, Some(last.unwrap_or(Told::Members(None))));
+        };
+        let mut last = last.clone();
+        for member in self.members().after(last.clone().as_ref()) {
+            if !take(self.members().record(&member.key)) {
+                return (records, Some(Told::Members(last)));
+            }
+            last = Some(member.name.clone());
+        }
+        (records, None)
+    }
+
+    /// Tells all hubs the whole list anew, as a person has edited it; a copy asks for it.
+    pub(super) fn share_anew(&mut self) {
+        drop(self.admission.take_edits());
+        let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
+        for (link, hub) in links {
+            if self.keeper.is_own() {
+                self.keeper.tell_whole(link);
+            } else if self.keeper.other() == Some(hub) {
+                self.tell_term(link, hub);
+            }
+        }
+    }
+
+    /// Has this hub in the list that is about to be shared, as one that is reached there.
+    pub(super) fn found(&mut self, place: Option<Place>, now: Instant) -> Result<(), String> {
+        self.admission.list_hub(self.key.public(), &self.lan.hub_name, place)?;
+        if self.keeper.term().is_none() {
+            self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, now);
+        }
+        Ok(())
+    }
+
+    /// Takes a hub in that was never here and shows an invite, and has the keeper agree; whether there is such an invite.
+    pub(super) fn admit_hub(
+        &mut self,
+        session: SessionId,
+        hub: PublicKey,
+        join: &Join,
+        now: Instant,
+    ) -> bool {
+        match self.admission.admit_hub(hub, join) {
+            Ok(false) => false,
+            Ok(true) => {
+                self.refresh_hubs(now);
+                let then = Then::Link(session, hub, Box::new(join.clone()));
+                if let Some(then) = self.once_agreed(then, now) {
+                    self.conclude(then, now);
+                }
+                true
+            }
+            Err(text) => {
+                self.switch.refuse(session, Refusal::BadInvite, text);
+                true
+            }
+        }
+    }
+}
+
+fn size(record: &Record) -> usize {
+    RECORD_BYTES + record.text.as_ref().map_or(0, String::len)
+}
+
+/// Records in parts of at most [`MAX_RECORDS`] bytes, or of one record.
+fn chunks(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let (mut chunks, mut room): (Vec<Vec<Record>>, usize) = (Vec::new(), 0);
+    for record in records {
+        if room < size(&record) || chunks.is_empty() {
+            chunks.push(Vec::new());
+            room = MAX_RECORDS;
+        }
+        room = room.saturating_sub(size(&record));
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push(record);
+        }
+    }
+    chunks
+}

@@ -1,0 +1,402 @@
+//! Who keeps the list that hubs share, and the changes to which it has not agreed yet. Pure.
+//!
+//! ```text
+//! # STATE/lan
+//! keeper WY/U9JV7l6nRsxZKzHlwmchStQvgIRzo2OAWB3x0oAY=
+//! term 1
+//! subnet 10.0.0.0/16
+//! mtu 1500
+//! ```
+//! A hub without the first two lines shares its list with nobody. The others are there where the hub has joined a LAN, so that
+//! it can start while no other hub is there.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use common::wire::frame::{ControlFrame, Edit, Join, Record, RecordId, Term};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+use ipnetwork::IpNetwork;
+
+use crate::ids::{RequestId, SessionId};
+use crate::lan::admission::Welcomed;
+use crate::lan::members::{BadLine, Version};
+use crate::lan::saving::Answer;
+
+/// How long the keeper has to agree to a change.
+pub(crate) const KEEPER_TIME: Duration = Duration::from_secs(3);
+/// How often a join is decided anew because another hub was quicker to change the same.
+const MOST_TRIES: u32 = 5;
+/// Most changes that wait for the keeper.
+const MAX_ASKED: usize = 4_096;
+
+/// What is to be done once the keeper has agreed to a change, or not.
+pub(crate) enum Then {
+    /// Nothing: nobody waits.
+    Nothing,
+    /// Let this session in.
+    Welcome(SessionId, Box<Welcomed>),
+    /// Decide about the join of this session: another change concerns the same key.
+    Decide(SessionId, PublicKey, Box<Join>),
+    /// Give this hub a link, which is new.
+    Link(SessionId, PublicKey, Box<Join>),
+    /// Answer a person's request.
+    Answer(RequestId, Box<Answer>),
+}
+
+/// A change to which the keeper has not agreed yet.
+pub(crate) struct Asked {
+    pub(crate) token: u64,
+    pub(crate) edits: Vec<Edit>,
+    pub(crate) then: Vec<Then>,
+    since: Instant,
+}
+
+/// Who keeps the list, and what it is to be told, or tells.
+pub(crate) struct Keeper {
+    own: PublicKey,
+    term: Option<Term>,
+    /// Whether this hub has joined the LAN and was never told the whole list.
+    is_fresh: bool,
+    last_token: u64,
+    asked: VecDeque<Asked>,
+    /// How often the join of a key was refused as another hub was quicker.
+    tries: BTreeMap<PublicKey, u32>,
+    /// The records that were told since the first one of all.
+    arriving: Option<BTreeSet<RecordId>>,
+    /// What the other hubs are to be told once this state of the list is written.
+    untold: Vec<(Version, Record)>,
+    /// Which of them are answered once this state is written, by their link.
+    answers: Vec<(Version, SessionId, ControlFrame)>,
+    /// Links by which the whole list is told, and how far it is.
+    whole: BTreeMap<SessionId, Told>,
+}
+
+/// How much of the list was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing.
+    Nothing,
+    /// What is no member, up to this record.
+    Others(RecordId),
+    /// That, and the members up to this name, in the order of names.
+    Members(Option<Name>),
+}
+
+impl Keeper {
+    /// Of the hub with this key, as its file says.
+    pub(crate) fn new(own: PublicKey, term: Option<Term>) -> Keeper {
+        Keeper {
+            own,
+            term,
+            is_fresh: term.is_some_and(|term| term.number == 0),
+            last_token: 0,
+            asked: VecDeque::new(),
+            tries: BTreeMap::new(),
+            arriving: None,
+            untold: Vec::new(),
+            answers: Vec::new(),
+            whole: BTreeMap::new(),
+        }
+    }
+
+    /// Who keeps the list, if it is shared.
+    pub(crate) fn term(&self) -> Option<Term> {
+        self.term
+    }
+
+    /// Whether this hub keeps the list.
+    pub(crate) fn is_own(&self) -> bool {
+        self.term.is_some_and(|term| term.keeper == self.own)
+    }
+
+    /// The key of another hub, if that keeps the list.
+    pub(crate) fn other(&self) -> Option<PublicKey> {
+        self.term.map(|term| term.keeper).filter(|keeper| *keeper != self.own)
+    }
+
+    /// Whether this hub was never told the whole list.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    /// Takes this one for the keeper. What waits for another one is given back.
+    pub(crate) fn set_term(&mut self, term: Term) -> Vec<Asked> {
+        self.term = Some(term);
+        self.is_fresh &= term.keeper != self.own;
+        self.arriving = None;
+        self.untold.clear();
+        self.answers.clear();
+        self.whole.clear();
+        self.asked.drain(..).collect()
+    }
+
+    // ---- a copy
+
+    /// Notes a change to ask the keeper for; the frame that asks. Where too many wait, it is given back.
+    pub(crate) fn ask(
+        &mut self,
+        edits: Vec<Edit>,
+        then: Then,
+        now: Instant,
+    ) -> Result<ControlFrame, Box<Asked>> {
+        self.last_token += 1;
+        let asked = Asked { token: self.last_token, edits, then: vec![then], since: now };
+        if self.asked.len() >= MAX_ASKED {
+            return Err(Box::new(asked));
+        }
+        let frame = asked.frame();
+        self.asked.push_back(asked);
+        Ok(frame)
+    }
+
+    /// What has to be asked anew, as the link to the keeper is another one.
+    pub(crate) fn questions(&self) -> impl Iterator<Item = ControlFrame> {
+        self.asked.iter().map(Asked::frame)
+    }
+
+    /// Has something wait for the last change that concerns a record, if there is one; it is given back where there is none.
+    pub(crate) fn wait_for(&mut self, id: RecordId, then: Then) -> Option<Then> {
+        match self.asked.iter_mut().rev().find(|asked| asked.concerns(&id)) {
+            Some(asked) => {
+                asked.then.push(then);
+                None
+            }
+            None => Some(then),
+        }
+    }
+
+    /// Whether a change of this record waits: what the keeper tells of it meanwhile is not the last word.
+    pub(crate) fn is_asked(&self, id: &RecordId) -> bool {
+        self.asked.iter().any(|asked| asked.concerns(id))
+    }
+
+    /// The change that is answered.
+    pub(crate) fn answered(&mut self, token: u64) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.token == token)?;
+        self.asked.remove(at)
+    }
+
+    /// Counts that the join of this key was refused; whether it may be decided anew.
+    pub(crate) fn try_again(&mut self, key: PublicKey) -> bool {
+        let tries = self.tries.entry(key).or_default();
+        *tries += 1;
+        *tries < MOST_TRIES
+    }
+
+    /// Forgets how often that was.
+    pub(crate) fn settled(&mut self, key: &PublicKey) {
+        self.tries.remove(key);
+    }
+
+    /// When changes that wait are given up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.asked.front().map(|asked| asked.since + KEEPER_TIME)
+    }
+
+    /// The changes that have waited for too long, and all behind them, the last one first.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<Asked> {
+        if self.deadline().is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        self.tries.clear();
+        self.asked.drain(..).rev().collect()
+    }
+
+    /// Takes note that these records are told, the first of all or others. Returns those that count.
+    pub(crate) fn arrived(&mut self, records: Vec<Record>, is_first: bool) -> Vec<Record> {
+        if is_first {
+            self.arriving = Some(BTreeSet::new());
+        }
+        if let Some(arriving) = &mut self.arriving {
+            for Record { id, text } in &records {
+                match text {
+                    Some(_) => arriving.insert(*id),
+                    None => arriving.remove(id),
+                };
+            }
+        }
+        let asked = self.asked_ids();
+        records.into_iter().filter(|record| !asked.contains(&record.id)).collect()
+    }
+
+    fn asked_ids(&self) -> BTreeSet<RecordId> {
+        self.asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id)).collect()
+    }
+
+    /// All records are told: which these are, and those of which a change waits. `None` where the first ones were not told.
+    pub(crate) fn complete(&mut self) -> Option<BTreeSet<RecordId>> {
+        let mut arrived = self.arriving.take()?;
+        self.is_fresh = false;
+        arrived.extend(self.asked_ids());
+        Some(arrived)
+    }
+
+    // ---- the keeper
+
+    /// Notes records that are other ones in this state of the list.
+    pub(crate) fn note(&mut self, version: Version, records: impl Iterator<Item = Record>) {
+        self.untold.extend(records.map(|record| (version, record)));
+    }
+
+    /// Notes that a question of this link is answered once this state is written.
+    pub(crate) fn note_answer(&mut self, version: Version, link: SessionId, answer: ControlFrame) {
+        self.answers.push((version, link, answer));
+    }
+
+    /// Takes out what may be told, as its state of the list is written.
+    pub(crate) fn take_untold(&mut self, is_written: impl Fn(Version) -> bool) -> Vec<Record> {
+        let ready = self.untold.iter().take_while(|(version, _)| is_written(*version)).count();
+        self.untold.drain(..ready).map(|(_, record)| record).collect()
+    }
+
+    /// Takes out the answers that may be given. To be called behind `take_untold`.
+    pub(crate) fn take_answers(
+        &mut self,
+        is_written: impl Fn(Version) -> bool,
+    ) -> Vec<(SessionId, ControlFrame)> {
+        let ready = self.answers.iter().take_while(|(version, ..)| is_written(*version)).count();
+        self.answers.drain(..ready).map(|(_, link, answer)| (link, answer)).collect()
+    }
+
+    /// Has the whole list told by a link.
+    pub(crate) fn tell_whole(&mut self, link: SessionId) {
+        self.whole.insert(link, Told::Nothing);
+    }
+
+    /// The links by which the whole list is told, and how far it is.
+    pub(crate) fn whole(&self) -> Vec<(SessionId, Told)> {
+        self.whole.iter().map(|(&link, told)| (link, told.clone())).collect()
+    }
+
+    /// Notes how far a link was told; `None`: everything.
+    pub(crate) fn told(&mut self, link: SessionId, told: Option<Told>) {
+        match told {
+            Some(told) => self.whole.insert(link, told),
+            None => self.whole.remove(&link),
+        };
+    }
+
+    /// Forgets a session that has ended: nobody is let in by it any more, and nothing is told.
+    pub(crate) fn forget_session(&mut self, session: SessionId) {
+        for asked in &mut self.asked {
+            asked.then.retain(|then| match then {
+                Then::Welcome(of, _) | Then::Decide(of, ..) | Then::Link(of, ..) => *of != session,
+                Then::Nothing | Then::Answer(..) => true,
+            });
+        }
+        self.answers.retain(|(_, of, _)| *of != session);
+        self.whole.remove(&session);
+    }
+
+    /// Notes that the link to the keeper has ended: what it was telling it tells anew.
+    pub(crate) fn lose_keeper(&mut self) {
+        self.arriving = None;
+    }
+}
+
+impl Asked {
+    fn concerns(&self, id: &RecordId) -> bool {
+        self.edits.iter().any(|edit| edit.record.id == *id)
+    }
+
+    fn frame(&self) -> ControlFrame {
+        ControlFrame::Ask { token: self.token, edits: self.edits.clone() }
+    }
+}
+
+/// The contents of `STATE/lan`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LanFile {
+    /// Who keeps the list.
+    pub term: Option<Term>,
+    /// The LAN's prefixes, where the hub has joined it.
+    pub subnets: Vec<IpNetwork>,
+    /// Its largest packet, in bytes of IP.
+    pub mtu: Option<u32>,
+}
+
+impl LanFile {
+    /// Reads the text of `lan`.
+    ///
+    /// # Errors
+    /// The line that makes no sense.
+    pub fn parse(text: &str) -> Result<LanFile, BadLine> {
+        let (mut file, mut keeper, mut number) = (LanFile::default(), None, None);
+        for (index, line) in text.lines().enumerate() {
+            let bad = |why: &str| BadLine { line: index + 1, why: why.to_owned() };
+            let mut words = line.split_whitespace();
+            let (word, value) = match (words.next(), words.next(), words.next()) {
+                (None, ..) => continue,
+                (Some(word), ..) if word.starts_with('#') => continue,
+                (Some(word), Some(value), None) => (word, value),
+                _ => return Err(bad("it is no word with a value")),
+            };
+            match word {
+                "keeper" => keeper = Some(value.parse().map_err(|_| bad("the keeper is no key"))?),
+                "term" => number = Some(value.parse().map_err(|_| bad("the term is no number"))?),
+                "subnet" => file.subnets.push(value.parse().map_err(|_| bad("the subnet is no prefix"))?),
+                "mtu" => file.mtu = Some(value.parse().map_err(|_| bad("the MTU is no number"))?),
+                _ => return Err(bad("it begins with none of keeper, term, subnet and mtu")),
+            }
+        }
+        file.term = number.zip(keeper).map(|(number, keeper)| Term { number, keeper });
+        Ok(file)
+    }
+
+    /// The text of `lan`.
+    pub fn to_text(&self) -> String {
+        let mut text = String::from("# Who keeps the list of members that the hubs of this LAN share.\n");
+        if let Some(Term { number, keeper }) = self.term {
+            text.push_str(&format!("keeper {keeper}\nterm {number}\n"));
+        }
+        self.subnets.iter().for_each(|subnet| text.push_str(&format!("subnet {subnet}\n")));
+        self.mtu.iter().for_each(|mtu| text.push_str(&format!("mtu {mtu}\n")));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        PrivateKey::from_random([seed; 32]).public()
+    }
+
+    #[test]
+    fn the_file_survives_being_written() {
+        for term in [None, Some(Term { number: 7, keeper: key(1) })] {
+            for subnets in [vec![], vec!["10.0.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]] {
+                let file = LanFile { term, mtu: (!subnets.is_empty()).then_some(1_400), subnets };
+                assert_eq!(LanFile::parse(&file.to_text()), Ok(file));
+            }
+        }
+        for (text, line) in
+            [("keeper me\n", 1), ("# x\nterm -1\n", 2), ("subnet x", 1), ("what 1", 1), ("mtu", 1)]
+        {
+            assert_eq!(LanFile::parse(text).unwrap_err().line, line, "{text}");
+        }
+        assert_eq!(LanFile::parse("term 3\n").unwrap().term, None, "half of it says nothing");
+    }
+
+    #[test]
+    fn changes_are_given_up_together_the_last_one_first() {
+        let (mut keeper, now) =
+            (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) })), Instant::now());
+        let id = RecordId::Member(key(3));
+        let edit =
+            |text: &str| vec![Edit { record: Record { id, text: Some(text.to_owned()) }, before: None }];
+        assert!(keeper.ask(edit("one"), Then::Nothing, now).is_ok());
+        assert!(keeper.ask(edit("two"), Then::Nothing, now + KEEPER_TIME / 2).is_ok());
+        assert!(keeper.is_asked(&id) && keeper.wait_for(id, Then::Nothing).is_none());
+        assert!(keeper.wait_for(RecordId::Access, Then::Nothing).is_some(), "nothing concerns it");
+        assert!(keeper.take_overdue(now + KEEPER_TIME / 2).is_empty());
+        let tokens: Vec<u64> =
+            keeper.take_overdue(now + KEEPER_TIME).iter().map(|asked| asked.token).collect();
+        assert_eq!(tokens, [2, 1]);
+        assert!(!keeper.is_asked(&id) && keeper.deadline().is_none());
+    }
+}

@@ -1,0 +1,193 @@
+//! The list of members as hubs share it: what is another record now, and records of others. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use common::wire::frame::{Edit, Record, RecordId};
+use common::wire::key::PublicKey;
+use common::wire::name::Name;
+use common::wire::place::Place;
+
+use super::edit::{Change, Outcome, grants_equal};
+use super::member::{Member, Rights, format_member, parse_member};
+use super::{FULL, Line, MAX_MEMBERS, Members};
+use crate::ids::MemberId;
+
+impl Members {
+    /// Whether changes of members are noted from now on, to be taken by `take_edits`.
+    pub(crate) fn share(&mut self, is_shared: bool) {
+        self.journal.edited = is_shared.then(BTreeMap::new);
+    }
+
+    pub(super) fn note_edit(&mut self, id: MemberId) {
+        if let Some(edited) = &mut self.journal.edited {
+            let member = &self.table[id.index()];
+            edited.entry(member.key).or_insert_with(|| Some(format_member(member)));
+        }
+    }
+
+    /// Notes that a member comes with a key that nobody had.
+    pub(super) fn note_new(&mut self, key: PublicKey) {
+        if let Some(edited) = &mut self.journal.edited {
+            edited.entry(key).or_insert(None);
+        }
+    }
+
+    /// What is another record than when this was last taken.
+    pub(crate) fn take_edits(&mut self) -> Vec<Edit> {
+        let Some(edited) = &mut self.journal.edited else { return Vec::new() };
+        let edited = std::mem::take(edited);
+        let edits = edited.into_iter().map(|(key, before)| Edit { record: self.record(&key), before });
+        edits.filter(|edit| edit.record.text != edit.before).collect()
+    }
+
+    /// The record of this key.
+    pub(crate) fn record(&self, key: &PublicKey) -> Record {
+        let text = self.by_key(key).map(|id| format_member(self.member(id)));
+        Record { id: RecordId::Member(*key), text }
+    }
+
+    /// The member that a record says.
+    ///
+    /// # Errors
+    /// Why it says none.
+    pub(crate) fn parse_record(&self, key: &PublicKey, text: &str) -> Result<Member, String> {
+        let member = parse_member(text, self.subnets)?;
+        if member.key == *key { Ok(member) } else { Err("its line has another key".to_owned()) }
+    }
+
+    /// Makes the machine with this key a hub that is reached there. A new one has this name or a numbered one, and an address
+    /// of each family, which it has alone.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be in the list.
+    pub(crate) fn list_hub(
+        &mut self,
+        key: PublicKey,
+        name: Name,
+        rights: Rights,
+        place: Place,
+    ) -> Result<(), String> {
+        if let Some(id) = self.by_key(&key) {
+            self.update(id, |member| member.hub = Some(place));
+            return Ok(());
+        }
+        let Rights { mut addresses, routes, tags } = rights;
+        for subnet in self.subnets.iter() {
+            if !addresses.iter().any(|address| address.is_ipv4() == subnet.is_ipv4()) {
+                addresses.extend(self.addresses.free(subnet));
+            }
+        }
+        let name = if self.by_name(&name).is_none() { name } else { self.free_name(&name, &key, None) };
+        let member =
+            Member { addresses, routes, tags, hub: Some(place), ..Member::new(key, name, self.version()) };
+        let addresses = member.addresses.clone();
+        self.check_put(std::slice::from_ref(&member), &[], &addresses)?;
+        self.put(vec![member], &[]);
+        Ok(())
+    }
+
+    /// Whether these members can be in the list once those with the keys `gone` are not. `free`: addresses that no invite
+    /// keeps any more then.
+    pub(crate) fn check_put(
+        &self,
+        puts: &[Member],
+        gone: &[PublicKey],
+        free: &[IpAddr],
+    ) -> Result<(), String> {
+        let stays = |id: MemberId| {
+            let key = &self.member(id).key;
+            !gone.contains(key) && !puts.iter().any(|put| put.key == *key)
+        };
+        let mut newcomers = 0;
+        for (at, put) in puts.iter().enumerate() {
+            let Member { key, name, addresses, .. } = put;
+            if self.is_revoked(key) {
+                return Err(format!("{key} is revoked"));
+            }
+            let others = || puts[..at].iter();
+            if self.by_name(name).is_some_and(stays) || others().any(|other| other.name == *name) {
+                return Err(format!("{name} is the name of another member"));
+            }
+            let recorded = self.addresses_of(key);
+            for address in addresses {
+                let is_held = self.holder(*address).is_some_and(stays);
+                if is_held || others().any(|other| other.addresses.contains(address)) {
+                    return Err(format!("{address} is held by another member"));
+                }
+                if self.is_reserved(*address) && !recorded.contains(address) && !free.contains(address) {
+                    return Err(format!("{address} is kept for a member that is invited"));
+                }
+            }
+            newcomers += usize::from(self.by_key(key).is_none());
+        }
+        let is_full = self.len() + newcomers > MAX_MEMBERS + gone.len() || self.size >= FULL;
+        if newcomers > 0 && is_full { Err("the list of members is full".to_owned()) } else { Ok(()) }
+    }
+
+    /// Makes these members what the keeper of the list says, and takes off those with the keys `gone`. A member that was
+    /// revoked stays so. Whoever holds what the keeper gives to another one loses it.
+    pub(crate) fn put(&mut self, puts: Vec<Member>, gone: &[PublicKey]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for key in gone {
+            changes.extend(self.by_key(key).map(|id| self.remove(id)));
+        }
+        let puts = puts.into_iter().filter(|put| !self.is_revoked(&put.key));
+        let puts: Vec<(Option<MemberId>, Member)> = puts.map(|put| (self.by_key(&put.key), put)).collect();
+        let is_other = |known: &Member, put: &Member| {
+            !grants_equal(known, put) || known.tags != put.tags || known.hub != put.hub
+        };
+        let puts: Vec<(Option<MemberId>, Member)> =
+            puts.into_iter().filter(|(id, put)| id.is_none_or(|id| is_other(self.member(id), put))).collect();
+        // What they have is free first: two may change places.
+        for id in puts.iter().filter_map(|(id, _)| *id) {
+            self.note_edit(id);
+            self.unindex(id);
+        }
+        for (id, put) in puts {
+            changes.extend(self.give_up(&put));
+            let version = self.change();
+            let Some(id) = id else {
+                let put = Member { added: version, changed: version, ..put };
+                if let Ok(id) = self.insert(put) {
+                    self.lines.push(Line::Member(id, None));
+                }
+                continue;
+            };
+            let before = self.member(id).clone();
+            let member = &mut self.table[id.index()];
+            let Member { name, addresses, routes, tags, hub, .. } = put;
+            *member = Member { name, addresses, routes, tags, hub, changed: version, ..before.clone() };
+            let outcome = if grants_equal(member, &before) { Outcome::Tagged } else { Outcome::Changed };
+            self.index(id);
+            if let Some(at) = self.change_line(id) {
+                self.lines[at] = Line::Member(id, None);
+            }
+            self.parties += 1;
+            changes.push(Change { id, member: before, outcome });
+        }
+        changes
+    }
+
+    /// Takes from others what this member is to have.
+    fn give_up(&mut self, put: &Member) -> Vec<Change> {
+        let holders = put.addresses.iter().filter_map(|&address| self.holder(address));
+        let mut others: Vec<MemberId> = holders.chain(self.by_name(&put.name)).collect();
+        others.dedup();
+        others.retain(|&id| self.member(id).key != put.key);
+        let mut changes = Vec::new();
+        for id in others {
+            let before = self.member(id).clone();
+            let name = match before.name == put.name {
+                true => self.free_name(&put.name, &before.key, None),
+                false => before.name.clone(),
+            };
+            self.update(id, |member| {
+                member.name = name;
+                member.addresses.retain(|address| !put.addresses.contains(address));
+            });
+            changes.push(Change { id, member: before, outcome: Outcome::Changed });
+        }
+        changes
+    }
+}

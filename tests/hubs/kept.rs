@@ -1,0 +1,285 @@
+//! Hubs that share one list, which one of them keeps: who joins where, and what holds while the keeper is away.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::world::SOON;
+use crate::house::{
+    self, Binaries, HUB_LISTENS, Host, Net, Process, SPOKE_ON_LAN, Said, ask_spoke, await_true, make_state,
+    place, run, state,
+};
+
+/// The hubs, and whose host each is.
+const A: usize = 0;
+const B: usize = 1;
+const C: usize = 2;
+/// The hosts of two spokes.
+const LAPTOP: usize = 2;
+const DESK: usize = 3;
+
+struct World {
+    spokes: Vec<(usize, Process)>,
+    hubs: [Option<Process>; 3],
+    /// What each hub is started with.
+    lines: [Vec<String>; 3],
+    net: Net,
+    binaries: Binaries,
+}
+
+impl World {
+    /// One hub, and nobody else.
+    fn new() -> World {
+        house::require_tun().unwrap();
+        let net = Net::named(&["hub-b", "hub-c", "laptop", "desk"]).unwrap();
+        let mut world = World {
+            spokes: Vec::new(),
+            hubs: [None, None, None],
+            lines: [vec!["--subnet".to_owned(), "10.0.0.0/24".to_owned()], Vec::new(), Vec::new()],
+            net,
+            binaries: Binaries::find().unwrap(),
+        };
+        world.start(A);
+        world
+    }
+
+    /// Two hubs, of which the first keeps the list.
+    fn of_two() -> World {
+        let mut world = World::new();
+        world.invite(A, B);
+        world
+    }
+
+    fn host(&self, hub: usize) -> &Host {
+        if hub == A { self.net.hub() } else { self.net.spoke(hub - 1) }
+    }
+
+    fn place(hub: usize) -> String {
+        let at = if hub == A { Net::hub_v4() } else { Net::spoke_v4(hub - 1) };
+        format!("{at}:5678")
+    }
+
+    fn start(&mut self, hub: usize) {
+        let host = self.host(hub);
+        if !state(host, "hub").exists() {
+            make_state(host, "hub").unwrap();
+        }
+        let mut command = Command::new(&self.binaries.hub);
+        command.args(&self.lines[hub]).arg("--state").arg(host.private().join("hub"));
+        let process = host.spawn(["hub-a", "hub-b", "hub-c"][hub], &command).unwrap();
+        process.wait_for_line(HUB_LISTENS, SOON).unwrap();
+        self.hubs[hub] = Some(process);
+    }
+
+    fn kill(&mut self, hub: usize) {
+        self.hubs[hub].take().unwrap().kill().unwrap();
+    }
+
+    /// Has one hub invite another, which is started with the line that this prints.
+    fn invite(&mut self, by: usize, hub: usize) {
+        let (name, place) = (["hub-a", "hub-b", "hub-c"][hub], World::place(by));
+        let line = self.ask(by, &["invite", name, "--hub", "--host", &place]).good();
+        let words = line.trim().strip_prefix("hub ").unwrap().split(' ');
+        self.lines[hub] = words.map(str::to_owned).collect();
+        self.start(hub);
+        self.await_linked(by, hub);
+    }
+
+    fn await_linked(&self, one: usize, other: usize) {
+        for (at, to) in [(one, other), (other, one)] {
+            let place = World::place(to);
+            let is_it = |hub: &Value| hub["place"] == place.as_str() && hub["link"].is_object();
+            await_true("a link", SOON, || self.status(at)["hubs"].as_array().unwrap().iter().any(is_it));
+        }
+    }
+
+    fn ask(&self, hub: usize, words: &[&str]) -> Said {
+        let host = self.host(hub);
+        let mut command = Command::new(&self.binaries.hub);
+        command.args(words).arg("--state").arg(host.private().join("hub"));
+        run(host, command)
+    }
+
+    fn status(&self, hub: usize) -> Value {
+        serde_json::from_str(&self.ask(hub, &["status", "--json"]).good()).unwrap()
+    }
+
+    /// The members as a hub has them: names, with addresses and where they are, in the order of names.
+    fn members(&self, hub: usize) -> Vec<String> {
+        let one = |member: &Value| {
+            let home = if member["link"].is_object() {
+                "here"
+            } else {
+                member["home"].as_str().unwrap_or("nowhere")
+            };
+            format!(
+                "{} {} {home}",
+                member["name"].as_str().unwrap(),
+                member["addresses"][0].as_str().unwrap()
+            )
+        };
+        self.status(hub)["members"].as_array().unwrap().iter().map(one).collect()
+    }
+
+    fn await_members(&self, hub: usize, expected: &[&str]) {
+        let mut seen = Vec::new();
+        let what = format!("{expected:?} at hub {hub}");
+        await_true(&what, SOON, || {
+            let now = self.members(hub);
+            if now != seen {
+                println!("hub {hub}: {now:?}");
+                seen = now;
+            }
+            seen == expected
+        });
+    }
+
+    /// Starts a spoke with these words, and waits until it says so.
+    fn spoke(&mut self, host: usize, words: &[&str], says: &str) {
+        let machine = self.net.spoke(host);
+        let mut command = Command::new(&self.binaries.spoke);
+        command.args(words).arg("--state").arg(machine.private().join("spoke"));
+        let spoke = machine.spawn(machine.name(), &command).unwrap();
+        spoke.wait_for_line(says, SOON).unwrap();
+        self.spokes.push((host, spoke));
+    }
+
+    fn said(&self, host: usize) -> &Process {
+        &self.spokes.iter().rev().find(|(of, _)| *of == host).unwrap().1
+    }
+}
+
+#[test]
+fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
+    let _place = place();
+    let mut world = World::of_two();
+    // The third one is invited by the one that does not keep the list.
+    world.invite(B, C);
+    world.await_linked(A, C);
+    for hub in [A, B, C] {
+        let status = world.status(hub);
+        assert_eq!(
+            (&status["keeper"]["this"], &status["keeper"]["reached"]),
+            (&(hub == A).into(), &true.into())
+        );
+        assert_eq!(status["subnets"][0], "10.0.0.0/24");
+    }
+    let name_a = world.status(A)["keeper"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(world.status(C)["keeper"]["name"], name_a.as_str());
+
+    // A newcomer at a hub that does not keep the list.
+    world.spoke(LAPTOP, &["--hub", &World::place(B), "--name", "laptop"], SPOKE_ON_LAN);
+    world.spoke(DESK, &["--hub", &World::place(C), "--name", "desk"], SPOKE_ON_LAN);
+    for hub in [A, B, C] {
+        let at = |home: usize, name: &str| if hub == home { "here".to_owned() } else { name.to_owned() };
+        let mut list = [
+            format!("desk 10.0.0.250 {}", at(C, "hub-c")),
+            format!("{name_a} 10.0.0.254 {name_a}"),
+            "hub-b 10.0.0.253 hub-b".to_owned(),
+            "hub-c 10.0.0.252 hub-c".to_owned(),
+            format!("laptop 10.0.0.251 {}", at(B, "hub-b")),
+        ];
+        list.sort();
+        world.await_members(hub, &list.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    // They reach each other, over the link of their hubs.
+    let desk = "10.0.0.250".parse().unwrap();
+    house::ping_until(world.net.spoke(LAPTOP), desk, SOON).unwrap();
+
+    // Commands at hubs that do not keep the list hold at all.
+    world.ask(B, &["lock"]).good();
+    for hub in [A, C] {
+        await_true("locked", SOON, || world.status(hub)["locked"] == true);
+    }
+    world.ask(C, &["rename", "laptop", "notebook"]).good();
+    for hub in [A, B, C] {
+        await_true("renamed", SOON, || {
+            let members = world.members(hub);
+            members.iter().any(|line| line.starts_with("notebook 10.0.0.251 ")) && members.len() == 5
+        });
+    }
+    world.ask(B, &["invite", "guest"]).good();
+    await_true("the invite at both others", SOON, || {
+        [A, C].iter().all(|&hub| world.status(hub)["invites"] == 1)
+    });
+    world.ask(C, &["invites", "--cancel", "guest"]).good();
+    await_true("no invite", SOON, || world.status(A)["invites"] == 0 && world.status(B)["invites"] == 0);
+    world.ask(B, &["revoke", "desk"]).good();
+    for hub in [A, B, C] {
+        await_true("off everywhere", SOON, || {
+            !world.members(hub).iter().any(|line| line.starts_with("desk"))
+        });
+    }
+    // Each has it in its own files: they start anew without each other.
+    for hub in [A, B, C] {
+        world.kill(hub);
+    }
+    world.start(C);
+    world.spoke_waits_at(C);
+}
+
+#[test]
+fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
+    let _place = place();
+    let mut world = World::of_two();
+    let b = World::place(B);
+    world.spoke(LAPTOP, &["--hub", &b, "--name", "laptop"], SPOKE_ON_LAN);
+    await_true("the spoke has heard of both hubs", SOON, || {
+        let status = ask_spoke(&world.net, LAPTOP, &["status", "--json"]).good();
+        serde_json::from_str::<Value>(&status).unwrap()["hubs"].as_array().unwrap().len() == 2
+    });
+    world.kill(A);
+    // Who is known comes and goes.
+    world.spokes.clear();
+    world.spoke(LAPTOP, &["--hub", &b, "--name", "laptop"], SPOKE_ON_LAN);
+    // Who is new hears why it has to wait, and goes on trying.
+    world.spoke(
+        DESK,
+        &["--hub", &b, "--name", "desk"],
+        "keeps the list of members and has not answered within 3 s",
+    );
+    let text = world.ask(B, &["status"]).good();
+    assert!(text.contains("cannot be reached: known machines can join, new ones wait"), "{text}");
+    world.ask(B, &["invite", "guest"]).fails("cannot be reached: wait until it is back");
+    // The keeper is back, and the new one is let in by itself.
+    world.start(A);
+    world.said(DESK).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    assert!(
+        world.members(A).iter().any(|line| line.starts_with("desk 10.0.0.251 ")),
+        "{:?}",
+        world.members(A)
+    );
+
+    // It is lost for good: another one keeps the list. When it is back all the same, that one goes on.
+    world.kill(A);
+    assert_eq!(world.ask(B, &["keep"]).good(), "this hub keeps the list of members\n");
+    world.ask(B, &["invite", "guest", "--ip", "10.0.0.77"]).good();
+    world.ask(B, &["lock"]).good();
+    world.start(A);
+    world.await_linked(A, B);
+    await_true("it takes over what the new keeper says", Duration::from_secs(5), || {
+        let status = world.status(A);
+        status["keeper"]["name"] == "hub-b" && status["locked"] == true && status["invites"] == 1
+    });
+    // Both know that after a start, too.
+    world.kill(A);
+    world.kill(B);
+    world.start(B);
+    world.start(A);
+    world.await_linked(A, B);
+    assert_eq!(
+        (&world.status(B)["keeper"]["this"], &world.status(A)["keeper"]["term"]),
+        (&true.into(), &2.into())
+    );
+}
+
+impl World {
+    /// A hub has the whole list though it is alone.
+    fn spoke_waits_at(&self, hub: usize) {
+        let status = self.status(hub);
+        assert_eq!((&status["locked"], &status["keeper"]["reached"]), (&true.into(), &false.into()));
+        assert_eq!(status["revoked"], 1);
+        assert!(self.members(hub).iter().any(|line| line.starts_with("notebook 10.0.0.251 ")));
+    }
+}
