@@ -17,6 +17,8 @@ use crate::lan::subnets::Subnets;
 pub const DEFAULT_STATE: &str = "/var/lib/hub";
 /// The configuration file that is read if it is there.
 pub const DEFAULT_CONFIG: &str = "/etc/hub.toml";
+/// What the keys of a list in etcd begin with unless `--prefix` says otherwise.
+pub const DEFAULT_PREFIX: &str = "/hub/";
 /// The port unless `--listen` says otherwise.
 pub const DEFAULT_PORT: u16 = 5678;
 /// Most places to listen in.
@@ -198,6 +200,22 @@ pub static PROGRAM: Program = Program {
             help: "keeps the list of members that the hubs share, where the hub that does is lost for good",
             operands: "",
             settings: &[],
+        },
+        Command {
+            name: "store",
+            help: "keeps the list of members in etcd; runs beside the hub, as long as that does",
+            operands: "URL",
+            settings: &[
+                Setting::many("endpoint", "URL", "another endpoint of the same cluster"),
+                Setting::one("prefix", "TEXT", "what all keys begin with").or(DEFAULT_PREFIX),
+                Setting::one(
+                    "ca",
+                    "FILE",
+                    "who signs etcd's certificate (PEM; default: the system's authorities)",
+                ),
+                Setting::one("cert", "FILE", "this client's certificate (PEM)"),
+                Setting::one("key", "FILE", "its key (PEM)"),
+            ],
         },
         Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {

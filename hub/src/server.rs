@@ -20,6 +20,7 @@ use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
 use common::node::names::server::NameServer;
 use common::node::names::zone::Zone;
+use common::node::request::Ticket;
 use common::node::state::{self, State};
 use common::transport::icmp::server::Number;
 use common::transport::stream::Stream;
@@ -54,6 +55,7 @@ mod machine;
 mod requester;
 mod scrape;
 mod store;
+mod stored;
 
 use certificate::Certificate;
 pub use config::{Config, Error};
@@ -107,6 +109,8 @@ struct Signals {
 struct Requests {
     last: u64,
     asked: HashMap<RequestId, Asked>,
+    /// `hub store`, which waits for something to do.
+    store: Option<Ticket>,
 }
 
 struct Clock {
@@ -301,6 +305,7 @@ impl Server {
         self.links.send_pings();
         self.core.finish_turn(now);
         self.do_effects(now);
+        self.tell_store(now);
     }
 
     /// When `handle_timeouts` has something to do next.

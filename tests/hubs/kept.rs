@@ -12,25 +12,25 @@ use crate::house::{
 };
 
 /// The hubs, and whose host each is.
-const A: usize = 0;
-const B: usize = 1;
-const C: usize = 2;
+pub(super) const A: usize = 0;
+pub(super) const B: usize = 1;
+pub(super) const C: usize = 2;
 /// The hosts of two spokes.
-const LAPTOP: usize = 2;
-const DESK: usize = 3;
+pub(super) const LAPTOP: usize = 2;
+pub(super) const DESK: usize = 3;
 
-struct World {
-    spokes: Vec<(usize, Process)>,
+pub(super) struct World {
+    pub(super) spokes: Vec<(usize, Process)>,
     hubs: [Option<Process>; 3],
     /// What each hub is started with.
     lines: [Vec<String>; 3],
-    net: Net,
-    binaries: Binaries,
+    pub(super) net: Net,
+    pub(super) binaries: Binaries,
 }
 
 impl World {
     /// One hub, and nobody else.
-    fn new() -> World {
+    pub(super) fn new() -> World {
         house::require_tun().unwrap();
         let net = Net::named(&["hub-b", "hub-c", "laptop", "desk"]).unwrap();
         let mut world = World {
@@ -45,22 +45,22 @@ impl World {
     }
 
     /// Two hubs, of which the first keeps the list.
-    fn of_two() -> World {
+    pub(super) fn of_two() -> World {
         let mut world = World::new();
         world.invite(A, B);
         world
     }
 
-    fn host(&self, hub: usize) -> &Host {
+    pub(super) fn host(&self, hub: usize) -> &Host {
         if hub == A { self.net.hub() } else { self.net.spoke(hub - 1) }
     }
 
-    fn place(hub: usize) -> String {
+    pub(super) fn place(hub: usize) -> String {
         let at = if hub == A { Net::hub_v4() } else { Net::spoke_v4(hub - 1) };
         format!("{at}:5678")
     }
 
-    fn start(&mut self, hub: usize) {
+    pub(super) fn start(&mut self, hub: usize) {
         let host = self.host(hub);
         if !state(host, "hub").exists() {
             make_state(host, "hub").unwrap();
@@ -72,12 +72,12 @@ impl World {
         self.hubs[hub] = Some(process);
     }
 
-    fn kill(&mut self, hub: usize) {
+    pub(super) fn kill(&mut self, hub: usize) {
         self.hubs[hub].take().unwrap().kill().unwrap();
     }
 
     /// Has one hub invite another, which is started with the line that this prints.
-    fn invite(&mut self, by: usize, hub: usize) {
+    pub(super) fn invite(&mut self, by: usize, hub: usize) {
         let (name, place) = (["hub-a", "hub-b", "hub-c"][hub], World::place(by));
         let line = self.ask(by, &["invite", name, "--hub", "--host", &place]).good();
         let words = line.trim().strip_prefix("hub ").unwrap().split(' ');
@@ -86,7 +86,7 @@ impl World {
         self.await_linked(by, hub);
     }
 
-    fn await_linked(&self, one: usize, other: usize) {
+    pub(super) fn await_linked(&self, one: usize, other: usize) {
         for (at, to) in [(one, other), (other, one)] {
             let place = World::place(to);
             let is_it = |hub: &Value| hub["place"] == place.as_str() && hub["link"].is_object();
@@ -94,19 +94,19 @@ impl World {
         }
     }
 
-    fn ask(&self, hub: usize, words: &[&str]) -> Said {
+    pub(super) fn ask(&self, hub: usize, words: &[&str]) -> Said {
         let host = self.host(hub);
         let mut command = Command::new(&self.binaries.hub);
         command.args(words).arg("--state").arg(host.private().join("hub"));
         run(host, command)
     }
 
-    fn status(&self, hub: usize) -> Value {
+    pub(super) fn status(&self, hub: usize) -> Value {
         serde_json::from_str(&self.ask(hub, &["status", "--json"]).good()).unwrap()
     }
 
     /// The members as a hub has them: names, with addresses and where they are, in the order of names.
-    fn members(&self, hub: usize) -> Vec<String> {
+    pub(super) fn members(&self, hub: usize) -> Vec<String> {
         let one = |member: &Value| {
             let home = if member["link"].is_object() {
                 "here"
@@ -116,13 +116,13 @@ impl World {
             format!(
                 "{} {} {home}",
                 member["name"].as_str().unwrap(),
-                member["addresses"][0].as_str().unwrap()
+                member["addresses"][0].as_str().unwrap_or("-")
             )
         };
         self.status(hub)["members"].as_array().unwrap().iter().map(one).collect()
     }
 
-    fn await_members(&self, hub: usize, expected: &[&str]) {
+    pub(super) fn await_members(&self, hub: usize, expected: &[&str]) {
         let mut seen = Vec::new();
         let what = format!("{expected:?} at hub {hub}");
         await_true(&what, SOON, || {
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Starts a spoke with these words, and waits until it says so.
-    fn spoke(&mut self, host: usize, words: &[&str], says: &str) {
+    pub(super) fn spoke(&mut self, host: usize, words: &[&str], says: &str) {
         let machine = self.net.spoke(host);
         let mut command = Command::new(&self.binaries.spoke);
         command.args(words).arg("--state").arg(machine.private().join("spoke"));
@@ -145,7 +145,7 @@ impl World {
         self.spokes.push((host, spoke));
     }
 
-    fn said(&self, host: usize) -> &Process {
+    pub(super) fn said(&self, host: usize) -> &Process {
         &self.spokes.iter().rev().find(|(of, _)| *of == host).unwrap().1
     }
 }

@@ -13,7 +13,7 @@ use super::Core;
 use super::links::TELL_AHEAD;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::keeper::{Asked, KEEPER_TIME, Then, Told};
+use crate::lan::keeper::{Asked, KEEPER_TIME, Store, Then, Told};
 use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
@@ -31,7 +31,10 @@ impl Core {
 
     /// Whether the keeper of the list agrees to changes at once: this hub is the keeper, or linked to it, or has none.
     pub fn reaches_keeper(&self) -> bool {
-        self.keeper.other().is_none() || self.keeper_link().is_some()
+        match self.keeper.store() {
+            Some(store) => store.is_attached,
+            None => self.keeper.other().is_none() || self.keeper_link().is_some(),
+        }
     }
 
     fn keeper_link(&self) -> Option<SessionId> {
@@ -40,7 +43,16 @@ impl Core {
 
     /// Why a change of the list cannot be made now.
     pub(super) fn keeper_problem(&self) -> Option<String> {
-        let keeper = self.keeper.other().filter(|_| !self.reaches_keeper())?;
+        if self.reaches_keeper() {
+            return None;
+        }
+        let Some(keeper) = self.keeper.other() else {
+            return Some(
+                "the list of members is in a store, for which `hub store` has to run here: start it, or, if the store is \
+                 lost for good, `hub keep`"
+                    .to_owned(),
+            );
+        };
         Some(format!(
             "{} keeps the list of members and cannot be reached: wait until it is back, or, if it is lost for good, `hub \
              keep` here",
@@ -57,18 +69,21 @@ impl Core {
 
     /// Has this hub keep the list from now on, as a person says, or as its list is about to be shared.
     pub(super) fn keep(&mut self, request: RequestId, now: Instant) {
-        if !self.keeper.is_own() {
+        if !(self.keeper.is_own() && self.keeper.store().is_none()) {
             let number = self.keeper.term().map_or(0, |term| term.number) + 1;
-            self.take_for_keeper(Term { number, keeper: self.key.public() }, now);
+            self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
         }
         self.write_term(request, now);
     }
 
     /// Takes this one for the keeper, and has that written.
-    fn take_for_keeper(&mut self, term: Term, now: Instant) {
-        let asked = self.keeper.set_term(term);
+    pub(super) fn take_for_keeper(&mut self, term: Term, store: Option<Store>, now: Instant) {
+        let is_news = self.keeper.term() != Some(term);
+        let asked = self.keeper.set_term(term, store);
         self.admission.share(true);
-        self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
+        if is_news {
+            self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
+        }
         if !self.keeper.is_fresh() {
             self.write_term(NOBODY, now);
         }
@@ -86,7 +101,7 @@ impl Core {
 
     fn write_term(&mut self, request: RequestId, now: Instant) {
         if let Some(term) = self.keeper.term() {
-            self.enqueue(request, Command::WriteTerm(term), now);
+            self.enqueue(request, Command::WriteTerm(term, self.keeper.store().is_some()), now);
         }
     }
 
@@ -105,7 +120,7 @@ impl Core {
     /// Another hub tells who keeps the list, as far as it knows.
     pub(super) fn handle_keeper(&mut self, link: SessionId, term: Term, wants_all: bool, now: Instant) {
         if self.keeper.term().is_none_or(|known| known < term) {
-            self.take_for_keeper(term, now);
+            self.take_for_keeper(term, None, now);
         }
         if wants_all && !self.keeper.is_fresh() && self.peers.of(link).is_some() {
             self.keeper.tell_whole(link);
@@ -126,7 +141,7 @@ impl Core {
     /// do.
     pub(super) fn once_agreed(&mut self, then: Then, now: Instant) -> Option<Then> {
         let edits = self.admission.take_edits();
-        if self.keeper.other().is_none() || edits.is_empty() {
+        if self.keeper.decides_alone() || edits.is_empty() {
             self.note_records(edits);
             return Some(then);
         }
@@ -141,7 +156,7 @@ impl Core {
         }
         let record = self.admission.record(RecordId::Access);
         let edits = vec![Edit { record, before: Some(access_text(before)) }];
-        if self.keeper.is_own() {
+        if self.keeper.decides_alone() {
             self.note_records(edits);
             return Some(then);
         }
@@ -150,7 +165,7 @@ impl Core {
     }
 
     fn agree(&mut self, edits: Vec<Edit>, then: Then, now: Instant) {
-        if self.keeper.other().is_none() {
+        if self.keeper.decides_alone() {
             self.note_records(edits);
             return self.conclude(then, now);
         }
@@ -165,7 +180,7 @@ impl Core {
     }
 
     /// Has the other hubs told of these changes, which this one, as the keeper, has agreed to.
-    fn note_records(&mut self, edits: Vec<Edit>) {
+    pub(super) fn note_records(&mut self, edits: Vec<Edit>) {
         if self.keeper.is_own() {
             let version = self.members().version();
             self.keeper.note(version, edits.into_iter().map(|edit| edit.record));
@@ -192,6 +207,10 @@ impl Core {
             }
             Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => {}
             Then::Answer(request, answer) => self.answer(request, Ok(*answer)),
+            Then::Reply(link, token) => {
+                let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
+                self.keeper.note_answer(self.members().version(), link, answer);
+            }
         }
     }
 
@@ -237,7 +256,9 @@ impl Core {
                 }
             }
             Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
-            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => self.conclude(then, now),
+            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) | Then::Reply(..) => {
+                self.conclude(then, now);
+            }
         }
     }
 
@@ -257,18 +278,25 @@ impl Core {
     pub(super) fn handle_overdue(&mut self, now: Instant) {
         let overdue = self.keeper.take_overdue(now);
         if !overdue.is_empty() {
-            let keeper = self.keeper.other().map_or_else(String::new, |keeper| self.hub_called(&keeper));
+            let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
             let why = format!(
-                "{keeper} keeps the list of members and has not answered within {} s",
+                "{} the list of members and has not answered within {} s",
+                keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
                 KEEPER_TIME.as_secs()
             );
             self.take_back(overdue, &why, now);
+            // It may be written down all the same.
+            if let Some(store) = self.keeper.store_mut() {
+                store.is_attached = false;
+            }
         }
     }
 
     /// Takes back changes, the last one first. A membership that was revoked here stays so.
-    fn take_back(&mut self, asked: Vec<Asked>, why: &str, now: Instant) {
+    pub(super) fn take_back(&mut self, asked: Vec<Asked>, why: &str, now: Instant) {
         let mut waiting = Vec::new();
+        let ids = asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id));
+        let ids: Vec<RecordId> = ids.collect();
         for Asked { edits, then, .. } in asked {
             let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
             self.put(edits.into_iter().map(before).collect(), now);
@@ -280,6 +308,11 @@ impl Core {
                     self.refuse_for_now(session, why);
                 }
                 Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+                Then::Reply(link, token) => {
+                    let records = ids.iter().map(|id| self.admission.record(*id)).collect();
+                    let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
+                    self.switch.tell(link, &answer);
+                }
                 Then::Nothing => {}
             }
         }
@@ -305,21 +338,15 @@ impl Core {
         self.put(records, now);
         if is_last {
             let was_fresh = self.keeper.is_fresh();
-            if let Some(told) = self.keeper.complete() {
-                let members = self.members().iter().map(|(_, member)| RecordId::Member(member.key));
-                let invites = self.invites().iter().map(|invite| RecordId::Invite(invite.hash.0));
-                let gone = members.chain(invites).filter(|id| !told.contains(id));
-                let gone: Vec<Record> = gone.map(|id| Record { id, text: None }).collect();
-                self.put(gone, now);
-                if was_fresh {
-                    self.write_term(NOBODY, now);
-                }
+            self.end_records(now);
+            if was_fresh && !self.keeper.is_fresh() {
+                self.write_term(NOBODY, now);
             }
         }
     }
 
     /// Makes the list what the keeper says.
-    fn put(&mut self, records: Vec<Record>, now: Instant) {
+    pub(super) fn put(&mut self, records: Vec<Record>, now: Instant) {
         if records.is_empty() {
             return;
         }
@@ -344,27 +371,25 @@ impl Core {
     }
 
     /// Another hub asks for a change.
-    pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, edits: &[Edit], now: Instant) {
+    pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, asked: &[Edit], now: Instant) {
         self.seal(now);
         let applied = match self.keeper.is_own() {
-            true => self.admission.apply(edits),
+            true => self.admission.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
         match applied {
             Ok(put) => {
-                let has_access = put.access.is_some();
-                self.take_put(put, now);
-                if has_access {
-                    let record = self.admission.record(RecordId::Access);
-                    self.keeper.note(self.members().version(), [record].into_iter());
+                let mut edits = self.admission.take_edits();
+                if put.access.is_some() {
+                    let before = self.admission.record(RecordId::Access).text;
+                    let asked = asked.iter().find(|edit| edit.record.id == RecordId::Access);
+                    edits.extend(asked.map(|edit| Edit { before, ..edit.clone() }));
                 }
-                // It may have changed more than was asked for, as those who were let in by it.
-                self.seal(now);
-                let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
-                self.keeper.note_answer(self.members().version(), link, answer);
+                self.agree(edits, Then::Reply(link, token), now);
+                self.take_put(put, now);
             }
             Err(why) => {
-                let records = edits.iter().map(|edit| self.admission.record(edit.record.id)).collect();
+                let records = asked.iter().map(|edit| self.admission.record(edit.record.id)).collect();
                 let answer = ControlFrame::Answer { token, refused: Some(why), records };
                 self.switch.tell(link, &answer);
             }
@@ -407,7 +432,7 @@ impl Core {
     }
 
     /// The records behind those that were told, and how far that is; `None`: everything.
-    fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
+    pub(super) fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
         let (mut records, mut room) = (Vec::new(), MAX_RECORDS);
         let mut take = |record: Record| {
             let has_room = room > 0;
@@ -452,7 +477,7 @@ impl Core {
     pub(super) fn found(&mut self, place: Option<Place>, now: Instant) -> Result<(), String> {
         self.admission.list_hub(self.key.public(), &self.lan.hub_name, place)?;
         if self.keeper.term().is_none() {
-            self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, now);
+            self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, None, now);
         }
         Ok(())
     }

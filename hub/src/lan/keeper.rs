@@ -42,6 +42,8 @@ pub(crate) enum Then {
     Link(SessionId, PublicKey, Box<Join>),
     /// Answer a person's request.
     Answer(RequestId, Box<Answer>),
+    /// Answer this question of another hub.
+    Reply(SessionId, u64),
 }
 
 /// A change to which the keeper has not agreed yet.
@@ -70,6 +72,19 @@ pub(crate) struct Keeper {
     answers: Vec<(Version, SessionId, ControlFrame)>,
     /// Links by which the whole list is told, and how far it is.
     whole: BTreeMap<SessionId, Told>,
+    /// Where this hub writes the list down before it agrees, if that is not in its own files alone.
+    store: Option<Store>,
+    /// How far a store is told the whole list, if it is.
+    told_to_store: Option<Told>,
+}
+
+/// A store of the list beside the hub's own files, as the process sees it that writes there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Store {
+    /// Whether that process has brought this hub up to date.
+    pub(crate) is_attached: bool,
+    /// The last question that it was given.
+    given: u64,
 }
 
 /// How much of the list was told.
@@ -83,12 +98,22 @@ pub(crate) enum Told {
     Members(Option<Name>),
 }
 
+impl Store {
+    /// One whose process has brought this hub up to date.
+    pub(crate) fn attached() -> Store {
+        Store { is_attached: true, given: 0 }
+    }
+}
+
 impl Keeper {
     /// Of the hub with this key, as its file says.
-    pub(crate) fn new(own: PublicKey, term: Option<Term>) -> Keeper {
+    pub(crate) fn new(own: PublicKey, LanFile { term, is_stored, .. }: &LanFile) -> Keeper {
+        let (term, is_stored) = (*term, *is_stored);
         Keeper {
             own,
             term,
+            store: is_stored.then(Store::default),
+            told_to_store: None,
             is_fresh: term.is_some_and(|term| term.number == 0),
             last_token: 0,
             asked: VecDeque::new(),
@@ -120,8 +145,55 @@ impl Keeper {
         self.is_fresh
     }
 
-    /// Takes this one for the keeper. What waits for another one is given back.
-    pub(crate) fn set_term(&mut self, term: Term) -> Vec<Asked> {
+    /// Whether this hub agrees to changes without asking anyone.
+    pub(crate) fn decides_alone(&self) -> bool {
+        self.other().is_none() && self.store.is_none()
+    }
+
+    /// The store, if this hub has one.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.as_ref().filter(|_| self.is_own())
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
+        if self.is_own() { self.store.as_mut() } else { None }
+    }
+
+    /// The questions that the store was not given yet, at most so many.
+    pub(crate) fn questions_for_store(&mut self, most: usize) -> Vec<(u64, Vec<Edit>)> {
+        let Some(store) = self.store.as_mut().filter(|store| store.is_attached) else { return Vec::new() };
+        let new = self.asked.iter().filter(|asked| asked.token > store.given).take(most);
+        let questions: Vec<(u64, Vec<Edit>)> = new.map(|asked| (asked.token, asked.edits.clone())).collect();
+        store.given = questions.last().map_or(store.given, |(token, _)| *token);
+        questions
+    }
+
+    /// Whether there are some.
+    pub(crate) fn has_questions_for_store(&self) -> bool {
+        let given = self.store().filter(|store| store.is_attached).map(|store| store.given);
+        given.is_some_and(|given| self.asked.back().is_some_and(|asked| asked.token > given))
+    }
+
+    /// How far a store was told the whole list; `None`: everything, or nothing.
+    pub(crate) fn told_to_store(&self) -> Option<Told> {
+        self.told_to_store.clone()
+    }
+
+    /// Notes how far that is.
+    pub(crate) fn set_told_to_store(&mut self, told: Option<Told>) {
+        self.told_to_store = told;
+    }
+
+    /// Takes out all changes that wait, the last one first.
+    pub(crate) fn take_asked(&mut self) -> Vec<Asked> {
+        self.asked.drain(..).rev().collect()
+    }
+
+    /// Takes this one for the keeper, which writes to a store where it is this hub. What waits for another one is given
+    /// back.
+    pub(crate) fn set_term(&mut self, term: Term, store: Option<Store>) -> Vec<Asked> {
+        self.store = store;
         self.term = Some(term);
         self.is_fresh &= term.keeper != self.own;
         self.arriving = None;
@@ -281,7 +353,9 @@ impl Keeper {
     pub(crate) fn forget_session(&mut self, session: SessionId) {
         for asked in &mut self.asked {
             asked.then.retain(|then| match then {
-                Then::Welcome(of, _) | Then::Decide(of, ..) | Then::Link(of, ..) => *of != session,
+                Then::Welcome(of, _) | Then::Decide(of, ..) | Then::Link(of, ..) | Then::Reply(of, _) => {
+                    *of != session
+                }
                 Then::Nothing | Then::Answer(..) => true,
             });
         }
@@ -310,6 +384,8 @@ impl Asked {
 pub struct LanFile {
     /// Who keeps the list.
     pub term: Option<Term>,
+    /// Whether this hub keeps it, in a store beside its own files.
+    pub is_stored: bool,
     /// The LAN's prefixes, where the hub has joined it.
     pub subnets: Vec<IpNetwork>,
     /// Its largest packet, in bytes of IP.
@@ -334,10 +410,11 @@ impl LanFile {
             };
             match word {
                 "keeper" => keeper = Some(value.parse().map_err(|_| bad("the keeper is no key"))?),
+                "store" => file.is_stored = value == "yes",
                 "term" => number = Some(value.parse().map_err(|_| bad("the term is no number"))?),
                 "subnet" => file.subnets.push(value.parse().map_err(|_| bad("the subnet is no prefix"))?),
                 "mtu" => file.mtu = Some(value.parse().map_err(|_| bad("the MTU is no number"))?),
-                _ => return Err(bad("it begins with none of keeper, term, subnet and mtu")),
+                _ => return Err(bad("it begins with none of keeper, term, store, subnet and mtu")),
             }
         }
         file.term = number.zip(keeper).map(|(number, keeper)| Term { number, keeper });
@@ -349,6 +426,7 @@ impl LanFile {
         let mut text = String::from("# Who keeps the list of members that the hubs of this LAN share.\n");
         if let Some(Term { number, keeper }) = self.term {
             text.push_str(&format!("keeper {keeper}\nterm {number}\n"));
+            text.push_str(if self.is_stored { "store yes\n" } else { "" });
         }
         self.subnets.iter().for_each(|subnet| text.push_str(&format!("subnet {subnet}\n")));
         self.mtu.iter().for_each(|mtu| text.push_str(&format!("mtu {mtu}\n")));
@@ -370,7 +448,8 @@ mod tests {
     fn the_file_survives_being_written() {
         for term in [None, Some(Term { number: 7, keeper: key(1) })] {
             for subnets in [vec![], vec!["10.0.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]] {
-                let file = LanFile { term, mtu: (!subnets.is_empty()).then_some(1_400), subnets };
+                let is_stored = term.is_some();
+                let file = LanFile { term, is_stored, mtu: (!subnets.is_empty()).then_some(1_400), subnets };
                 assert_eq!(LanFile::parse(&file.to_text()), Ok(file));
             }
         }
@@ -384,8 +463,13 @@ mod tests {
 
     #[test]
     fn changes_are_given_up_together_the_last_one_first() {
-        let (mut keeper, now) =
-            (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) })), Instant::now());
+        let (mut keeper, now) = (
+            Keeper::new(
+                key(1),
+                &LanFile { term: Some(Term { number: 1, keeper: key(2) }), ..LanFile::default() },
+            ),
+            Instant::now(),
+        );
         let id = RecordId::Member(key(3));
         let edit =
             |text: &str| vec![Edit { record: Record { id, text: Some(text.to_owned()) }, before: None }];

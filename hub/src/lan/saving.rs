@@ -46,8 +46,8 @@ pub enum Job {
     SetLocked(bool),
     /// Write that the LAN has moved to other subnets; what is read from now on is read for those.
     Move(Box<Moves>, Subnets),
-    /// Write who keeps the list.
-    WriteTerm(Term),
+    /// Write who keeps the list, and whether that is this hub with a store.
+    WriteTerm(Term, bool),
     /// Read all files.
     Read,
 }
@@ -153,8 +153,8 @@ pub enum Command {
     Drain(bool),
     /// Keep the list of members that the hubs share.
     Keep,
-    /// Write who does.
-    WriteTerm(Term),
+    /// Write who does, and whether that is this hub with a store.
+    WriteTerm(Term, bool),
     /// Read the files again.
     Reload,
 }
@@ -173,7 +173,7 @@ impl Command {
             | Command::Renumber(_)
             | Command::Drain(_)
             | Command::Keep
-            | Command::WriteTerm(_)
+            | Command::WriteTerm(..)
             | Command::Reload => false,
         }
     }

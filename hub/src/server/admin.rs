@@ -36,6 +36,7 @@ impl Server {
                 let answer = self.answer_question(request, now);
                 self.reply(ticket, answer, now);
             }
+            Ok((Request::Store { request }, _)) => self.serve_store(ticket, request, now),
             Ok((request, by)) => {
                 let caller = control.caller(ticket, by);
                 self.change(ticket, request, caller, now);
@@ -84,6 +85,7 @@ impl Server {
             | Request::Renumber { .. }
             | Request::Drain { .. }
             | Request::Keep
+            | Request::Store { .. }
             | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
         }
     }
@@ -128,6 +130,7 @@ impl Server {
             Request::Status { .. }
             | Request::Invites
             | Request::Pending
+            | Request::Store { .. }
             | Request::Rules { .. }
             | Request::Explain { .. } => return,
         };
@@ -157,7 +160,7 @@ impl Server {
         self.core.request(request, command, now);
     }
 
-    fn reply(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
+    pub(super) fn reply(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
         if let Some(control) = &mut self.control {
             control.answer(ticket, answer, now);
         }

@@ -65,6 +65,7 @@ pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> 
     let lan = LanFile {
         // The first list that is told counts, whoever tells it.
         term: Some(Term { number: 0, keeper: hub_key }),
+        is_stored: false,
         subnets: welcome.addresses.clone(),
         mtu: Some(welcome.mtu),
     };
