@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::kept::{A, B, C, DESK, LAPTOP, World};
 use super::world::SOON;
-use crate::house::{Net, Process, SPOKE_ON_LAN, await_true, is_missing, place, run, state};
+use crate::house::{Authority, Net, Process, SPOKE_ON_LAN, Valid, await_true, is_missing, place, run, state};
 
 /// Hubs, each with a process of etcd and `hub store` on its host.
 struct Stored {
@@ -212,6 +212,51 @@ fn where_hubs_and_etcd_are_cut_in_two_nobody_gets_what_another_has() {
         });
     }
     assert_eq!(stored.in_etcd("/hub/list/member/").matches("10.0.0.9").count(), 1);
+}
+
+#[test]
+fn etcd_may_want_a_certificate_and_shows_its_own() {
+    if is_missing("etcd", "etcd-server") {
+        return;
+    }
+    let _place = place();
+    let world = World::new();
+    let authority = Authority::new().unwrap();
+    let (host, at) = (world.host(A), address(A));
+    authority.issue("etcd", &format!("IP:{at}"), Valid::Now).unwrap();
+    authority.issue("store", "DNS:store", Valid::Now).unwrap();
+    let file = |name: &str| authority.argument(name);
+    let mut command = Command::new("etcd");
+    command.args(["--name", "one", "--log-level", "error", "--data-dir"]).arg(host.private().join("etcd"));
+    for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+        command.args([flag, &format!("https://{at}:2379")]);
+    }
+    command.args(["--client-cert-auth", "--trusted-ca-file", &file("ca.pem")]);
+    command.args(["--cert-file", &file("etcd.pem"), "--key-file", &file("etcd.key")]);
+    let _etcd = host.spawn("etcd", &command).unwrap();
+    let store = |words: &[&str]| {
+        let mut command = Command::new(&world.binaries.hub);
+        command.args(["store", &format!("https://{at}:2379")]).args(words);
+        command.arg("--state").arg(host.private().join("hub"));
+        host.spawn("store", &command).unwrap()
+    };
+    let ca = ["--ca", &file("ca.pem")];
+    store(&[]).wait_for_line("etcd does not answer", SOON).unwrap();
+    store(&ca).wait_for_line("etcd does not answer", SOON).unwrap();
+    let own = ["--cert", &file("store.pem"), "--key", &file("store.key")];
+    let good = store(&[&ca[..], &own[..]].concat());
+    good.wait_for_line("etcd has the list from the hub", SOON).unwrap();
+    await_true("the list is in etcd", SOON, || world.status(A)["keeper"]["reached"] == true);
+    // What is typed wrongly is said, with what to do.
+    for (words, why) in [
+        (&["--cert", "x"][..], "--cert x: No such file"),
+        (&own[..2], "--cert and --key go together"),
+        (&["--ca", &file("ca.key")], "--ca: there is no certificate in it"),
+    ] {
+        let mut command = Command::new(&world.binaries.hub);
+        command.args(["store", "https://[::1]:2379"]).args(words);
+        run(host, command).fails_with(2, why);
+    }
 }
 
 impl Stored {
