@@ -148,6 +148,11 @@ impl Core {
         self.switch.limit_queued(bytes);
     }
 
+    /// Keeps the hub's own kernel off the LAN: the hub has no device.
+    pub fn close_kernel(&mut self) {
+        self.switch.close_kernel();
+    }
+
     /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.
     pub fn accept(&mut self, source: SocketAddr, ephemeral: [u8; 32], now: Instant) -> Option<SessionId> {
         match self.switch.accept(&self.key, source, ephemeral, now) {

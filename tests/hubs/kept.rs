@@ -274,6 +274,46 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
     );
 }
 
+/// A second hub on one machine, as a container would have it: no device, and no rights at all.
+#[test]
+fn a_hub_without_a_device_needs_no_rights_and_serves_its_members() {
+    let _place = place();
+    let mut world = World::new();
+    let line = world.ask(A, &["invite", "hub-b", "--hub", "--host", &World::place(A)]).good();
+    let host = world.net.hub();
+    let directory = host.private().join("second");
+    let words = line.trim().strip_prefix("hub ").unwrap().to_owned();
+    let mut command = Command::new("sh");
+    let start = format!(
+        "install -d -o 12345 -m 700 {0} && exec setpriv --reuid 12345 --regid 12345 --clear-groups --bounding-set -all \
+         --no-new-privs {1} {words} --host {2}:5679 --listen 5679 --no-tun --state {0}",
+        directory.display(),
+        world.binaries.hub.display(),
+        Net::hub_v4(),
+    );
+    command.args(["-c", &start]);
+    let second = host.spawn("second", &command).unwrap();
+    second.wait_for_line("linked to the hub", SOON).unwrap();
+    world.spoke(LAPTOP, &["--hub", &format!("{}:5679", Net::hub_v4()), "--name", "laptop"], SPOKE_ON_LAN);
+    world.spoke(DESK, &["--hub", &World::place(A), "--name", "desk"], SPOKE_ON_LAN);
+    let address = |name: &str| -> std::net::IpAddr {
+        let members = world.members(A);
+        let line = members.iter().find(|line| line.starts_with(name)).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    house::ping_until(world.net.spoke(LAPTOP), address("desk"), SOON).unwrap();
+    // The machine is on the LAN by its first hub alone: what is for the second one itself is answered.
+    house::ping_until(world.net.spoke(LAPTOP), address("hub "), SOON).unwrap();
+    let mut ping = Command::new("ping");
+    ping.args(["-c", "1", "-W", "2", &address("hub-b").to_string()]);
+    let said = run(world.net.spoke(LAPTOP), ping);
+    assert!(said.out.contains("Destination Host Unreachable"), "{}", said.out);
+    let mut status = Command::new(&world.binaries.hub);
+    status.args(["status", "--state"]).arg(&directory);
+    let status = run(world.net.hub(), status).good();
+    assert!(status.contains("10.0.0.0/24 on no device"), "{status}");
+}
+
 impl World {
     /// A hub has the whole list though it is alone.
     fn spoke_waits_at(&self, hub: usize) {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::audit::Entry;
+use super::machine::Machine;
 use super::requester::{Asked, Requester, summary};
 use crate::control::{self, Allowed, Invited, Renamed, Request, Revoked};
 use crate::effect::Notice;
@@ -51,7 +52,7 @@ impl Server {
         let Some(scrapes) = scrapes else { return };
         let page = || {
             let mut status = control::head(core, about, now);
-            status.problems = machine.problems();
+            status.problems = machine.as_ref().map(Machine::problems).unwrap_or_default();
             text(&metrics(&status))
         };
         if scrapes.serve(number, events.registry(), now, page) {
@@ -64,7 +65,7 @@ impl Server {
         match request {
             Request::Status { after } => {
                 let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
-                status.problems = self.machine.problems();
+                status.problems = self.machine.as_ref().map(Machine::problems).unwrap_or_default();
                 status.zone = self.name_server.as_ref().map(|server| server.zone().to_string());
                 encode(Ok(status))
             }
