@@ -274,6 +274,64 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
     );
 }
 
+#[test]
+fn a_lan_with_several_hubs_moves_to_another_subnet_hub_by_hub() {
+    let _place = place();
+    let mut world = World::of_two();
+    world.spoke(LAPTOP, &["--hub", &World::place(B), "--name", "laptop"], SPOKE_ON_LAN);
+    for hub in [A, B] {
+        let said = world.ask(hub, &["renumber", "10.44.0.0/24"]).good();
+        assert!(said.contains("moved 10.0.0.0/24 to 10.44.0.0/24"), "{said}");
+    }
+    world.await_linked(A, B);
+    await_true("the member is back, with its address of the other subnet", SOON, || {
+        let at = |hub: usize| world.members(hub).iter().any(|line| line.starts_with("laptop 10.44.0.252 "));
+        at(A) && at(B) && world.status(A)["elsewhere"] == 1 || world.status(A)["online"] == 1
+    });
+    // A newcomer at either hub is agreed to, and the hub that has joined knows all that when it starts anew.
+    world.spoke(DESK, &["--hub", &World::place(B), "--name", "desk"], SPOKE_ON_LAN);
+    world.kill(B);
+    world.start(B);
+    world.await_linked(A, B);
+    assert!(
+        world.members(B).iter().any(|line| line.starts_with("desk 10.44.0.251 ")),
+        "{:?}",
+        world.members(B)
+    );
+}
+
+#[test]
+fn what_is_wrong_with_joining_is_said() {
+    let _place = place();
+    let mut world = World::new();
+    make_state(world.host(B), "hub").unwrap();
+    let a = World::place(A);
+    let key = world.status(A)["key"].as_str().unwrap().to_owned();
+    let other = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    let secret = "29d10b3762fd5266a92d936735a0c6a0";
+    let spokes = world.ask(A, &["invite", "laptop", "--host", &a]).good();
+    let spokes = spokes.trim().rsplit(' ').next().unwrap().to_owned();
+    let join = |words: &[&str]| world.ask(B, &[&["--join", &a], words].concat());
+    join(&[]).fails("say which key the other hub has: --hub-key");
+    join(&["--hub-key", other]).fails("has the key");
+    join(&["--hub-key", &key]).fails("`hub invite NAME --hub` here lets one in");
+    let no_invite = "the invite is unknown, used or expired, or not that of a hub";
+    join(&["--hub-key", &key, "--invite", secret]).fails(no_invite);
+    join(&["--hub-key", &key, "--invite", &spokes]).fails(no_invite);
+    world.ask(B, &["--join", "192.0.2.1:9", "--hub-key", &key]).fails("cannot reach the hub at 192.0.2.1:9");
+    // Nothing of that has left anything behind; a list that is there is not lost either.
+    assert!(!state(world.host(B), "hub").join("members").exists());
+    let line = world.ask(A, &["invite", "hub-b", "--hub", "--host", &a]).good();
+    let words: Vec<&str> = line.trim().strip_prefix("hub ").unwrap().split(' ').collect();
+    let list = state(world.host(B), "hub").join("members");
+    std::fs::write(&list, format!("{other} nas 10.0.0.9\n")).unwrap();
+    world.ask(B, &words).fails("has members of a LAN of its own");
+    std::fs::remove_file(&list).unwrap();
+    world.lines[B] = words.iter().map(|&word| word.to_owned()).collect();
+    world.start(B);
+    world.await_linked(A, B);
+}
+
 /// A second hub on one machine, as a container would have it: no device, and no rights at all.
 #[test]
 fn a_hub_without_a_device_needs_no_rights_and_serves_its_members() {
