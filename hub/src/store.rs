@@ -5,15 +5,22 @@
 //! can change nothing. Where the key is gone, the next process takes its place, and brings its hub what etcd has.
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the clock and connections")]
 
+use std::fs::File;
 use std::io::Read as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::linux::sandbox::{self, Needs, Profile, StateDirectory, User};
 use common::node::control::{AskError, ask};
+use common::node::state;
+use common::wire::place::Place;
 use log::{info, warn};
+use nix::unistd::{Gid, Uid};
 
 use crate::control::{Request, StoreRequest, StoreWork, StoredRecord};
 
@@ -76,6 +83,7 @@ pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
     };
     let certificates = Certificates { authority: read("--ca", authority)?, own };
     let etcd = Etcd::new(&options.endpoints, &options.prefix, &certificates)?;
+    confine(options)?;
     let lease = Lease::default();
     renew(etcd.clone(), Arc::clone(&lease));
     end_at_signal(etcd.clone(), Arc::clone(&lease), signals)?;
@@ -87,6 +95,49 @@ pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
         run.resign();
         sleep(LOOK_EVERY);
     }
+}
+
+/// The hub's state directory, for a process that only goes to the socket in it.
+struct Directory(File);
+
+impl StateDirectory for Directory {
+    type SyncedFile = ();
+
+    fn directory(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn directory_of((): &()) -> BorrowedFd<'_> {
+        unreachable!("it keeps no file in step")
+    }
+
+    fn change_owner(&self, _: Uid, _: Gid) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Gives up all that the process does not need: it becomes the hub's user, and goes to etcd's ports and the hub's socket.
+fn confine(options: &StoreOptions) -> Result<(), String> {
+    let path = state::inner(&options.state);
+    let directory = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let owner = directory.metadata().map_err(|error| format!("{}: {error}", path.display()))?.uid();
+    let user = User::of(Uid::from_raw(owner)).filter(|_| Uid::effective().is_root());
+    let port = |url: &String| {
+        let (scheme, rest) = url.split_once("://")?;
+        let place: Place = rest.split('/').next()?.parse().ok()?;
+        let has_port = rest.trim_end_matches('/').rsplit(']').next()?.contains(':');
+        Some(if has_port {
+            place.port
+        } else if scheme == "https" {
+            443
+        } else {
+            80
+        })
+    };
+    let ports: Option<Vec<u16>> = options.endpoints.iter().map(port).collect();
+    let ports = ports.ok_or("an endpoint is a URL, such as http://127.0.0.1:2379")?;
+    let needs = Needs { profile: Profile::Resolves, ports: Some(&ports), readable: &[], binds_names: false };
+    sandbox::enter(&Directory(directory), None, user.as_ref(), needs).map_err(|error| error.to_string())
 }
 
 /// Renews the lease for as long as there is one.

@@ -247,6 +247,10 @@ fn etcd_may_want_a_certificate_and_shows_its_own() {
     let good = store(&[&ca[..], &own[..]].concat());
     good.wait_for_line("etcd has the list from the hub", SOON).unwrap();
     await_true("the list is in etcd", SOON, || world.status(A)["keeper"]["reached"] == true);
+    let confined = fs::read_to_string(format!("/proc/{}/status", good.pid())).unwrap();
+    for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000000000"] {
+        assert!(confined.contains(line), "{line}: {confined}");
+    }
     // What is typed wrongly is said, with what to do.
     for (words, why) in [
         (&["--cert", "x"][..], "--cert x: No such file"),

@@ -103,6 +103,12 @@ impl User {
         }
     }
 
+    /// The user of this number; `None` where it has no name.
+    pub fn of(uid: Uid) -> Option<User> {
+        let user = unistd::User::from_uid(uid).ok()??;
+        Some(User { name: user.name, uid: user.uid, gid: user.gid })
+    }
+
     fn is_current(&self) -> bool {
         Uid::effective() == self.uid && Uid::current() == self.uid
     }
