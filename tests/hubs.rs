@@ -8,6 +8,7 @@ mod kept;
 mod linked;
 mod stored;
 mod traffic;
+mod watched;
 mod world;
 
 use std::fs;

@@ -33,7 +33,7 @@ impl Switch {
     /// Makes a session a link to another hub, which takes packets up to `mtu` bytes of IP. `welcome`: what it is told, if it
     /// has asked.
     pub fn join_hub(&mut self, session: SessionId, mtu: Option<u32>, welcome: Option<Welcome>, now: Instant) {
-        self.sessions[session.index()].tunnel.set_between_hubs(now);
+        self.sessions[session.index()].tunnel.set_between_hubs();
         self.let_in(session, Role::Hub, mtu, welcome, now);
     }
 
