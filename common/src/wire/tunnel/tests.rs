@@ -516,5 +516,5 @@ fn an_idle_tunnel_is_small() {
         assert_eq!(tunnel.outbound.queue.cost(), 0);
     }
     let (tunnel, transport) = (size_of::<Tunnel>(), size_of::<Transport>());
-    assert!(tunnel + transport <= 3_072, "{tunnel} + {transport}");
+    assert!(tunnel + transport <= 1_024, "{tunnel} + {transport}");
 }

@@ -65,7 +65,7 @@ impl Tunnel {
         self.control(&ControlFrame::Ping(token))
     }
 
-    /// An idle tunnel does not keep expanded keys; the next large record expands them again.
+    /// An idle tunnel does not keep expanded keys; the next records expand them again.
     pub(super) fn rest(&mut self) {
         if let Some(transport) = &mut self.transport {
             transport.sealer.drop_cached_key();
