@@ -9,6 +9,7 @@ mod kept;
 mod linked;
 mod many;
 mod stored;
+mod three;
 mod traffic;
 mod watched;
 mod world;
