@@ -4,10 +4,14 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 #![allow(clippy::print_stdout, reason = "a test: it says what it measured")]
 
+mod fleet;
 mod kept;
 mod linked;
+mod many;
 mod stored;
+mod three;
 mod traffic;
+mod watched;
 mod world;
 
 use std::fs;

@@ -18,6 +18,7 @@ mod machine;
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod packets;
 #[path = "simulation/pipe.rs"]
+#[allow(dead_code, reason = "the other simulation uses more of it")]
 mod pipe;
 #[path = "simulation/rng.rs"]
 mod rng;

@@ -307,6 +307,7 @@ impl Core {
             self.saving.deadline(),
             self.routes_deadline(),
             self.peers.deadline(),
+            self.hubs.tell_at(),
             self.keeper_deadline(),
             at_once,
         ];
@@ -318,6 +319,7 @@ impl Core {
         self.handle_routes(now);
         self.handle_overdue(now);
         self.dial_peers(now);
+        self.tell_untold_hubs(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {
             self.notify.last = Some(now);
             self.switch.tell_watchers(&ControlFrame::MembersChanged);

@@ -321,7 +321,7 @@ impl Client {
     /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
     fn look_at_link(&mut self, now: Instant) {
         let Connection::Link(Link::Tcp(link, _)) = &self.connections[Attempt::Link] else { return };
-        if now < self.look_at {
+        if now < self.look_at && !self.uplink.wants_look(now) {
             return;
         }
         self.look_at = now + LOOK_EVERY;
@@ -461,6 +461,10 @@ impl Client {
                     {
                         stream.hurry();
                     }
+                }
+                Effect::AskKernel(asks) => {
+                    let does_ask = self.connections[Attempt::Link].ask_kernel(asks);
+                    self.uplink.handle_asked(does_ask, now);
                 }
                 Effect::Switch(slot) => {
                     if let Some((source, hub)) = self.connections.switch(slot) {

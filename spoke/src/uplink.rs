@@ -53,10 +53,12 @@ mod segments;
 mod status;
 pub mod target;
 pub mod trial;
+mod watching;
 pub mod way;
 pub mod ways;
 
 pub use effect::{Attempt, Effect, Error, MAX_TRIALS, Notice};
+pub use watching::ASK_EVERY;
 
 use learned::LearnedRoutes;
 use linked::{Linked, Trials};
@@ -262,7 +264,8 @@ impl Uplink {
             Phase::Resolving | Phase::Dialling | Phase::Racing => None,
             Phase::Linked(linked) => {
                 let probe = linked.probe.map(Probe::deadline);
-                probe.into_iter().chain([linked.tunnel.deadline()]).min()
+                let look = linked.watching.look_at();
+                probe.into_iter().chain(look).chain([linked.tunnel.deadline()]).min()
             }
         };
         [phase, self.lane_deadline(), self.elsewhere_deadline(), self.pin.again_at(), self.members.deadline()]
@@ -387,10 +390,11 @@ impl Uplink {
         }
     }
 
-    /// A look at the connection of the link.
+    /// A look at the connection of the link: now and then, and when [`Uplink::wants_look`].
     pub fn handle_health(&mut self, info: TcpInfo, now: Instant) {
         if self.is_on_lan() {
             self.outer.segments.note(info, now);
+            self.note_unheard(info.unheard, now);
             self.consider_lane(&info, now);
         }
     }

@@ -15,9 +15,10 @@ use crate::house::{
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
 pub(super) const C: usize = 2;
-/// The hosts of two spokes.
+/// The hosts of spokes.
 pub(super) const LAPTOP: usize = 2;
 pub(super) const DESK: usize = 3;
+pub(super) const NAS: usize = 4;
 
 pub(super) struct World {
     pub(super) spokes: Vec<(usize, Process)>,
@@ -32,7 +33,7 @@ impl World {
     /// One hub, and nobody else.
     pub(super) fn new() -> World {
         house::require_tun().unwrap();
-        let net = Net::named(&["hub-b", "hub-c", "laptop", "desk"]).unwrap();
+        let net = Net::named(&["hub-b", "hub-c", "laptop", "desk", "nas"]).unwrap();
         let mut world = World {
             spokes: Vec::new(),
             hubs: [None, None, None],

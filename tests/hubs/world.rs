@@ -38,11 +38,16 @@ pub(crate) struct World {
     pub(crate) keys: [String; 2],
     pub(crate) net: Net,
     pub(crate) binaries: Binaries,
+    subnet: &'static str,
 }
 
 impl World {
     /// Two hubs with one list, which has no member but them.
     pub(crate) fn new() -> World {
+        World::with_subnet("10.0.0.0/24")
+    }
+
+    fn with_subnet(subnet: &'static str) -> World {
         house::require_tun().unwrap();
         let net = Net::named(&["second", "laptop", "desk"]).unwrap();
         let mut world = World {
@@ -51,6 +56,7 @@ impl World {
             keys: Default::default(),
             net,
             binaries: Binaries::find().unwrap(),
+            subnet,
         };
         for hub in [HUB_A, HUB_B] {
             make_state(world.host(hub), "hub").unwrap();
@@ -68,14 +74,23 @@ impl World {
 
     /// The same with the spokes at these hubs.
     pub(crate) fn linked_with(at: [usize; 2]) -> World {
-        let mut world = World::new();
+        World::new().link_up(at, "")
+    }
+
+    /// The same in a larger subnet, with these members in the list.
+    pub(crate) fn wide(at: [usize; 2], members: &str) -> World {
+        World::with_subnet("10.0.0.0/16").link_up(at, members)
+    }
+
+    fn link_up(self, at: [usize; 2], members: &str) -> World {
+        let mut world = self;
         let spokes = [LAPTOP, DESK].map(|i| {
             make_state(world.net.spoke(i), "spoke").unwrap();
             ask_spoke(&world.net, i, &["key"]).good().trim().to_owned()
         });
         let [a, b] = &world.keys;
         let list = format!(
-            "{a} hub-a {} hub={}\n{b} hub-b {} hub={}\n{} laptop 10.0.0.2,fd00::2\n{} desk 10.0.0.3,fd00::3\n",
+            "{a} hub-a {} hub={}\n{b} hub-b {} hub={}\n{} laptop 10.0.0.2,fd00::2\n{} desk 10.0.0.3,fd00::3\n{members}",
             own(HUB_A).map(|own| own.to_string()).join(","),
             World::place(HUB_A),
             own(HUB_B).map(|own| own.to_string()).join(","),
@@ -151,7 +166,7 @@ impl World {
     pub(crate) fn start_with(&mut self, hub: usize, options: &[&str]) {
         let host = self.host(hub);
         let mut command = Command::new(&self.binaries.hub);
-        command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(host.private().join("hub")).args(options);
+        command.args(["--subnet", self.subnet, "--state"]).arg(host.private().join("hub")).args(options);
         let process = host.spawn(if hub == HUB_A { "hub-a" } else { "hub-b" }, &command).unwrap();
         process.wait_for_line(HUB_LISTENS, SOON).unwrap();
         self.hubs[hub] = Some(process);

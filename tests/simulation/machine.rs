@@ -304,7 +304,11 @@ impl World {
                 self.remember(at, key);
             }
             Effect::RememberHubs(told) => assert_eq!(told, [], "there is one hub"),
-            Effect::RememberWays(_) | Effect::GiveUp(_) | Effect::Hurry(_) | Effect::Switch(_) => {
+            Effect::RememberWays(_)
+            | Effect::GiveUp(_)
+            | Effect::Hurry(_)
+            | Effect::AskKernel(_)
+            | Effect::Switch(_) => {
                 unreachable!("there is one way to one hub")
             }
             Effect::Configure { addresses, mtu } => {

@@ -54,6 +54,11 @@ impl Pipe {
         self.stalled = true;
     }
 
+    /// Whether bytes arrive.
+    pub(crate) fn passes(&self) -> bool {
+        !self.stalled && self.closes_at.is_none()
+    }
+
     /// What was kept back arrives now, as if sent again.
     pub(crate) fn resume(&mut self, now: Instant) {
         self.stalled = false;

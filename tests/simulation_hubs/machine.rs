@@ -40,6 +40,9 @@ pub(crate) struct Machine {
     /// The file of hubs.
     pinned: Option<PublicKey>,
     pub(crate) told: Vec<(Place, PublicKey)>,
+    /// What its kernel says of the link, and when it heard of the hub's kernel last.
+    info: TcpInfo,
+    heard_at: Instant,
 }
 
 fn index(attempt: Attempt) -> usize {
@@ -57,7 +60,16 @@ impl Machine {
     pub(crate) fn new(key: PrivateKey, own: IpAddr, seed: u64, time: Duration, now: Instant) -> Machine {
         let known = Known { joins: time.as_millis() as u64, ..Known::default() };
         let uplink = uplink(&key, own, known, seed, now);
-        Machine { key, own, uplink, attempts: Default::default(), pinned: None, told: Vec::new() }
+        Machine {
+            key,
+            own,
+            uplink,
+            attempts: Default::default(),
+            pinned: None,
+            told: Vec::new(),
+            info: TcpInfo::default(),
+            heard_at: now,
+        }
     }
 
     /// Starts the program anew, with what is in its files.
@@ -111,8 +123,18 @@ impl Machine {
 
     /// Its kernel says that a long way has lost this many packets so far.
     pub(crate) fn lose(&mut self, resent: u32, now: Instant) {
-        let shortest = Some(Duration::from_millis(40));
-        self.uplink.handle_health(TcpInfo { resent, shortest, ..TcpInfo::default() }, now);
+        self.info = TcpInfo { resent, shortest: Some(Duration::from_millis(40)), ..TcpInfo::default() };
+        self.uplink.handle_health(TcpInfo { unheard: now - self.heard_at, ..self.info }, now);
+    }
+
+    /// Its kernel hears the hub's now, or has not since; the uplink looks where it wants to.
+    fn look(&mut self, is_heard: bool, now: Instant) {
+        if is_heard {
+            self.heard_at = now;
+        }
+        if self.uplink.wants_look(now) {
+            self.uplink.handle_health(TcpInfo { unheard: now - self.heard_at, ..self.info }, now);
+        }
     }
 
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
@@ -200,8 +222,11 @@ impl World {
                 State::None | State::Lookup(..) | State::Dial(..) | State::Link(_) => {}
             }
         }
+        let link = self.spokes[at].link().and_then(|link| self.conns.get(&link));
+        let is_heard = link.is_none_or(|conn| conn.up.passes() && conn.down.passes());
         let machine = &mut self.spokes[at];
         let is_due = machine.uplink.deadline().is_some_and(|due| due <= now);
+        machine.look(is_heard, now);
         machine.uplink.handle_timeout(now);
         let effect = machine.uplink.poll_effect();
         assert!(is_due || effect.is_none(), "spoke {at} had something to do that was not due: {effect:?}");
@@ -301,6 +326,10 @@ impl World {
             }
             Effect::Close { reset } => self.hang_up(at, Attempt::Link, reset),
             Effect::GiveUp(slot) => self.hang_up(at, Attempt::Trial(slot), false),
+            // Not every kernel says what it hears.
+            Effect::AskKernel(asks) => {
+                self.spokes[at].uplink.handle_asked(asks && !at.is_multiple_of(3), now)
+            }
             Effect::Switch(slot) => {
                 let attempts = &mut self.spokes[at].attempts;
                 assert!(matches!(attempts[0], State::None), "{attempts:?}");

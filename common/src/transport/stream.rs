@@ -8,7 +8,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 use rustls::ServerConfig;
@@ -121,6 +121,14 @@ impl Stream {
     /// Has what is written go out at once: [`Link::hurry`].
     pub fn hurry(&mut self) {
         self.link.hurry();
+    }
+
+    /// Has the kernel ask the other end's kernel: [`Link::ask_kernel`].
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn ask_kernel(&self, every: Option<Duration>) -> io::Result<()> {
+        self.link.ask_kernel(every)
     }
 
     /// Has the close reset the connection.

@@ -17,7 +17,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::linux::sys::{set_socket_option, shortest_round_trip, tcp_flight, tcp_info};
 use crate::queue::flight::{self, Flight};
@@ -173,6 +173,21 @@ impl Link {
         self.path = Path::Short;
         if std::mem::take(&mut self.is_adaptive) {
             make_steady(&self.stream);
+        }
+    }
+
+    /// Has the kernel ask the other end's kernel, after this time without a word and then as often, or never. What came of
+    /// it is in [`TcpInfo::unheard`].
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn ask_kernel(&self, every: Option<Duration>) -> io::Result<()> {
+        let socket = SockRef::from(&self.stream);
+        match every {
+            Some(every) => {
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(every).with_interval(every))
+            }
+            None => socket.set_keepalive(false),
         }
     }
 

@@ -200,9 +200,15 @@ impl Dh for Contributory {
 const SMALL: usize = 256;
 
 /// One direction's key and the number of its next record.
+///
+/// An expanded key has thirty times the size of the key. A tunnel that is idle has none: the one small record that it has
+/// now and then expands the key for itself, which takes no longer than to fetch an expanded one from memory.
 struct Direction {
     key: [u8; 32],
-    small: Aes256Gcm,
+    /// Whether no record came since the expanded keys were dropped.
+    is_resting: bool,
+    /// For small records, from the second one on.
+    small: Option<Box<Aes256Gcm>>,
     /// For records that are not small, once there are any.
     large: Option<LessSafeKey>,
     next: u64,
@@ -210,7 +216,20 @@ struct Direction {
 
 impl Direction {
     fn new(key: [u8; 32]) -> Direction {
-        Direction { key, small: Aes256Gcm::new(&key.into()), large: None, next: 0 }
+        Direction { key, is_resting: true, small: None, large: None, next: 0 }
+    }
+
+    /// Has this done with the key for small records.
+    fn with_small<T>(&mut self, work: impl FnOnce(&Aes256Gcm) -> T) -> T {
+        let expand = || Aes256Gcm::new(&self.key.into());
+        if std::mem::take(&mut self.is_resting) && self.small.is_none() {
+            return work(&expand());
+        }
+        work(self.small.get_or_insert_with(|| Box::new(expand())))
+    }
+
+    fn rest(&mut self) {
+        (self.is_resting, self.small, self.large) = (true, None, None);
     }
 
     fn large(&mut self) -> Result<&LessSafeKey, Failed> {
@@ -247,7 +266,7 @@ impl Sealer {
         let (sealed, tag) = records.spare()[..usize::from(len)].split_at_mut(plain.len());
         if plain.len() <= SMALL {
             sealed.copy_from_slice(plain);
-            let made = self.0.small.encrypt_in_place_detached(&nonce.into(), &[], sealed);
+            let made = self.0.with_small(|key| key.encrypt_in_place_detached(&nonce.into(), &[], sealed));
             tag.copy_from_slice(&made.map_err(|_| Failed)?);
         } else {
             let nonce = Nonce::assume_unique_for_key(nonce);
@@ -260,14 +279,14 @@ impl Sealer {
         Ok(())
     }
 
-    /// Frees what only large records need.
+    /// Frees the expanded keys.
     pub fn drop_cached_key(&mut self) {
-        self.0.large = None;
+        self.0.rest();
     }
 
     #[cfg(test)]
     pub(crate) fn has_cached_key(&self) -> bool {
-        self.0.large.is_some()
+        self.0.large.is_some() || self.0.small.is_some()
     }
 }
 
@@ -282,21 +301,22 @@ impl Opener {
         let (sealed, tag) = body.split_last_chunk::<TAG_LEN>().ok_or(Failed)?;
         if sealed.len() <= SMALL {
             plain.copy_from_slice(sealed);
-            let opened = self.0.small.decrypt_in_place_detached(&nonce.into(), &[], plain, tag.into());
+            let opened =
+                self.0.with_small(|key| key.decrypt_in_place_detached(&nonce.into(), &[], plain, tag.into()));
             return opened.map_err(|_| Failed);
         }
         let nonce = Nonce::assume_unique_for_key(nonce);
         self.0.large()?.open_separate_gather(nonce, Aad::empty(), sealed, tag, plain).map_err(|_| Failed)
     }
 
-    /// Frees what only large records need.
+    /// Frees the expanded keys.
     pub fn drop_cached_key(&mut self) {
-        self.0.large = None;
+        self.0.rest();
     }
 
     #[cfg(test)]
     pub(crate) fn has_cached_key(&self) -> bool {
-        self.0.large.is_some()
+        self.0.large.is_some() || self.0.small.is_some()
     }
 }
 

@@ -7,7 +7,7 @@
 //! A packet stays plaintext in the queue until the socket will take it: once it is sealed its place in the
 //! order of nonces is fixed, and it can be neither dropped nor overtaken.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::queue::{Buf, Pool, Queue};
 use crate::wire::frame::{self, BadFrame, ControlFrame, Farewell, Join, Refusal, Welcome};
@@ -25,14 +25,15 @@ mod liveness;
 mod outbound;
 mod settling;
 mod traffic;
+mod watching;
 
 pub use error::Error;
-pub use liveness::{DEAD_AFTER, HANDSHAKE_TIME, PING_EVERY, WATCHFUL_PING_EVERY};
+pub use liveness::{DEAD_AFTER, HANDSHAKE_TIME, PING_EVERY, WATCHFUL_PING_EVERY, Watch};
 pub use outbound::{QUEUE_BYTES, outbox};
 pub use traffic::Traffic;
 
 use handshake::{Greeting, Step, Transport};
-use liveness::{Liveness, SILENT_HUB_AFTER};
+use liveness::Liveness;
 use outbound::{LANE_QUEUE_BYTES, Outbound};
 use settling::Settling;
 
@@ -164,19 +165,11 @@ impl Tunnel {
             parked: None,
             frame: None,
             outbound: Outbound::new(),
-            liveness: Liveness::new(now),
+            liveness: Liveness::new(role == Role::Hub, now),
             is_between_hubs: false,
             received: Traffic::default(),
             settling: Settling::default(),
         }
-    }
-
-    /// Makes it a link between hubs: each tells the other who is on the LAN with it, and notices within 2 s that the other
-    /// one is silent.
-    pub fn set_between_hubs(&mut self, now: Instant) {
-        self.is_between_hubs = true;
-        self.liveness.set_watchful(true, now);
-        self.liveness.set_dead_after(SILENT_HUB_AFTER);
     }
 
     /// Whether packets may flow.
@@ -221,21 +214,6 @@ impl Tunnel {
         self.outbound.unsent = Some(pool.copy(&third));
         self.join_with(transport);
         Ok(())
-    }
-
-    /// The last round trip of a ping.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.liveness.round_trip()
-    }
-
-    /// When anything was last heard.
-    pub fn heard_at(&self) -> Instant {
-        self.liveness.heard_at()
-    }
-
-    /// When the last ping was sent that was answered. What was heard since says nothing about what is sent.
-    pub fn answered(&self) -> Option<Instant> {
-        self.liveness.answered()
     }
 
     /// Packets that came out, and packets that went in.
@@ -449,11 +427,6 @@ impl Tunnel {
         matches!(self.state, State::Joining | State::Pending)
     }
 
-    /// Whether each end pings the other.
-    fn is_kept_alive(&self) -> bool {
-        matches!(self.state, State::Open | State::Lane | State::Pending)
-    }
-
     fn open_up(&mut self, now: Instant) {
         self.state = State::Open;
         self.liveness.opened(now);
@@ -490,20 +463,10 @@ impl Tunnel {
         self.outbound.control_encoded(frame)
     }
 
-    /// Pings now, whenever the last one was.
-    pub fn ping(&mut self, now: Instant) -> Result<(), Error> {
-        let token = self.liveness.ping(now);
-        // An idle tunnel does not keep expanded keys; the next large record expands them again.
-        if let Some(transport) = &mut self.transport {
-            transport.sealer.drop_cached_key();
-            transport.opener.drop_cached_key();
-        }
-        self.control(&ControlFrame::Ping(token))
-    }
-
     /// Queues a validated packet of the given flow.
     pub fn enqueue(&mut self, packet: Buf, flow: u32, pool: &mut Pool, now: Instant) {
         debug_assert!(self.is_open());
+        self.liveness.sends();
         self.outbound.queue.push(packet, flow, now, pool);
     }
 
@@ -524,11 +487,6 @@ impl Tunnel {
         if std::mem::replace(&mut self.outbound.is_held, is_held) && !is_held {
             self.outbound.queue.carry_over(now, pool);
         }
-    }
-
-    /// Spoke: pings more often, as there are other hubs to go to, or as usual.
-    pub fn set_watchful(&mut self, is_watchful: bool, now: Instant) {
-        self.liveness.set_watchful(is_watchful, now);
     }
 
     /// Drops a batch of the packets that wait, by [`Queue::drop_batch`].
@@ -561,28 +519,6 @@ impl Tunnel {
     /// Notes that a write took `len` of the outbox, and keeps the remainder.
     pub fn wrote(&mut self, outbox: &[u8], len: usize, pool: &mut Pool, now: Instant) {
         self.outbound.wrote(outbox, len, pool, now);
-    }
-
-    // ---- time
-
-    /// When `handle_timeout` has something to do next.
-    pub fn deadline(&self) -> Instant {
-        if self.is_kept_alive() { self.liveness.deadline() } else { self.liveness.handshake_deadline() }
-    }
-
-    /// Pings when that is due; an error says that the link is dead.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        if !self.is_kept_alive() {
-            let is_late = now >= self.liveness.handshake_deadline();
-            return if is_late { Err(Error::TooSlow) } else { Ok(()) };
-        }
-        if self.liveness.is_dead(now) {
-            return Err(Error::Silent);
-        }
-        if self.liveness.is_ping_due(now) {
-            self.ping(now)?;
-        }
-        Ok(())
     }
 
     /// Gives all buffers back.

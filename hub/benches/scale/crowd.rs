@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::node::state;
+use common::node::timer::Timers;
 use common::packet::VNET_LEN;
 use common::queue::{Buf, Pool};
 use common::transport::tcp::{Filled, Flushed, Link};
@@ -11,9 +12,10 @@ use common::wire::frame::{ControlFrame, Join};
 use common::wire::inbox::Inbox;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
-use common::wire::tunnel::{Event, Tunnel, WATCHFUL_PING_EVERY, outbox};
+use common::wire::tunnel::{Event, Tunnel, Watch, outbox};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
+use spoke::uplink::ASK_EVERY;
 
 use crate::house::wire::udp_packet;
 use crate::house::{Context, Failure, Result};
@@ -30,6 +32,7 @@ pub(crate) struct Crowd {
     on_lan: usize,
     /// Packets that arrived, at any spoke.
     received: u64,
+    timers: Timers,
     poll: Poll,
     events: Events,
     pool: Pool,
@@ -49,6 +52,7 @@ impl Crowd {
             spokes: Vec::new(),
             on_lan: 0,
             received: 0,
+            timers: Timers::default(),
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),
             pool: Pool::new(8 << 20),
@@ -76,7 +80,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Answers the hub for some time, and sends nothing else.
+    /// Says for some time what spokes say that have nothing to send.
     pub(crate) fn idle(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
@@ -88,25 +92,15 @@ impl Crowd {
         }
     }
 
-    /// Pings for some time as spokes do that have another hub to go to: each every 0.7 s, evenly.
-    pub(crate) fn watch(&mut self, time: Duration) -> Result<()> {
-        let start = Instant::now();
-        let mut pings = 0;
-        loop {
-            let now = Instant::now();
-            if now - start >= time {
-                return Ok(());
-            }
-            let rounds = (now - start).as_secs_f64() / WATCHFUL_PING_EVERY.as_secs_f64();
-            let due = (rounds * self.spokes.len() as f64) as usize;
-            for i in pings..due {
-                let i = i % self.spokes.len();
-                self.spokes[i].tunnel.ping(now).context("ping")?;
-                self.flush(i, now)?;
-            }
-            pings = due;
-            self.turn(Duration::from_millis(1))?;
+    /// Has each watch the hub from now on, as spokes do that have another one to go to: by the kernel, or by pings alone.
+    pub(crate) fn watch(&mut self, by_kernel: bool) -> Result<()> {
+        for i in 0..self.spokes.len() {
+            let Spoke { link, tunnel } = &mut self.spokes[i];
+            tunnel.set_watch(if by_kernel { Watch::Sending } else { Watch::Always });
+            link.ask_kernel(by_kernel.then_some(ASK_EVERY)).context("have the kernel ask")?;
+            self.timers.set(i, self.spokes[i].tunnel.deadline());
         }
+        Ok(())
     }
 
     /// Sends bursts of `burst` packets from the first spoke to the second for some time, each when the one
@@ -150,8 +144,10 @@ impl Crowd {
         self.flush(i, now)
     }
 
-    /// Waits for events and deals with them.
+    /// Waits for events, or until a tunnel has something to do, and deals with that.
     fn turn(&mut self, timeout: Duration) -> Result<()> {
+        let next = self.timers.next().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = next.unwrap_or(timeout).min(timeout);
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error.into()),
@@ -169,6 +165,12 @@ impl Crowd {
             self.flush(i, now)?;
         }
         self.events = events;
+        while let Some(i) = self.timers.pop(now) {
+            let tunnel = &mut self.spokes[i].tunnel;
+            tunnel.handle_timeout(now).context("wait for the hub")?;
+            self.timers.set(i, tunnel.deadline());
+            self.flush(i, now)?;
+        }
         Ok(())
     }
 
@@ -182,7 +184,10 @@ impl Crowd {
                     self.received += 1;
                     self.pool.give(packet);
                 }
-                Event::Control(ControlFrame::Welcome(_)) => self.on_lan += 1,
+                Event::Control(ControlFrame::Welcome(_)) => {
+                    self.on_lan += 1;
+                    self.timers.set(i, tunnel.deadline());
+                }
                 Event::Control(ControlFrame::Refused { text, .. }) => {
                     return Err(Failure::new(format!("the hub refused spoke {i}: {text}")));
                 }

@@ -33,6 +33,8 @@ const START: Duration = Duration::from_secs(10);
 const BURST: u64 = 64;
 /// Longer than the time between two pings of a tunnel.
 const IDLE: Duration = Duration::from_secs(8);
+/// Until what the spokes do is even.
+const SETTLED: Duration = Duration::from_secs(4);
 const TALK: Duration = Duration::from_secs(4);
 /// Descriptors of a process beside its spokes' sockets.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -43,6 +45,9 @@ struct Options {
     /// stop at 1,000 spokes
     #[argh(switch)]
     quick: bool,
+    /// this number of spokes alone
+    #[argh(option)]
+    spokes: Option<usize>,
     /// directory for scale.csv (default: target/bench)
     #[argh(option)]
     out: Option<PathBuf>,
@@ -60,8 +65,10 @@ struct Row {
     idle_bytes: f64,
     /// Of one core, while nobody says anything but pings.
     idle_cpu: f64,
-    /// The same while each pings as one that has another hub to go to.
+    /// The same while each watches it as one that has another hub to go to.
     watched_cpu: f64,
+    /// The same while each pings as if it sent packets all the time.
+    pinged_cpu: f64,
     /// CPU of the hub for one packet from a spoke to another, without what idle spokes cost meanwhile.
     packet_seconds: f64,
 }
@@ -74,27 +81,40 @@ fn run(options: &Options) -> Result<()> {
     require_tun()?;
     let descriptors = raise_limit()?;
     println!(
-        "{:>8}{:>10}{:>18}{:>14}{:>18}{:>18}{:>12}",
-        "spokes", "joins/s", "idle spoke KiB", "idle CPU %", "two hubs, CPU %", "µs per packet", "of first"
+        "{:>8}{:>10}{:>18}{:>14}{:>18}{:>18}{:>18}{:>12}",
+        "spokes",
+        "joins/s",
+        "idle spoke KiB",
+        "idle CPU %",
+        "two hubs, CPU %",
+        "sending, CPU %",
+        "µs per packet",
+        "of first"
     );
     let mut csv = String::from(
-        "spokes,joins_per_second,idle_spoke_bytes,idle_cpu_percent,watched_cpu_percent,packet_microseconds\n",
+        "spokes,joins_per_second,idle_spoke_bytes,idle_cpu_percent,watched_cpu_percent,pinged_cpu_percent,\
+         packet_microseconds\n",
     );
     let mut first = None;
-    for count in COUNTS.into_iter().filter(|count| !options.quick || *count <= 1_000) {
+    let counts = options.spokes.map_or(COUNTS.to_vec(), |count| vec![count]);
+    for count in counts.into_iter().filter(|count| !options.quick || *count <= 1_000) {
         if count as u64 + OTHER_DESCRIPTORS > descriptors {
             println!("{count:>8}  needs more descriptors than the {descriptors} allowed: raise `ulimit -Hn`");
             continue;
         }
         let row = measure(count)?;
-        let Row { spokes, joins_per_second: joins, idle_bytes, idle_cpu, watched_cpu, packet_seconds } = row;
-        let (kib, percent, micros) = (idle_bytes / 1024.0, idle_cpu * 100.0, packet_seconds * 1e6);
-        let watched = watched_cpu * 100.0;
+        let Row { spokes, joins_per_second: joins, idle_bytes, packet_seconds, .. } = row;
+        let [percent, watched, pinged] =
+            [row.idle_cpu, row.watched_cpu, row.pinged_cpu].map(|cpu| cpu * 100.0);
+        let (kib, micros) = (idle_bytes / 1024.0, packet_seconds * 1e6);
         let relative = micros / *first.get_or_insert(micros);
         println!(
-            "{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>14.2}{watched:>18.2}{micros:>18.3}{relative:>12.2}"
+            "{spokes:>8}{joins:>10.0}{kib:>18.2}{percent:>14.2}{watched:>18.2}{pinged:>18.2}{micros:>18.3}{relative:>12.2}"
         );
-        let _ = writeln!(csv, "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{watched:.3},{micros:.4}");
+        let _ = writeln!(
+            csv,
+            "{spokes},{joins:.1},{idle_bytes:.0},{percent:.3},{watched:.3},{pinged:.3},{micros:.4}"
+        );
     }
     programs::keep(options.out.as_deref(), &[("scale.csv", csv)])
 }
@@ -119,12 +139,17 @@ fn measure_within(hub: &Process, count: usize) -> Result<Row> {
     crowd.grow(count)?;
     let joins_per_second = count as f64 / start.elapsed().as_secs_f64();
 
-    let (start, cpu) = (Instant::now(), hub.cpu_seconds());
-    crowd.idle(IDLE)?;
-    let idle_cpu = (hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64();
-    let (start, cpu) = (Instant::now(), hub.cpu_seconds());
-    crowd.watch(IDLE)?;
-    let watched_cpu = (hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64();
+    let idle = |crowd: &mut Crowd| -> Result<f64> {
+        crowd.idle(SETTLED)?;
+        let (start, cpu) = (Instant::now(), hub.cpu_seconds());
+        crowd.idle(IDLE)?;
+        Ok((hub.cpu_seconds() - cpu) / start.elapsed().as_secs_f64())
+    };
+    let idle_cpu = idle(&mut crowd)?;
+    crowd.watch(true)?;
+    let watched_cpu = idle(&mut crowd)?;
+    crowd.watch(false)?;
+    let pinged_cpu = idle(&mut crowd)?;
     let idle_bytes = hub.resident_bytes()?.saturating_sub(resident) as f64 / count as f64;
 
     crowd.talk(BURST, TALK / 8)?;
@@ -132,7 +157,8 @@ fn measure_within(hub: &Process, count: usize) -> Result<Row> {
     let packets = crowd.talk(BURST, TALK)?;
     let used = hub.cpu_seconds() - cpu - idle_cpu * start.elapsed().as_secs_f64();
     let packet_seconds = used / packets as f64;
-    Ok(Row { spokes: count, joins_per_second, idle_bytes, idle_cpu, watched_cpu, packet_seconds })
+    let spokes = count;
+    Ok(Row { spokes, joins_per_second, idle_bytes, idle_cpu, watched_cpu, pinged_cpu, packet_seconds })
 }
 
 /// Lets this process and the hub that it starts have as many descriptors as the system allows them.

@@ -6,7 +6,7 @@ use common::wire::frame::ControlFrame;
 
 use super::Core;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::hubs;
+use crate::lan::hubs::{self, PORTION};
 use crate::lan::members::Member;
 use crate::lan::saving::Answer;
 
@@ -24,13 +24,26 @@ impl Core {
     /// Tells the members which hubs there are, if that is not what they were told.
     pub(super) fn refresh_hubs(&mut self, now: Instant) {
         if self.hubs.refresh(self.admission.members(), self.key.public()) {
-            self.tell_all_hubs();
+            self.tell_all_hubs(now);
             self.refresh_peers(now);
         }
     }
 
-    fn tell_all_hubs(&mut self) {
+    fn tell_all_hubs(&mut self, now: Instant) {
+        self.hubs.begin_telling(now);
+        if self.hubs.tell_at().is_some() {
+            return self.tell_untold_hubs(now);
+        }
         self.switch.tell_members(&ControlFrame::Hubs(self.hubs.known().to_vec()), |_| true);
+    }
+
+    /// Tells the next members that this hub is draining, when it is time.
+    pub(super) fn tell_untold_hubs(&mut self, now: Instant) {
+        if let Some(from) = self.hubs.poll_untold(now) {
+            let frame = ControlFrame::Hubs(self.hubs.known().to_vec());
+            let next = self.switch.tell_some(&frame, from, PORTION);
+            self.hubs.told(next, now);
+        }
     }
 
     /// Tells a member that has just come: where there is no hub but this one, too, as it may have known others.
@@ -47,7 +60,7 @@ impl Core {
             return self.answer(request, Err(text.to_owned()));
         }
         if self.hubs.set_draining(is_draining) {
-            self.tell_all_hubs();
+            self.tell_all_hubs(now);
         }
         self.answer(request, Ok(Answer::Draining(is_draining)));
     }

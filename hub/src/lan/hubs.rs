@@ -3,12 +3,18 @@
 //! A hub is a member whose line has `hub=HOST:PORT`; a hub's own line says where spokes reach it.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use common::wire::frame::{HubInfo, MAX_HUBS};
 use common::wire::key::PublicKey;
 
-use crate::ids::MemberId;
+use crate::ids::{MemberId, SessionId};
 use crate::lan::members::{Member, Members, Version};
+
+/// A hub that drains sends so many members away at once, and the next ones after this time: the hubs that take them need
+/// half a millisecond for each, and have members of their own.
+pub(crate) const PORTION: usize = 3;
+const PORTION_EVERY: Duration = Duration::from_millis(10);
 
 /// The hubs of the LAN.
 #[derive(Default)]
@@ -16,6 +22,8 @@ pub(crate) struct Hubs {
     /// All of them, this one first; what members were told last.
     known: Vec<HubInfo>,
     is_draining: bool,
+    /// The members that are still to be told that this hub is draining.
+    untold: Option<Untold>,
     /// Whether the list has a line of this hub.
     is_listed: bool,
     /// The state of [`Members::parties`] that they were read from.
@@ -24,6 +32,15 @@ pub(crate) struct Hubs {
     pub(crate) homes_of: Option<Version>,
     /// The addresses on the device that this hub has alone, beside those that each hub has.
     pub(crate) own_addresses: Vec<IpAddr>,
+}
+
+/// Members that are told something by and by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Untold {
+    /// Their sessions begin with this one.
+    pub(crate) from: SessionId,
+    /// When to go on.
+    pub(crate) at: Instant,
 }
 
 /// The members that are hubs, by name.
@@ -62,6 +79,26 @@ impl Hubs {
             this.is_draining = is_draining;
         }
         std::mem::replace(&mut self.is_draining, is_draining) != is_draining
+    }
+
+    /// All members are to be told, from now on; those of a hub that does not drain at once.
+    pub(crate) fn begin_telling(&mut self, now: Instant) {
+        self.untold = self.is_draining.then_some(Untold { from: SessionId::new(0), at: now });
+    }
+
+    /// When the next members are to be told.
+    pub(crate) fn tell_at(&self) -> Option<Instant> {
+        self.untold.map(|untold| untold.at)
+    }
+
+    /// The session to go on with, if it is time; to be followed by `told`.
+    pub(crate) fn poll_untold(&mut self, now: Instant) -> Option<SessionId> {
+        self.untold.take_if(|untold| untold.at <= now).map(|untold| untold.from)
+    }
+
+    /// Members were told; the first that was not.
+    pub(crate) fn told(&mut self, next: Option<SessionId>, now: Instant) {
+        self.untold = next.map(|from| Untold { from, at: now + PORTION_EVERY });
     }
 
     /// Reads the list of members again if it may name other hubs; whether it does. `own`: this hub's key.
@@ -147,5 +184,26 @@ mod tests {
         let many: String = (10..60).map(|seed| format!("{} h{seed} - hub=h{seed}\n", key(seed))).collect();
         list.replace(members(&many).unwrap());
         assert!(hubs.refresh(&list, key(1)) && hubs.known().len() == MAX_HUBS);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+    fn members_are_told_at_once_that_hubs_are_there_and_by_and_by_that_this_one_drains() {
+        let (now, mut hubs) = (Instant::now(), Hubs::default());
+        hubs.begin_telling(now);
+        assert_eq!(hubs.tell_at(), None);
+        hubs.set_draining(true);
+        hubs.begin_telling(now);
+        assert_eq!(hubs.poll_untold(now), Some(SessionId::new(0)));
+        hubs.told(Some(SessionId::new(70)), now);
+        assert_eq!((hubs.poll_untold(now), hubs.tell_at()), (None, Some(now + PORTION_EVERY)));
+        assert_eq!(hubs.poll_untold(now + PORTION_EVERY), Some(SessionId::new(70)));
+        hubs.told(None, now);
+        assert_eq!(hubs.tell_at(), None);
+        // It takes members again, and nobody waits for that.
+        hubs.told(Some(SessionId::new(9)), now);
+        hubs.set_draining(false);
+        hubs.begin_telling(now);
+        assert_eq!(hubs.tell_at(), None);
     }
 }

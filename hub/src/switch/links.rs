@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use common::wire::frame::{Join, Welcome};
+use common::wire::frame::{ControlFrame, Join, Welcome};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::tunnel::Tunnel;
 
@@ -33,8 +33,27 @@ impl Switch {
     /// Makes a session a link to another hub, which takes packets up to `mtu` bytes of IP. `welcome`: what it is told, if it
     /// has asked.
     pub fn join_hub(&mut self, session: SessionId, mtu: Option<u32>, welcome: Option<Welcome>, now: Instant) {
-        self.sessions[session.index()].tunnel.set_between_hubs(now);
+        self.sessions[session.index()].tunnel.set_between_hubs();
         self.let_in(session, Role::Hub, mtu, welcome, now);
+    }
+
+    /// Sends a control frame to the first `most` members whose sessions are not before `from`: the session of the next one.
+    pub fn tell_some(&mut self, control: &ControlFrame, from: SessionId, most: usize) -> Option<SessionId> {
+        let is_told = |session: &Session| {
+            session.end.is_none() && session.tunnel.is_open() && session.member().is_some()
+        };
+        let mut told = 0;
+        for session in (from.index()..self.sessions.capacity()).map(SessionId::new) {
+            if !self.session(session).is_some_and(is_told) {
+                continue;
+            }
+            if told == most {
+                return Some(session);
+            }
+            told += 1;
+            self.tell(session, control);
+        }
+        None
     }
 
     /// How many bytes of control frames wait for a session.

@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 
 use super::ping::PingDial;
 use crate::uplink::way::{Trust, Way};
-use crate::uplink::{Attempt, MAX_TRIALS};
+use crate::uplink::{ASK_EVERY, Attempt, MAX_TRIALS};
 use common::node::dial::{Dial, Lookup, MAX_ADDRESSES};
 
 /// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
@@ -157,6 +157,21 @@ impl Connection {
             | Connection::Dial(..)
             | Connection::Pinging(_)
             | Connection::Link(Link::Ping(_)) => None,
+        }
+    }
+
+    /// Has the kernel ask the hub's kernel whether it is there, or not any more: whether it does, and says what it hears.
+    pub(crate) fn ask_kernel(&self, asks: bool) -> bool {
+        match self {
+            Connection::Link(Link::Tcp(stream, _)) => {
+                stream.ask_kernel(asks.then_some(ASK_EVERY)).is_ok() && asks && stream.info().is_some()
+            }
+            Connection::Link(Link::Ping(_))
+            | Connection::None
+            | Connection::Lookup(_)
+            | Connection::Dial(..)
+            | Connection::Opening(_)
+            | Connection::Pinging(_) => false,
         }
     }
 

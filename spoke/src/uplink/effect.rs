@@ -75,6 +75,9 @@ pub enum Effect {
     GiveUp(usize),
     /// The connection in this slot is a lane from now on: what is written to it goes out at once.
     Hurry(usize),
+    /// Have the kernel ask the hub's kernel each second whether it is there, by the link's connection, or never; answer
+    /// by `handle_asked`.
+    AskKernel(bool),
     /// The connection that was tried in this slot is the link's from now on.
     Switch(usize),
     /// Write down that the hub has this key, by these of its names; answer by `handle_remembered`.

@@ -10,6 +10,7 @@ use common::wire::place::Place;
 use super::choice::patience;
 use super::linked::{Goal, Step, Trial, Trials};
 use super::target::Target;
+use super::watching::{ASK_EVERY, LATE, Watching};
 use super::way::Way;
 use super::{Effect, Notice, Phase, Uplink, advice};
 
@@ -59,15 +60,56 @@ impl Uplink {
         self.trials.choice.keep(&self.ways.hubs());
     }
 
-    /// Has the link watched as closely as it is worth while: where there is another hub to go to.
+    // ---- how closely the hub is watched
+
+    /// Has the hub watched as closely as it is worth while: where there is another one to go to.
     pub(super) fn watch_link(&mut self, now: Instant) {
         let are_several = self.ways.are_several_hubs();
+        let is_direct = self.ways.current().is_direct();
         let random = self.retry.random();
-        if let Phase::Linked(linked) = &mut self.phase
-            && linked.joined_at.is_some()
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        if linked.joined_at.is_none() {
+            return;
+        }
+        linked.watching = match (linked.watching, are_several) {
+            (Watching::Begun | Watching::ByKernel(_), false) => {
+                self.effects.push_back(Effect::AskKernel(false));
+                Watching::Idle
+            }
+            (_, false) => Watching::Idle,
+            (Watching::Idle, true) if is_direct => {
+                self.effects.push_back(Effect::AskKernel(true));
+                Watching::Begun
+            }
+            (Watching::Idle, true) => Watching::ByPings,
+            (watching, true) => watching,
+        };
+        linked.tunnel.set_watch(linked.watching.pings());
+        self.trials.choice.schedule(are_several, random, now);
+    }
+
+    /// The outcome of [`Effect::AskKernel`]: whether the kernel asks from now on, and says what it hears.
+    pub fn handle_asked(&mut self, does_ask: bool, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        if linked.watching == Watching::Begun {
+            linked.watching =
+                if does_ask { Watching::ByKernel(now + ASK_EVERY + LATE) } else { Watching::ByPings };
+            linked.tunnel.set_watch(linked.watching.pings());
+        }
+    }
+
+    /// Whether to look at the connection of the link now, by [`Uplink::handle_health`].
+    pub fn wants_look(&self, now: Instant) -> bool {
+        matches!(&self.phase, Phase::Linked(linked) if linked.watching.look_at().is_some_and(|at| at <= now))
+    }
+
+    /// The kernel has heard nothing for so long.
+    pub(super) fn note_unheard(&mut self, unheard: Duration, now: Instant) {
+        let Phase::Linked(linked) = &mut self.phase else { return };
+        if let Some(since) = linked.watching.looked(unheard, linked.tunnel.round_trip(), now)
+            && let Err(error) = linked.tunnel.doubt(since, now)
         {
-            linked.tunnel.set_watchful(are_several, now);
-            self.trials.choice.schedule(are_several, random, now);
+            self.fail_link(error, now);
         }
     }
 
@@ -83,8 +125,8 @@ impl Uplink {
                 let (doubt, lost) = patience(linked.tunnel.round_trip());
                 let is_ready = self.ready_spare().is_some() && self.trials.find(Trial::has_joined).is_none();
                 times[3] = match (self.trials.is_in_doubt, is_ready) {
-                    (false, _) => Some(linked.tunnel.heard_at() + doubt),
-                    (true, true) => Some(linked.tunnel.heard_at() + lost),
+                    (false, _) => linked.tunnel.silent_since().map(|since| since + doubt),
+                    (true, true) => linked.tunnel.silent_since().map(|since| since + lost),
                     (true, false) => None,
                 };
                 let is_idle = self.trials.iter().next().is_none() && !self.trials.is_in_doubt;
@@ -248,7 +290,8 @@ impl Uplink {
     fn poll_silence(&mut self, now: Instant) {
         let Phase::Linked(linked) = &self.phase else { return };
         let (doubt, lost) = patience(linked.tunnel.round_trip());
-        let silent = now.saturating_duration_since(linked.tunnel.heard_at());
+        let silent =
+            linked.tunnel.silent_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.doubt(silent >= doubt, now);
         if !self.trials.is_in_doubt {
             return;

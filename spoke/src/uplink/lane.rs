@@ -33,6 +33,7 @@ impl Linked {
             && let Some(Trial { step: Step::Linked(lane), .. }) = &mut trials.slots[open.slot]
         {
             open.pair.enqueue(&mut self.tunnel, &mut lane.tunnel, packet, (flow, kind), pool, now);
+            self.tunnel.sends_beside();
         } else {
             self.tunnel.enqueue(packet, flow, pool, now);
         }

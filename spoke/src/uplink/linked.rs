@@ -12,6 +12,7 @@ use super::beside::Lane;
 use super::choice::Choice;
 use super::effect::MAX_TRIALS;
 use super::probe::Probe;
+use super::watching::Watching;
 
 /// A connection with a tunnel on it.
 pub(super) struct Linked {
@@ -32,6 +33,8 @@ pub(super) struct Linked {
     pub(super) is_pending: bool,
     /// Its second connection.
     pub(super) lane: Lane,
+    /// How its hub's silence is noticed, where there is another hub.
+    pub(super) watching: Watching,
 }
 
 impl Linked {
@@ -46,6 +49,7 @@ impl Linked {
             is_heard: false,
             is_pending: false,
             lane: Lane::default(),
+            watching: Watching::default(),
         }
     }
 

@@ -44,6 +44,11 @@ impl Way {
         self.hub.scheme == Scheme::Icmp
     }
 
+    /// Whether the kernel at the other end of the connection is the hub's, as far as can be told here.
+    pub fn is_direct(&self) -> bool {
+        self.hub.scheme == Scheme::Tcp && self.proxy.is_none()
+    }
+
     /// What is spoken around the tunnel; `None` where that is nothing. `key`: random bytes.
     ///
     /// # Errors

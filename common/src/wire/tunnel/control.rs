@@ -16,7 +16,13 @@ impl Tunnel {
     ) -> Result<Option<ControlFrame>, Error> {
         match (self.role, &control) {
             (_, ControlFrame::Ping(token)) => {
+                if token & SETTLE == 0 {
+                    self.rest();
+                }
                 self.control(&ControlFrame::Pong(*token))?;
+                if self.is_kept_alive() && self.liveness.is_measure_due(now) {
+                    self.ping(now)?;
+                }
                 Ok(None)
             }
             (_, ControlFrame::Pong(token)) if token & SETTLE != 0 => {

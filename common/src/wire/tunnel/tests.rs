@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -11,7 +13,6 @@ use crate::wire::frame::{HEADER_LEN, MAX_BODY};
 use crate::wire::inbox::READ_BYTES;
 use crate::wire::name::Name;
 use crate::wire::noise::{LENGTH_LEN, MAX_RECORD, MAX_RECORD_PLAIN, TAG_LEN};
-use crate::wire::tunnel::liveness::FIRST_PING;
 use crate::wire::tunnel::outbound::{CONTROL_AHEAD, MAX_CONTROL, STRAIGHT};
 
 mod fair;
@@ -19,6 +20,7 @@ mod handshake;
 mod hostile;
 mod lanes;
 mod low_order;
+mod watching;
 
 const FLOW: u32 = 7;
 /// Wire kinds that the tests forge.
@@ -414,56 +416,6 @@ proptest! {
     }
 }
 
-// ---- time
-
-#[test]
-fn each_end_pings_soon_after_the_welcome_then_every_4_s_and_knows_the_round_trip() {
-    let mut pair = Pair::open();
-    let half = Duration::from_millis(15);
-    assert_eq!(pair.hub.tunnel.round_trip(), None);
-    for pause in [FIRST_PING, PING_EVERY, PING_EVERY, PING_EVERY] {
-        assert_eq!(pair.hub.tunnel.deadline(), pair.now + pause);
-        assert_eq!(pair.hub.tunnel.handle_timeout(pair.now + pause - half), Ok(()));
-        assert!(!pair.hub.tunnel.wants_write());
-        pair.now += pause;
-        pair.hub.tunnel.handle_timeout(pair.now).unwrap();
-        let ping = pair.hub.write(usize::MAX, pair.now);
-        pair.spoke.read(&ping, usize::MAX, pair.now + half).unwrap();
-        let pong = pair.spoke.write(usize::MAX, pair.now + half);
-        pair.hub.read(&pong, usize::MAX, pair.now + 2 * half).unwrap();
-        assert_eq!(pair.hub.tunnel.round_trip(), Some(2 * half));
-        assert!(pair.hub.got.is_empty() && pair.spoke.got.is_empty());
-    }
-}
-
-#[test]
-fn a_pong_that_answers_nothing_is_ignored() {
-    let mut pair = Pair::open();
-    pair.hub.tunnel.ping(pair.now).unwrap();
-    let pong = pair.spoke.control_record(&ControlFrame::Pong(999));
-    pair.hub.read(&pong, usize::MAX, pair.now).unwrap();
-    assert_eq!(pair.hub.tunnel.round_trip(), None);
-}
-
-#[test]
-fn an_end_that_was_not_heard_for_10_s_is_dead_and_never_has_a_deadline_in_the_past() {
-    for mut end in [Pair::open().hub, Pair::open().spoke] {
-        let start = end.tunnel.heard_at();
-        let dead_at = start + DEAD_AFTER;
-        loop {
-            let now = end.tunnel.deadline();
-            assert!(now <= dead_at);
-            let outcome = end.tunnel.handle_timeout(now);
-            assert_eq!(outcome, if now < dead_at { Ok(()) } else { Err(Error::Silent) });
-            if outcome.is_err() {
-                break;
-            }
-            assert!(end.tunnel.deadline() > now);
-            end.write(usize::MAX, now);
-        }
-    }
-}
-
 // ---- bounds
 
 #[test]
@@ -564,5 +516,5 @@ fn an_idle_tunnel_is_small() {
         assert_eq!(tunnel.outbound.queue.cost(), 0);
     }
     let (tunnel, transport) = (size_of::<Tunnel>(), size_of::<Transport>());
-    assert!(tunnel + transport <= 3_072, "{tunnel} + {transport}");
+    assert!(tunnel + transport <= 1_024, "{tunnel} + {transport}");
 }
