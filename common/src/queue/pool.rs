@@ -10,8 +10,10 @@ use crate::queue::buf::Buf;
 use crate::queue::flows::FlowTable;
 
 /// Capacities of the recycled buffers, in bytes: acknowledgements and small packets; packets of the
-/// usual MTU; what a slow link is given at once; a whole super-packet; the stream of a busy link.
-pub const SIZES: [usize; 5] = [256, 2_048, 16_384, LARGE_PACKET, 524_288];
+/// usual MTU; super-packets, which occupy at most twice what they are long; a whole one; the stream of a busy link.
+///
+/// A queue is bounded by what its packets occupy: a flow that is paced sends super-packets of a few kilobytes.
+pub const SIZES: [usize; 8] = [256, 2_048, 4_096, 8_192, 16_384, 32_768, LARGE_PACKET, 524_288];
 
 /// Holds the largest packet, and a little more so that it can be seen to end.
 const LARGE_PACKET: usize = MAX_PACKET + 64;
@@ -177,7 +179,9 @@ mod tests {
     #[test]
     fn a_short_packet_moves_to_a_short_buffer_and_a_long_one_stays() {
         let mut pool = Pool::new(1 << 20);
-        for (len, truesize) in [(100, 256), (1_510, 2_048), (9_000, 16_384), (60_000, LARGE_PACKET)] {
+        for (len, truesize) in
+            [(100, 256), (1_510, 2_048), (4_500, 8_192), (17_000, 32_768), (60_000, LARGE_PACKET)]
+        {
             let mut buf = pool.take(MAX_PACKET);
             buf.set_len(len);
             buf.fill(7);
@@ -190,7 +194,9 @@ mod tests {
     #[test]
     fn a_buffer_has_the_shortest_size_that_fits() {
         let mut pool = Pool::new(0);
-        for (len, size) in [(0, 256), (256, 256), (257, 2_048), (2_049, 16_384), (16_385, LARGE_PACKET)] {
+        for (len, size) in
+            [(0, 256), (256, 256), (257, 2_048), (2_049, 4_096), (16_385, 32_768), (32_769, LARGE_PACKET)]
+        {
             let buf = pool.take(len);
             assert_eq!((buf.len(), buf.truesize()), (len, size));
         }
