@@ -20,12 +20,14 @@ impl Law {
     /// For a link whose own round trip is known, beside those that follow it. All that waits here belongs to flows that
     /// take at least that long to react.
     ///
-    /// The delay that a flow may have is then half of that round trip. It is its own: others overtake it. With less of it,
-    /// a cubic flow that is told of congestion leaves a long line idle for seconds.
+    /// The delay that a flow may have is then that round trip. It is its own: others overtake it. With half of it a cubic
+    /// flow that is told of congestion still keeps a long line busy, unless segments are lost there: the link stands still
+    /// for a round trip at each of them, and it takes a window for twice that to keep it busy all the same. The interval
+    /// is such that a few of those in a row are no standing queue.
     pub(crate) fn with_round_trip(nanoseconds: u64) -> Law {
         Law {
-            target: Law::USUAL.target.max(nanoseconds / 2),
-            interval: Law::USUAL.interval.saturating_add(nanoseconds.saturating_mul(2)),
+            target: Law::USUAL.target.max(nanoseconds),
+            interval: Law::USUAL.interval.saturating_add(nanoseconds.saturating_mul(4)),
         }
     }
 }
@@ -168,15 +170,15 @@ mod tests {
     #[test]
     fn a_long_round_trip_gives_a_flow_longer_to_react() {
         let law = Law::with_round_trip(200 * MS);
-        assert_eq!(law, Law { target: 100 * MS, interval: 500 * MS });
+        assert_eq!(law, Law { target: 200 * MS, interval: 900 * MS });
         let mut codel = Codel::default();
         let mut signals = |sojourn: u64| {
-            (0..6_000)
+            (0..10_000)
                 .filter(|&t| codel.must_signal(law, t * MS / 10, sojourn * MS, FULL))
                 .collect::<Vec<_>>()
         };
-        assert!(signals(99).is_empty());
-        assert_eq!(signals(101), [5_000]);
+        assert!(signals(199).is_empty());
+        assert_eq!(signals(201), [9_000]);
         assert_eq!(Law::with_round_trip(MS / 10).target, Law::USUAL.target);
     }
 }

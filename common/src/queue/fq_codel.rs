@@ -445,4 +445,6 @@ mod carried;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod stalls;
+#[cfg(test)]
 mod tests;
