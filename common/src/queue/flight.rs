@@ -25,12 +25,18 @@ const WINDOWS: usize = 10;
 /// The path is full once so many windows in a row have brought no more than this.
 const FULL_AFTER: u32 = 3;
 const GROWTH: f64 = 1.25;
+/// How long they are where it is others who queue: what is held here is less.
+const SHARED: f64 = 1.5;
 /// Windows with a queue that is not ours before the path is shared.
 const SHARED_AFTER: u32 = 8;
 /// How long it is shared before it is tried again.
 const SHARED_FOR: Duration = Duration::from_secs(10);
-/// Windows with losses, and no queue that could have overflowed, after which losses are no sign of congestion.
-const RANDOM_AFTER: u32 = 2;
+/// How much longer than the shortest round trip others are that tell of a queue.
+const QUEUED: f64 = 1.25;
+/// How much longer they are at most where the path takes more: what is held beyond it waits in a queue, which is longer.
+const ROOMY: f64 = 1.05;
+/// In flight once a queue was seen, for as long as the windows may still grow: those that show it were sent a round trip ago.
+const FILLING_GAIN: f64 = 1.5;
 
 /// What the kernel says of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -59,14 +65,16 @@ pub struct Flight {
     window: Option<Window>,
     /// Windows in a row with a queue that is not ours.
     queued: u32,
-    /// Windows with losses and without a queue, less those with both.
-    random: u32,
+    /// Whether segments were lost while there was no queue that could have overflowed.
+    is_random: bool,
+    /// Whether the kernel takes less than the path does.
+    is_held_back: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// It takes more and more.
-    Growing { best: f64, flat: u32 },
+    /// It takes more and more. Once there is a queue, it will not for much longer.
+    Growing { best: f64, flat: u32, is_queued: bool },
     /// Its capacity is known.
     Full,
     /// Others fill its queue.
@@ -79,6 +87,8 @@ struct Window {
     looked_at: Instant,
     delivered: u32,
     resent: u32,
+    /// The longest round trip in it, and in the one before: whatever is found lost in it was sent by then.
+    longest: [Duration; 2],
     /// Whether there was more to send than the kernel or [`Flight`] took.
     is_limited: bool,
 }
@@ -86,37 +96,44 @@ struct Window {
 impl Default for Flight {
     fn default() -> Flight {
         Flight {
-            phase: Phase::Growing { best: 0.0, flat: 0 },
+            phase: Phase::GROWING,
             rates: [0.0; WINDOWS],
             next: 0,
             window: None,
             queued: 0,
-            random: 0,
+            is_random: false,
+            is_held_back: false,
         }
     }
 }
 
+impl Phase {
+    const GROWING: Phase = Phase::Growing { best: 0.0, flat: 0, is_queued: false };
+}
+
 impl Flight {
-    /// Takes note of a connection that has something to send; whether it may be handed to the kernel.
-    pub fn may_send(&mut self, sample: &Sample, now: Instant) -> bool {
+    /// Takes note of a connection that has something to send; how many bytes may be handed to the kernel.
+    pub fn room(&mut self, sample: &Sample, now: Instant) -> usize {
         self.watch(sample, now);
         if let Phase::Shared(until) = self.phase
             && now >= until
         {
             (self.phase, self.queued) = (Phase::Full, 0);
         }
-        let may_send = match self.phase {
-            Phase::Growing { .. } => true,
-            Phase::Full => self.has_room(sample, GAIN),
-            Phase::Shared(_) => self.has_room(sample, SHARED_GAIN),
+        let gain = match self.phase {
+            Phase::Growing { is_queued: false, .. } => return usize::MAX,
+            Phase::Growing { is_queued: true, .. } => FILLING_GAIN,
+            Phase::Full => GAIN,
+            Phase::Shared(_) => SHARED_GAIN,
         };
-        if !may_send {
+        let room = self.room_at(sample, gain);
+        if room == 0 {
             self.was_limited();
         }
-        may_send
+        room
     }
 
-    /// The kernel took less than it was given. Where that never happens, it is not the path that limits what is sent.
+    /// The kernel took less than it was given, or it was given less than there was. Where that never happens, it is not the path that limits what is sent.
     pub fn was_limited(&mut self) {
         if let Some(window) = &mut self.window {
             window.is_limited = true;
@@ -127,7 +144,14 @@ impl Flight {
     /// BBR does, is better; not elsewhere: its pacing stretches what a flow inside sends at first, which takes that for the
     /// end of the path, and every ten seconds it lets the path run empty for 200 ms.
     pub fn loses_at_random(&self) -> bool {
-        self.random >= RANDOM_AFTER
+        self.is_random
+    }
+
+    /// Whether the kernel's congestion control holds back what the path would take, though nothing was ever lost: it took
+    /// another one's queue, such as that in which its acknowledgements waited, for the end of this path. Said once each
+    /// time that it shows.
+    pub fn is_held_back(&mut self) -> bool {
+        std::mem::take(&mut self.is_held_back)
     }
 
     /// Forgets what it knows: losses have held the last congestion control back, and the next one finds out how much there
@@ -136,10 +160,12 @@ impl Flight {
         *self = Flight::default();
     }
 
-    /// Whether less is in flight than `gain` times what the path holds.
-    fn has_room(&self, sample: &Sample, gain: f64) -> bool {
+    /// What is missing in flight to `gain` times what the path holds, in bytes: whole segments.
+    fn room_at(&self, sample: &Sample, gain: f64) -> usize {
         let needed = self.rate() * (sample.shortest.as_secs_f64() * gain + LATE.as_secs_f64());
-        (sample.held as f64) < needed.max(f64::from(sample.segment) * 10.0)
+        let missing = needed.max(f64::from(sample.segment) * 10.0) as u64;
+        let missing = missing.saturating_sub(sample.held).next_multiple_of(sample.segment.max(1).into());
+        usize::try_from(missing).unwrap_or(usize::MAX)
     }
 
     /// Bytes a second.
@@ -148,69 +174,102 @@ impl Flight {
     }
 
     fn watch(&mut self, sample: &Sample, now: Instant) {
-        let fresh = Window {
-            began: now,
-            looked_at: now,
-            delivered: sample.delivered,
-            resent: sample.resent,
-            is_limited: false,
-        };
         let Some(window) = &mut self.window else {
-            self.window = Some(fresh);
+            self.window = Some(Window::begin(sample, sample.resent, sample.round_trip, now));
             return;
         };
-        // A pause says nothing about the path.
+        window.longest[0] = window.longest[0].max(sample.round_trip);
+        // A pause says nothing about the path, but what is lost at the end of what was sent is found out in it.
         if now.saturating_duration_since(window.looked_at) > sample.round_trip.max(sample.shortest) {
-            self.window = Some(fresh);
+            let (resent, longest) = (window.resent, window.longest[0]);
+            self.window = Some(Window::begin(sample, resent, longest, now));
             return;
         }
         window.looked_at = now;
+        if let Phase::Growing { is_queued, .. } = &mut self.phase {
+            *is_queued |= sample.is_longer_than(QUEUED);
+        }
         let length = now.saturating_duration_since(window.began);
         if length < sample.shortest.max(LONG) {
             return;
         }
         let delivered = sample.delivered.wrapping_sub(window.delivered);
         let (is_lossy, is_limited) = (sample.resent != window.resent, window.is_limited);
-        self.window = Some(fresh);
+        let longest = window.longest;
+        self.window = Some(Window::begin(sample, sample.resent, longest[0], now));
         let rate = f64::from(delivered) * f64::from(sample.segment) / length.as_secs_f64();
         // What was not limited by the path may only show that it takes more.
         if is_limited || rate > self.rate() {
             self.rates[self.next] = rate;
             self.next = (self.next + 1) % WINDOWS;
         }
-        if is_limited {
-            self.note_growth(rate);
+        match &mut self.phase {
+            _ if is_limited => self.note_growth(rate),
+            // Whoever had little to send has not seen what the path takes, and what begins next is not to wait for it.
+            Phase::Full => self.phase = Phase::GROWING,
+            Phase::Growing { is_queued, .. } => *is_queued = sample.is_longer_than(QUEUED),
+            Phase::Shared(_) => {}
         }
-        self.note_queue(sample, is_lossy, now);
+        if is_limited && !is_longer(longest[0], sample.shortest, ROOMY) {
+            self.note_room(sample);
+        }
+        self.is_random |=
+            is_lossy && longest.iter().all(|longest| !is_longer(*longest, sample.shortest, QUEUED));
+        self.note_queue(sample, now);
     }
 
     fn note_growth(&mut self, rate: f64) {
-        let Phase::Growing { best, flat } = &mut self.phase else { return };
+        let Phase::Growing { best, flat, is_queued } = &mut self.phase else { return };
         if rate >= *best * GROWTH {
             (*best, *flat) = (rate, 0);
             return;
         }
         *flat += 1;
-        if *flat >= FULL_AFTER {
+        if *flat >= FULL_AFTER || *is_queued {
             self.phase = Phase::Full;
         }
     }
 
-    fn note_queue(&mut self, sample: &Sample, is_lossy: bool, now: Instant) {
-        let is_longer_than = |factor: f64| sample.round_trip > sample.shortest.mul_f64(factor) + LATE;
-        if is_lossy {
-            self.random = match (is_longer_than(1.25), is_longer_than(1.5)) {
-                (false, _) => self.random.saturating_add(1),
-                (true, false) => self.random,
-                (true, true) => self.random.saturating_sub(1),
-            };
+    /// There was more to send than was taken, and no queue.
+    fn note_room(&mut self, sample: &Sample) {
+        if let Phase::Full = self.phase {
+            self.phase = Phase::GROWING;
+        } else {
+            self.is_held_back = sample.resent == 0;
         }
+    }
+
+    fn note_queue(&mut self, sample: &Sample, now: Instant) {
         let Phase::Full = self.phase else { return };
-        self.queued = if is_longer_than(1.5) { self.queued + 1 } else { 0 };
+        self.queued = if sample.is_longer_than(SHARED) { self.queued + 1 } else { 0 };
         if self.queued >= SHARED_AFTER {
             self.phase = Phase::Shared(now + SHARED_FOR);
         }
     }
+}
+
+impl Window {
+    fn begin(sample: &Sample, resent: u32, longest_before: Duration, now: Instant) -> Window {
+        Window {
+            began: now,
+            looked_at: now,
+            delivered: sample.delivered,
+            resent,
+            longest: [sample.round_trip, longest_before],
+            is_limited: false,
+        }
+    }
+}
+
+impl Sample {
+    /// Whether the round trip of now tells of a queue.
+    fn is_longer_than(&self, factor: f64) -> bool {
+        is_longer(self.round_trip, self.shortest, factor)
+    }
+}
+
+fn is_longer(round_trip: Duration, shortest: Duration, factor: f64) -> bool {
+    round_trip > shortest.mul_f64(factor) + LATE / 2
 }
 
 #[cfg(test)]
@@ -220,6 +279,8 @@ mod tests {
 
     const SEGMENT: u32 = 1_448;
     const STEP: Duration = Duration::from_millis(1);
+    /// What is written at once, in segments: 128 KiB.
+    const WRITE: f64 = 90.0;
 
     /// A path with a queue before its bottleneck, and a sender that has always more to send.
     struct Path {
@@ -277,14 +338,14 @@ mod tests {
                     delivered: self.delivered as u32,
                     resent: self.resent,
                 };
-                if self.flight.may_send(&sample, self.now) {
-                    // A write of two steps' worth, but for what waits for a step.
-                    let more = (2.0 * self.rate).min(self.offered);
-                    if self.held + more > self.window {
-                        self.flight.was_limited();
-                    }
-                    self.held = (self.held + more).min(self.window.max(self.held));
+                let room = self.flight.room(&sample, self.now) as f64 / f64::from(SEGMENT);
+                // A large write, but for what waits for a step.
+                let more = WRITE.min(self.offered);
+                let taken = more.min(room).min((self.window - self.held).max(0.0));
+                if taken < more {
+                    self.flight.was_limited();
                 }
+                self.held += taken;
             }
         }
     }
@@ -346,13 +407,72 @@ mod tests {
             path.resent += 1;
             path.run(60);
         }
-        assert!(path.flight.random >= RANDOM_AFTER);
+        assert!(path.flight.loses_at_random());
         let mut path = Path::new(8.6, 40.0);
         path.others = 300.0;
         for _ in 0..50 {
             path.resent += 1;
             path.run(60);
         }
-        assert!(path.flight.random < RANDOM_AFTER);
+        assert!(!path.flight.loses_at_random());
+    }
+
+    /// Of a window that doubles each round trip.
+    fn longest_queue(rate: f64, length: f64) -> f64 {
+        let mut path = Path::new(rate, length);
+        let mut longest = 0.0_f64;
+        for _ in 0..3_000 {
+            path.run(1);
+            longest = longest.max(path.queue());
+        }
+        longest
+    }
+
+    #[test]
+    fn a_path_that_was_found_full_gets_no_queue_as_long_as_itself() {
+        for (rate, length) in [(8.6, 40.0), (4.3, 100.0), (1.7, 200.0)] {
+            let longest = longest_queue(rate, length);
+            assert!(longest < rate * length, "{longest} at {rate} and {length}");
+        }
+    }
+
+    #[test]
+    fn after_a_while_with_little_to_send_much_goes_at_once() {
+        let mut path = Path::new(8.6, 40.0);
+        path.run(2_000);
+        path.offered = 0.5;
+        path.run(500);
+        assert!(matches!(path.flight.phase, Phase::Growing { .. }), "{:?}", path.flight);
+    }
+
+    #[test]
+    fn a_loss_that_shows_only_after_a_pause_is_seen() {
+        let mut path = Path::new(8.6, 40.0);
+        path.offered = 0.5;
+        path.run(1_000);
+        path.now += Duration::from_secs(1);
+        path.resent += 1;
+        path.run(200);
+        assert!(path.flight.loses_at_random());
+    }
+
+    #[test]
+    fn a_kernel_that_holds_back_what_the_path_would_take_is_told_unless_it_has_lost_something() {
+        for lost in [0, 1] {
+            let mut path = Path::new(8.6, 40.0);
+            (path.window, path.resent) = (100.0, lost);
+            let mut is_held_back = false;
+            for _ in 0..1_000 {
+                path.run(1);
+                path.window = 100.0;
+                is_held_back |= path.flight.is_held_back();
+            }
+            assert_eq!(is_held_back, lost == 0);
+        }
+        let mut path = Path::new(8.6, 40.0);
+        path.run(1_000);
+        path.flight.is_held_back();
+        path.run(2_000);
+        assert!(!path.flight.is_held_back(), "it is full");
     }
 }

@@ -208,6 +208,7 @@ impl Carrier for Stream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = self.link.within_room(bytes);
         match &mut self.around {
             Around::Nothing => self.link.write(bytes),
             // An unauthenticated peer gets no answer.

@@ -117,6 +117,10 @@ pub struct Link {
     path: Path,
     /// Whether the congestion control may be changed.
     is_adaptive: bool,
+    /// What the path takes more, in bytes, as it was known last.
+    room: usize,
+    /// When it was asked.
+    asked_at: Option<Instant>,
     /// When to ask again whether the path takes more.
     held_until: Option<Instant>,
 }
@@ -147,6 +151,8 @@ impl Link {
             is_bounded: false,
             path: Path::Unknown,
             is_adaptive: CONGESTION.get().is_none(),
+            room: usize::MAX,
+            asked_at: None,
             held_until: None,
         })
     }
@@ -297,20 +303,41 @@ impl Link {
             && let Some(shortest) = shortest_round_trip(self.stream.as_fd())
         {
             self.path = if shortest < flight::LONG { Path::Short } else { Path::Long(Box::default()) };
+            if let Path::Long(_) = self.path {
+                open_window(&self.stream, shortest);
+            }
         }
+        self.room = usize::MAX;
         let Path::Long(flight) = &mut self.path else { return true };
         let Some(sample) = tcp_flight(self.stream.as_fd()) else { return true };
-        let may_send = flight.may_send(&sample, now);
+        self.room = flight.room(&sample, now);
+        self.asked_at = Some(now);
         if self.is_adaptive && flight.loses_at_random() {
             self.is_adaptive = false;
             if make_steady(&self.stream) {
                 flight.start_again();
             }
         }
-        if !may_send {
+        if self.is_adaptive && flight.is_held_back() {
+            start_slowly_again(&self.stream);
+        }
+        if self.room == 0 {
             self.held_until = Some(now + flight::LOOK_AGAIN);
         }
-        may_send
+        self.room > 0
+    }
+
+    /// What to write of these bytes at most; where that is not all, the path is full.
+    pub(super) fn within_room<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let len = bytes.len().min(self.room);
+        self.room -= len;
+        if len < bytes.len()
+            && let Path::Long(flight) = &mut self.path
+        {
+            flight.was_limited();
+            self.held_until = self.asked_at.map(|at| at + flight::LOOK_AGAIN);
+        }
+        &bytes[..len]
     }
 
     /// When to ask [`Link::may_write`] again, where the socket has room and the path has none.
@@ -359,6 +386,22 @@ fn most_received(round_trip: Duration) -> usize {
     ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
 }
 
+/// What a long path may carry before the kernel has found out how much arrives there, in bytes a second.
+const WINDOW_RATE: f64 = 12.5e6;
+
+/// Has the other end send as much as the path holds from the start.
+///
+/// The kernel lets the receive window grow by what was read in the last round trips, and a flow that begins is then held
+/// up for some of them; a flow inside takes that for the end of the path. A socket that asks for so many bytes at once
+/// gets a window for them (`tcp_set_rcvlowat`, net/ipv4/tcp.c) that goes on to grow, unlike one with SO_RCVBUF.
+fn open_window(stream: &TcpStream, shortest: Duration) {
+    let bytes = (shortest.as_secs_f64() * WINDOW_RATE) as libc::c_int;
+    for least in [bytes, 1] {
+        // A window that stays as it is grows later.
+        let _ = set_socket_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, least);
+    }
+}
+
 /// The congestion control that goes by what arrives, and does not take a loss for congestion.
 const STEADY: &str = "bbr";
 
@@ -373,6 +416,19 @@ fn make_steady(stream: &TcpStream) -> bool {
         );
     }
     false
+}
+
+/// Has the system's congestion control look anew for what the path takes: in slow start, as nothing was lost.
+///
+/// BBR is asked to forget the threshold at which that ended, which it does when it begins (`bbr_init`,
+/// net/ipv4/tcp_bbr.c).
+fn start_slowly_again(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let Ok(own) = socket.tcp_congestion() else { return };
+    if socket.set_tcp_congestion(STEADY.as_bytes()).is_ok() {
+        // What was there a moment ago is still there.
+        let _ = socket.set_tcp_congestion(&own);
+    }
 }
 
 /// The longest time between two retransmissions, in milliseconds; the kernel allows no less.
