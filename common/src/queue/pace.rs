@@ -5,10 +5,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::flight::LONG;
+
 /// Most bytes sealed for one write. Larger writes are no faster, and delay the packets behind them.
 pub const MAX_BURST: usize = 128 * 1024;
 /// Fewest bytes: below this, the cost of each record outweighs the shorter delay.
 pub const MIN_BURST: usize = 4 * 1024;
+/// Most bytes of a record, and of a packet, on a path that takes at least [`LONG`]. TCP sends there what its window has
+/// room for and the remainder a round trip later, and nothing of a record or a packet is of use before its last byte.
+const LONG_PATH: usize = 8 * 1024;
 /// How long a burst may take to drain.
 const TARGET: Duration = Duration::from_millis(2);
 /// How long the socket's rate is measured at least: it takes bytes in steps, at each of which it seems fast.
@@ -22,11 +27,13 @@ pub struct Pace {
     full_at: Option<Instant>,
     /// Bytes that the socket took since then.
     taken: usize,
+    /// Most bytes of a record, whatever the burst is.
+    most: usize,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { burst: MAX_BURST / 8, full_at: None, taken: 0 }
+        Pace { burst: MAX_BURST / 8, full_at: None, taken: 0, most: usize::MAX }
     }
 }
 
@@ -36,16 +43,22 @@ impl Pace {
         self.burst
     }
 
+    /// Tells the round trip of the path.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.most = if round_trip < LONG { usize::MAX } else { LONG_PATH };
+    }
+
     /// Most plaintext bytes in one record, of which `longest` is the limit: nothing in a record can be opened before
     /// its last byte has arrived.
     pub fn record(&self, longest: usize) -> usize {
-        self.burst.min(longest)
+        self.burst.min(self.most).min(longest)
     }
 
     /// Longest packet to begin; `usize::MAX` where a whole record of the `longest` fits into a burst. A longer
     /// super-packet is split, as nothing can overtake it once it is begun.
     pub fn packet(&self, longest: usize) -> usize {
-        if self.burst < longest { self.burst } else { usize::MAX }
+        let record = self.record(longest);
+        if record < longest { record } else { usize::MAX }
     }
 
     /// The socket took `len` bytes, and then `is_full` or had room for more.
@@ -150,6 +163,21 @@ mod tests {
             pace.took(pace.burst(), false, Instant::now());
         }
         assert_eq!((pace.burst(), pace.packet(MAX_BURST / 2)), (MAX_BURST, usize::MAX));
+    }
+
+    #[test]
+    fn what_is_sent_over_a_long_path_is_short_however_much_is_sent_at_once() {
+        let mut pace = Pace::default();
+        for _ in 0..6 {
+            pace.took(pace.burst(), false, Instant::now());
+        }
+        pace.set_round_trip(Duration::from_millis(40));
+        assert_eq!(
+            (pace.burst(), pace.record(65_519), pace.packet(65_519)),
+            (MAX_BURST, LONG_PATH, LONG_PATH)
+        );
+        pace.set_round_trip(Duration::from_millis(1));
+        assert_eq!((pace.record(65_519), pace.packet(65_519)), (65_519, usize::MAX));
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Tunnel {
             (_, ControlFrame::Pong(token)) => {
                 self.liveness.pong(*token, now);
                 if let Some(shortest) = self.liveness.shortest() {
-                    self.outbound.queue.set_round_trip(shortest);
+                    self.outbound.set_round_trip(shortest);
                 }
                 Ok(None)
             }

@@ -1,6 +1,6 @@
 //! What a tunnel has to send: control frames first, then packets, sealed when the socket takes them. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::traffic::Traffic;
@@ -65,6 +65,12 @@ impl Outbound {
             pace: Pace::default(),
             traffic: Traffic::default(),
         }
+    }
+
+    /// Tells the round trip of the path.
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.queue.set_round_trip(round_trip);
+        self.pace.set_round_trip(round_trip);
     }
 
     /// Queues a control frame ahead of all packets.
