@@ -212,17 +212,21 @@ fn relay(field: Field) -> Result<Running> {
 }
 
 fn ours(field: Field) -> Result<Running> {
-    start_ours(field, &[], &[])
+    start_ours(&Binaries::find()?, field, &[], &[])
 }
 
 /// Our programs, with these options more for both, and those for spokes.
-pub(crate) fn start_ours(field: Field, options: &[&str], of_spokes: &[&str]) -> Result<Running> {
+pub(crate) fn start_ours(
+    binaries: &Binaries,
+    field: Field,
+    options: &[&str],
+    of_spokes: &[&str],
+) -> Result<Running> {
     require_tun()?;
-    let binaries = Binaries::find()?;
-    let hub = start_hub(&binaries, &field, options)?;
+    let hub = start_hub(binaries, &field, options)?;
     let options = [options, of_spokes].concat();
     let ends = (0..field.ends.len())
-        .map(|i| start_spoke(&binaries, &field, i, &format!("{}:5678", Field::hub_address(i)), &options))
+        .map(|i| start_spoke(binaries, &field, i, &format!("{}:5678", Field::hub_address(i)), &options))
         .collect::<Result<Vec<_>>>()?;
     Ok(Running { ends, hub: Some(hub), way: Way::Packets(inner_address), field })
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "it is all IO")]
 #![allow(dead_code, reason = "what it shares with the benchmark `lan` is more than it needs")]
 
+mod chart;
 #[path = "../lan/field.rs"]
 mod field;
 #[path = "../../../tests/house/mod.rs"]
@@ -18,6 +19,7 @@ mod peers;
 mod programs;
 #[path = "../lan/systems.rs"]
 mod systems;
+mod trace;
 #[path = "../lan/traffic.rs"]
 mod traffic;
 
@@ -30,11 +32,13 @@ use std::{fs, thread};
 
 use argh::FromArgs;
 
+use chart::Bars;
 use field::Field;
 use house::line::{self, Emulator, Line};
-use house::{Context, Failure, Host, Result};
+use house::{Binaries, Context, Failure, Host, Result};
 use programs::{is_chosen, median};
 use systems::{Running, SYSTEMS, System, start_ours};
+use trace::Trace;
 use traffic::{Flows, PING_PATIENCE, RoundTrips, pings};
 
 /// Between pings: they are no load on the narrowest line.
@@ -56,7 +60,13 @@ struct Options {
     /// how often each is measured; the medians are shown (default: 3)
     #[argh(option, default = "3")]
     turns: usize,
-    /// directory for wan.csv (default: target/bench)
+    /// NAME=DIRECTORY of a hub and a spoke that were built otherwise, measured too; more of them separated by commas
+    #[argh(option)]
+    builds: Option<String>,
+    /// also note what the kernel says about each connection, ten times a second: trace.csv
+    #[argh(switch)]
+    trace: bool,
+    /// directory for wan.csv and wan.svg (default: target/bench)
     #[argh(option)]
     out: Option<PathBuf>,
     /// given by cargo bench
@@ -130,36 +140,49 @@ const COURSES: [Course; 6] = [
 
 /// What is compared.
 struct Contender {
-    name: &'static str,
-    start: fn(Field) -> Result<Running>,
+    name: String,
+    start: Box<dyn Fn(Field) -> Result<Running>>,
 }
 
-const CONTENDERS: [Contender; 10] = [
-    Contender { name: "bare cubic", start: |field| known("kernel", field) },
-    Contender {
-        name: "bare bbr",
-        start: |field| {
+/// All of them, with those of `--builds`.
+fn contenders(builds: Option<&str>) -> Result<Vec<Contender>> {
+    let mut contenders = vec![
+        contender("bare cubic", |field| known("kernel", field)),
+        contender("bare bbr", |field| {
             field.ends.iter().try_for_each(|end| choose_congestion(end, "bbr"))?;
             known("kernel", field)
-        },
-    },
-    Contender { name: "hub", start: |field| start_ours(field, &[], &[]) },
-    // A ping waits behind each segment that the large flow loses.
-    Contender { name: "hub one lane", start: |field| start_ours(field, &[], &["--lanes", "1"]) },
-    Contender { name: "hub cubic", start: |field| start_ours(field, &["--congestion", "cubic"], &[]) },
-    Contender { name: "hub bbr", start: |field| start_ours(field, &["--congestion", "bbr"], &[]) },
-    Contender {
-        name: "softether",
-        start: |field| {
-            system("softether")?.require()?;
-            // A segment that is lost holds up one connection of eight.
-            peers::softether_by(field, 8)
-        },
-    },
-    Contender { name: "openvpn", start: |field| known("openvpn", field) },
-    Contender { name: "tinc", start: |field| known("tinc", field) },
-    Contender { name: "wireguard-go", start: |field| known("wireguard-go", field) },
-];
+        }),
+        contender("hub", |field| start_ours(&Binaries::find()?, field, &[], &[])),
+        // A ping waits behind each segment that the large flow loses.
+        contender("hub one lane", |field| start_ours(&Binaries::find()?, field, &[], &["--lanes", "1"])),
+        contender("hub cubic", |field| {
+            start_ours(&Binaries::find()?, field, &["--congestion", "cubic"], &[])
+        }),
+        contender("hub bbr", |field| start_ours(&Binaries::find()?, field, &["--congestion", "bbr"], &[])),
+    ];
+    for build in builds.iter().flat_map(|builds| builds.split(',')) {
+        let (name, directory) =
+            build.split_once('=').ok_or_else(|| Failure::new(format!("{build} is not NAME=DIRECTORY")))?;
+        let directory = PathBuf::from(directory);
+        contenders.push(contender(name, move |field| {
+            let binaries = Binaries { hub: directory.join("hub"), spoke: directory.join("spoke") };
+            start_ours(&binaries, field, &[], &[])
+        }));
+    }
+    contenders.push(contender("softether", |field| {
+        system("softether")?.require()?;
+        // A segment that is lost holds up one connection of eight.
+        peers::softether_by(field, 8)
+    }));
+    for name in ["openvpn", "tinc", "wireguard-go"] {
+        contenders.push(contender(name, move |field| known(name, field)));
+    }
+    Ok(contenders)
+}
+
+fn contender(name: &str, start: impl Fn(Field) -> Result<Running> + 'static) -> Contender {
+    Contender { name: name.to_owned(), start: Box::new(start) }
+}
 
 /// One of the systems of the benchmark `lan`.
 fn known(name: &str, field: Field) -> Result<Running> {
@@ -184,6 +207,8 @@ fn run(options: &Options) -> Result<()> {
     programs::build()?;
     let mut csv = "line,system,turn,direction,mbit_per_s,beside_mbit_per_s,ping_mean_ms,ping_99_ms,idle_ms\n"
         .to_owned();
+    let mut traced = trace::head();
+    let (contenders, mut charted) = (contenders(options.builds.as_deref())?, Vec::new());
     for (number, course) in COURSES.iter().enumerate() {
         if !is_chosen(options.lines.as_deref(), &(number + 1).to_string()) {
             continue;
@@ -191,13 +216,14 @@ fn run(options: &Options) -> Result<()> {
         println!("\n{}. {}", number + 1, course.title);
         let mut rows = Vec::new();
         for contender in
-            CONTENDERS.iter().filter(|contender| is_chosen(options.only.as_deref(), contender.name))
+            contenders.iter().filter(|contender| is_chosen(options.only.as_deref(), &contender.name))
         {
             let mut measured = Vec::new();
             for turn in 1..=options.turns {
-                match measure(contender, course) {
+                let row = options.trace.then(|| format!("{},{},{turn}", number + 1, contender.name));
+                match measure(contender, course, row.as_deref(), &mut traced) {
                     Ok(result) => {
-                        result.note(&mut csv, course.title, contender.name, turn);
+                        result.note(&mut csv, course.title, &contender.name, turn);
                         measured.push(result);
                     }
                     Err(failure) => {
@@ -206,15 +232,20 @@ fn run(options: &Options) -> Result<()> {
                     }
                 }
             }
-            if let Some(row) = Row::of(contender.name, &measured) {
+            if let Some(row) = Row::of(&contender.name, &measured) {
                 println!("{row}");
                 rows.push(row);
             }
         }
         tell_goals(course, &rows);
+        charted.push((format!("{}. {}", number + 1, course.title), rows.iter().map(Row::bars).collect()));
     }
     println!();
-    programs::keep(options.out.as_deref(), &[("wan.csv", csv)])
+    let mut files = vec![("wan.csv", csv), ("wan.svg", chart::svg(&charted))];
+    if options.trace {
+        files.push(("trace.csv", traced));
+    }
+    programs::keep(options.out.as_deref(), &files)
 }
 
 /// What one turn found: from the far end, and to it.
@@ -232,7 +263,13 @@ struct Way {
     p99_ms: f64,
 }
 
-fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
+/// One turn. With a `row`, what the kernel says meanwhile is added to `traced`, in rows that begin so.
+fn measure(
+    contender: &Contender,
+    course: &Course,
+    row: Option<&str>,
+    traced: &mut String,
+) -> Result<Measured> {
     let path = Host::new("path")?;
     let mut emulator: Option<Emulator> = None;
     let field = Field::with_cables(2, |hub, end, i| {
@@ -245,10 +282,14 @@ fn measure(contender: &Contender, course: &Course) -> Result<Measured> {
     let running = (contender.start)(field)?;
     let to = running.address(1).ok_or_else(|| Failure::new("no address"))?;
     let idle_ms = pings(&running, to, PING_EVERY, IDLE)?.quantile_ms(0.5);
+    let trace = row.map(|row| Trace::start(&running, row));
     let up = one_way(&running, to, course, (0, 1))?;
     // What is still queued drains.
     thread::sleep(Duration::from_secs(2));
     let down = one_way(&running, to, course, (1, 0))?;
+    if let Some(trace) = trace {
+        traced.push_str(&trace.finish());
+    }
     drop(running);
     drop(emulator);
     Ok(Measured { idle_ms, ways: [up, down] })
@@ -295,13 +336,13 @@ impl Measured {
 
 /// The medians of a contender.
 struct Row {
-    name: &'static str,
+    name: String,
     idle_ms: f64,
     ways: [Way; 2],
 }
 
 impl Row {
-    fn of(name: &'static str, measured: &[Measured]) -> Option<Row> {
+    fn of(name: &str, measured: &[Measured]) -> Option<Row> {
         let idle_ms = median(measured.iter().map(|one| one.idle_ms).collect())?;
         let way = |i: usize| {
             let of =
@@ -313,7 +354,18 @@ impl Row {
                 p99_ms: of(|way| way.p99_ms)?,
             })
         };
-        Some(Row { name, idle_ms, ways: [way(0)?, way(1)?] })
+        Some(Row { name: name.to_owned(), idle_ms, ways: [way(0)?, way(1)?] })
+    }
+}
+
+impl Row {
+    fn bars(&self) -> Bars {
+        Bars {
+            is_ours: self.name == "hub",
+            name: self.name.clone(),
+            megabits: self.ways.map(|way| way.megabits),
+            wait: self.ways.map(|way| way.mean_ms / self.idle_ms),
+        }
     }
 }
 
