@@ -114,6 +114,8 @@ pub struct Link {
     ends: bool,
     /// The receive buffer is bounded.
     is_bounded: bool,
+    /// Bytes that were read, up to those after which the receive window opens.
+    heard: usize,
     path: Path,
     /// Whether the congestion control may be changed.
     is_adaptive: bool,
@@ -149,6 +151,7 @@ impl Link {
             writable: true,
             ends: false,
             is_bounded: false,
+            heard: 0,
             path: Path::Unknown,
             is_adaptive: CONGESTION.get().is_none(),
             room: usize::MAX,
@@ -235,6 +238,9 @@ impl Link {
                     if len == room && !self.is_bounded {
                         self.bound();
                     }
+                    if self.heard <= OPENED_AFTER {
+                        self.hear(len);
+                    }
                     // A short read has emptied the socket (epoll(7), on edge-triggered streams), but the end
                     // that was reported together with these bytes is only seen by another one.
                     let filled = if len == room || self.ends { Filled::More } else { Filled::Drained };
@@ -244,6 +250,17 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
+        }
+    }
+
+    /// Opens the receive window of a long path, once more came than whoever is not authenticated has to say.
+    fn hear(&mut self, len: usize) {
+        self.heard += len;
+        if self.heard > OPENED_AFTER
+            && let Some(shortest) = shortest_round_trip(self.stream.as_fd())
+            && shortest >= flight::LONG
+        {
+            open_window(&self.stream, shortest);
         }
     }
 
@@ -303,9 +320,6 @@ impl Link {
             && let Some(shortest) = shortest_round_trip(self.stream.as_fd())
         {
             self.path = if shortest < flight::LONG { Path::Short } else { Path::Long(Box::default()) };
-            if let Path::Long(_) = self.path {
-                open_window(&self.stream, shortest);
-            }
         }
         self.room = usize::MAX;
         let Path::Long(flight) = &mut self.path else { return true };
@@ -386,6 +400,8 @@ fn most_received(round_trip: Duration) -> usize {
     ((round_trip.as_secs_f64() * RECEIVE_RATE) as usize).max(MIN_RECEIVE_BUFFER)
 }
 
+/// More bytes than a handshake has, and fewer than the first round of a flow.
+const OPENED_AFTER: usize = 4 * 1024;
 /// What a long path may carry before the kernel has found out how much arrives there, in bytes a second.
 const WINDOW_RATE: f64 = 12.5e6;
 
@@ -522,6 +538,23 @@ mod tests {
         assert_eq!(most_received(Duration::from_millis(1)), 2_500_000);
         // More than the kernel gives by itself (tcp_rmem, 6 MB).
         assert!(most_received(Duration::from_millis(3)) > 6 << 20);
+    }
+
+    #[test]
+    fn the_window_of_a_long_path_opens_and_a_single_byte_is_still_reported() {
+        let (link, mut other) = connected();
+        let size = || SockRef::from(&link.stream).recv_buffer_size().unwrap();
+        let before = size();
+        open_window(&link.stream, Duration::from_millis(100));
+        assert!(size() > before && size() as f64 > 0.1 * WINDOW_RATE, "{before} bytes, then {}", size());
+        let mut poll = Poll::new().unwrap();
+        let mut link = link;
+        link.register(poll.registry(), Token(0)).unwrap();
+        other.write_all(b"1").unwrap();
+        let mut events = Events::with_capacity(8);
+        while !events.iter().any(mio::event::Event::is_readable) {
+            poll.poll(&mut events, None).unwrap();
+        }
     }
 
     #[test]
