@@ -133,7 +133,8 @@ impl Flight {
         room
     }
 
-    /// The kernel took less than it was given, or it was given less than there was. Where that never happens, it is not the path that limits what is sent.
+    /// The kernel took less than it was given, or it was given less than there was. Where that never happens, it is not the
+    /// path that limits what is sent.
     pub fn was_limited(&mut self) {
         if let Some(window) = &mut self.window {
             window.is_limited = true;
@@ -164,8 +165,9 @@ impl Flight {
     fn room_at(&self, sample: &Sample, gain: f64) -> usize {
         let needed = self.rate() * (sample.shortest.as_secs_f64() * gain + LATE.as_secs_f64());
         let missing = needed.max(f64::from(sample.segment) * 10.0) as u64;
-        let missing = missing.saturating_sub(sample.held).next_multiple_of(sample.segment.max(1).into());
-        usize::try_from(missing).unwrap_or(usize::MAX)
+        let missing = missing.saturating_sub(sample.held);
+        let whole = missing.checked_next_multiple_of(sample.segment.into());
+        whole.and_then(|whole| usize::try_from(whole).ok()).unwrap_or(usize::MAX)
     }
 
     /// Bytes a second.
@@ -189,15 +191,20 @@ impl Flight {
         if let Phase::Growing { is_queued, .. } = &mut self.phase {
             *is_queued |= sample.is_longer_than(QUEUED);
         }
-        let length = now.saturating_duration_since(window.began);
-        if length < sample.shortest.max(LONG) {
-            return;
+        if now.saturating_duration_since(window.began) >= sample.shortest.max(LONG) {
+            self.end_window(sample, now);
         }
-        let delivered = sample.delivered.wrapping_sub(window.delivered);
-        let (is_lossy, is_limited) = (sample.resent != window.resent, window.is_limited);
-        let longest = window.longest;
+    }
+
+    /// Draws the conclusions from a window of a round trip, and begins the next one.
+    fn end_window(&mut self, sample: &Sample, now: Instant) {
+        let Some(Window { began, delivered, resent, longest, is_limited, .. }) = self.window.take() else {
+            return;
+        };
         self.window = Some(Window::begin(sample, sample.resent, longest[0], now));
-        let rate = f64::from(delivered) * f64::from(sample.segment) / length.as_secs_f64();
+        let seconds = now.saturating_duration_since(began).as_secs_f64();
+        let delivered = sample.delivered.wrapping_sub(delivered);
+        let rate = f64::from(delivered) * f64::from(sample.segment) / seconds;
         // What was not limited by the path may only show that it takes more.
         if is_limited || rate > self.rate() {
             self.rates[self.next] = rate;
@@ -213,8 +220,8 @@ impl Flight {
         if is_limited && !is_longer(longest[0], sample.shortest, ROOMY) {
             self.note_room(sample);
         }
-        self.is_random |=
-            is_lossy && longest.iter().all(|longest| !is_longer(*longest, sample.shortest, QUEUED));
+        let is_queue_free = longest.iter().all(|longest| !is_longer(*longest, sample.shortest, QUEUED));
+        self.is_random |= sample.resent != resent && is_queue_free;
         self.note_queue(sample, now);
     }
 
@@ -232,10 +239,9 @@ impl Flight {
 
     /// There was more to send than was taken, and no queue.
     fn note_room(&mut self, sample: &Sample) {
-        if let Phase::Full = self.phase {
-            self.phase = Phase::GROWING;
-        } else {
-            self.is_held_back = sample.resent == 0;
+        match self.phase {
+            Phase::Full | Phase::Shared(_) => self.phase = Phase::GROWING,
+            Phase::Growing { is_queued, .. } => self.is_held_back = !is_queued && sample.resent == 0,
         }
     }
 
