@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "what it shares with the benchmark `lan` is more than it needs")]
 
 mod chart;
+mod course;
 #[path = "../lan/field.rs"]
 mod field;
 #[path = "../../../tests/house/mod.rs"]
@@ -63,7 +64,7 @@ struct Options {
     /// NAME=DIRECTORY of a hub and a spoke that were built otherwise, measured too; more of them separated by commas
     #[argh(option)]
     builds: Option<String>,
-    /// also note what the kernel says about each connection, ten times a second: trace.csv
+    /// also note what the kernel says about each connection, ten times a second: trace.csv and trace.svg
     #[argh(switch)]
     trace: bool,
     /// directory for wan.csv and wan.svg (default: target/bench)
@@ -243,6 +244,7 @@ fn run(options: &Options) -> Result<()> {
     println!();
     let mut files = vec![("wan.csv", csv), ("wan.svg", chart::svg(&charted))];
     if options.trace {
+        files.push(("trace.svg", course::svg(&traced)));
         files.push(("trace.csv", traced));
     }
     programs::keep(options.out.as_deref(), &files)
