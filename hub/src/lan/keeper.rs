@@ -13,22 +13,32 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use common::wire::frame::{ControlFrame, Edit, Join, Record, RecordId, Term};
+use common::wire::frame::{ControlFrame, Edit, Join, MAX_RECORDS, Record, RecordId, Term};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{RequestId, SessionId};
 use crate::lan::admission::Welcomed;
-use crate::lan::members::{BadLine, Version};
+use crate::lan::invites::MAX_INVITES;
+use crate::lan::members::{BadLine, MAX_MEMBERS, Version};
 use crate::lan::saving::Answer;
 
 /// How long the keeper has to agree to a change.
 pub(crate) const KEEPER_TIME: Duration = Duration::from_secs(3);
 /// How often a join is decided anew because another hub was quicker to change the same.
 const MOST_TRIES: u32 = 5;
-/// Most changes that wait for the keeper.
-const MAX_ASKED: usize = 4_096;
+/// Most changes that wait for the keeper, and bytes of their texts: a new link to it is asked all of them at once.
+const MAX_ASKED: usize = 1_024;
+const MAX_ASKED_BYTES: usize = 128 * 1024;
+/// Most bytes of what other hubs are to be told that are not written yet, beyond which none of them changes anything.
+const MAX_UNTOLD: usize = 1024 * 1024;
+/// Most records of a whole list.
+const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
+/// What a record takes in a frame beside its text.
+const RECORD_BYTES: usize = 42;
+/// A term is further ahead of the one that is known at most by this: it must not run out of numbers.
+const MOST_AHEAD: u64 = 1 << 32;
 
 /// What is to be done once the keeper has agreed to a change, or not.
 pub(crate) enum Then {
@@ -60,16 +70,29 @@ pub(crate) struct Keeper {
     is_fresh: bool,
     last_token: u64,
     asked: VecDeque<Asked>,
-    /// How often the join of a key was refused as another hub was quicker.
-    tries: BTreeMap<PublicKey, u32>,
-    /// The records that were told since the first one of all.
-    arriving: Option<BTreeSet<RecordId>>,
-    /// What the other hubs are to be told once this state of the list is written.
-    untold: Vec<(Version, Record)>,
-    /// Which of them are answered once this state is written, by their link.
-    answers: Vec<(Version, SessionId, ControlFrame)>,
+    /// What the keeper told last of records of which a change waits.
+    told: BTreeMap<RecordId, Option<String>>,
+    /// How often the join of a session was refused as another hub was quicker.
+    tries: BTreeMap<SessionId, u32>,
+    /// The link by which a whole list comes, and the records that were told since the first one.
+    arriving: Option<(SessionId, BTreeSet<RecordId>)>,
+    /// What the other hubs are to be told once this state of the list is written, in the order in which it was decided.
+    untold: VecDeque<(State, Untold)>,
+    /// Bytes of it.
+    untold_bytes: usize,
     /// Links by which the whole list is told, and how far it is.
     whole: BTreeMap<SessionId, Told>,
+}
+
+/// A state of the list: of its members, and of its invites.
+pub(crate) type State = (Version, Version);
+
+/// What other hubs are to be told.
+pub(crate) enum Untold {
+    /// All of them, of a record.
+    Record(Record),
+    /// The one at the other end of this link, which has asked.
+    Answer(SessionId, ControlFrame),
 }
 
 /// How much of the list was told.
@@ -92,10 +115,11 @@ impl Keeper {
             is_fresh: term.is_some_and(|term| term.number == 0),
             last_token: 0,
             asked: VecDeque::new(),
+            told: BTreeMap::new(),
             tries: BTreeMap::new(),
             arriving: None,
-            untold: Vec::new(),
-            answers: Vec::new(),
+            untold: VecDeque::new(),
+            untold_bytes: 0,
             whole: BTreeMap::new(),
         }
     }
@@ -120,13 +144,20 @@ impl Keeper {
         self.is_fresh
     }
 
+    /// Whether this one is to be taken for the keeper, in place of the one that is known.
+    pub(crate) fn is_newer(&self, term: Term) -> bool {
+        let highest = self.term.map_or(0, |known| known.number).saturating_add(MOST_AHEAD);
+        self.term.is_none_or(|known| known < term) && term.number <= highest
+    }
+
     /// Takes this one for the keeper. What waits for another one is given back.
     pub(crate) fn set_term(&mut self, term: Term) -> Vec<Asked> {
         self.term = Some(term);
         self.is_fresh &= term.keeper != self.own;
         self.arriving = None;
+        self.told.clear();
         self.untold.clear();
-        self.answers.clear();
+        self.untold_bytes = 0;
         self.whole.clear();
         self.asked.drain(..).collect()
     }
@@ -142,7 +173,8 @@ impl Keeper {
     ) -> Result<ControlFrame, Box<Asked>> {
         self.last_token += 1;
         let asked = Asked { token: self.last_token, edits, then: vec![then], since: now };
-        if self.asked.len() >= MAX_ASKED {
+        let bytes: usize = self.asked.iter().chain([&asked]).map(|asked| size_of_edits(&asked.edits)).sum();
+        if self.asked.len() >= MAX_ASKED || bytes > MAX_ASKED_BYTES {
             return Err(Box::new(asked));
         }
         let frame = asked.frame();
@@ -171,22 +203,40 @@ impl Keeper {
         self.asked.iter().any(|asked| asked.concerns(id))
     }
 
-    /// The change that is answered.
-    pub(crate) fn answered(&mut self, token: u64) -> Option<Asked> {
+    /// The change that is answered, and what its records are now. `refused`: the keeper has refused it, and these are the
+    /// records as they are there.
+    pub(crate) fn answered(
+        &mut self,
+        token: u64,
+        refused: Option<Vec<Record>>,
+    ) -> Option<(Asked, Vec<Record>)> {
         let at = self.asked.iter().position(|asked| asked.token == token)?;
-        self.asked.remove(at)
+        let asked = self.asked.remove(at)?;
+        let mut now = Vec::new();
+        for Edit { record: Record { id, text }, before } in &asked.edits {
+            let text = match &refused {
+                None => text.clone(),
+                Some(records) => match records.iter().find(|record| record.id == *id) {
+                    Some(record) => record.text.clone(),
+                    None => self.told.get(id).unwrap_or(before).clone(),
+                },
+            };
+            // While another change of it waits, that is not the last word.
+            if self.is_asked(id) {
+                self.told.insert(*id, text);
+            } else {
+                self.told.remove(id);
+                now.push(Record { id: *id, text });
+            }
+        }
+        Some((asked, now))
     }
 
-    /// Counts that the join of this key was refused; whether it may be decided anew.
-    pub(crate) fn try_again(&mut self, key: PublicKey) -> bool {
-        let tries = self.tries.entry(key).or_default();
+    /// Counts that the join of a session was refused; whether it may be decided anew.
+    pub(crate) fn try_again(&mut self, session: SessionId) -> bool {
+        let tries = self.tries.entry(session).or_default();
         *tries += 1;
         *tries < MOST_TRIES
-    }
-
-    /// Forgets how often that was.
-    pub(crate) fn settled(&mut self, key: &PublicKey) {
-        self.tries.remove(key);
     }
 
     /// When changes that wait are given up.
@@ -194,69 +244,103 @@ impl Keeper {
         self.asked.front().map(|asked| asked.since + KEEPER_TIME)
     }
 
-    /// The changes that have waited for too long, and all behind them, the last one first.
-    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<Asked> {
+    /// The changes that have waited for too long, and all behind them, and what their records are without them.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> (Vec<Asked>, Vec<Record>) {
         if self.deadline().is_none_or(|at| now < at) {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
-        self.tries.clear();
-        self.asked.drain(..).rev().collect()
+        let asked: Vec<Asked> = self.asked.drain(..).collect();
+        let mut before = BTreeMap::new();
+        for edit in asked.iter().flat_map(|asked| &asked.edits) {
+            before.entry(edit.record.id).or_insert_with(|| edit.before.clone());
+        }
+        // What the keeper has told since goes before what they were.
+        before.append(&mut self.told);
+        (asked, before.into_iter().map(|(id, text)| Record { id, text }).collect())
     }
 
-    /// Takes note that these records are told, the first of all or others. Returns those that count.
-    pub(crate) fn arrived(&mut self, records: Vec<Record>, is_first: bool) -> Vec<Record> {
-        if is_first {
-            self.arriving = Some(BTreeSet::new());
+    /// Takes note that a link tells these records, the first of all or others. Returns those that count now.
+    pub(crate) fn arrived(
+        &mut self,
+        (link, is_keeper): (SessionId, bool),
+        records: Vec<Record>,
+        is_first: bool,
+    ) -> Vec<Record> {
+        // Of several that tell the whole list to one that has none yet, the keeper counts, else the first one.
+        if is_first && (is_keeper || self.arriving.as_ref().is_none_or(|(from, _)| *from == link)) {
+            self.arriving = Some((link, BTreeSet::new()));
         }
-        if let Some(arriving) = &mut self.arriving {
-            for Record { id, text } in &records {
-                match text {
-                    Some(_) => arriving.insert(*id),
-                    None => arriving.remove(id),
-                };
+        if let Some((from, arriving)) = &mut self.arriving {
+            if *from == link {
+                for Record { id, text } in &records {
+                    match text {
+                        Some(_) => arriving.insert(*id),
+                        None => arriving.remove(id),
+                    };
+                }
+            } else if !is_keeper {
+                return Vec::new();
             }
+        } else if !is_keeper {
+            return Vec::new();
+        }
+        if self.arriving.as_ref().is_some_and(|(_, arriving)| arriving.len() > MAX_TOLD) {
+            self.arriving = None;
         }
         let asked = self.asked_ids();
-        records.into_iter().filter(|record| !asked.contains(&record.id)).collect()
+        let (waiting, now): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| asked.contains(&record.id));
+        self.told.extend(waiting.into_iter().map(|record| (record.id, record.text)));
+        now
     }
 
     fn asked_ids(&self) -> BTreeSet<RecordId> {
         self.asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id)).collect()
     }
 
-    /// All records are told: which these are, and those of which a change waits. `None` where the first ones were not told.
-    pub(crate) fn complete(&mut self) -> Option<BTreeSet<RecordId>> {
-        let mut arrived = self.arriving.take()?;
+    /// All records are told by this link: which these are, and those of which a change waits. `None` where the first ones
+    /// were not told.
+    pub(crate) fn complete(&mut self, link: SessionId) -> Option<BTreeSet<RecordId>> {
+        let (_, mut arrived) = self.arriving.take_if(|(from, _)| *from == link)?;
         self.is_fresh = false;
-        arrived.extend(self.asked_ids());
+        for id in self.asked_ids() {
+            if arrived.insert(id) {
+                self.told.insert(id, None);
+            }
+        }
         Some(arrived)
     }
 
     // ---- the keeper
 
     /// Notes records that are other ones in this state of the list.
-    pub(crate) fn note(&mut self, version: Version, records: impl Iterator<Item = Record>) {
-        self.untold.extend(records.map(|record| (version, record)));
+    pub(crate) fn note(&mut self, state: State, records: impl Iterator<Item = Record>) {
+        for record in records {
+            self.untold_bytes += size(&record);
+            self.untold.push_back((state, Untold::Record(record)));
+        }
     }
 
-    /// Notes that a question of this link is answered once this state is written.
-    pub(crate) fn note_answer(&mut self, version: Version, link: SessionId, answer: ControlFrame) {
-        self.answers.push((version, link, answer));
+    /// Notes that a question of this link is answered once this state is written, behind what was noted before.
+    pub(crate) fn note_answer(&mut self, state: State, link: SessionId, answer: ControlFrame) {
+        self.untold_bytes += size_of_answer(&answer);
+        self.untold.push_back((state, Untold::Answer(link, answer)));
     }
 
-    /// Takes out what may be told, as its state of the list is written.
-    pub(crate) fn take_untold(&mut self, is_written: impl Fn(Version) -> bool) -> Vec<Record> {
-        let ready = self.untold.iter().take_while(|(version, _)| is_written(*version)).count();
-        self.untold.drain(..ready).map(|(_, record)| record).collect()
+    /// Whether so much waits for the disk that others have to wait with their changes.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.untold_bytes > MAX_UNTOLD
     }
 
-    /// Takes out the answers that may be given. To be called behind `take_untold`.
-    pub(crate) fn take_answers(
-        &mut self,
-        is_written: impl Fn(Version) -> bool,
-    ) -> Vec<(SessionId, ControlFrame)> {
-        let ready = self.answers.iter().take_while(|(version, ..)| is_written(*version)).count();
-        self.answers.drain(..ready).map(|(_, link, answer)| (link, answer)).collect()
+    /// Takes out what may be told next, as its state of the list is written.
+    pub(crate) fn next_untold(&mut self, is_written: impl Fn(State) -> bool) -> Option<Untold> {
+        self.untold.front().filter(|(state, _)| is_written(*state))?;
+        let (_, untold) = self.untold.pop_front()?;
+        self.untold_bytes -= match &untold {
+            Untold::Record(record) => size(record),
+            Untold::Answer(_, answer) => size_of_answer(answer),
+        };
+        Some(untold)
     }
 
     /// Has the whole list told by a link.
@@ -285,14 +369,51 @@ impl Keeper {
                 Then::Nothing | Then::Answer(..) => true,
             });
         }
-        self.answers.retain(|(_, of, _)| *of != session);
+        let Keeper { untold, untold_bytes, .. } = self;
+        untold.retain(|(_, untold)| match untold {
+            Untold::Answer(of, answer) if *of == session => {
+                *untold_bytes -= size_of_answer(answer);
+                false
+            }
+            Untold::Answer(..) | Untold::Record(_) => true,
+        });
         self.whole.remove(&session);
+        self.tries.remove(&session);
+        // It is told anew.
+        self.arriving.take_if(|(from, _)| *from == session);
     }
+}
 
-    /// Notes that the link to the keeper has ended: what it was telling it tells anew.
-    pub(crate) fn lose_keeper(&mut self) {
-        self.arriving = None;
+/// What a record takes in a frame.
+pub(crate) fn size(record: &Record) -> usize {
+    RECORD_BYTES + record.text.as_ref().map_or(0, String::len)
+}
+
+/// What changes take in a frame.
+fn size_of_edits(edits: &[Edit]) -> usize {
+    edits.iter().map(|edit| size(&edit.record) + edit.before.as_ref().map_or(0, String::len)).sum()
+}
+
+fn size_of_answer(answer: &ControlFrame) -> usize {
+    let ControlFrame::Answer { records, .. } = answer else { return 0 };
+    RECORD_BYTES + records.iter().map(size).sum::<usize>()
+}
+
+/// Changes for which nobody waits in parts that fit into a frame.
+pub(crate) fn parts(edits: Vec<Edit>) -> Vec<Vec<Edit>> {
+    let (mut parts, mut bytes): (Vec<Vec<Edit>>, usize) = (Vec::new(), 0);
+    for edit in edits {
+        let len = size_of_edits(std::slice::from_ref(&edit));
+        match parts.last_mut() {
+            Some(part) if bytes + len <= MAX_RECORDS => part.push(edit),
+            _ => {
+                parts.push(vec![edit]);
+                bytes = 0;
+            }
+        }
+        bytes += len;
     }
+    parts
 }
 
 impl Asked {
@@ -383,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_given_up_together_the_last_one_first() {
+    fn changes_are_given_up_together() {
         let (mut keeper, now) =
             (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) })), Instant::now());
         let id = RecordId::Member(key(3));
@@ -393,10 +514,10 @@ mod tests {
         assert!(keeper.ask(edit("two"), Then::Nothing, now + KEEPER_TIME / 2).is_ok());
         assert!(keeper.is_asked(&id) && keeper.wait_for(id, Then::Nothing).is_none());
         assert!(keeper.wait_for(RecordId::Access, Then::Nothing).is_some(), "nothing concerns it");
-        assert!(keeper.take_overdue(now + KEEPER_TIME / 2).is_empty());
-        let tokens: Vec<u64> =
-            keeper.take_overdue(now + KEEPER_TIME).iter().map(|asked| asked.token).collect();
-        assert_eq!(tokens, [2, 1]);
+        assert!(keeper.take_overdue(now + KEEPER_TIME / 2).0.is_empty());
+        let (asked, records) = keeper.take_overdue(now + KEEPER_TIME);
+        assert_eq!(asked.iter().map(|asked| asked.token).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(records, [Record { id, text: None }]);
         assert!(!keeper.is_asked(&id) && keeper.deadline().is_none());
     }
 }

@@ -3,12 +3,14 @@
 //! One hub keeps the list. Others change a record by telling what it was and what it is to be: where it is another one by
 //! then, or where the change would give a name or an address to two, nothing of what belongs together is changed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::SecretHash;
 use common::wire::key::PublicKey;
 
 use crate::lan::admission::Admission;
-use crate::lan::invites::{Invite, format_invite};
+use crate::lan::invites::{Invite, MAX_INVITES, format_invite};
 use crate::lan::members::{Access, Change, Member};
 
 /// What records did to the list.
@@ -95,24 +97,56 @@ impl Admission {
 
     fn put_parsed(&mut self, parsed: Parsed) -> Put {
         let Parsed { members, gone, invites, access } = parsed;
-        for (hash, invite) in invites {
-            let text = invite.as_ref().map(format_invite);
-            if self.invites().record(hash).text != text {
-                self.invites_mut().put(hash, invite);
+        let mut bad = Vec::new();
+        // What is gone makes room.
+        for (hash, invite) in invites.iter().filter(|(_, invite)| invite.is_none()).chain(&invites) {
+            let before = self.invites().record(*hash).text;
+            if invite.is_some() && before.is_none() && self.invites().iter().count() >= MAX_INVITES {
+                bad.push(format!("there are {MAX_INVITES} invites already"));
+            } else if before != invite.as_ref().map(format_invite) {
+                self.invites_mut().put(*hash, invite.clone());
             }
         }
-        let changes = self.members_mut().put(members, &gone);
+        let (changes, left_out) = self.members_mut().put(members, &gone);
+        bad.extend((left_out > 0).then(|| format!("the list is full: {left_out} members are left out")));
         self.keep_invited_free();
-        Put { changes, access: access.filter(|access| *access != self.access()), bad: Vec::new() }
+        Put { changes, access: access.filter(|access| *access != self.access()), bad }
     }
 
-    /// Makes the list what the keeper says, as far as it makes sense here.
+    /// Whether there can be these invites, where they are new.
+    fn check_invites(&self, puts: &[(SecretHash, Option<Invite>)]) -> Result<(), String> {
+        let is_known = |hash: &SecretHash| self.invites().record(*hash).text.is_some();
+        let (mut new, mut gone) = (0, 0);
+        for (hash, invite) in puts {
+            match invite {
+                Some(invite) if !is_known(hash) => {
+                    new += 1;
+                    let held =
+                        invite.addresses.iter().find(|&&address| self.members().holder(address).is_some());
+                    if let Some(held) = held {
+                        return Err(format!("{held} is held by a member"));
+                    }
+                }
+                None if is_known(hash) => gone += 1,
+                Some(_) | None => {}
+            }
+        }
+        let is_full = new > 0 && self.invites().iter().count() + new > MAX_INVITES + gone;
+        if is_full { Err(format!("there are {MAX_INVITES} invites already")) } else { Ok(()) }
+    }
+
+    /// Makes the list what the keeper says, as far as it makes sense here. Of several records with one id the last one
+    /// counts.
     pub(crate) fn put(&mut self, records: &[Record]) -> Put {
         let (mut parsed, mut bad) = (Parsed::default(), Vec::new());
-        for record in records {
+        let last: BTreeMap<RecordId, usize> =
+            records.iter().enumerate().map(|(at, record)| (record.id, at)).collect();
+        for (_, record) in records.iter().enumerate().filter(|(at, record)| last[&record.id] == *at) {
             bad.extend(self.parse(record, &mut parsed).err());
         }
-        Put { bad, ..self.put_parsed(parsed) }
+        let put = self.put_parsed(parsed);
+        bad.extend(put.bad);
+        Put { bad, ..put }
     }
 
     /// Makes all these changes, or none. A change that holds already is made.
@@ -131,6 +165,11 @@ impl Admission {
             }
             self.parse(record, &mut parsed)?;
         }
+        let ids: BTreeSet<RecordId> = edits.iter().map(|edit| edit.record.id).collect();
+        if ids.len() < edits.len() {
+            return Err("it would change the same twice".to_owned());
+        }
+        self.check_invites(&parsed.invites)?;
         // An invite that is used up with this gives its addresses.
         let is_claimed = |invite: &&Invite| parsed.invites.iter().any(|(hash, _)| *hash == invite.hash);
         let free = self.invites().iter().filter(is_claimed).flat_map(|invite| invite.addresses.clone());
@@ -139,3 +178,6 @@ impl Admission {
         Ok(self.put_parsed(parsed))
     }
 }
+
+#[cfg(test)]
+mod tests;
