@@ -17,6 +17,8 @@ mod checks;
 mod disk;
 #[path = "simulation_hubs/lanes.rs"]
 mod lanes;
+#[path = "simulation_hubs/list.rs"]
+mod list;
 #[path = "simulation_hubs/machine.rs"]
 mod machine;
 #[path = "simulation/packets.rs"]
@@ -115,6 +117,22 @@ fn act(world: &mut World) {
             world.send(from, to);
         }),
     }
+}
+
+/// Hubs share one list, which one of them keeps: `SEEDS=n` tells so many stories, `SEED=n` one.
+#[test]
+fn hubs_that_share_a_list_agree_in_the_end_and_nobody_is_let_in_twice_or_lost() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let first = number("FROM").unwrap_or(0);
+    let seeds = number("SEED").map_or(first..first + number("SEEDS").unwrap_or(60), |seed| seed..seed + 1);
+    let (mut done, mut entered, count) = (0, 0, seeds.end - seeds.start);
+    for seed in seeds {
+        let told = std::panic::catch_unwind(|| list::tell(seed, STEPS));
+        let (more, newcomers) = told.unwrap_or_else(|_| panic!("that was SEED={seed}"));
+        (done, entered) = (done + more, entered + newcomers);
+    }
+    println!("{done} commands agreed to, {entered} newcomers let in");
+    assert!(count < 20 || done > count && entered > count / 2, "this tests nothing");
 }
 
 /// One hub, and spokes whose lanes come, stand still and die: `SEEDS=n` tells so many stories.

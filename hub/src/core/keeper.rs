@@ -29,6 +29,11 @@ impl Core {
         self.keeper.other().is_none() || self.keeper_link().is_some()
     }
 
+    /// How many changes wait until the keeper agrees to them.
+    pub fn waiting_for_keeper(&self) -> usize {
+        self.keeper.waiting()
+    }
+
     fn keeper_link(&self) -> Option<SessionId> {
         self.peers.get(&self.keeper.other()?)?.link().map(|(link, _)| link)
     }

@@ -182,6 +182,11 @@ impl Keeper {
         Ok(frame)
     }
 
+    /// How many changes wait for the keeper.
+    pub(crate) fn waiting(&self) -> usize {
+        self.asked.len()
+    }
+
     /// What has to be asked anew, as the link to the keeper is another one.
     pub(crate) fn questions(&self) -> impl Iterator<Item = ControlFrame> {
         self.asked.iter().map(Asked::frame)

@@ -4,6 +4,7 @@
 //! then, or where the change would give a name or an address to two, nothing of what belongs together is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::SecretHash;
@@ -114,24 +115,27 @@ impl Admission {
     }
 
     /// Whether there can be these invites, where they are new.
-    fn check_invites(&self, puts: &[(SecretHash, Option<Invite>)]) -> Result<(), String> {
+    fn check_invites(&self, Parsed { members, gone, invites, .. }: &Parsed) -> Result<(), String> {
         let is_known = |hash: &SecretHash| self.invites().record(*hash).text.is_some();
-        let (mut new, mut gone) = (0, 0);
-        for (hash, invite) in puts {
+        let is_held = |address: &&IpAddr| {
+            let holder = self.members().holder(**address).map(|id| self.members().member(id).key);
+            let stays = |key: &PublicKey| !gone.contains(key) && members.iter().all(|put| put.key != *key);
+            holder.as_ref().is_some_and(stays) || members.iter().any(|put| put.addresses.contains(*address))
+        };
+        let (mut new, mut void) = (0, 0);
+        for (hash, invite) in invites {
             match invite {
                 Some(invite) if !is_known(hash) => {
                     new += 1;
-                    let held =
-                        invite.addresses.iter().find(|&&address| self.members().holder(address).is_some());
-                    if let Some(held) = held {
+                    if let Some(held) = invite.addresses.iter().find(is_held) {
                         return Err(format!("{held} is held by a member"));
                     }
                 }
-                None if is_known(hash) => gone += 1,
+                None if is_known(hash) => void += 1,
                 Some(_) | None => {}
             }
         }
-        let is_full = new > 0 && self.invites().iter().count() + new > MAX_INVITES + gone;
+        let is_full = new > 0 && self.invites().iter().count() + new > MAX_INVITES + void;
         if is_full { Err(format!("there are {MAX_INVITES} invites already")) } else { Ok(()) }
     }
 
@@ -169,11 +173,11 @@ impl Admission {
         if ids.len() < edits.len() {
             return Err("it would change the same twice".to_owned());
         }
-        self.check_invites(&parsed.invites)?;
+        self.check_invites(&parsed)?;
         // An invite that is used up with this gives its addresses.
         let is_claimed = |invite: &&Invite| parsed.invites.iter().any(|(hash, _)| *hash == invite.hash);
         let free = self.invites().iter().filter(is_claimed).flat_map(|invite| invite.addresses.clone());
-        let free: Vec<std::net::IpAddr> = free.collect();
+        let free: Vec<IpAddr> = free.collect();
         self.members().check_put(&parsed.members, &parsed.gone, &free)?;
         Ok(self.put_parsed(parsed))
     }
