@@ -143,6 +143,12 @@ impl Machine {
         self.uplink.handle_health(TcpInfo { resent, shortest, ..TcpInfo::default() }, now);
     }
 
+    /// What it is doing, for a message.
+    pub(crate) fn state(&self, now: Instant) -> String {
+        let about = About { device: "spoke0".to_owned(), started_at: now };
+        format!("{} {:?} {:?}", self.is_out, self.attempts, self.uplink.status(&about, now))
+    }
+
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
         self.uplink.send(now, |space| {
             space[..packet.len()].copy_from_slice(packet);
