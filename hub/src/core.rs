@@ -118,7 +118,7 @@ impl Core {
         admission.replace_invites(invites);
         admission.share(term.is_some());
         let mut core = Core {
-            keeper: Keeper::new(key.public(), term),
+            keeper: Keeper::new(key.public(), term, unix_time),
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,

@@ -360,7 +360,11 @@ impl Core {
     /// Another hub asks for a change.
     pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, edits: &[Edit], now: Instant) {
         self.seal(now);
+        let Some(hub) = self.peers.of(link) else { return };
         let applied = match self.keeper.is_own() {
+            true if self.keeper.decide(hub, token) && !self.admission.has(edits) => {
+                Err("this was asked before, and is another matter now".to_owned())
+            }
             true if self.keeper.is_busy() => Err("too much waits for the disk of the keeper".to_owned()),
             true => self.admission.apply(edits),
             false => Err("this hub does not keep the list of members".to_owned()),

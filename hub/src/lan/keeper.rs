@@ -82,6 +82,8 @@ pub(crate) struct Keeper {
     untold_bytes: usize,
     /// Links by which the whole list is told, and how far it is.
     whole: BTreeMap<SessionId, Told>,
+    /// The last question of each hub that was decided: over a new link it asks again what was not answered.
+    decided: BTreeMap<PublicKey, u64>,
 }
 
 /// A state of the list: of its members, and of its invites.
@@ -107,13 +109,14 @@ pub(crate) enum Told {
 }
 
 impl Keeper {
-    /// Of the hub with this key, as its file says.
-    pub(crate) fn new(own: PublicKey, term: Option<Term>) -> Keeper {
+    /// Of the hub with this key, as its file says. `unix_time`: its questions count on from this time, so that those of
+    /// earlier runs are less.
+    pub(crate) fn new(own: PublicKey, term: Option<Term>, unix_time: Duration) -> Keeper {
         Keeper {
             own,
             term,
             is_fresh: term.is_some_and(|term| term.number == 0),
-            last_token: 0,
+            last_token: unix_time.as_micros() as u64,
             asked: VecDeque::new(),
             told: BTreeMap::new(),
             tries: BTreeMap::new(),
@@ -121,6 +124,7 @@ impl Keeper {
             untold: VecDeque::new(),
             untold_bytes: 0,
             whole: BTreeMap::new(),
+            decided: BTreeMap::new(),
         }
     }
 
@@ -159,6 +163,7 @@ impl Keeper {
         self.untold.clear();
         self.untold_bytes = 0;
         self.whole.clear();
+        self.decided.clear();
         self.asked.drain(..).collect()
     }
 
@@ -330,6 +335,14 @@ impl Keeper {
     pub(crate) fn note_answer(&mut self, state: State, link: SessionId, answer: ControlFrame) {
         self.untold_bytes += size_of_answer(&answer);
         self.untold.push_back((state, Untold::Answer(link, answer)));
+    }
+
+    /// Notes that a question of a hub is decided; whether it was before.
+    pub(crate) fn decide(&mut self, hub: PublicKey, token: u64) -> bool {
+        let last = self.decided.entry(hub).or_insert(token.saturating_sub(1));
+        let was_decided = token <= *last;
+        *last = token.max(*last);
+        was_decided
     }
 
     /// Whether so much waits for the disk that others have to wait with their changes.
@@ -511,7 +524,7 @@ mod tests {
     #[test]
     fn changes_are_given_up_together() {
         let (mut keeper, now) =
-            (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) })), Instant::now());
+            (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) }), Duration::ZERO), Instant::now());
         let id = RecordId::Member(key(3));
         let edit =
             |text: &str| vec![Edit { record: Record { id, text: Some(text.to_owned()) }, before: None }];

@@ -122,6 +122,14 @@ impl Admission {
             let stays = |key: &PublicKey| !gone.contains(key) && members.iter().all(|put| put.key != *key);
             holder.as_ref().is_some_and(stays) || members.iter().any(|put| put.addresses.contains(*address))
         };
+        // An earlier invite for the same name is void, one for the same address is not.
+        let stays = |other: &Invite, invite: &Invite| {
+            other.name != invite.name && invites.iter().all(|(hash, _)| *hash != other.hash)
+        };
+        let is_kept = |address: &&IpAddr, invite: &Invite| {
+            let mut others = self.invites().iter().filter(|other| stays(other, invite));
+            others.any(|other| other.addresses.contains(*address))
+        };
         let (mut new, mut void) = (0, 0);
         for (hash, invite) in invites {
             match invite {
@@ -129,6 +137,9 @@ impl Admission {
                     new += 1;
                     if let Some(held) = invite.addresses.iter().find(is_held) {
                         return Err(format!("{held} is held by a member"));
+                    }
+                    if let Some(kept) = invite.addresses.iter().find(|address| is_kept(address, invite)) {
+                        return Err(format!("another invite has the address {kept}"));
                     }
                 }
                 None if is_known(hash) => void += 1,
@@ -151,6 +162,11 @@ impl Admission {
         let put = self.put_parsed(parsed);
         bad.extend(put.bad);
         Put { bad, ..put }
+    }
+
+    /// Whether all these changes hold already.
+    pub(crate) fn has(&self, edits: &[Edit]) -> bool {
+        edits.iter().all(|edit| self.record(edit.record.id).text == edit.record.text)
     }
 
     /// Makes all these changes, or none. A change that holds already is made.
