@@ -35,6 +35,8 @@ const MAX_ASKED_BYTES: usize = 128 * 1024;
 const MAX_UNTOLD: usize = 1024 * 1024;
 /// Most records of a whole list.
 const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
+/// Bits of a question's number below those that tell the run of the hub.
+const RUN: u32 = 32;
 /// What a record takes in a frame beside its text.
 const RECORD_BYTES: usize = 42;
 /// A term is further ahead of the one that is known at most by this: it must not run out of numbers.
@@ -109,14 +111,13 @@ pub(crate) enum Told {
 }
 
 impl Keeper {
-    /// Of the hub with this key, as its file says. `unix_time`: its questions count on from this time, so that those of
-    /// earlier runs are less.
+    /// Of the hub with this key, as its file says. `unix_time`: tells its questions from those of earlier runs.
     pub(crate) fn new(own: PublicKey, term: Option<Term>, unix_time: Duration) -> Keeper {
         Keeper {
             own,
             term,
             is_fresh: term.is_some_and(|term| term.number == 0),
-            last_token: unix_time.as_micros() as u64,
+            last_token: (unix_time.as_micros() as u64) << RUN,
             asked: VecDeque::new(),
             told: BTreeMap::new(),
             tries: BTreeMap::new(),
@@ -339,9 +340,11 @@ impl Keeper {
 
     /// Notes that a question of a hub is decided; whether it was before.
     pub(crate) fn decide(&mut self, hub: PublicKey, token: u64) -> bool {
-        let last = self.decided.entry(hub).or_insert(token.saturating_sub(1));
-        let was_decided = token <= *last;
-        *last = token.max(*last);
+        let last = self.decided.entry(hub).or_default();
+        let was_decided = token >> RUN == *last >> RUN && token <= *last;
+        if !was_decided {
+            *last = token;
+        }
         was_decided
     }
 
