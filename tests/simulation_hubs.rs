@@ -15,6 +15,8 @@ mod checks;
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;
+#[path = "simulation_hubs/hostile.rs"]
+mod hostile;
 #[path = "simulation_hubs/lanes.rs"]
 mod lanes;
 #[path = "simulation_hubs/list.rs"]
@@ -62,6 +64,11 @@ fn everybody_is_at_one_living_hub_in_the_end_whatever_happens_to_hubs() {
     println!("{delivered} packets delivered");
     let is_one = number("SEED").is_some();
     assert!(is_one || delivered > 100, "hardly a packet arrived: this tests nothing");
+}
+
+#[test]
+fn a_hub_in_other_hands_stops_nobody_and_takes_no_memory() {
+    (0..12).for_each(hostile::tell);
 }
 
 fn tell(seed: u64) -> u64 {

@@ -311,6 +311,9 @@ impl World {
             let is_open = core.access() == Access::Open && !core.members().is_revoked(&key);
             // One that shows an invite which is none is refused on an open LAN, too.
             let may = is_member || is_open && self.secret_of(at).is_none();
+            // Its only hub may be gone for good.
+            let first = self.spokes[at].newcomer.as_ref().map_or(0, |newcomer| newcomer.first);
+            let may = may && (self.hubs[first].is_alive() || !self.spokes[at].told.is_empty());
             assert!(
                 !may || self.hub_of(at).is_some(),
                 "spoke {at} is not on the LAN: {is_member} {is_open} {:?}",

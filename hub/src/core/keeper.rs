@@ -406,8 +406,8 @@ impl Core {
         let mut records = Vec::new();
         loop {
             let Core { keeper, saving, admission, .. } = self;
-            let invites = admission.invites();
-            let untold = keeper.next_untold(|(members, state)| saving.is_written(members, state, invites));
+            let (members, invites) = (admission.members(), admission.invites());
+            let untold = keeper.next_untold(|state| saving.is_written(state, members, invites));
             let answer = match untold {
                 Some(Untold::Record(record)) => {
                     records.push(record);

@@ -203,6 +203,11 @@ impl Members {
         self.journal.version > self.journal.saved
     }
 
+    /// Whether this state was read or written.
+    pub(crate) fn is_saved(&self, version: Version) -> bool {
+        version <= self.journal.saved
+    }
+
     /// The state that the list is in.
     pub fn version(&self) -> Version {
         self.journal.version

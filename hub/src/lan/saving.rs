@@ -339,11 +339,18 @@ impl Saving {
 
     /// Whether what rests on this state of the list may be told to other hubs: the same for members, invites and who may
     /// join.
-    pub(crate) fn is_written(&self, members: Version, state: Version, invites: &Invites) -> bool {
+    pub(crate) fn is_written(
+        &self,
+        (version, invites_version): (Version, Version),
+        members: &Members,
+        invites: &Invites,
+    ) -> bool {
         let is_access = |command: &Command| matches!(command, Command::SetAccess(_) | Command::NoteAccess);
+        // What was read is written.
+        let are_saved =
+            (members.is_saved(version) || self.is_settled(version)) && invites.is_saved(invites_version);
         self.retry_at.is_some()
-            || self.is_settled(members)
-                && invites.is_saved(state)
+            || are_saved
                 && !matches!(self.running, Some(Running::Access(..) | Running::Noted))
                 && !self.requests.iter().any(|(_, command)| is_access(command))
     }
