@@ -16,7 +16,7 @@ use hub::lan::saving::{Allow, Command};
 
 use crate::machine::{Machine, Newcomer};
 use crate::ms;
-use crate::world::{World, core, subnets};
+use crate::world::{World, core, own, place, subnets};
 
 /// Machines that no list knows at the beginning.
 const NEWCOMERS: usize = 3;
@@ -38,6 +38,8 @@ pub(crate) struct List {
     is_locked: bool,
     /// Whether a hub has kept the list in another one's place: then what the old one agreed to may be lost.
     has_kept: bool,
+    /// Whether all hubs but the first have just joined it, and were never told the list.
+    has_new: bool,
     last_request: u64,
     wishes: BTreeMap<u64, Wish>,
     /// Invites that a hub has said are good, and names whose invite a hub has said is void.
@@ -93,12 +95,17 @@ impl World {
     pub(crate) fn sharing(seed: u64) -> World {
         let mut world = World::new(seed);
         let (is_locked, keeper) = (world.rng.one_in(2), world.hubs[0].public());
-        world.list = Some(Box::new(List { is_locked, ..List::default() }));
+        let has_new = world.rng.one_in(3);
+        world.list = Some(Box::new(List { is_locked, has_new, ..List::default() }));
         for hub in 0..world.hubs.len() {
             let (seed, time) = (world.rng.next(), world.time());
             let host = &mut world.hubs[hub];
-            host.disk.term = Some(Term { number: 1, keeper });
-            host.disk.locked = is_locked;
+            let is_new = hub > 0 && has_new;
+            host.disk.term = Some(Term { number: u64::from(!is_new), keeper });
+            host.disk.locked = is_locked || is_new;
+            if is_new {
+                host.disk.members = format!("{keeper} hub-0 {} hub={}\n", own(0), place(0));
+            }
             host.core = Some(core(&host.key, &host.disk, seed, time));
         }
         world.spokes.truncate(3);
@@ -340,7 +347,7 @@ pub(crate) fn tell(seed: u64, steps: usize) -> (u64, u64) {
     let keeper = world.hubs.iter().find_map(|hub| hub.core.as_ref()?.keeper()).map(|term| term.keeper);
     let others: Vec<usize> =
         (0..world.hubs.len()).filter(|&hub| Some(world.hubs[hub].public()) != keeper).collect();
-    let is_gone = world.rng.one_in(4);
+    let is_gone = world.rng.one_in(4) && !world.list().has_new;
     for hub in 0..world.hubs.len() {
         world.mend(hub);
         world.drain(hub, false);

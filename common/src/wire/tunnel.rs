@@ -432,8 +432,11 @@ impl Tunnel {
         self.control(&ControlFrame::Welcome(welcome))
     }
 
-    /// Hub: has the spoke wait until a person decides.
+    /// Hub: has the spoke wait until a person decides, if it does not wait already.
     pub fn hold(&mut self, now: Instant) -> Result<(), Error> {
+        if matches!(self.state, State::Pending) {
+            return Ok(());
+        }
         debug_assert!(matches!(self.state, State::Joining));
         self.wait(now);
         self.control(&ControlFrame::Pending)

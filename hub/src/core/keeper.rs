@@ -57,6 +57,10 @@ impl Core {
 
     /// Has this hub keep the list from now on, as a person says, or as its list is about to be shared.
     pub(super) fn keep(&mut self, request: RequestId, now: Instant) {
+        if self.keeper.is_fresh() {
+            let text = "this hub was never told the list: `hub keep` at one that has it";
+            return self.answer(request, Err(text.to_owned()));
+        }
         if !self.keeper.is_own() {
             let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
             self.take_for_keeper(Term { number, keeper: self.key.public() }, now);
