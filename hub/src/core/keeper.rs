@@ -373,31 +373,31 @@ impl Core {
             true => self.admission.apply(edits),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
-        let (mut refused, mut records) = (None, Vec::new());
+        let answer = |refused, records| ControlFrame::Answer { token, refused, records };
         match applied {
             Ok(put) => {
-                let has_access = put.access.is_some();
+                self.seal(now);
+                let text = put.access.map(access_text);
+                let state = self.state_of_list();
+                self.keeper.note(
+                    state,
+                    text.into_iter().map(|text| Record { id: RecordId::Access, text: Some(text) }),
+                );
+                self.keeper.note_answer(state, link, answer(None, Vec::new()));
+                // Behind the answer: it may change more, as those who are let in by it.
                 self.take_put(put, now);
-                if has_access {
-                    let record = self.admission.record(RecordId::Access);
-                    let state = self.state_of_list();
-                    self.keeper.note(state, [record].into_iter());
-                }
-                // It may have changed more than was asked for, as those who were let in by it.
                 self.seal(now);
             }
             Err(why) => {
-                refused = Some(why);
-                let mut room = MAX_RECORDS;
+                let (mut room, mut records) = (MAX_RECORDS, Vec::new());
                 if self.keeper.is_own() {
                     let now = edits.iter().map(|edit| self.admission.record(edit.record.id));
                     records = now.take_while(|record| take_room(&mut room, record)).collect();
                 }
+                let state = self.state_of_list();
+                self.keeper.note_answer(state, link, answer(Some(why), records));
             }
         }
-        let answer = ControlFrame::Answer { token, refused, records };
-        let state = self.state_of_list();
-        self.keeper.note_answer(state, link, answer);
     }
 
     // ---- what others are told
