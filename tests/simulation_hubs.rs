@@ -67,6 +67,11 @@ fn everybody_is_at_one_living_hub_in_the_end_whatever_happens_to_hubs() {
 }
 
 #[test]
+fn a_long_list_is_told_whole_though_it_changes_from_page_to_page() {
+    (0..3).for_each(list::tell_many);
+}
+
+#[test]
 fn a_hub_in_other_hands_stops_nobody_and_takes_no_memory() {
     (0..12).for_each(hostile::tell);
 }

@@ -233,7 +233,8 @@ impl World {
             return;
         }
         for (hub, host) in self.hubs.iter().enumerate() {
-            let Some(core) = &host.core else { continue };
+            // A long list is looked at in the end.
+            let Some(core) = host.core.as_ref().filter(|core| core.members().len() < 100) else { continue };
             let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
             for (_, member) in core.members().iter() {
                 assert!(names.insert(&member.name), "hub {hub}: {} twice", member.name);
@@ -400,5 +401,60 @@ fn act(world: &mut World) {
         }
         _ if world.hubs[hub].is_alive() => world.govern(hub),
         _ => {}
+    }
+}
+
+/// A list of thousands is told to hubs that have just joined, or have an older one, while it changes from page to page.
+pub(crate) fn tell_many(seed: u64) {
+    const STRANGERS: usize = 1_500;
+    let mut world = World::sharing(seed);
+    let keys: Vec<PublicKey> =
+        (0..STRANGERS).map(|_| PrivateKey::from_random(world.rng.key()).public()).collect();
+    let line = |at: usize| format!("{} m{at} -\n", keys[at]);
+    world.list().removed = (0..world.spokes.len()).collect();
+    for hub in 0..world.hubs.len() {
+        world.kill_hub(hub);
+        let host = &mut world.hubs[hub];
+        host.disk.locked = true;
+        // The others know some that are gone, and the keeper some that are new.
+        let known: String = (0..STRANGERS).filter(|at| hub == 0 || at % 3 == hub).map(line).collect();
+        host.disk.members.push_str(&known);
+        world.start_hub(hub);
+    }
+    let mut told = 0;
+    for step in 0..150 {
+        let key = keys[world.rng.below(STRANGERS)].to_string();
+        let before = world.lens();
+        match world.rng.below(4) {
+            0 => world.command(0, Command::Forget(key), Wish::Other),
+            1 => {
+                let name = format!("a{step}").parse().unwrap();
+                world.command(0, Command::Rename(key, name), Wish::Other);
+            }
+            2 => {
+                let who = PrivateKey::from_random(world.rng.key()).public().to_string();
+                let name = format!("{}{step}", ["b", "n", "z"][step % 3]).parse().ok();
+                let (routes, tags, addresses) = (vec![], vec![], vec![]);
+                let allow = Allow { who, in_place_of: None, name, addresses, routes, tags };
+                world.command(0, Command::Allow(allow), Wish::Other);
+            }
+            _ if step % 50 == 49 => {
+                world.kill_hub(1);
+                world.start_hub(1);
+            }
+            _ => {}
+        }
+        let time = world.rng.below(3_000);
+        world.pass(Duration::from_micros(time as u64));
+        told += usize::from(before != world.lens());
+    }
+    world.pass(Duration::from_secs(30));
+    world.check_lists();
+    assert!(told > 20, "nothing changes while the list is told");
+}
+
+impl World {
+    fn lens(&self) -> Vec<usize> {
+        self.hubs.iter().map(|hub| hub.core.as_ref().map_or(0, |core| core.members().len())).collect()
     }
 }
