@@ -6,6 +6,7 @@
 
 mod kept;
 mod linked;
+mod stored;
 mod traffic;
 mod world;
 

@@ -298,7 +298,7 @@ fn metrics() {
 
 #[test]
 fn hubs() {
-    act("docs/hubs.md", Play::new(&["second", "laptop", "nas"]));
+    act("docs/hubs.md", Play::new(&["second", "third", "laptop", "nas"]));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use common::node::cli::{self, Exit, print, say};
 use common::node::config::Settings;
 use common::node::control::{AskError, ask};
 use common::node::human::HumanDuration;
+use common::node::logger;
 use common::node::metrics as exposition;
 use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
@@ -21,10 +22,12 @@ use hub::control::{
 };
 use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
-use hub::options::{self, PROGRAM};
+use hub::options::{self, DEFAULT_PREFIX, PROGRAM};
+use hub::store::StoreOptions;
 use hub::{advice, metrics, report};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::CONFIG_FILES;
 
@@ -94,6 +97,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "keep" => {
             tell::<()>(Request::Keep, &state, json, |()| "this hub keeps the list of members\n".to_owned())?
         }
+        "store" => store(operand, &own, &state)?,
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
@@ -332,6 +336,17 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
         asked => asked?,
     };
     Ok(show(&moved, json, report::moved)?)
+}
+
+/// `hub store`: runs until a signal comes.
+fn store(url: String, own: &Settings, state: &Path) -> Result<(), Failure> {
+    logger::start();
+    let endpoints = std::iter::once(url).chain(own.many("endpoint", values::any::<String>)?).collect();
+    let files = [own.one("ca", values::any)?, own.one("cert", values::any)?, own.one("key", values::any)?];
+    let prefix = own.one("prefix", values::any)?.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+    let options = StoreOptions { state: state.to_owned(), endpoints, prefix, files };
+    let signals = cli::on_signals(&[SIGINT, SIGTERM]).map_err(|error| error.to_string())?;
+    Ok(hub::store::run(&options, signals)?)
 }
 
 /// `hub resolved`: the zone is that for which the hub answers, where none is given.

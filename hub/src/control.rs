@@ -23,10 +23,12 @@ pub use common::wire::tunnel::Traffic;
 mod hubs;
 mod links;
 mod rules;
+mod store;
 
 pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
+pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord};
 
 /// Most changes that the answer to a reload names.
 pub const MAX_CHANGES: usize = 100;
@@ -129,6 +131,11 @@ pub enum Request {
     },
     /// Keep the list of members that the hubs share.
     Keep,
+    /// From `hub store`, which runs for as long as the hub does.
+    Store {
+        /// What it wants.
+        request: StoreRequest,
+    },
     /// Read the files again: [`Reloaded`].
     Reload,
     /// The access rules: [`RuleList`], with a page of lines.

@@ -45,6 +45,7 @@ mod links;
 mod names;
 mod offers;
 mod renumber;
+mod store;
 
 pub use access::Case;
 
@@ -109,16 +110,15 @@ impl Core {
     /// A hub with nobody on its LAN. `flow_seed`: random, so that flows cannot be aimed at each other. `unix_time`:
     /// the time of day, since the beginning of 1970.
     pub fn new(key: PrivateKey, lan: Lan, files: Files, flow_seed: u64, unix_time: Duration) -> Core {
-        let Files { mut members, fingerprint, invites, access, rules, moves, lan: LanFile { term, .. } } =
-            files;
+        let Files { mut members, fingerprint, invites, access, rules, moves, lan: lan_file } = files;
         members.set_hub_name(lan.hub_name.clone());
         let mut admission = Admission::new(members, access, lan.subnets);
         admission.set_moves(moves);
         admission.set_unix_time(unix_time.as_secs());
         admission.replace_invites(invites);
-        admission.share(term.is_some());
+        admission.share(lan_file.term.is_some());
         let mut core = Core {
-            keeper: Keeper::new(key.public(), term, unix_time),
+            keeper: Keeper::new(key.public(), &lan_file, unix_time),
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,
@@ -146,6 +146,11 @@ impl Core {
     /// Sets how much memory the packets in all queues may occupy, in bytes.
     pub fn limit_queued(&mut self, bytes: usize) {
         self.switch.limit_queued(bytes);
+    }
+
+    /// Keeps the hub's own kernel off the LAN: the hub has no device.
+    pub fn close_kernel(&mut self) {
+        self.switch.close_kernel();
     }
 
     /// Takes in a connection from `source`; `None` where it is to be closed. `ephemeral`: 32 random bytes.

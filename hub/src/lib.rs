@@ -2,7 +2,8 @@
 //!
 //! `core` is the hub without its sockets, files and device: `switch` forwards packets, `lan` holds members, invites and
 //! routes, and `effect` is its output. `logbook`, `control`, `totals`, `report` and `metrics` are logs, commands and their texts; `options` and
-//! `advice` are settings and error texts. All of these are pure; `server` owns the sockets, the files and the device.
+//! `advice` are settings and error texts. All of these are pure; `server` owns the sockets, the files and the device, and
+//! `store` is `hub store`, a process of its own.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may ask the clock"))]
 
 pub mod advice;
@@ -16,5 +17,6 @@ pub mod metrics;
 pub mod options;
 pub mod report;
 pub mod server;
+pub mod store;
 pub mod switch;
 pub mod totals;

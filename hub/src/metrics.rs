@@ -38,6 +38,8 @@ fn standing(status: &Status) -> Vec<Metric> {
                 ("lost", others().filter(|hub| hub.link.is_none()).count()),
             ],
         ),
+        Metric::gauge("hub_keeper_lost", "Whether who keeps the list of members is away: new machines wait.")
+            .value(status.keeper.as_ref().is_some_and(|keeper| !keeper.reached)),
         Metric::gauge("hub_pending_machines", "Machines that wait to be let in.").value(status.pending),
         Metric::gauge("hub_invites", "Invites that can be used.").value(status.invites),
         Metric::gauge("hub_half_open_links", "Links that are not authenticated yet.").value(status.half_open),

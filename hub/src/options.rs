@@ -17,6 +17,8 @@ use crate::lan::subnets::Subnets;
 pub const DEFAULT_STATE: &str = "/var/lib/hub";
 /// The configuration file that is read if it is there.
 pub const DEFAULT_CONFIG: &str = "/etc/hub.toml";
+/// What the keys of a list in etcd begin with unless `--prefix` says otherwise.
+pub const DEFAULT_PREFIX: &str = "/hub/";
 /// The port unless `--listen` says otherwise.
 pub const DEFAULT_PORT: u16 = 5678;
 /// Most places to listen in.
@@ -79,6 +81,10 @@ pub static PROGRAM: Program = Program {
             "serve metrics for Prometheus, http://ADDR:PORT/metrics; a port alone is on 127.0.0.1",
         ),
         Setting::one("tun", "NAME", "name of the network device").or(DEFAULT_TUN),
+        Setting::switch(
+            "no-tun",
+            "no network device, so that this machine itself is not on the LAN: for a second hub on it, and in containers",
+        ),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
         Setting::one(
             "congestion",
@@ -199,6 +205,22 @@ pub static PROGRAM: Program = Program {
             operands: "",
             settings: &[],
         },
+        Command {
+            name: "store",
+            help: "keeps the list of members in etcd; runs beside the hub, as long as that does",
+            operands: "URL",
+            settings: &[
+                Setting::many("endpoint", "URL", "another endpoint of the same cluster"),
+                Setting::one("prefix", "TEXT", "what all keys begin with").or(DEFAULT_PREFIX),
+                Setting::one(
+                    "ca",
+                    "FILE",
+                    "who signs etcd's certificate (PEM; default: the system's authorities)",
+                ),
+                Setting::one("cert", "FILE", "this client's certificate (PEM)"),
+                Setting::one("key", "FILE", "its key (PEM)"),
+            ],
+        },
         Command { name: "unlock", help: "lets anyone join from now on", operands: "", settings: &[] },
         Command {
             name: "revoke",
@@ -286,8 +308,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
-    /// The device's name.
-    pub tun: String,
+    /// The device's name, if there is to be one.
+    pub tun: Option<String>,
     /// The LAN's MTU, if it is given.
     pub mtu: Option<u32>,
     /// Prefixes to which this machine forwards.
@@ -319,7 +341,7 @@ impl Options {
             listen,
             icmp: settings.switch("icmp")?,
             tls: tls(settings)?,
-            tun: settings.one("tun", values::device)?.unwrap_or_else(|| DEFAULT_TUN.to_owned()),
+            tun: tun(settings)?,
             mtu: settings.one("mtu", values::number)?,
             routes,
             state: state(settings)?,
@@ -404,6 +426,23 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// What needs the machine on the LAN does not go without its device.
+fn tun(settings: &Settings) -> Result<Option<String>, String> {
+    let name = settings.one("tun", values::device)?;
+    if !settings.switch("no-tun")? {
+        return Ok(Some(name.unwrap_or_else(|| DEFAULT_TUN.to_owned())));
+    }
+    let others = [
+        (name.is_some(), "--tun"),
+        (!settings.many("route", values::prefix)?.is_empty(), "--route"),
+        (zone::of_settings(settings)?.is_some(), "--dns"),
+    ];
+    match others.into_iter().find(|(is_given, _)| *is_given) {
+        Some((_, other)) => Err(format!("{other} needs the device that --no-tun leaves out")),
+        None => Ok(None),
+    }
+}
+
 fn tls(settings: &Settings) -> Result<Option<TlsFiles>, String> {
     match (settings.one("tls-cert", values::any)?, settings.one("tls-key", values::any)?) {
         (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
@@ -422,149 +461,4 @@ pub fn state(settings: &Settings) -> Result<PathBuf, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ffi::OsString;
-
-    use common::node::args::Line;
-
-    use super::*;
-
-    fn read(line: &str) -> Result<Options, String> {
-        let parsed = PROGRAM.parse(line.split_whitespace().map(OsString::from))?;
-        let Line::Run(flags) = parsed else { panic!("{line}") };
-        Options::read(&Settings::of_command(&PROGRAM, flags))
-    }
-
-    fn subnets(options: &Options) -> String {
-        let WhichLan::Own(subnets) = &options.lan else { panic!("{options:?}") };
-        subnets.to_string()
-    }
-
-    #[test]
-    fn reads_the_lines_of_the_readme() {
-        let options = read("--subnet 10.0.0.0/24").unwrap();
-        assert_eq!(subnets(&options), "10.0.0.0/24");
-        assert_eq!((options.listen.len(), options.mtu, options.tun.as_str()), (0, None, "hub0"));
-        assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
-        let options =
-            read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();
-        assert_eq!(subnets(&options), "10.0.0.0/24 and fd00:1::/64");
-        assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
-        assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
-        for (places, kept) in [
-            ("0.0.0.0:443 [::]:443", &["[::]:443"][..]),
-            ("[::]:443 0.0.0.0:443 192.0.2.1:443 [::1]:443", &["[::]:443"]),
-            ("127.0.0.1:443 [::1]:443 0.0.0.0:443", &["[::1]:443", "0.0.0.0:443"]),
-            ("127.0.0.1:443 [::]:443 443 127.0.0.1:80", &["443", "127.0.0.1:80"]),
-            ("127.0.0.1:443 127.0.0.2:443", &["127.0.0.1:443", "127.0.0.2:443"]),
-        ] {
-            let line = places.replace(' ', " --listen ");
-            let options = read(&format!("--subnet 10.0.0.0/24 --listen {line}")).unwrap();
-            let kept: Vec<Listen> = kept.iter().map(|place| values::listen(place).unwrap()).collect();
-            assert_eq!(options.listen, kept, "{places}");
-        }
-        assert!(!options.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().icmp);
-        let options = read(
-            "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
-        )
-        .unwrap();
-        assert!(options.zone.is_none());
-        let named = |line: &str| read(line).unwrap().zone.map(|zone| zone.to_string());
-        assert_eq!(named("--subnet 10.0.0.0/24 --dns").as_deref(), Some("lan"));
-        assert_eq!(
-            named("--subnet 10.0.0.0/24 --dns --zone home.arpa.example").as_deref(),
-            Some("home.arpa.example")
-        );
-        assert_eq!(options.listen.len(), 3, "{:?}", options.listen);
-        assert_eq!(options.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
-    }
-
-    #[test]
-    fn metrics_are_served_on_one_private_address() {
-        let read = |at: &str| read(&format!("--subnet 198.18.5.0/24 --metrics {at}"));
-        for (at, address) in [
-            ("9678", "127.0.0.1:9678"),
-            (":9678", "127.0.0.1:9678"),
-            ("[::1]:9678", "[::1]:9678"),
-            ("192.168.1.5:9678", "192.168.1.5:9678"),
-            ("100.64.0.9:9678", "100.64.0.9:9678"),
-            ("[fd00::7]:9678", "[fd00::7]:9678"),
-            // The hub's own on the LAN, whatever that is.
-            ("198.18.5.1:9678", "198.18.5.1:9678"),
-        ] {
-            assert_eq!(read(at).unwrap().metrics, Some(address.parse().unwrap()), "{at}");
-        }
-        for at in ["*:9678", "0.0.0.0:9678", "[::]:9678"] {
-            assert_eq!(
-                read(at).unwrap_err(),
-                format!(
-                    "--metrics {at}: metrics are not for all addresses: give one address of this machine or of a \
-                     private network, such as 127.0.0.1:9678"
-                )
-            );
-        }
-        for at in ["203.0.113.5:9678", "[2001:db8::1]:9678", "198.18.6.1:9678"] {
-            assert!(read(at).unwrap_err().contains("metrics are not for the internet"), "{at}");
-        }
-    }
-
-    #[test]
-    fn says_which_setting_is_wrong_and_what_to_write() {
-        for (line, said) in [
-            ("", "give the LAN's subnet, such as --subnet 10.0.0.0/24"),
-            ("--subnet 10.0.0.0/33", "--subnet 10.0.0.0/33: /33 is longer than IPv4's 32 bits"),
-            (
-                "--subnet 10.0.0.0",
-                "--subnet 10.0.0.0: the prefix length is missing: did you mean 10.0.0.0/24?",
-            ),
-            ("--subnet 10.0.0.0/24 --tun all", "--tun all: all is not a device name"),
-            ("--subnet 10.0.0.0/24 --mtu big", "--mtu big: \"big\" is not a number"),
-            ("--subnet 10.0.0.0/24 --listen 0", "--listen 0: the port 0 is not 1 to 65535"),
-            (
-                "--subnet 10.0.0.0/24 --route 10.1.0.1/16",
-                "--route 10.1.0.1/16 has bits set behind its prefix: did you mean 10.1.0.0/16?",
-            ),
-            (
-                "--subnet 10.0.0.0/24 --tls-cert c",
-                "--tls-cert needs the certificate's key, too: --tls-key FILE",
-            ),
-            ("--subnet 10.0.0.0/24 --zone lan", "--zone needs --dns"),
-            (
-                "--subnet 10.0.0.0/24 --dns --zone local",
-                "--zone local: local belongs to multicast DNS (RFC 6762): use another, such as lan",
-            ),
-            ("--lanes 1", "hub has no --lanes: see hub --help"),
-            ("--join a --subnet 10.0.0.0/24", "the LAN to --join says which --subnet it has: leave that out"),
-            ("--join a --hub-key x", "--hub-key x: a key is 44 characters of base64"),
-            (
-                "--join a --host wss://b",
-                "--host wss://b: the port is not 1 to 65535; write HOST, HOST:PORT, ADDRESS:PORT or [IPV6]:PORT",
-            ),
-        ] {
-            assert_eq!(read(line).unwrap_err(), said, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_hub_that_joins_is_reached_by_the_port_that_it_listens_on() {
-        for (line, hub, host, port) in [
-            ("--join a", "a:5678", None, 5678),
-            ("--join a:80 --host b --listen 443", "a:80", Some("b:443"), 443),
-            ("--join [fd00::1]:80 --host b:99 --listen 192.0.2.1:443", "[fd00::1]:80", Some("b:99"), 443),
-        ] {
-            let WhichLan::Joined(joining) = read(line).unwrap().lan else { panic!("{line}") };
-            assert_eq!(joining.hub.to_string(), hub, "{line}");
-            assert_eq!(joining.host.map(|host| host.to_string()).as_deref(), host, "{line}");
-            assert_eq!(joining.port, port, "{line}");
-        }
-    }
-
-    #[test]
-    fn every_command_has_its_help() {
-        let help = PROGRAM.help(None);
-        for command in PROGRAM.commands {
-            assert!(help.contains(&format!("\n  {:<10} {}\n", command.name, command.help)), "{help}");
-            assert!(PROGRAM.help(Some(command)).contains("--state DIR"));
-        }
-    }
-}
+mod tests;

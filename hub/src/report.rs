@@ -91,6 +91,14 @@ fn round_trip(link: &LinkStatus) -> String {
 fn keeper(keeper: &KeeperStatus) -> String {
     let name = keeper.name.as_ref().map_or_else(|| format!("the hub {}", keeper.key), ToString::to_string);
     match keeper {
+        KeeperStatus { this: true, store: true, reached: true, .. } => {
+            "this hub keeps the list of members, in a store".to_owned()
+        }
+        KeeperStatus { this: true, store: true, .. } => {
+            "this hub keeps the list of members in a store, for which `hub \
+             store` does not run here: known machines can join, new ones wait"
+                .to_owned()
+        }
         KeeperStatus { this: true, .. } => "this hub keeps the list of members".to_owned(),
         KeeperStatus { reached: true, .. } => format!("{name} keeps the list of members"),
         _ => format!(

@@ -20,6 +20,7 @@ use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
 use common::node::link;
 use common::node::names::server::NameServer;
 use common::node::names::zone::Zone;
+use common::node::request::Ticket;
 use common::node::state::{self, State};
 use common::transport::icmp::server::Number;
 use common::transport::stream::Stream;
@@ -29,12 +30,11 @@ use ipnetwork::IpNetwork;
 use log::{info, warn};
 use mio::net::UnixStream;
 
-use crate::control::{About, Moved, Request, renumbered};
+use crate::control::About;
 use crate::core::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
-use crate::lan::subnets::Subnets;
 use crate::logbook::{LogKind, Logbook};
 use crate::options::DEFAULT_PORT;
 use crate::report;
@@ -53,7 +53,9 @@ mod listener;
 mod machine;
 mod requester;
 mod scrape;
+mod stopped;
 mod store;
+mod stored;
 
 use certificate::Certificate;
 pub use config::{Config, Error};
@@ -64,6 +66,7 @@ use listener::{Accepted, Listener};
 use machine::Machine;
 use requester::Asked;
 use scrape::Scrapes;
+pub use stopped::renumber_stopped;
 use store::Store;
 
 const _: () = assert!(MAX_SESSIONS <= MAX_NUMBER as usize);
@@ -84,7 +87,8 @@ pub struct Server {
     dials: Dials,
     listeners: Vec<Listener>,
     certificate: Certificate,
-    machine: Machine,
+    /// The device and what belongs to it, unless this machine is not on the LAN.
+    machine: Option<Machine>,
     signals: Signals,
     name_server: Option<NameServer>,
     scrapes: Option<Scrapes>,
@@ -107,6 +111,8 @@ struct Signals {
 struct Requests {
     last: u64,
     asked: HashMap<RequestId, Asked>,
+    /// `hub store`, which waits for something to do.
+    store: Option<Ticket>,
 }
 
 struct Clock {
@@ -114,24 +120,6 @@ struct Clock {
     now: Instant,
     /// The time of day then, in Unix seconds.
     unix_time: u64,
-}
-
-/// Moves the LAN of a hub that does not run to other subnets; `state`: its state directory; `user`: whom it becomes.
-///
-/// # Errors
-/// A sentence that says why nothing is changed.
-pub fn renumber_stopped(state: &std::path::Path, user: Option<&User>, new: Subnets) -> Result<Moved, String> {
-    let state = State::open_as(state, user.map(User::uid)).map_err(|error| error.to_string())?;
-    let state = Arc::new(state);
-    let done = files::renumber(&state, new);
-    let request = Request::Renumber { subnets: new.iter().collect() };
-    let request = serde_json::to_value(request).unwrap_or_default();
-    let error = done.as_ref().err().cloned();
-    let entry = audit::Entry::new(cli::unix_time().as_secs(), Some(socket::this_caller()), request, error);
-    store::write_audit(&state, &entry.line());
-    // The hub may run as another user than who does this.
-    state.give_to_owner().map_err(|error| error.to_string())?;
-    Ok(renumbered(&done?, false))
 }
 
 impl Server {
@@ -145,7 +133,9 @@ impl Server {
         let certificate = Certificate::open(config.tls.clone())?;
         let (listeners, listening) = Listener::open(&config.listen)?;
         let ports = listening.iter().map(SocketAddr::port).collect();
-        let machine = Machine::open(config, ports, files.members.addresses_of(&key.public()))?;
+        let own = files.members.addresses_of(&key.public());
+        let open = |name: &String| Machine::open(name, config, ports, own);
+        let machine = config.tun.as_ref().map(open).transpose()?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -154,12 +144,18 @@ impl Server {
             subnets: config.subnets,
             mtu: config.mtu,
             routes: config.routes.clone(),
-            hub_networks: machine.tun.other_networks()?,
+            hub_networks: match &machine {
+                Some(machine) => machine.tun.other_networks()?,
+                None => Vec::new(),
+            },
         };
         let time = cli::unix_time();
         let clock = Clock { now: Instant::now(), unix_time: time.as_secs() };
         let profile = dials::profile(&files.members, &key.public());
         let mut core = Core::new(key, lan, files, flow_seed, time);
+        if machine.is_none() {
+            core.close_kernel();
+        }
         core.limit_sessions(cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
         let name_server =
@@ -168,7 +164,7 @@ impl Server {
             .metrics
             .map(|at| Scrapes::open(at, events.registry()).map_err(|error| Error::Metrics(at, error)));
         let state = store.state().path();
-        let device = machine.tun.name().to_owned();
+        let device = machine.as_ref().map_or("no device", |machine| machine.tun.name()).to_owned();
         let about = About { listening, device, started_at: clock.now, started_unix: clock.unix_time };
         let mut server = Server {
             core,
@@ -198,7 +194,7 @@ impl Server {
             .try_for_each(|(number, listener)| {
                 events.register(&mut listener.socket, Source::Listener(number))
             })
-            .and_then(|()| server.machine.register(events))
+            .and_then(|()| server.machine.as_mut().map_or(Ok(()), |machine| machine.register(events)))
             .and_then(|()| events.register(&mut server.signals.stop, Source::Stop))
             .and_then(|()| events.register(&mut server.signals.reload, Source::Reload))
             .map_err(system("register with the event queue"))?;
@@ -301,12 +297,13 @@ impl Server {
         self.links.send_pings();
         self.core.finish_turn(now);
         self.do_effects(now);
+        self.tell_store(now);
     }
 
     /// When `handle_timeouts` has something to do next.
     fn deadline(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(ControlSocket::deadline);
-        let machine = self.machine.deadline(self.clock.now);
+        let machine = self.machine.as_ref().and_then(|machine| machine.deadline(self.clock.now));
         let deadlines = [
             self.core.deadline(),
             self.logbook.deadline(),
@@ -356,7 +353,9 @@ impl Server {
             self.do_effects(now);
         }
         self.finish_turn(now);
-        self.machine.close();
+        if let Some(machine) = &mut self.machine {
+            machine.close();
+        }
     }
 
     /// Takes note of the jobs that are done.
@@ -368,7 +367,8 @@ impl Server {
 
     /// Sets right what others changed in the kernel, and tells the core which networks are around.
     fn look_around(&mut self, now: Instant) -> Result<(), Error> {
-        let Some(seen) = self.machine.poll(now)? else { return Ok(()) };
+        let Some(machine) = &mut self.machine else { return Ok(()) };
+        let Some(seen) = machine.poll(now)? else { return Ok(()) };
         for line in seen.restored {
             if self.logbook.allow(LogKind::Restored, now) {
                 warn!("{line}");
@@ -383,7 +383,7 @@ impl Server {
     // ---- sources
 
     fn read_announcements(&mut self) {
-        if self.machine.read_announcements() {
+        if self.machine.as_mut().is_some_and(Machine::read_announcements) {
             self.events.again(Source::Kernel);
         }
     }
@@ -462,7 +462,7 @@ impl Server {
     }
 
     fn read_device(&mut self, now: Instant) {
-        let Server { machine, core, .. } = self;
+        let Server { machine: Some(machine), core, .. } = self else { return };
         if machine.tun.read_turn(|read| core.send(now, read)) {
             self.events.again(Source::Device);
         }
@@ -508,7 +508,7 @@ impl Server {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::Deliver(mut packet) => {
-                    let is_taken = self.machine.deliver(&mut packet);
+                    let is_taken = self.machine.as_mut().is_some_and(|machine| machine.deliver(&mut packet));
                     self.core.delivered(packet, is_taken);
                 }
                 Effect::Dial(hub, place) => {
@@ -520,15 +520,20 @@ impl Server {
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
                 Effect::Hurry(session) => self.links.hurry(session),
                 Effect::AddRoute(prefix) => {
-                    let set = self.machine.add_route(prefix);
-                    self.log_route(prefix, "installed", set, now);
+                    if let Some(machine) = &mut self.machine {
+                        let set = machine.add_route(prefix);
+                        self.log_route(prefix, "installed", set, now);
+                    }
                 }
                 Effect::RemoveRoute(prefix) => {
-                    let set = self.machine.remove_route(prefix);
-                    self.log_route(prefix, "withdrawn", set, now);
+                    if let Some(machine) = &mut self.machine {
+                        let set = machine.remove_route(prefix);
+                        self.log_route(prefix, "withdrawn", set, now);
+                    }
                 }
                 Effect::SetSubnets(subnets, own) => {
-                    if let Err(error) = self.machine.set_subnets(subnets, &own) {
+                    let set = self.machine.as_mut().map(|machine| machine.set_subnets(subnets, &own));
+                    if let Some(Err(error)) = set {
                         warn!("{error}");
                     }
                     if let Some(server) = &mut self.name_server {

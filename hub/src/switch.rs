@@ -129,6 +129,8 @@ impl Session {
 struct Port {
     /// Its packets that were not delivered.
     drops: Drops,
+    /// Whether it is the hub's own kernel, and that is not on the LAN: nothing goes out by it.
+    is_closed: bool,
 }
 
 /// The switch.

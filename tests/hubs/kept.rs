@@ -12,25 +12,25 @@ use crate::house::{
 };
 
 /// The hubs, and whose host each is.
-const A: usize = 0;
-const B: usize = 1;
-const C: usize = 2;
+pub(super) const A: usize = 0;
+pub(super) const B: usize = 1;
+pub(super) const C: usize = 2;
 /// The hosts of two spokes.
-const LAPTOP: usize = 2;
-const DESK: usize = 3;
+pub(super) const LAPTOP: usize = 2;
+pub(super) const DESK: usize = 3;
 
-struct World {
-    spokes: Vec<(usize, Process)>,
+pub(super) struct World {
+    pub(super) spokes: Vec<(usize, Process)>,
     hubs: [Option<Process>; 3],
     /// What each hub is started with.
     lines: [Vec<String>; 3],
-    net: Net,
-    binaries: Binaries,
+    pub(super) net: Net,
+    pub(super) binaries: Binaries,
 }
 
 impl World {
     /// One hub, and nobody else.
-    fn new() -> World {
+    pub(super) fn new() -> World {
         house::require_tun().unwrap();
         let net = Net::named(&["hub-b", "hub-c", "laptop", "desk"]).unwrap();
         let mut world = World {
@@ -45,22 +45,22 @@ impl World {
     }
 
     /// Two hubs, of which the first keeps the list.
-    fn of_two() -> World {
+    pub(super) fn of_two() -> World {
         let mut world = World::new();
         world.invite(A, B);
         world
     }
 
-    fn host(&self, hub: usize) -> &Host {
+    pub(super) fn host(&self, hub: usize) -> &Host {
         if hub == A { self.net.hub() } else { self.net.spoke(hub - 1) }
     }
 
-    fn place(hub: usize) -> String {
+    pub(super) fn place(hub: usize) -> String {
         let at = if hub == A { Net::hub_v4() } else { Net::spoke_v4(hub - 1) };
         format!("{at}:5678")
     }
 
-    fn start(&mut self, hub: usize) {
+    pub(super) fn start(&mut self, hub: usize) {
         let host = self.host(hub);
         if !state(host, "hub").exists() {
             make_state(host, "hub").unwrap();
@@ -72,12 +72,12 @@ impl World {
         self.hubs[hub] = Some(process);
     }
 
-    fn kill(&mut self, hub: usize) {
+    pub(super) fn kill(&mut self, hub: usize) {
         self.hubs[hub].take().unwrap().kill().unwrap();
     }
 
     /// Has one hub invite another, which is started with the line that this prints.
-    fn invite(&mut self, by: usize, hub: usize) {
+    pub(super) fn invite(&mut self, by: usize, hub: usize) {
         let (name, place) = (["hub-a", "hub-b", "hub-c"][hub], World::place(by));
         let line = self.ask(by, &["invite", name, "--hub", "--host", &place]).good();
         let words = line.trim().strip_prefix("hub ").unwrap().split(' ');
@@ -86,7 +86,7 @@ impl World {
         self.await_linked(by, hub);
     }
 
-    fn await_linked(&self, one: usize, other: usize) {
+    pub(super) fn await_linked(&self, one: usize, other: usize) {
         for (at, to) in [(one, other), (other, one)] {
             let place = World::place(to);
             let is_it = |hub: &Value| hub["place"] == place.as_str() && hub["link"].is_object();
@@ -94,19 +94,19 @@ impl World {
         }
     }
 
-    fn ask(&self, hub: usize, words: &[&str]) -> Said {
+    pub(super) fn ask(&self, hub: usize, words: &[&str]) -> Said {
         let host = self.host(hub);
         let mut command = Command::new(&self.binaries.hub);
         command.args(words).arg("--state").arg(host.private().join("hub"));
         run(host, command)
     }
 
-    fn status(&self, hub: usize) -> Value {
+    pub(super) fn status(&self, hub: usize) -> Value {
         serde_json::from_str(&self.ask(hub, &["status", "--json"]).good()).unwrap()
     }
 
     /// The members as a hub has them: names, with addresses and where they are, in the order of names.
-    fn members(&self, hub: usize) -> Vec<String> {
+    pub(super) fn members(&self, hub: usize) -> Vec<String> {
         let one = |member: &Value| {
             let home = if member["link"].is_object() {
                 "here"
@@ -116,13 +116,13 @@ impl World {
             format!(
                 "{} {} {home}",
                 member["name"].as_str().unwrap(),
-                member["addresses"][0].as_str().unwrap()
+                member["addresses"][0].as_str().unwrap_or("-")
             )
         };
         self.status(hub)["members"].as_array().unwrap().iter().map(one).collect()
     }
 
-    fn await_members(&self, hub: usize, expected: &[&str]) {
+    pub(super) fn await_members(&self, hub: usize, expected: &[&str]) {
         let mut seen = Vec::new();
         let what = format!("{expected:?} at hub {hub}");
         await_true(&what, SOON, || {
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Starts a spoke with these words, and waits until it says so.
-    fn spoke(&mut self, host: usize, words: &[&str], says: &str) {
+    pub(super) fn spoke(&mut self, host: usize, words: &[&str], says: &str) {
         let machine = self.net.spoke(host);
         let mut command = Command::new(&self.binaries.spoke);
         command.args(words).arg("--state").arg(machine.private().join("spoke"));
@@ -145,7 +145,7 @@ impl World {
         self.spokes.push((host, spoke));
     }
 
-    fn said(&self, host: usize) -> &Process {
+    pub(super) fn said(&self, host: usize) -> &Process {
         &self.spokes.iter().rev().find(|(of, _)| *of == host).unwrap().1
     }
 }
@@ -272,6 +272,104 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
         (&world.status(B)["keeper"]["this"], &world.status(A)["keeper"]["term"]),
         (&true.into(), &2.into())
     );
+}
+
+#[test]
+fn a_lan_with_several_hubs_moves_to_another_subnet_hub_by_hub() {
+    let _place = place();
+    let mut world = World::of_two();
+    world.spoke(LAPTOP, &["--hub", &World::place(B), "--name", "laptop"], SPOKE_ON_LAN);
+    for hub in [A, B] {
+        let said = world.ask(hub, &["renumber", "10.44.0.0/24"]).good();
+        assert!(said.contains("moved 10.0.0.0/24 to 10.44.0.0/24"), "{said}");
+    }
+    world.await_linked(A, B);
+    await_true("the member is back, with its address of the other subnet", SOON, || {
+        let at = |hub: usize| world.members(hub).iter().any(|line| line.starts_with("laptop 10.44.0.252 "));
+        at(A) && at(B) && world.status(A)["elsewhere"] == 1 || world.status(A)["online"] == 1
+    });
+    // A newcomer at either hub is agreed to, and the hub that has joined knows all that when it starts anew.
+    world.spoke(DESK, &["--hub", &World::place(B), "--name", "desk"], SPOKE_ON_LAN);
+    world.kill(B);
+    world.start(B);
+    world.await_linked(A, B);
+    assert!(
+        world.members(B).iter().any(|line| line.starts_with("desk 10.44.0.251 ")),
+        "{:?}",
+        world.members(B)
+    );
+}
+
+#[test]
+fn what_is_wrong_with_joining_is_said() {
+    let _place = place();
+    let mut world = World::new();
+    make_state(world.host(B), "hub").unwrap();
+    let a = World::place(A);
+    let key = world.status(A)["key"].as_str().unwrap().to_owned();
+    let other = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    let secret = "29d10b3762fd5266a92d936735a0c6a0";
+    let spokes = world.ask(A, &["invite", "laptop", "--host", &a]).good();
+    let spokes = spokes.trim().rsplit(' ').next().unwrap().to_owned();
+    let join = |words: &[&str]| world.ask(B, &[&["--join", &a], words].concat());
+    join(&[]).fails("say which key the other hub has: --hub-key");
+    join(&["--hub-key", other]).fails("has the key");
+    join(&["--hub-key", &key]).fails("`hub invite NAME --hub` here lets one in");
+    let no_invite = "the invite is unknown, used or expired, or not that of a hub";
+    join(&["--hub-key", &key, "--invite", secret]).fails(no_invite);
+    join(&["--hub-key", &key, "--invite", &spokes]).fails(no_invite);
+    world.ask(B, &["--join", "192.0.2.1:9", "--hub-key", &key]).fails("cannot reach the hub at 192.0.2.1:9");
+    // Nothing of that has left anything behind; a list that is there is not lost either.
+    assert!(!state(world.host(B), "hub").join("members").exists());
+    let line = world.ask(A, &["invite", "hub-b", "--hub", "--host", &a]).good();
+    let words: Vec<&str> = line.trim().strip_prefix("hub ").unwrap().split(' ').collect();
+    let list = state(world.host(B), "hub").join("members");
+    std::fs::write(&list, format!("{other} nas 10.0.0.9\n")).unwrap();
+    world.ask(B, &words).fails("has members of a LAN of its own");
+    std::fs::remove_file(&list).unwrap();
+    world.lines[B] = words.iter().map(|&word| word.to_owned()).collect();
+    world.start(B);
+    world.await_linked(A, B);
+}
+
+/// A second hub on one machine, as a container would have it: no device, and no rights at all.
+#[test]
+fn a_hub_without_a_device_needs_no_rights_and_serves_its_members() {
+    let _place = place();
+    let mut world = World::new();
+    let line = world.ask(A, &["invite", "hub-b", "--hub", "--host", &World::place(A)]).good();
+    let host = world.net.hub();
+    let directory = host.private().join("second");
+    let words = line.trim().strip_prefix("hub ").unwrap().to_owned();
+    let mut command = Command::new("sh");
+    let start = format!(
+        "install -d -o 12345 -m 700 {0} && exec setpriv --reuid 12345 --regid 12345 --clear-groups --bounding-set -all \
+         --no-new-privs {1} {words} --host {2}:5679 --listen 5679 --no-tun --state {0}",
+        directory.display(),
+        world.binaries.hub.display(),
+        Net::hub_v4(),
+    );
+    command.args(["-c", &start]);
+    let second = host.spawn("second", &command).unwrap();
+    second.wait_for_line("linked to the hub", SOON).unwrap();
+    world.spoke(LAPTOP, &["--hub", &format!("{}:5679", Net::hub_v4()), "--name", "laptop"], SPOKE_ON_LAN);
+    world.spoke(DESK, &["--hub", &World::place(A), "--name", "desk"], SPOKE_ON_LAN);
+    let address = |name: &str| -> std::net::IpAddr {
+        let members = world.members(A);
+        let line = members.iter().find(|line| line.starts_with(name)).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    house::ping_until(world.net.spoke(LAPTOP), address("desk"), SOON).unwrap();
+    // The machine is on the LAN by its first hub alone: what is for the second one itself is answered.
+    house::ping_until(world.net.spoke(LAPTOP), address("hub "), SOON).unwrap();
+    let mut ping = Command::new("ping");
+    ping.args(["-c", "1", "-W", "2", &address("hub-b").to_string()]);
+    let said = run(world.net.spoke(LAPTOP), ping);
+    assert!(said.out.contains("Destination Host Unreachable"), "{}", said.out);
+    let mut status = Command::new(&world.binaries.hub);
+    status.args(["status", "--state"]).arg(&directory);
+    let status = run(world.net.hub(), status).good();
+    assert!(status.contains("10.0.0.0/24 on no device"), "{status}");
 }
 
 impl World {

@@ -27,7 +27,7 @@ const LOOKING: [&str; 10] = [
     "ip ",
 ];
 /// A program that runs until it is stopped has none of these.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "status",
     "invite",
     "invites",
@@ -43,6 +43,8 @@ const COMMANDS: [&str; 22] = [
     "renumber",
     "reload",
     "drain",
+    "keep",
+    "store",
     "rules",
     "config",
     "check",

@@ -80,7 +80,7 @@ impl Disk {
                 }
                 Done::Moved(written)
             }
-            Job::WriteTerm(term) => Done::TermWritten(self.write().map(|()| self.term = Some(term))),
+            Job::WriteTerm(term, _) => Done::TermWritten(self.write().map(|()| self.term = Some(term))),
             Job::Read => Done::Read(self.read()),
         }
     }

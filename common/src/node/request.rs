@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::text::Printable;
 
 /// Longest request, in bytes, with its newline.
-pub const MAX_REQUEST: usize = 4 * 1024;
+pub const MAX_REQUEST: usize = 32 * 1024;
 /// Most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;
 

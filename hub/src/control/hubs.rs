@@ -55,6 +55,9 @@ pub struct KeeperStatus {
     pub term: u64,
     /// Whether it can be reached, so that new machines can join.
     pub reached: bool,
+    /// Whether it writes the list to a store before it agrees to a change.
+    #[serde(default)]
+    pub store: bool,
 }
 
 /// Whether a hub sends its members to others.
@@ -100,6 +103,7 @@ pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
         this: term.keeper == core.key(),
         term: term.number,
         reached: core.reaches_keeper(),
+        store: core.has_store(),
     })
 }
 

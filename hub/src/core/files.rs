@@ -41,7 +41,7 @@ impl Core {
             command @ (Command::Cancel(_)
             | Command::SetAccess(_)
             | Command::Renumber(_)
-            | Command::WriteTerm(_)
+            | Command::WriteTerm(..)
             | Command::NoteTerm
             | Command::NoteAccess
             | Command::Reload) => self.enqueue(request, command, now),
@@ -86,14 +86,14 @@ impl Core {
                     Some(Job::SetLocked(access != Access::Open))
                 }
                 Command::Renumber(subnets) => self.start_renumber(request, subnets),
-                Command::WriteTerm(term) => {
+                Command::WriteTerm(term, is_stored) => {
                     self.saving.run(Running::Term(request));
-                    Some(Job::WriteTerm(term))
+                    Some(Job::WriteTerm(term, is_stored))
                 }
                 Command::NoteTerm => {
                     let term = self.keeper.term();
                     term.iter().for_each(|_| self.saving.run(Running::Noted));
-                    term.map(Job::WriteTerm)
+                    term.map(|term| Job::WriteTerm(term, self.keeper.store().is_some()))
                 }
                 Command::NoteAccess => {
                     self.saving.run(Running::Noted);
@@ -288,7 +288,7 @@ impl Core {
 
     /// Answers once the change is written. It holds whether or not that succeeds; the answer reports the write.
     pub(super) fn await_writing(&mut self, request: RequestId, answer: Answer, done: String, now: Instant) {
-        if self.keeper.other().is_some() && !matches!(answer, Answer::Revoked(_)) {
+        if !self.keeper.decides_alone() && !matches!(answer, Answer::Revoked(_)) {
             return self.answer_agreed(request, answer, now);
         }
         let version = self.admission.members().version();

@@ -13,7 +13,7 @@ use super::Core;
 use super::links::TELL_AHEAD;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::keeper::{Asked, KEEPER_TIME, State, Then, Told, Untold, parts, size};
+use crate::lan::keeper::{Asked, KEEPER_TIME, State, Store, Then, Told, Untold, parts, size};
 use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
@@ -26,7 +26,10 @@ impl Core {
 
     /// Whether the keeper of the list agrees to changes at once: this hub is the keeper, or linked to it, or has none.
     pub fn reaches_keeper(&self) -> bool {
-        self.keeper.other().is_none() || self.keeper_link().is_some()
+        match self.keeper.store() {
+            Some(store) => store.is_attached,
+            None => self.keeper.other().is_none() || self.keeper_link().is_some(),
+        }
     }
 
     /// How many changes wait until the keeper agrees to them.
@@ -40,7 +43,16 @@ impl Core {
 
     /// Why a change of the list cannot be made now.
     pub(super) fn keeper_problem(&self) -> Option<String> {
-        let keeper = self.keeper.other().filter(|_| !self.reaches_keeper())?;
+        if self.reaches_keeper() {
+            return None;
+        }
+        let Some(keeper) = self.keeper.other() else {
+            return Some(
+                "the list of members is in a store, for which `hub store` has to run here: start it, or, if the store is \
+                 lost for good, `hub keep`"
+                    .to_owned(),
+            );
+        };
         Some(format!(
             "{} keeps the list of members and cannot be reached: wait until it is back, or, if it is lost for good, `hub \
              keep` here",
@@ -61,20 +73,23 @@ impl Core {
             let text = "this hub was never told the list: `hub keep` at one that has it";
             return self.answer(request, Err(text.to_owned()));
         }
-        if !self.keeper.is_own() {
+        if !(self.keeper.is_own() && self.keeper.store().is_none()) {
             let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
-            self.take_for_keeper(Term { number, keeper: self.key.public() }, now);
+            self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
         }
         if let Some(term) = self.keeper.term() {
-            self.enqueue(request, Command::WriteTerm(term), now);
+            self.enqueue(request, Command::WriteTerm(term, self.keeper.store().is_some()), now);
         }
     }
 
     /// Takes this one for the keeper, and has that written.
-    fn take_for_keeper(&mut self, term: Term, now: Instant) {
-        let asked = self.keeper.set_term(term);
+    pub(super) fn take_for_keeper(&mut self, term: Term, store: Option<Store>, now: Instant) {
+        let is_news = self.keeper.term() != Some(term);
+        let asked = self.keeper.set_term(term, store);
         self.admission.share(true);
-        self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
+        if is_news {
+            self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
+        }
         if !self.keeper.is_fresh() {
             self.write_soon(Command::NoteTerm, now);
         }
@@ -118,10 +133,10 @@ impl Core {
     /// Another hub tells who keeps the list, as far as it knows.
     pub(super) fn handle_keeper(&mut self, link: SessionId, term: Term, wants_all: bool, now: Instant) {
         if self.keeper.is_newer(term) {
-            self.take_for_keeper(term, now);
+            self.take_for_keeper(term, None, now);
         }
         if wants_all && !self.keeper.is_fresh() && self.peers.of(link).is_some() {
-            self.keeper.tell_whole(link);
+            self.keeper.telling.tell_whole(link);
         }
     }
 
@@ -138,7 +153,7 @@ impl Core {
     /// do.
     pub(super) fn once_agreed(&mut self, then: Then, now: Instant) -> Option<Then> {
         let edits = self.admission.take_edits();
-        if self.keeper.other().is_none() || edits.is_empty() {
+        if self.keeper.decides_alone() || edits.is_empty() {
             self.note_records(edits);
             return Some(then);
         }
@@ -153,7 +168,7 @@ impl Core {
         }
         let record = self.admission.record(RecordId::Access);
         let edits = vec![Edit { record, before: Some(access_text(before)) }];
-        if self.keeper.is_own() {
+        if self.keeper.decides_alone() {
             self.note_records(edits);
             return Some(then);
         }
@@ -162,7 +177,7 @@ impl Core {
     }
 
     fn agree(&mut self, edits: Vec<Edit>, then: Then, now: Instant) {
-        if self.keeper.other().is_none() {
+        if self.keeper.decides_alone() {
             self.note_records(edits);
             return self.conclude(then, now);
         }
@@ -182,10 +197,10 @@ impl Core {
     }
 
     /// Has the other hubs told of these changes, which this one, as the keeper, has agreed to.
-    fn note_records(&mut self, edits: Vec<Edit>) {
+    pub(super) fn note_records(&mut self, edits: Vec<Edit>) {
         if self.keeper.is_own() {
             let state = self.state_of_list();
-            self.keeper.note(state, edits.into_iter().map(|edit| edit.record));
+            self.keeper.telling.note(state, edits.into_iter().map(|edit| edit.record));
         }
     }
 
@@ -212,6 +227,11 @@ impl Core {
             }
             Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => {}
             Then::Answer(request, answer) => self.answer(request, Ok(*answer)),
+            Then::Reply(link, token) => {
+                let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
+                let state = self.state_of_list();
+                self.keeper.telling.note_answer(state, link, answer);
+            }
         }
     }
 
@@ -255,7 +275,9 @@ impl Core {
             }
             Then::Link(session, ..) if !self.keeper.try_again(session) => self.refuse_for_now(session, why),
             Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
-            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => self.conclude(then, now),
+            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) | Then::Reply(..) => {
+                self.conclude(then, now);
+            }
         }
     }
 
@@ -277,17 +299,23 @@ impl Core {
         if overdue.is_empty() {
             return;
         }
-        let keeper = self.keeper.other().map_or_else(String::new, |keeper| self.hub_called(&keeper));
+        let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
         let why = format!(
-            "{keeper} keeps the list of members and has not answered within {} s",
+            "{} the list of members and has not answered within {} s",
+            keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
             KEEPER_TIME.as_secs()
         );
         let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
         self.take_back(records, then, &why, now);
+        // It may be written down all the same.
+        if let Some(store) = self.keeper.store_mut() {
+            store.is_attached = false;
+        }
     }
 
     /// Makes the list what it is without changes that are taken back. A membership that was revoked here stays so.
-    fn take_back(&mut self, records: Vec<Record>, waiting: Vec<Then>, why: &str, now: Instant) {
+    pub(super) fn take_back(&mut self, records: Vec<Record>, waiting: Vec<Then>, why: &str, now: Instant) {
+        let ids: Vec<RecordId> = records.iter().map(|record| record.id).collect();
         self.put(records, now);
         for then in waiting {
             match then {
@@ -295,6 +323,7 @@ impl Core {
                     self.refuse_for_now(session, why);
                 }
                 Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+                Then::Reply(link, token) => self.refuse_question(link, token, why, &ids),
                 Then::Nothing => {}
             }
         }
@@ -316,25 +345,19 @@ impl Core {
             return;
         }
         self.seal(now);
-        let records = self.keeper.arrived((link, is_keeper), records, is_first);
+        let records = self.keeper.arrived((Some(link), is_keeper), records, is_first);
         self.put(records, now);
-        if !is_last {
-            return;
-        }
-        let was_fresh = self.keeper.is_fresh();
-        let Some(told) = self.keeper.complete(link) else { return };
-        let members = self.members().iter().map(|(_, member)| RecordId::Member(member.key));
-        let invites = self.invites().iter().map(|invite| RecordId::Invite(invite.hash.0));
-        let gone = members.chain(invites).filter(|id| !told.contains(id));
-        let gone: Vec<Record> = gone.map(|id| Record { id, text: None }).collect();
-        self.put(gone, now);
-        if was_fresh {
-            self.write_soon(Command::NoteTerm, now);
+        if is_last {
+            let was_fresh = self.keeper.is_fresh();
+            self.end_records(Some(link), now);
+            if was_fresh && !self.keeper.is_fresh() {
+                self.write_soon(Command::NoteTerm, now);
+            }
         }
     }
 
     /// Makes the list what the keeper says.
-    fn put(&mut self, records: Vec<Record>, now: Instant) {
+    pub(super) fn put(&mut self, records: Vec<Record>, now: Instant) {
         if records.is_empty() {
             return;
         }
@@ -362,42 +385,47 @@ impl Core {
     }
 
     /// Another hub asks for a change.
-    pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, edits: &[Edit], now: Instant) {
+    pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, asked: &[Edit], now: Instant) {
         self.seal(now);
         let Some(hub) = self.peers.of(link) else { return };
         let applied = match self.keeper.is_own() {
-            true if self.keeper.decide(hub, token) && !self.admission.has(edits) => {
+            true if self.keeper.decide(hub, token) && !self.admission.has(asked) => {
                 Err("this was asked before, and is another matter now".to_owned())
             }
-            true if self.keeper.is_busy() => Err("too much waits for the disk of the keeper".to_owned()),
-            true => self.admission.apply(edits),
+            true if self.keeper.telling.is_busy() => {
+                Err("too much waits for the disk of the keeper".to_owned())
+            }
+            true => self.admission.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
-        let answer = |refused, records| ControlFrame::Answer { token, refused, records };
         match applied {
             Ok(put) => {
-                self.seal(now);
-                let text = put.access.map(access_text);
-                let state = self.state_of_list();
-                self.keeper.note(
-                    state,
-                    text.into_iter().map(|text| Record { id: RecordId::Access, text: Some(text) }),
-                );
-                self.keeper.note_answer(state, link, answer(None, Vec::new()));
+                let mut edits = self.admission.take_edits();
+                if put.access.is_some() {
+                    let before = self.admission.record(RecordId::Access).text;
+                    let asked = asked.iter().find(|edit| edit.record.id == RecordId::Access);
+                    edits.extend(asked.map(|edit| Edit { before, ..edit.clone() }));
+                }
+                self.agree(edits, Then::Reply(link, token), now);
                 // Behind the answer: it may change more, as those who are let in by it.
                 self.take_put(put, now);
-                self.seal(now);
             }
             Err(why) => {
-                let (mut room, mut records) = (MAX_RECORDS, Vec::new());
-                if self.keeper.is_own() {
-                    let now = edits.iter().map(|edit| self.admission.record(edit.record.id));
-                    records = now.take_while(|record| take_room(&mut room, record)).collect();
-                }
-                let state = self.state_of_list();
-                self.keeper.note_answer(state, link, answer(Some(why), records));
+                let ids = asked.iter().map(|edit| edit.record.id).collect::<Vec<_>>();
+                let ids = if self.keeper.is_own() { ids } else { Vec::new() };
+                self.refuse_question(link, token, &why, &ids);
             }
         }
+    }
+
+    /// Answers a question with why nothing is changed, and these records as they are.
+    fn refuse_question(&mut self, link: SessionId, token: u64, why: &str, ids: &[RecordId]) {
+        let mut room = MAX_RECORDS;
+        let records = ids.iter().map(|id| self.admission.record(*id));
+        let records = records.take_while(|record| take_room(&mut room, record)).collect();
+        let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
+        let state = self.state_of_list();
+        self.keeper.telling.note_answer(state, link, answer);
     }
 
     // ---- what others are told
@@ -411,7 +439,7 @@ impl Core {
         loop {
             let Core { keeper, saving, admission, .. } = self;
             let (members, invites) = (admission.members(), admission.invites());
-            let untold = keeper.next_untold(|state| saving.is_written(state, members, invites));
+            let untold = keeper.telling.next_untold(|state| saving.is_written(state, members, invites));
             let answer = match untold {
                 Some(Untold::Record(record)) => {
                     records.push(record);
@@ -429,7 +457,7 @@ impl Core {
                 None => break,
             }
         }
-        for (link, told) in self.keeper.whole() {
+        for (link, told) in self.keeper.telling.whole() {
             self.tell_whole(link, told);
         }
     }
@@ -442,14 +470,14 @@ impl Core {
             self.switch.tell(link, &ControlFrame::Records { records, first, last });
             match now_told {
                 Some(now_told) => told = now_told,
-                None => return self.keeper.told(link, None),
+                None => return self.keeper.telling.told(link, None),
             }
         }
-        self.keeper.told(link, Some(told));
+        self.keeper.telling.told(link, Some(told));
     }
 
     /// The records behind those that were told, and how far that is; `None`: everything.
-    fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
+    pub(super) fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
         let (mut records, mut room) = (Vec::new(), MAX_RECORDS);
         let mut take = |record: Record| {
             let has_room = take_room(&mut room, &record);
@@ -482,7 +510,7 @@ impl Core {
         let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
         for (link, hub) in links {
             if self.keeper.is_own() {
-                self.keeper.tell_whole(link);
+                self.keeper.telling.tell_whole(link);
             } else if self.keeper.other() == Some(hub) {
                 self.tell_keeper(link, hub);
             }
@@ -493,7 +521,7 @@ impl Core {
     pub(super) fn found(&mut self, place: Option<Place>, now: Instant) -> Result<(), String> {
         self.admission.list_hub(self.key.public(), &self.lan.hub_name, place)?;
         if self.keeper.term().is_none() {
-            self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, now);
+            self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, None, now);
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ impl Core {
     /// a person granted it: a locked one grants what it says.
     fn record_routes(&mut self, id: MemberId) {
         self.tell_online(id);
-        if self.admission.access() != Access::Open {
+        if self.admission.access() != Access::Open || !self.reaches_keeper() {
             return;
         }
         let has: BTreeSet<IpNetwork> = self.routes.of(id).collect();

@@ -13,15 +13,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use common::wire::frame::{ControlFrame, Edit, Join, MAX_RECORDS, Record, RecordId, Term};
+use common::wire::frame::{ControlFrame, Edit, Join, Record, RecordId, Term};
 use common::wire::key::PublicKey;
-use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{RequestId, SessionId};
 use crate::lan::admission::Welcomed;
 use crate::lan::invites::MAX_INVITES;
-use crate::lan::members::{BadLine, MAX_MEMBERS, Version};
+use crate::lan::members::{BadLine, MAX_MEMBERS};
 use crate::lan::saving::Answer;
 
 /// How long the keeper has to agree to a change.
@@ -31,16 +30,17 @@ const MOST_TRIES: u32 = 5;
 /// Most changes that wait for the keeper, and bytes of their texts: a new link to it is asked all of them at once.
 const MAX_ASKED: usize = 1_024;
 const MAX_ASKED_BYTES: usize = 128 * 1024;
-/// Most bytes of what other hubs are to be told that are not written yet, beyond which none of them changes anything.
-const MAX_UNTOLD: usize = 1024 * 1024;
 /// Most records of a whole list.
 const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
 /// Bits of a question's number below those that tell the run of the hub.
 const RUN: u32 = 32;
-/// What a record takes in a frame beside its text.
-const RECORD_BYTES: usize = 42;
 /// A term is further ahead of the one that is known at most by this: it must not run out of numbers.
 const MOST_AHEAD: u64 = 1 << 32;
+
+mod telling;
+
+pub(crate) use telling::{State, Told, Untold, parts, size};
+use telling::{Telling, size_of_edits};
 
 /// What is to be done once the keeper has agreed to a change, or not.
 pub(crate) enum Then {
@@ -54,6 +54,8 @@ pub(crate) enum Then {
     Link(SessionId, PublicKey, Box<Join>),
     /// Answer a person's request.
     Answer(RequestId, Box<Answer>),
+    /// Answer this question of another hub.
+    Reply(SessionId, u64),
 }
 
 /// A change to which the keeper has not agreed yet.
@@ -76,55 +78,51 @@ pub(crate) struct Keeper {
     told: BTreeMap<RecordId, Option<String>>,
     /// How often the join of a session was refused as another hub was quicker.
     tries: BTreeMap<SessionId, u32>,
-    /// The link by which a whole list comes, and the records that were told since the first one.
-    arriving: Option<(SessionId, BTreeSet<RecordId>)>,
-    /// What the other hubs are to be told once this state of the list is written, in the order in which it was decided.
-    untold: VecDeque<(State, Untold)>,
-    /// Bytes of it.
-    untold_bytes: usize,
-    /// Links by which the whole list is told, and how far it is.
-    whole: BTreeMap<SessionId, Told>,
+    /// The link by which a whole list comes, if not from a store, and the records that were told since the first one.
+    arriving: Option<(Option<SessionId>, BTreeSet<RecordId>)>,
+    /// What others are to be told.
+    pub(crate) telling: Telling,
     /// The last question of each hub that was decided: over a new link it asks again what was not answered.
     decided: BTreeMap<PublicKey, u64>,
+    /// Where this hub writes the list down before it agrees, if that is not in its own files alone.
+    store: Option<Store>,
 }
 
-/// A state of the list: of its members, and of its invites.
-pub(crate) type State = (Version, Version);
-
-/// What other hubs are to be told.
-pub(crate) enum Untold {
-    /// All of them, of a record.
-    Record(Record),
-    /// The one at the other end of this link, which has asked.
-    Answer(SessionId, ControlFrame),
+/// A store of the list beside the hub's own files, as the process sees it that writes there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Store {
+    /// Whether that process has brought this hub up to date.
+    pub(crate) is_attached: bool,
+    /// The last question that it was given.
+    given: u64,
 }
 
-/// How much of the list was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Nothing.
-    Nothing,
-    /// What is no member, up to this record.
-    Others(RecordId),
-    /// That, and the members up to this name, in the order of names.
-    Members(Option<Name>),
+impl Store {
+    /// One whose process has brought this hub up to date.
+    pub(crate) fn attached() -> Store {
+        Store { is_attached: true, given: 0 }
+    }
 }
 
 impl Keeper {
     /// Of the hub with this key, as its file says. `unix_time`: tells its questions from those of earlier runs.
-    pub(crate) fn new(own: PublicKey, term: Option<Term>, unix_time: Duration) -> Keeper {
+    pub(crate) fn new(
+        own: PublicKey,
+        LanFile { term, is_stored, .. }: &LanFile,
+        unix_time: Duration,
+    ) -> Keeper {
+        let (term, is_stored) = (*term, *is_stored);
         Keeper {
             own,
             term,
+            store: is_stored.then(Store::default),
             is_fresh: term.is_some_and(|term| term.number == 0),
             last_token: (unix_time.as_micros() as u64) << RUN,
             asked: VecDeque::new(),
             told: BTreeMap::new(),
             tries: BTreeMap::new(),
             arriving: None,
-            untold: VecDeque::new(),
-            untold_bytes: 0,
-            whole: BTreeMap::new(),
+            telling: Telling::default(),
             decided: BTreeMap::new(),
         }
     }
@@ -155,15 +153,45 @@ impl Keeper {
         self.term.is_none_or(|known| known < term) && term.number <= highest
     }
 
-    /// Takes this one for the keeper. What waits for another one is given back.
-    pub(crate) fn set_term(&mut self, term: Term) -> Vec<Asked> {
+    /// Whether this hub agrees to changes without asking anyone.
+    pub(crate) fn decides_alone(&self) -> bool {
+        self.other().is_none() && self.store.is_none()
+    }
+
+    /// The store, if this hub has one.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.as_ref().filter(|_| self.is_own())
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
+        if self.is_own() { self.store.as_mut() } else { None }
+    }
+
+    /// The questions that the store was not given yet, at most so many.
+    pub(crate) fn questions_for_store(&mut self, most: usize) -> Vec<(u64, Vec<Edit>)> {
+        let Some(store) = self.store.as_mut().filter(|store| store.is_attached) else { return Vec::new() };
+        let new = self.asked.iter().filter(|asked| asked.token > store.given).take(most);
+        let questions: Vec<(u64, Vec<Edit>)> = new.map(|asked| (asked.token, asked.edits.clone())).collect();
+        store.given = questions.last().map_or(store.given, |(token, _)| *token);
+        questions
+    }
+
+    /// Whether there are some.
+    pub(crate) fn has_questions_for_store(&self) -> bool {
+        let given = self.store().filter(|store| store.is_attached).map(|store| store.given);
+        given.is_some_and(|given| self.asked.back().is_some_and(|asked| asked.token > given))
+    }
+
+    /// Takes this one for the keeper, which writes to a store where it is this hub. What waits for another one is given
+    /// back.
+    pub(crate) fn set_term(&mut self, term: Term, store: Option<Store>) -> Vec<Asked> {
+        self.store = store;
         self.term = Some(term);
         self.is_fresh &= term.keeper != self.own;
         self.arriving = None;
         self.told.clear();
-        self.untold.clear();
-        self.untold_bytes = 0;
-        self.whole.clear();
+        self.telling = Telling::default();
         self.decided.clear();
         self.asked.drain(..).collect()
     }
@@ -260,6 +288,11 @@ impl Keeper {
         if self.deadline().is_none_or(|at| now < at) {
             return (Vec::new(), Vec::new());
         }
+        self.take_asked()
+    }
+
+    /// All changes that wait, and what their records are without them.
+    pub(crate) fn take_asked(&mut self) -> (Vec<Asked>, Vec<Record>) {
         let asked: Vec<Asked> = self.asked.drain(..).collect();
         let mut before = BTreeMap::new();
         for edit in asked.iter().flat_map(|asked| &asked.edits) {
@@ -273,7 +306,7 @@ impl Keeper {
     /// Takes note that a link tells these records, the first of all or others. Returns those that count now.
     pub(crate) fn arrived(
         &mut self,
-        (link, is_keeper): (SessionId, bool),
+        (link, is_keeper): (Option<SessionId>, bool),
         records: Vec<Record>,
         is_first: bool,
     ) -> Vec<Record> {
@@ -311,7 +344,7 @@ impl Keeper {
 
     /// All records are told by this link: which these are, and those of which a change waits. `None` where the first ones
     /// were not told.
-    pub(crate) fn complete(&mut self, link: SessionId) -> Option<BTreeSet<RecordId>> {
+    pub(crate) fn complete(&mut self, link: Option<SessionId>) -> Option<BTreeSet<RecordId>> {
         let (_, mut arrived) = self.arriving.take_if(|(from, _)| *from == link)?;
         self.is_fresh = false;
         for id in self.asked_ids() {
@@ -324,20 +357,6 @@ impl Keeper {
 
     // ---- the keeper
 
-    /// Notes records that are other ones in this state of the list.
-    pub(crate) fn note(&mut self, state: State, records: impl Iterator<Item = Record>) {
-        for record in records {
-            self.untold_bytes += size(&record);
-            self.untold.push_back((state, Untold::Record(record)));
-        }
-    }
-
-    /// Notes that a question of this link is answered once this state is written, behind what was noted before.
-    pub(crate) fn note_answer(&mut self, state: State, link: SessionId, answer: ControlFrame) {
-        self.untold_bytes += size_of_answer(&answer);
-        self.untold.push_back((state, Untold::Answer(link, answer)));
-    }
-
     /// Notes that a question of a hub is decided; whether it was before.
     pub(crate) fn decide(&mut self, hub: PublicKey, token: u64) -> bool {
         let last = self.decided.entry(hub).or_default();
@@ -348,93 +367,21 @@ impl Keeper {
         was_decided
     }
 
-    /// Whether so much waits for the disk that others have to wait with their changes.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.untold_bytes > MAX_UNTOLD
-    }
-
-    /// Takes out what may be told next, as its state of the list is written.
-    pub(crate) fn next_untold(&mut self, is_written: impl Fn(State) -> bool) -> Option<Untold> {
-        self.untold.front().filter(|(state, _)| is_written(*state))?;
-        let (_, untold) = self.untold.pop_front()?;
-        self.untold_bytes -= match &untold {
-            Untold::Record(record) => size(record),
-            Untold::Answer(_, answer) => size_of_answer(answer),
-        };
-        Some(untold)
-    }
-
-    /// Has the whole list told by a link.
-    pub(crate) fn tell_whole(&mut self, link: SessionId) {
-        self.whole.insert(link, Told::Nothing);
-    }
-
-    /// The links by which the whole list is told, and how far it is.
-    pub(crate) fn whole(&self) -> Vec<(SessionId, Told)> {
-        self.whole.iter().map(|(&link, told)| (link, told.clone())).collect()
-    }
-
-    /// Notes how far a link was told; `None`: everything.
-    pub(crate) fn told(&mut self, link: SessionId, told: Option<Told>) {
-        match told {
-            Some(told) => self.whole.insert(link, told),
-            None => self.whole.remove(&link),
-        };
-    }
-
     /// Forgets a session that has ended: nobody is let in by it any more, and nothing is told.
     pub(crate) fn forget_session(&mut self, session: SessionId) {
         for asked in &mut self.asked {
             asked.then.retain(|then| match then {
-                Then::Welcome(of, _) | Then::Decide(of, ..) | Then::Link(of, ..) => *of != session,
+                Then::Welcome(of, _) | Then::Decide(of, ..) | Then::Link(of, ..) | Then::Reply(of, _) => {
+                    *of != session
+                }
                 Then::Nothing | Then::Answer(..) => true,
             });
         }
-        let Keeper { untold, untold_bytes, .. } = self;
-        untold.retain(|(_, untold)| match untold {
-            Untold::Answer(of, answer) if *of == session => {
-                *untold_bytes -= size_of_answer(answer);
-                false
-            }
-            Untold::Answer(..) | Untold::Record(_) => true,
-        });
-        self.whole.remove(&session);
+        self.telling.forget_session(session);
         self.tries.remove(&session);
         // It is told anew.
-        self.arriving.take_if(|(from, _)| *from == session);
+        self.arriving.take_if(|(from, _)| *from == Some(session));
     }
-}
-
-/// What a record takes in a frame.
-pub(crate) fn size(record: &Record) -> usize {
-    RECORD_BYTES + record.text.as_ref().map_or(0, String::len)
-}
-
-/// What changes take in a frame.
-fn size_of_edits(edits: &[Edit]) -> usize {
-    edits.iter().map(|edit| size(&edit.record) + edit.before.as_ref().map_or(0, String::len)).sum()
-}
-
-fn size_of_answer(answer: &ControlFrame) -> usize {
-    let ControlFrame::Answer { records, .. } = answer else { return 0 };
-    RECORD_BYTES + records.iter().map(size).sum::<usize>()
-}
-
-/// Changes for which nobody waits in parts that fit into a frame.
-pub(crate) fn parts(edits: Vec<Edit>) -> Vec<Vec<Edit>> {
-    let (mut parts, mut bytes): (Vec<Vec<Edit>>, usize) = (Vec::new(), 0);
-    for edit in edits {
-        let len = size_of_edits(std::slice::from_ref(&edit));
-        match parts.last_mut() {
-            Some(part) if bytes + len <= MAX_RECORDS => part.push(edit),
-            _ => {
-                parts.push(vec![edit]);
-                bytes = 0;
-            }
-        }
-        bytes += len;
-    }
-    parts
 }
 
 impl Asked {
@@ -452,6 +399,8 @@ impl Asked {
 pub struct LanFile {
     /// Who keeps the list.
     pub term: Option<Term>,
+    /// Whether this hub keeps it, in a store beside its own files.
+    pub is_stored: bool,
     /// The LAN's prefixes, where the hub has joined it.
     pub subnets: Vec<IpNetwork>,
     /// Its largest packet, in bytes of IP.
@@ -476,10 +425,11 @@ impl LanFile {
             };
             match word {
                 "keeper" => keeper = Some(value.parse().map_err(|_| bad("the keeper is no key"))?),
+                "store" => file.is_stored = value == "yes",
                 "term" => number = Some(value.parse().map_err(|_| bad("the term is no number"))?),
                 "subnet" => file.subnets.push(value.parse().map_err(|_| bad("the subnet is no prefix"))?),
                 "mtu" => file.mtu = Some(value.parse().map_err(|_| bad("the MTU is no number"))?),
-                _ => return Err(bad("it begins with none of keeper, term, subnet and mtu")),
+                _ => return Err(bad("it begins with none of keeper, term, store, subnet and mtu")),
             }
         }
         file.term = number.zip(keeper).map(|(number, keeper)| Term { number, keeper });
@@ -491,6 +441,7 @@ impl LanFile {
         let mut text = String::from("# Who keeps the list of members that the hubs of this LAN share.\n");
         if let Some(Term { number, keeper }) = self.term {
             text.push_str(&format!("keeper {keeper}\nterm {number}\n"));
+            text.push_str(if self.is_stored { "store yes\n" } else { "" });
         }
         self.subnets.iter().for_each(|subnet| text.push_str(&format!("subnet {subnet}\n")));
         self.mtu.iter().for_each(|mtu| text.push_str(&format!("mtu {mtu}\n")));
@@ -512,7 +463,8 @@ mod tests {
     fn the_file_survives_being_written() {
         for term in [None, Some(Term { number: 7, keeper: key(1) })] {
             for subnets in [vec![], vec!["10.0.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]] {
-                let file = LanFile { term, mtu: (!subnets.is_empty()).then_some(1_400), subnets };
+                let is_stored = term.is_some();
+                let file = LanFile { term, is_stored, mtu: (!subnets.is_empty()).then_some(1_400), subnets };
                 assert_eq!(LanFile::parse(&file.to_text()), Ok(file));
             }
         }
@@ -526,8 +478,8 @@ mod tests {
 
     #[test]
     fn changes_are_given_up_together() {
-        let (mut keeper, now) =
-            (Keeper::new(key(1), Some(Term { number: 1, keeper: key(2) }), Duration::ZERO), Instant::now());
+        let file = LanFile { term: Some(Term { number: 1, keeper: key(2) }), ..LanFile::default() };
+        let (mut keeper, now) = (Keeper::new(key(1), &file, Duration::ZERO), Instant::now());
         let id = RecordId::Member(key(3));
         let edit =
             |text: &str| vec![Edit { record: Record { id, text: Some(text.to_owned()) }, before: None }];

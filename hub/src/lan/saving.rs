@@ -46,8 +46,8 @@ pub enum Job {
     SetLocked(bool),
     /// Write that the LAN has moved to other subnets; what is read from now on is read for those.
     Move(Box<Moves>, Subnets),
-    /// Write who keeps the list.
-    WriteTerm(Term),
+    /// Write who keeps the list, and whether that is this hub with a store.
+    WriteTerm(Term, bool),
     /// Read all files.
     Read,
 }
@@ -153,8 +153,8 @@ pub enum Command {
     Drain(bool),
     /// Keep the list of members that the hubs share.
     Keep,
-    /// Write who does.
-    WriteTerm(Term),
+    /// Write who does, and whether that is this hub with a store.
+    WriteTerm(Term, bool),
     /// The same, whoever it is by then, though nobody waits for it.
     NoteTerm,
     /// Write who may join, as another hub says, whatever it is by then.
@@ -177,7 +177,7 @@ impl Command {
             | Command::Renumber(_)
             | Command::Drain(_)
             | Command::Keep
-            | Command::WriteTerm(_)
+            | Command::WriteTerm(..)
             | Command::NoteTerm
             | Command::NoteAccess
             | Command::Reload => false,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::audit::Entry;
+use super::machine::Machine;
 use super::requester::{Asked, Requester, summary};
 use crate::control::{self, Allowed, Invited, Renamed, Request, Revoked};
 use crate::effect::Notice;
@@ -36,6 +37,7 @@ impl Server {
                 let answer = self.answer_question(request, now);
                 self.reply(ticket, answer, now);
             }
+            Ok((Request::Store { request }, _)) => self.serve_store(ticket, request, now),
             Ok((request, by)) => {
                 let caller = control.caller(ticket, by);
                 self.change(ticket, request, caller, now);
@@ -50,7 +52,7 @@ impl Server {
         let Some(scrapes) = scrapes else { return };
         let page = || {
             let mut status = control::head(core, about, now);
-            status.problems = machine.problems();
+            status.problems = machine.as_ref().map(Machine::problems).unwrap_or_default();
             text(&metrics(&status))
         };
         if scrapes.serve(number, events.registry(), now, page) {
@@ -63,7 +65,7 @@ impl Server {
         match request {
             Request::Status { after } => {
                 let mut status = control::status(&self.core, &self.about, after.as_ref(), now);
-                status.problems = self.machine.problems();
+                status.problems = self.machine.as_ref().map(Machine::problems).unwrap_or_default();
                 status.zone = self.name_server.as_ref().map(|server| server.zone().to_string());
                 encode(Ok(status))
             }
@@ -84,6 +86,7 @@ impl Server {
             | Request::Renumber { .. }
             | Request::Drain { .. }
             | Request::Keep
+            | Request::Store { .. }
             | Request::Reload => encode::<()>(Err("this is no question".to_owned())),
         }
     }
@@ -128,6 +131,7 @@ impl Server {
             Request::Status { .. }
             | Request::Invites
             | Request::Pending
+            | Request::Store { .. }
             | Request::Rules { .. }
             | Request::Explain { .. } => return,
         };
@@ -157,7 +161,7 @@ impl Server {
         self.core.request(request, command, now);
     }
 
-    fn reply(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
+    pub(super) fn reply(&mut self, ticket: Ticket, answer: Vec<u8>, now: Instant) {
         if let Some(control) = &mut self.control {
             control.answer(ticket, answer, now);
         }

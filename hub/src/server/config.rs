@@ -28,8 +28,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
-    /// The device's name.
-    pub tun: String,
+    /// The device's name, if there is to be one.
+    pub tun: Option<String>,
     /// The LAN's MTU.
     pub mtu: u32,
     /// Prefixes to offer, to which this machine forwards.

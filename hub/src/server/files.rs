@@ -145,13 +145,15 @@ impl StateFiles {
                 }
                 Done::Moved(written)
             }
-            Job::WriteTerm(term) => Done::TermWritten(self.write_term(term).map_err(to_text)),
+            Job::WriteTerm(term, is_stored) => {
+                Done::TermWritten(self.write_term(term, is_stored).map_err(to_text))
+            }
             Job::Read => Done::Read(self.read_all().map_err(to_text)),
         }
     }
 
-    fn write_term(&self, term: Term) -> Result<(), state::Error> {
-        let lan = LanFile { term: Some(term), ..read_lan(&self.state)? };
+    fn write_term(&self, term: Term, is_stored: bool) -> Result<(), state::Error> {
+        let lan = LanFile { term: Some(term), is_stored, ..read_lan(&self.state)? };
         self.state.write(LAN, &lan.to_text())
     }
 

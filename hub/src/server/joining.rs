@@ -54,6 +54,13 @@ pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> 
     if let (false, Some(mtu)) = (known.subnets.is_empty(), known.mtu) {
         return Ok((known.subnets, mtu));
     }
+    let list = state.read(MEMBERS).map_err(text)?.unwrap_or_default();
+    if list.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+        return Err(format!(
+            "{} has members of a LAN of its own: give the hub that joins another --state, or remove that file",
+            state.path().join(MEMBERS).display()
+        ));
+    }
     let Some(hub_key) = joining.hub_key else {
         return Err(
             "say which key the other hub has: --hub-key, as in the line that `hub invite --hub` prints"
@@ -65,6 +72,7 @@ pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> 
     let lan = LanFile {
         // The first list that is told counts, whoever tells it.
         term: Some(Term { number: 0, keeper: hub_key }),
+        is_stored: false,
         subnets: welcome.addresses.clone(),
         mtu: Some(welcome.mtu),
     };

@@ -72,8 +72,13 @@ impl Machine {
     ///
     /// # Errors
     /// Where the device cannot be what the command line says, or shuts the machine's way to its router.
-    pub(super) fn open(config: &Config, tcp_ports: BTreeSet<u16>, own: &[IpAddr]) -> Result<Machine, Error> {
-        let mut tun = Tun::open(&config.tun)?;
+    pub(super) fn open(
+        name: &str,
+        config: &Config,
+        tcp_ports: BTreeSet<u16>,
+        own: &[IpAddr],
+    ) -> Result<Machine, Error> {
+        let mut tun = Tun::open(name)?;
         if let Some((hub, subnet)) = router(&tun, config.subnets) {
             return Err(Error::Router(hub, subnet));
         }

@@ -76,6 +76,11 @@ impl Switch {
         }
     }
 
+    /// Keeps the hub's own kernel off the LAN: the hub has no device.
+    pub fn close_kernel(&mut self) {
+        self.port.is_closed = true;
+    }
+
     /// Sends a packet (virtio-net header and IP) from the hub's own kernel on its way, which `read` takes from the
     /// device, with a buffer of the pool. Returns its length; `None` where there is none.
     pub fn send(
@@ -108,7 +113,10 @@ impl Switch {
             }
         };
         let origin = self.origin(from);
-        let verdict = router::route(fabric, &self.subnets, origin, &header);
+        let mut verdict = router::route(fabric, &self.subnets, origin, &header);
+        if self.port.is_closed && verdict == Verdict::Tun {
+            verdict = Verdict::Drop(Reason::NoRoute);
+        }
         let sender = router::sender(fabric, &self.subnets, origin, &header);
         if log_enabled!(log::Level::Trace) {
             let name = sender.map_or("the hub", |id| fabric.members.member(id).name.as_str());
@@ -334,7 +342,8 @@ impl Switch {
         now: Instant,
     ) {
         self.flood_sessions(from, sender, &mut packet, header, fabric, now);
-        if from.is_some() && self.allows(sender, Verdict::Tun, &packet, header, fabric, now) {
+        let has_kernel = from.is_some() && !self.port.is_closed;
+        if has_kernel && self.allows(sender, Verdict::Tun, &packet, header, fabric, now) {
             return effects.push_back(Effect::Deliver(packet));
         }
         self.buffers.pool.give(packet);

@@ -105,7 +105,7 @@ fn what_is_no_request_is_told_so() {
     let mut answer = [0; 512];
     let len = client.read(&mut answer).unwrap();
     let answer = std::str::from_utf8(&answer[..len]).unwrap();
-    assert!(answer.contains("at most 4096 bytes"), "{answer}");
+    assert!(answer.contains("at most 32768 bytes"), "{answer}");
 }
 
 #[test]

@@ -1,0 +1,267 @@
+//! The list of members in etcd: which hub keeps it, and what holds while parts of it are away.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::kept::{A, B, C, DESK, LAPTOP, World};
+use super::world::SOON;
+use crate::house::{Authority, Net, Process, SPOKE_ON_LAN, Valid, await_true, is_missing, place, run, state};
+
+/// Hubs, each with a process of etcd and `hub store` on its host.
+struct Stored {
+    stores: [Option<Process>; 3],
+    etcds: [Option<Process>; 3],
+    world: World,
+}
+
+fn address(hub: usize) -> Ipv4Addr {
+    if hub == A { Net::hub_v4() } else { Net::spoke_v4(hub - 1) }
+}
+
+impl Stored {
+    /// Three hubs, of which the first keeps the list; etcd holds it.
+    fn new() -> Stored {
+        let mut stored =
+            Stored { stores: [None, None, None], etcds: [None, None, None], world: World::new() };
+        for hub in [A, B, C] {
+            stored.start_etcd(hub);
+        }
+        stored.start_store(A);
+        await_true("the list is in etcd", SOON, || stored.keeps(A));
+        for hub in [B, C] {
+            stored.world.invite(A, hub);
+            stored.start_store(hub);
+        }
+        stored.world.await_linked(B, C);
+        stored
+    }
+
+    fn start_etcd(&mut self, hub: usize) {
+        let host = self.world.host(hub);
+        let url = |hub: usize, port: u16| format!("http://{}:{port}", address(hub));
+        let peers = [A, B, C].map(|hub| format!("e{hub}={}", url(hub, 2380))).join(",");
+        let mut command = Command::new("etcd");
+        command.args(["--name", &format!("e{hub}"), "--data-dir"]).arg(host.private().join("etcd"));
+        for (flag, port) in [
+            ("--listen-peer-urls", 2380),
+            ("--initial-advertise-peer-urls", 2380),
+            ("--listen-client-urls", 2379),
+            ("--advertise-client-urls", 2379),
+        ] {
+            command.args([flag, &url(hub, port)]);
+        }
+        command.args(["--initial-cluster", &peers, "--initial-cluster-state", "new", "--log-level", "error"]);
+        self.etcds[hub] = Some(host.spawn("etcd", &command).unwrap());
+    }
+
+    fn start_store(&mut self, hub: usize) {
+        let host = self.world.host(hub);
+        let mut command = Command::new(&self.world.binaries.hub);
+        // That on its own machine first.
+        command.arg("store").arg(format!("http://{}:2379", address(hub)));
+        for other in [A, B, C].into_iter().filter(|other| *other != hub) {
+            command.args(["--endpoint", &format!("http://{}:2379", address(other))]);
+        }
+        command.arg("--state").arg(host.private().join("hub"));
+        self.stores[hub] = Some(host.spawn("store", &command).unwrap());
+    }
+
+    /// Whether this hub keeps the list, in etcd.
+    fn keeps(&self, hub: usize) -> bool {
+        let keeper = &self.world.status(hub)["keeper"];
+        keeper["this"] == true && keeper["store"] == true && keeper["reached"] == true
+    }
+
+    /// The one of these hubs that keeps the list, once there is one.
+    fn await_keeper(&self, hubs: &[usize]) -> (usize, Duration) {
+        let start = Instant::now();
+        await_true("a hub that keeps the list", SOON, || hubs.iter().any(|&hub| self.keeps(hub)));
+        (*hubs.iter().find(|&&hub| self.keeps(hub)).unwrap(), start.elapsed())
+    }
+
+    /// The endpoint that leads the cluster.
+    fn leader(&self) -> usize {
+        let mut command = Command::new("etcdctl");
+        let endpoints = [A, B, C].map(|hub| format!("http://{}:2379", address(hub))).join(",");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints, "endpoint", "status", "-w", "json"]);
+        let said = run(self.world.host(A), command).good();
+        let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let leads = |one: &serde_json::Value| one["Status"]["leader"] == one["Status"]["header"]["member_id"];
+        let found = status.as_array().unwrap().iter().position(leads);
+        found.unwrap()
+    }
+
+    /// What etcd has below this name.
+    fn in_etcd(&self, below: &str) -> String {
+        let mut command = Command::new("etcdctl");
+        let endpoints = [A, B, C].map(|hub| format!("http://{}:2379", address(hub))).join(",");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints, "get", "--prefix", below]);
+        run(self.world.host(A), command).good()
+    }
+
+    /// Has the next spoke on this host come with a key that nobody knows.
+    fn forget(&self, host: usize) {
+        let state = state(self.world.net.spoke(host), "spoke");
+        if state.exists() {
+            fs::remove_dir_all(state).unwrap();
+        }
+    }
+
+    /// How long it takes until a machine is let in that no hub knows.
+    fn newcomer(&mut self, host: usize, name: &str, hub: usize) -> Duration {
+        self.world.spokes.retain(|(of, _)| *of != host);
+        self.forget(host);
+        let start = Instant::now();
+        self.world.spoke(host, &["--hub", &World::place(hub), "--name", name], SPOKE_ON_LAN);
+        start.elapsed()
+    }
+}
+
+#[test]
+fn the_list_in_etcd_outlives_the_hub_that_keeps_it_and_etcds_leader() {
+    if is_missing("etcd", "etcd-server") || is_missing("etcdctl", "etcd-client") {
+        return;
+    }
+    let _place = place();
+    let mut stored = Stored::new();
+    let took = stored.newcomer(LAPTOP, "one", B);
+    println!("a newcomer is let in within {took:?}");
+    let list = stored.in_etcd("/hub/list/member/");
+    for name in [" one 10.0.0.251", " hub-b 10.0.0.253 hub=", " hub-c "] {
+        assert!(list.contains(name), "{name}: {list}");
+    }
+
+    // The hub that keeps the list is killed: another one does, with the list of before.
+    stored.world.kill(A);
+    let (keeper, took) = stored.await_keeper(&[B, C]);
+    println!("another hub keeps the list after {took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let took = stored.newcomer(DESK, "two", B);
+    println!("a newcomer then: {took:?}");
+    assert!(stored.in_etcd("/hub/list/member/").contains(" two 10.0.0."));
+    // It comes back as one of the others.
+    stored.world.start(A);
+    await_true("it knows the keeper", SOON, || {
+        let status = &stored.world.status(A)["keeper"];
+        status["this"] == false && status["reached"] == true
+    });
+    await_true("it has the list", SOON, || {
+        stored.world.members(A).iter().any(|line| line.starts_with("two 10.0.0."))
+    });
+
+    // etcd's leader is killed.
+    let leader = stored.leader();
+    stored.etcds[leader].take().unwrap().kill().unwrap();
+    let took = stored.newcomer(DESK, "three", keeper);
+    println!("etcd's leader is killed: a newcomer is let in after {took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+
+    // Without a majority, who is known comes and goes, and who is new hears why it has to wait.
+    let second = stored.leader_of_rest(leader);
+    stored.etcds[second].take().unwrap().kill().unwrap();
+    stored.world.spokes.retain(|(of, _)| *of != LAPTOP);
+    stored.world.spoke(LAPTOP, &["--hub", &World::place(keeper), "--name", "one"], SPOKE_ON_LAN);
+    stored.world.spokes.retain(|(of, _)| *of != DESK);
+    stored.forget(DESK);
+    stored.world.spoke(
+        DESK,
+        &["--hub", &World::place(keeper), "--name", "four"],
+        "known machines can join, new ones have to wait",
+    );
+    for hub in [leader, second] {
+        stored.start_etcd(hub);
+    }
+    stored.world.said(DESK).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    assert!(stored.in_etcd("/hub/list/member/").contains(" four "));
+}
+
+#[test]
+fn where_hubs_and_etcd_are_cut_in_two_nobody_gets_what_another_has() {
+    if is_missing("etcd", "etcd-server") || is_missing("etcdctl", "etcd-client") {
+        return;
+    }
+    let _place = place();
+    let mut stored = Stored::new();
+    // The hub that keeps the list, with its process of etcd, is on one side with a newcomer; the others with another one.
+    let others = format!("{{ {}, {}, {} }}", address(B), address(C), Net::spoke_v4(DESK));
+    let cut = format!(
+        "table inet cut {{\n chain input {{\n type filter hook input priority 0\n ip saddr {others} drop\n }}\n \
+         chain output {{\n type filter hook output priority 0\n ip daddr {others} drop\n }}\n }}\n"
+    );
+    stored.world.host(A).nft(&cut).unwrap();
+    let (keeper, took) = stored.await_keeper(&[B, C]);
+    println!("cut in two, the other side has a keeper after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let ip = ["--ip", "10.0.0.9"];
+    let says = "known machines can join, new ones have to wait";
+    let a = World::place(A);
+    stored.world.spoke(LAPTOP, &[&["--hub", &a, "--name", "twin"], &ip[..]].concat(), says);
+    let place = World::place(keeper);
+    stored.world.spoke(DESK, &[&["--hub", &place, "--name", "twin"], &ip[..]].concat(), SPOKE_ON_LAN);
+    // Healed, the first one hears that the address is taken, at whichever hub; the name it has with a number.
+    stored.world.host(A).nft("delete table inet cut\n").unwrap();
+    await_true("one keeper", SOON, || stored.world.status(A)["keeper"]["this"] == false);
+    let says = "10.0.0.9 is held by twin";
+    stored.world.said(LAPTOP).wait_for_line(says, SOON).unwrap();
+    for hub in [A, B, C] {
+        let held = |line: &&String| line.contains("10.0.0.9 ");
+        await_true("the same list everywhere", SOON, || {
+            stored.world.members(hub).iter().filter(held).count() == 1
+        });
+    }
+    assert_eq!(stored.in_etcd("/hub/list/member/").matches("10.0.0.9").count(), 1);
+}
+
+#[test]
+fn etcd_may_want_a_certificate_and_shows_its_own() {
+    if is_missing("etcd", "etcd-server") {
+        return;
+    }
+    let _place = place();
+    let world = World::new();
+    let authority = Authority::new().unwrap();
+    let (host, at) = (world.host(A), address(A));
+    authority.issue("etcd", &format!("IP:{at}"), Valid::Now).unwrap();
+    authority.issue("store", "DNS:store", Valid::Now).unwrap();
+    let file = |name: &str| authority.argument(name);
+    let mut command = Command::new("etcd");
+    command.args(["--name", "one", "--log-level", "error", "--data-dir"]).arg(host.private().join("etcd"));
+    for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+        command.args([flag, &format!("https://{at}:2379")]);
+    }
+    command.args(["--client-cert-auth", "--trusted-ca-file", &file("ca.pem")]);
+    command.args(["--cert-file", &file("etcd.pem"), "--key-file", &file("etcd.key")]);
+    let _etcd = host.spawn("etcd", &command).unwrap();
+    let store = |words: &[&str]| {
+        let mut command = Command::new(&world.binaries.hub);
+        command.args(["store", &format!("https://{at}:2379")]).args(words);
+        command.arg("--state").arg(host.private().join("hub"));
+        host.spawn("store", &command).unwrap()
+    };
+    let ca = ["--ca", &file("ca.pem")];
+    store(&[]).wait_for_line("etcd does not answer", SOON).unwrap();
+    store(&ca).wait_for_line("etcd does not answer", SOON).unwrap();
+    let own = ["--cert", &file("store.pem"), "--key", &file("store.key")];
+    let good = store(&[&ca[..], &own[..]].concat());
+    good.wait_for_line("etcd has the list from the hub", SOON).unwrap();
+    await_true("the list is in etcd", SOON, || world.status(A)["keeper"]["reached"] == true);
+    // What is typed wrongly is said, with what to do.
+    for (words, why) in [
+        (&["--cert", "x"][..], "--cert x: No such file"),
+        (&own[..2], "--cert and --key go together"),
+        (&["--ca", &file("ca.key")], "--ca: there is no certificate in it"),
+    ] {
+        let mut command = Command::new(&world.binaries.hub);
+        command.args(["store", "https://[::1]:2379"]).args(words);
+        run(host, command).fails_with(2, why);
+    }
+}
+
+impl Stored {
+    /// One that runs beside the one that was killed.
+    fn leader_of_rest(&self, killed: usize) -> usize {
+        [A, B, C].into_iter().find(|&hub| hub != killed).unwrap()
+    }
+}
