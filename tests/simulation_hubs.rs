@@ -4,7 +4,8 @@
 //! and of spokes that start anew. What must hold is checked after each turn: nobody is at two hubs for longer than it takes
 //! a hub to notice that a link is dead, no packet arrives twice, nobody gives up; and in the end everybody is at one hub
 //! that lives, and at none that drains where there is another one, and reaches everybody, at whichever hub. `SEED=n` runs
-//! one seed, `SEEDS=n` that many.
+//! one seed, `SEEDS=n` that many. Other stories are of a list that the hubs share (`list.rs`), and of one hub of them in other
+//! hands.
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads the environment and starts virtual time")]
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
@@ -15,8 +16,12 @@ mod checks;
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;
+#[path = "simulation_hubs/hostile.rs"]
+mod hostile;
 #[path = "simulation_hubs/lanes.rs"]
 mod lanes;
+#[path = "simulation_hubs/list.rs"]
+mod list;
 #[path = "simulation_hubs/machine.rs"]
 mod machine;
 #[path = "simulation/packets.rs"]
@@ -40,6 +45,8 @@ const STEPS: usize = 60;
 /// Seeds that failed once: a hub that notices late, two that send their members to and fro, a spare hub that was ready when
 /// the link was lost; a first hub that was never there, a handshake that takes too long.
 const KEPT: [u64; 5] = [98, 183, 393, 526, 824];
+/// Those of a shared list: one that was told twice to wait, one whose line was changed again before the answer.
+const KEPT_LISTS: [u64; 2] = [163, 199];
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -60,6 +67,16 @@ fn everybody_is_at_one_living_hub_in_the_end_whatever_happens_to_hubs() {
     println!("{delivered} packets delivered");
     let is_one = number("SEED").is_some();
     assert!(is_one || delivered > 100, "hardly a packet arrived: this tests nothing");
+}
+
+#[test]
+fn a_long_list_is_told_whole_though_it_changes_from_page_to_page() {
+    (0..3).for_each(list::tell_many);
+}
+
+#[test]
+fn a_hub_in_other_hands_stops_nobody_and_takes_no_memory() {
+    (0..12).for_each(hostile::tell);
 }
 
 fn tell(seed: u64) -> u64 {
@@ -115,6 +132,25 @@ fn act(world: &mut World) {
             world.send(from, to);
         }),
     }
+}
+
+/// Hubs share one list, which one of them keeps: `SEEDS=n` tells so many stories, `SEED=n` one.
+#[test]
+fn hubs_that_share_a_list_agree_in_the_end_and_nobody_is_let_in_twice_or_lost() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let first = number("FROM").unwrap_or(0);
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed],
+        None => KEPT_LISTS.into_iter().chain(first..first + number("SEEDS").unwrap_or(SEEDS)).collect(),
+    };
+    let (mut done, mut entered, count) = (0, 0, seeds.len() as u64);
+    for seed in seeds {
+        let told = std::panic::catch_unwind(|| list::tell(seed, STEPS));
+        let (more, newcomers) = told.unwrap_or_else(|_| panic!("that was SEED={seed}"));
+        (done, entered) = (done + more, entered + newcomers);
+    }
+    println!("{done} commands agreed to, {entered} newcomers let in");
+    assert!(count < 20 || done > count && entered > count / 2, "this tests nothing");
 }
 
 /// One hub, and spokes whose lanes come, stand still and die: `SEEDS=n` tells so many stories.

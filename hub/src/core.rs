@@ -118,7 +118,7 @@ impl Core {
         admission.replace_invites(invites);
         admission.share(lan_file.term.is_some());
         let mut core = Core {
-            keeper: Keeper::new(key.public(), &lan_file),
+            keeper: Keeper::new(key.public(), &lan_file, unix_time),
             key,
             switch: Switch::new(lan.subnets, lan.mtu, flow_seed),
             admission,

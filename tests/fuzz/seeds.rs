@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
-use common::wire::frame::{ControlFrame, Farewell, Join, LaneNote, Peer, Presence, Refusal, Welcome};
+use common::wire::frame::{
+    ControlFrame, Edit, Farewell, Join, LaneNote, Peer, Presence, Record, RecordId, Refusal, Term, Welcome,
+};
 use common::wire::hello::hello;
 use common::wire::key::PrivateKey;
 use common::wire::name::Name;
@@ -105,12 +107,23 @@ fn controls() -> Vec<(&'static str, ControlFrame)> {
         is_hub: true,
         ..Welcome::new(name.clone(), 1_500)
     };
+    let key = presence().key;
+    let term = Term { number: 7, keeper: key };
+    let ids = [RecordId::Member(key), RecordId::Invite([7; 32]), RecordId::Access];
+    let texts = [Some(format!("{key} laptop 10.0.0.2 hub=hub.example")), None, Some("locked".to_owned())];
+    let records: Vec<Record> = ids.into_iter().zip(texts).map(|(id, text)| Record { id, text }).collect();
+    let before = || Some("open".to_owned());
+    let edits = records.iter().cloned().map(|record| Edit { record, before: before() }).collect();
     vec![
         ("welcome", ControlFrame::Welcome(welcome)),
         ("refused", ControlFrame::Refused { reason: Refusal::Full, text: "no room".to_owned() }),
         ("online", ControlFrame::Online(vec![presence()])),
         ("offline", ControlFrame::Offline(vec![(presence().key, 7)])),
         ("revoked", ControlFrame::Revoked(vec![presence().key])),
+        ("keeper", ControlFrame::Keeper { term, wants_all: true }),
+        ("records", ControlFrame::Records { records: records.clone(), first: true, last: true }),
+        ("ask", ControlFrame::Ask { token: 7, edits }),
+        ("answer", ControlFrame::Answer { token: 7, refused: Some("taken".to_owned()), records }),
         ("ping", ControlFrame::Ping(7)),
         ("pong", ControlFrame::Pong(7)),
         ("bye", ControlFrame::Bye(Farewell::Stopping)),

@@ -13,8 +13,8 @@ pub(crate) struct Disk {
     pub(crate) subnets: Subnets,
     moves: Moves,
     pub(crate) members: String,
-    invites: String,
-    locked: bool,
+    pub(crate) invites: String,
+    pub(crate) locked: bool,
     /// Who keeps the list that hubs share.
     pub(crate) term: Option<Term>,
     /// Nothing can be written now.

@@ -30,8 +30,12 @@ impl World {
     }
 
     pub(crate) fn check(&mut self) {
+        self.check_list();
         for at in 0..self.spokes.len() {
             let machine = &self.spokes[at];
+            if machine.is_out {
+                continue;
+            }
             let deadline = machine.deadline();
             assert!(deadline.is_none_or(|due| due > self.now), "spoke {at} has a deadline in the past");
             machine.check(self.now);
@@ -52,7 +56,7 @@ impl World {
     /// Everybody reaches everybody, and each hub's kernel, and what is for all comes to all. What is on the way to one that
     /// goes to another hub at that moment is lost, so that a spoke has a second try.
     pub(crate) fn check_reach(&mut self) {
-        for from in 0..self.spokes.len() {
+        for from in (0..self.spokes.len()).filter(|&from| self.spokes[from].is_on_lan()).collect::<Vec<_>>() {
             let missed = self.reach(from);
             assert!(
                 missed.is_empty() || self.reach(from).is_empty(),
@@ -63,7 +67,8 @@ impl World {
 
     /// Sends to everybody: who is not reached.
     fn reach(&mut self, from: usize) -> Vec<String> {
-        let others: Vec<usize> = (0..self.spokes.len()).filter(|&to| to != from).collect();
+        let others: Vec<usize> =
+            (0..self.spokes.len()).filter(|&to| to != from && self.spokes[to].is_on_lan()).collect();
         let alive: Vec<usize> = (0..self.hubs.len()).filter(|&hub| self.hubs[hub].is_alive()).collect();
         let spokes = others.iter().map(|&to| (Some(to), self.spokes[to].own));
         let all: Vec<(Place, IpAddr)> =

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use common::queue::tcp_info::TcpInfo;
+use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::place::Place;
 use common::wire::tunnel::{Flushed, QUEUE_BYTES};
@@ -43,6 +44,19 @@ pub(crate) struct Machine {
     /// What its kernel says of the link, and when it heard of the hub's kernel last.
     info: TcpInfo,
     heard_at: Instant,
+    /// What one has that no list knew at the beginning.
+    pub(crate) newcomer: Option<Newcomer>,
+    /// It has given up.
+    pub(crate) is_out: bool,
+}
+
+/// A machine that is let in while the LAN runs.
+#[derive(Clone)]
+pub(crate) struct Newcomer {
+    pub(crate) name: String,
+    pub(crate) secret: Option<[u8; 16]>,
+    /// The hub that it knows.
+    pub(crate) first: usize,
 }
 
 fn index(attempt: Attempt) -> usize {
@@ -52,14 +66,25 @@ fn index(attempt: Attempt) -> usize {
     }
 }
 
-fn first() -> Target {
-    place(0).to_string().parse().unwrap()
+fn first(newcomer: Option<&Newcomer>) -> Target {
+    place(newcomer.map_or(0, |newcomer| newcomer.first)).to_string().parse().unwrap()
 }
 
 impl Machine {
     pub(crate) fn new(key: PrivateKey, own: IpAddr, seed: u64, time: Duration, now: Instant) -> Machine {
+        Machine::with(key, own, None, seed, (time, now))
+    }
+
+    /// One that may be new.
+    pub(crate) fn with(
+        key: PrivateKey,
+        own: IpAddr,
+        newcomer: Option<Newcomer>,
+        seed: u64,
+        (time, now): (Duration, Instant),
+    ) -> Machine {
         let known = Known { joins: time.as_millis() as u64, ..Known::default() };
-        let uplink = uplink(&key, own, known, seed, now);
+        let uplink = uplink(&key, own, newcomer.as_ref(), known, seed, now);
         Machine {
             key,
             own,
@@ -69,19 +94,23 @@ impl Machine {
             told: Vec::new(),
             info: TcpInfo::default(),
             heard_at: now,
+            newcomer,
+            is_out: false,
         }
     }
 
     /// Starts the program anew, with what is in its files.
     pub(crate) fn start(&mut self, seed: u64, time: Duration, now: Instant) {
-        let pinned = self.pinned.map(|key| (first(), key)).into_iter().collect();
+        let newcomer = self.newcomer.as_ref();
+        let pinned = self.pinned.map(|key| (first(newcomer), key)).into_iter().collect();
         let known = Known { pinned, told: self.told.clone(), joins: time.as_millis() as u64 };
-        self.uplink = uplink(&self.key, self.own, known, seed, now);
+        self.uplink = uplink(&self.key, self.own, newcomer, known, seed, now);
         self.attempts = Default::default();
+        self.is_out = false;
     }
 
     pub(crate) fn is_on_lan(&self) -> bool {
-        self.uplink.is_on_lan()
+        !self.is_out && self.uplink.is_on_lan()
     }
 
     pub(crate) fn link(&self) -> Option<usize> {
@@ -97,7 +126,7 @@ impl Machine {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.uplink.deadline()
+        self.uplink.deadline().filter(|_| !self.is_out)
     }
 
     pub(crate) fn next_at(&self) -> Option<Instant> {
@@ -105,7 +134,7 @@ impl Machine {
             State::Lookup(at, _) | State::Dial(at, _) => Some(*at),
             State::None | State::Link(_) => None,
         };
-        self.attempts.iter().filter_map(at).chain(self.uplink.deadline()).min()
+        self.attempts.iter().filter_map(at).chain(self.deadline()).min()
     }
 
     /// The connection of the lane, or of what is to be one.
@@ -137,6 +166,12 @@ impl Machine {
         }
     }
 
+    /// What it is doing, for a message.
+    pub(crate) fn state(&self, now: Instant) -> String {
+        let about = About { device: "spoke0".to_owned(), started_at: now };
+        format!("{} {:?} {:?}", self.is_out, self.attempts, self.uplink.status(&about, now))
+    }
+
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
         self.uplink.send(now, |space| {
             space[..packet.len()].copy_from_slice(packet);
@@ -152,14 +187,21 @@ impl Machine {
     }
 }
 
-fn uplink(key: &PrivateKey, own: IpAddr, known: Known, seed: u64, now: Instant) -> Uplink {
+fn uplink(
+    key: &PrivateKey,
+    own: IpAddr,
+    newcomer: Option<&Newcomer>,
+    known: Known,
+    seed: u64,
+    now: Instant,
+) -> Uplink {
     let config = uplink::Config {
-        hubs: vec![first()],
-        ways: vec![first().into()],
+        hubs: vec![first(newcomer)],
+        ways: vec![first(newcomer).into()],
         hub_keys: Vec::new(),
-        addresses: vec![own],
-        name: "s".parse().unwrap(),
-        invite: None,
+        addresses: if newcomer.is_some() { Vec::new() } else { vec![own] },
+        name: newcomer.map_or("s", |newcomer| newcomer.name.as_str()).parse().unwrap(),
+        invite: newcomer.and_then(|newcomer| newcomer.secret).map(Secret),
         route_policy: RoutePolicy::default(),
         mtu: None,
         follows_members: false,
@@ -225,6 +267,9 @@ impl World {
         let link = self.spokes[at].link().and_then(|link| self.conns.get(&link));
         let is_heard = link.is_none_or(|conn| conn.up.passes() && conn.down.passes());
         let machine = &mut self.spokes[at];
+        if machine.is_out {
+            return;
+        }
         let is_due = machine.uplink.deadline().is_some_and(|due| due <= now);
         machine.look(is_heard, now);
         machine.uplink.handle_timeout(now);
@@ -336,13 +381,21 @@ impl World {
                 attempts[0] = std::mem::take(&mut attempts[1 + slot]);
             }
             Effect::Remember(key, hubs) => {
-                assert!(hubs == [first()] && key == self.hubs[0].public(), "by the name of the first hub");
+                let newcomer = self.spokes[at].newcomer.as_ref();
+                let hub = newcomer.map_or(0, |newcomer| newcomer.first);
+                assert!(
+                    hubs == [first(newcomer)] && key == self.hubs[hub].public(),
+                    "by the name of its hub"
+                );
                 let is_news = self.spokes[at].pinned.replace(key) != Some(key);
                 self.spokes[at].uplink.handle_remembered(Ok(is_news), now);
             }
             Effect::RememberHubs(told) => self.spokes[at].told = told,
             Effect::Configure { addresses, .. } => {
                 let own: Vec<IpAddr> = addresses.iter().map(|address| address.ip()).collect();
+                if self.spokes[at].newcomer.is_some() {
+                    self.spokes[at].own = own[0];
+                }
                 assert_eq!(own, [self.spokes[at].own], "the same address at each hub");
                 self.spokes[at].uplink.handle_configured(Ok(()), now);
             }
@@ -350,6 +403,10 @@ impl World {
                 let own = self.spokes[at].own;
                 self.book.arrive(&packet, Some(at), &[own]);
                 self.spokes[at].uplink.recycle(packet);
+            }
+            Effect::Exit(_) if self.spokes[at].newcomer.is_some() => {
+                Attempt::ALL.into_iter().for_each(|attempt| self.hang_up(at, attempt, false));
+                self.spokes[at].is_out = true;
             }
             Effect::Exit(error) => panic!("spoke {at} gives up: {error}"),
             Effect::Hurry(_)

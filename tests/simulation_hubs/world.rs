@@ -9,10 +9,11 @@ use hub::core::Core;
 use hub::effect::Effect;
 use hub::ids::{RequestId, SessionId};
 use hub::lan::Lan;
-use hub::lan::saving::Command;
+use hub::lan::saving::{Command, Job};
 use hub::lan::subnets::Subnets;
 
 use crate::disk::Disk;
+use crate::list::List;
 use crate::machine::Machine;
 use crate::packets::{Book, HUB_V4, Place, udp};
 use crate::pipe::{Pipe, Read};
@@ -27,9 +28,11 @@ const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// A hub's machine.
 pub(crate) struct HubHost {
-    key: PrivateKey,
+    pub(crate) key: PrivateKey,
     pub(crate) core: Option<Core>,
-    disk: Disk,
+    pub(crate) disk: Disk,
+    /// What it writes, until then; at once where nobody asks for a slow disk.
+    job: Option<(Instant, Job)>,
     /// No packet comes or goes.
     pub(crate) is_dark: bool,
     pub(crate) is_draining: bool,
@@ -88,6 +91,8 @@ pub(crate) struct World {
     start: Instant,
     /// Since when a spoke has been online at a hub by a session which it has left.
     pub(crate) left: HashMap<(usize, usize, SessionId), Instant>,
+    /// What the hubs' list is to be like, where they share one.
+    pub(crate) list: Option<Box<List>>,
 }
 
 /// Where a hub is reached.
@@ -105,11 +110,11 @@ pub(crate) fn kernel(hub: usize) -> Place {
     Some(100 + hub)
 }
 
-fn subnets() -> Subnets {
+pub(crate) fn subnets() -> Subnets {
     Subnets::new(&["10.0.0.0/28".parse().unwrap()]).unwrap()
 }
 
-fn core(key: &PrivateKey, disk: &Disk, seed: u64, time: Duration) -> Core {
+pub(crate) fn core(key: &PrivateKey, disk: &Disk, seed: u64, time: Duration) -> Core {
     let lan = Lan {
         hub_name: "hub".parse().unwrap(),
         subnets: subnets(),
@@ -138,7 +143,8 @@ impl World {
             let disk = Disk::new(subnets(), list.clone(), true);
             let core = Some(core(&key, &disk, rng.next(), EPOCH));
             let latency = Duration::from_micros(200 + rng.below(20_000) as u64);
-            HubHost { key, core, disk, is_dark: false, is_draining: false, dials: Vec::new(), latency }
+            let (dials, job, is_dark, is_draining) = (Vec::new(), None, false, false);
+            HubHost { key, core, disk, job, is_dark, is_draining, dials, latency }
         });
         let now = Instant::now();
         let mut world = World {
@@ -150,6 +156,7 @@ impl World {
             next_conn: 0,
             losses: 0,
             left: HashMap::new(),
+            list: None,
             apart: BTreeSet::new(),
             start: now,
             rng: Rng::new(seed ^ 0x5eed),
@@ -168,6 +175,12 @@ impl World {
     /// The process dies: the kernel of its machine resets all connections.
     pub(crate) fn kill_hub(&mut self, hub: usize) {
         (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
+        // What it was writing may be on the disk.
+        if let Some((_, job)) = self.hubs[hub].job.take()
+            && self.rng.one_in(2)
+        {
+            drop(self.hubs[hub].disk.run(job));
+        }
         self.hubs[hub].dials.clear();
         let (now, is_dark) = (self.now, self.hubs[hub].is_dark);
         for conn in self.conns.values_mut() {
@@ -361,7 +374,8 @@ impl World {
         let dials =
             self.hubs.iter().flat_map(|hub| hub.dials.iter().map(|(since, _)| Some(*since + DIAL_TIME)));
         let spokes = self.spokes.iter().map(Machine::next_at);
-        pipes.chain(hubs).chain(dials).chain(spokes).flatten().min()
+        let jobs = self.hubs.iter().map(|hub| hub.job.as_ref().map(|(at, _)| *at));
+        pipes.chain(hubs).chain(dials).chain(spokes).chain(jobs).flatten().min()
     }
 
     fn turn(&mut self) {
@@ -380,6 +394,11 @@ impl World {
         let time = self.time();
         if let Some(core) = &mut self.hubs[hub].core {
             core.set_unix_time(time);
+        }
+        let HubHost { core: Some(core), disk, job, .. } = &mut self.hubs[hub] else { return };
+        if let Some((_, job)) = job.take_if(|(at, _)| *at <= now) {
+            core.handle_done(disk.run(job), now);
+            self.do_effects(hub);
         }
         let mut conns: Vec<usize> =
             self.conns.iter().filter(|(_, conn)| conn.is_of(hub)).map(|(&id, _)| id).collect();
@@ -451,9 +470,9 @@ impl World {
         }
     }
 
-    fn do_effects(&mut self, hub: usize) {
+    pub(crate) fn do_effects(&mut self, hub: usize) {
         let now = self.now;
-        let HubHost { core, disk, dials, .. } = &mut self.hubs[hub];
+        let HubHost { core, disk, dials, job: writing, .. } = &mut self.hubs[hub];
         let Some(core) = core else { return };
         while let Some(effect) = core.poll_effect() {
             match effect {
@@ -474,12 +493,19 @@ impl World {
                     }
                 }
                 Effect::Dial(key, _) => dials.push((now, key)),
+                Effect::Save(job) if self.list.is_some() => {
+                    assert!(writing.is_none(), "one job at a time");
+                    let time = Duration::from_micros(self.rng.below(40_000) as u64);
+                    *writing = Some((now + time, *job));
+                }
                 Effect::Save(job) => {
                     let done = disk.run(*job);
                     core.handle_done(done, now);
                 }
-                Effect::Answer(..)
-                | Effect::AddRoute(_)
+                Effect::Answer(request, answer) => {
+                    self.list.iter_mut().for_each(|list| list.answered(request, &answer));
+                }
+                Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)

@@ -410,11 +410,11 @@ impl Tunnel {
         self.control(&ControlFrame::Welcome(welcome))
     }
 
-    /// Hub: has the spoke wait until a person decides.
+    /// Hub: has the spoke wait until a person decides, if it does not wait already.
     pub fn hold(&mut self, now: Instant) -> Result<(), Error> {
-        debug_assert!(matches!(self.state, State::Joining));
+        let is_told = matches!(self.state, State::Pending);
         self.wait(now);
-        self.control(&ControlFrame::Pending)
+        if is_told { Ok(()) } else { self.control(&ControlFrame::Pending) }
     }
 
     fn wait(&mut self, now: Instant) {

@@ -16,6 +16,7 @@ use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers
 impl Core {
     /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
     pub fn request(&mut self, request: RequestId, command: Command, now: Instant) {
+        self.seal(now);
         if command.changes_list()
             && let Some(problem) = self.keeper_problem()
         {
@@ -41,6 +42,8 @@ impl Core {
             | Command::SetAccess(_)
             | Command::Renumber(_)
             | Command::WriteTerm(..)
+            | Command::NoteTerm
+            | Command::NoteAccess
             | Command::Reload) => self.enqueue(request, command, now),
         }
     }
@@ -49,6 +52,12 @@ impl Core {
         if !self.saving.enqueue(request, command) {
             self.answer(request, Err("too many requests wait for the disk: try again".to_owned()));
         }
+        self.start_job(now);
+    }
+
+    /// Has something written for which nobody waits, as it is by then.
+    pub(super) fn write_soon(&mut self, command: Command, now: Instant) {
+        self.saving.enqueue_once(command);
         self.start_job(now);
     }
 
@@ -80,6 +89,15 @@ impl Core {
                 Command::WriteTerm(term, is_stored) => {
                     self.saving.run(Running::Term(request));
                     Some(Job::WriteTerm(term, is_stored))
+                }
+                Command::NoteTerm => {
+                    let term = self.keeper.term();
+                    term.iter().for_each(|_| self.saving.run(Running::Noted));
+                    term.map(|term| Job::WriteTerm(term, self.keeper.store().is_some()))
+                }
+                Command::NoteAccess => {
+                    self.saving.run(Running::Noted);
+                    Some(Job::SetLocked(self.admission.access() != Access::Open))
                 }
                 Command::Reload => {
                     self.saving.run(Running::Reload(request));
@@ -133,6 +151,7 @@ impl Core {
 
     /// Takes the outcome of the job of [`Effect::Save`].
     pub fn handle_done(&mut self, done: Done, now: Instant) {
+        self.seal(now);
         match (self.saving.take_running(), done) {
             (Some(Running::Changes { members, invites }), Done::Written { invites: one, members: other }) => {
                 self.handle_written((members, other), (invites, one), now);
@@ -173,10 +192,12 @@ impl Core {
                 }
                 Err(error) => self.answer(request, Err(format!("{error}; nothing is changed"))),
             },
-            (Some(Running::Term(request)), Done::TermWritten(written)) => {
-                if let Err(error) = &written {
-                    self.note(Notice::NotSaved(error.clone()));
+            (Some(Running::Noted), Done::TermWritten(written) | Done::SetLocked(written)) => {
+                if let Err(error) = written {
+                    self.note(Notice::NotSaved(error));
                 }
+            }
+            (Some(Running::Term(request)), Done::TermWritten(written)) => {
                 self.answer(request, written.map(|()| Answer::Kept));
             }
             (Some(Running::Move(request, steps, moves, to)), Done::Moved(written)) => {

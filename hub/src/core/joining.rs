@@ -231,7 +231,9 @@ impl Core {
     }
 
     /// Notifies a member that it lost an address, and ends its link: it will join again.
-    fn evict_holder(&mut self, holder: MemberId, address: IpAddr, by: MemberId) {
+    fn evict_holder(&mut self, holder: PublicKey, address: IpAddr, by: MemberId) {
+        // It may have gone while the keeper of the list was asked.
+        let Some(holder) = self.members().by_key(&holder) else { return };
         let session = self.admission.members().member(holder).session;
         let (from, to) = (self.name(holder), self.name(by));
         self.note(Notice::Evicted { address, from, to, was_online: session.is_some() });

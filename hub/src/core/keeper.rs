@@ -13,15 +13,10 @@ use super::Core;
 use super::links::TELL_AHEAD;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::keeper::{Asked, KEEPER_TIME, Store, Then, Told};
+use crate::lan::keeper::{Asked, KEEPER_TIME, State, Store, Then, Told, Untold, parts, size};
 use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
-
-/// Whose request it is that nobody made.
-const NOBODY: RequestId = RequestId(0);
-/// What a record takes in a frame beside its text.
-const RECORD_BYTES: usize = 42;
 
 impl Core {
     /// Who keeps the list of members, if hubs share it.
@@ -35,6 +30,11 @@ impl Core {
             Some(store) => store.is_attached,
             None => self.keeper.other().is_none() || self.keeper_link().is_some(),
         }
+    }
+
+    /// How many changes wait until the keeper agrees to them.
+    pub fn waiting_for_keeper(&self) -> usize {
+        self.keeper.waiting()
     }
 
     fn keeper_link(&self) -> Option<SessionId> {
@@ -69,11 +69,17 @@ impl Core {
 
     /// Has this hub keep the list from now on, as a person says, or as its list is about to be shared.
     pub(super) fn keep(&mut self, request: RequestId, now: Instant) {
+        if self.keeper.is_fresh() {
+            let text = "this hub was never told the list: `hub keep` at one that has it";
+            return self.answer(request, Err(text.to_owned()));
+        }
         if !(self.keeper.is_own() && self.keeper.store().is_none()) {
-            let number = self.keeper.term().map_or(0, |term| term.number) + 1;
+            let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
             self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
         }
-        self.write_term(request, now);
+        if let Some(term) = self.keeper.term() {
+            self.enqueue(request, Command::WriteTerm(term, self.keeper.store().is_some()), now);
+        }
     }
 
     /// Takes this one for the keeper, and has that written.
@@ -85,7 +91,7 @@ impl Core {
             self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
         }
         if !self.keeper.is_fresh() {
-            self.write_term(NOBODY, now);
+            self.write_soon(Command::NoteTerm, now);
         }
         // It is the new keeper's to agree to that.
         for Asked { edits, then, .. } in asked {
@@ -99,18 +105,25 @@ impl Core {
         }
     }
 
-    fn write_term(&mut self, request: RequestId, now: Instant) {
+    /// Whether this hub takes the list from any other: it has none yet, or one that does not have the keeper.
+    fn takes_any_list(&self) -> bool {
+        let is_strange = |keeper: &PublicKey| {
+            let known = self.members().by_key(keeper).map(|id| self.members().member(id));
+            known.is_none_or(|member| member.hub.is_none()) && !self.members().is_revoked(keeper)
+        };
+        self.keeper.is_fresh() || self.keeper.other().as_ref().is_some_and(is_strange)
+    }
+
+    fn tell_keeper(&mut self, link: SessionId, hub: PublicKey) {
         if let Some(term) = self.keeper.term() {
-            self.enqueue(request, Command::WriteTerm(term, self.keeper.store().is_some()), now);
+            let wants_all = term.keeper == hub || self.takes_any_list();
+            self.switch.tell(link, &ControlFrame::Keeper { term, wants_all });
         }
     }
 
-    /// Tells another hub who keeps the list; the keeper itself is asked for all of it.
+    /// Tells another hub who keeps the list; the keeper itself is asked for all of it, and what waits for it.
     pub(super) fn tell_term(&mut self, link: SessionId, hub: PublicKey) {
-        if let Some(term) = self.keeper.term() {
-            let wants_all = term.keeper == hub || self.keeper.is_fresh();
-            self.switch.tell(link, &ControlFrame::Keeper { term, wants_all });
-        }
+        self.tell_keeper(link, hub);
         if self.keeper.other() == Some(hub) {
             let questions: Vec<ControlFrame> = self.keeper.questions().collect();
             questions.iter().for_each(|question| self.switch.tell(link, question));
@@ -119,11 +132,11 @@ impl Core {
 
     /// Another hub tells who keeps the list, as far as it knows.
     pub(super) fn handle_keeper(&mut self, link: SessionId, term: Term, wants_all: bool, now: Instant) {
-        if self.keeper.term().is_none_or(|known| known < term) {
+        if self.keeper.is_newer(term) {
             self.take_for_keeper(term, None, now);
         }
         if wants_all && !self.keeper.is_fresh() && self.peers.of(link).is_some() {
-            self.keeper.tell_whole(link);
+            self.keeper.telling.tell_whole(link);
         }
     }
 
@@ -131,8 +144,7 @@ impl Core {
 
     /// Takes in what has changed in the list since this was last done, and for which nobody waits.
     pub(super) fn seal(&mut self, now: Instant) {
-        let edits = self.admission.take_edits();
-        if !edits.is_empty() {
+        for edits in parts(self.admission.take_edits()) {
             self.agree(edits, Then::Nothing, now);
         }
     }
@@ -175,16 +187,25 @@ impl Core {
                     self.switch.tell(link, &question);
                 }
             }
-            Err(asked) => self.take_back(vec![*asked], "too much waits for the keeper of the list", now),
+            Err(asked) => {
+                let Asked { edits, then, .. } = *asked;
+                let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
+                let before = edits.into_iter().map(before).collect();
+                self.take_back(before, then, "too much waits for the keeper of the list", now);
+            }
         }
     }
 
     /// Has the other hubs told of these changes, which this one, as the keeper, has agreed to.
     pub(super) fn note_records(&mut self, edits: Vec<Edit>) {
         if self.keeper.is_own() {
-            let version = self.members().version();
-            self.keeper.note(version, edits.into_iter().map(|edit| edit.record));
+            let state = self.state_of_list();
+            self.keeper.telling.note(state, edits.into_iter().map(|edit| edit.record));
         }
+    }
+
+    fn state_of_list(&self) -> State {
+        (self.members().version(), self.invites().version())
     }
 
     /// Does what was to be done once the keeper agrees.
@@ -193,7 +214,6 @@ impl Core {
             Then::Nothing => {}
             Then::Welcome(session, welcomed) if self.switch.is_live(session) => {
                 let Some(key) = self.remote(session) else { return };
-                self.keeper.settled(&key);
                 match self.members().by_key(&key) {
                     Some(id) if id == welcomed.id => self.welcome(session, *welcomed, now),
                     Some(_) | None => self.decide(session, key, Ok(welcomed.join), now),
@@ -209,7 +229,8 @@ impl Core {
             Then::Answer(request, answer) => self.answer(request, Ok(*answer)),
             Then::Reply(link, token) => {
                 let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
-                self.keeper.note_answer(self.members().version(), link, answer);
+                let state = self.state_of_list();
+                self.keeper.telling.note_answer(state, link, answer);
             }
         }
     }
@@ -232,11 +253,8 @@ impl Core {
             return;
         }
         self.seal(now);
-        let Some(Asked { edits, then, .. }) = self.keeper.answered(token) else { return };
-        // What was told of them meanwhile did not count.
-        let agreed = edits.iter().map(|edit| edit.record.clone()).collect();
-        let records = if refused.is_some() { records } else { agreed };
-        let records = records.into_iter().filter(|record| !self.keeper.is_asked(&record.id)).collect();
+        let there = refused.is_some().then_some(records);
+        let Some((Asked { then, .. }, records)) = self.keeper.answered(token, there) else { return };
         self.put(records, now);
         for then in then {
             match &refused {
@@ -250,11 +268,12 @@ impl Core {
     fn conclude_refused(&mut self, then: Then, why: &str, now: Instant) {
         match then {
             Then::Welcome(session, welcomed) if self.switch.is_live(session) => {
-                match self.remote(session).filter(|&key| self.keeper.try_again(key)) {
+                match self.remote(session).filter(|_| self.keeper.try_again(session)) {
                     Some(key) => self.decide(session, key, Ok(welcomed.join), now),
                     None => self.refuse_for_now(session, why),
                 }
             }
+            Then::Link(session, ..) if !self.keeper.try_again(session) => self.refuse_for_now(session, why),
             Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
             Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) | Then::Reply(..) => {
                 self.conclude(then, now);
@@ -276,43 +295,35 @@ impl Core {
 
     /// Gives up changes to which the keeper does not agree in time.
     pub(super) fn handle_overdue(&mut self, now: Instant) {
-        let overdue = self.keeper.take_overdue(now);
-        if !overdue.is_empty() {
-            let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
-            let why = format!(
-                "{} the list of members and has not answered within {} s",
-                keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
-                KEEPER_TIME.as_secs()
-            );
-            self.take_back(overdue, &why, now);
-            // It may be written down all the same.
-            if let Some(store) = self.keeper.store_mut() {
-                store.is_attached = false;
-            }
+        let (overdue, records) = self.keeper.take_overdue(now);
+        if overdue.is_empty() {
+            return;
+        }
+        let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
+        let why = format!(
+            "{} the list of members and has not answered within {} s",
+            keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
+            KEEPER_TIME.as_secs()
+        );
+        let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
+        self.take_back(records, then, &why, now);
+        // It may be written down all the same.
+        if let Some(store) = self.keeper.store_mut() {
+            store.is_attached = false;
         }
     }
 
-    /// Takes back changes, the last one first. A membership that was revoked here stays so.
-    pub(super) fn take_back(&mut self, asked: Vec<Asked>, why: &str, now: Instant) {
-        let mut waiting = Vec::new();
-        let ids = asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id));
-        let ids: Vec<RecordId> = ids.collect();
-        for Asked { edits, then, .. } in asked {
-            let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
-            self.put(edits.into_iter().map(before).collect(), now);
-            waiting.extend(then);
-        }
+    /// Makes the list what it is without changes that are taken back. A membership that was revoked here stays so.
+    pub(super) fn take_back(&mut self, records: Vec<Record>, waiting: Vec<Then>, why: &str, now: Instant) {
+        let ids: Vec<RecordId> = records.iter().map(|record| record.id).collect();
+        self.put(records, now);
         for then in waiting {
             match then {
                 Then::Welcome(session, _) | Then::Decide(session, ..) | Then::Link(session, ..) => {
                     self.refuse_for_now(session, why);
                 }
                 Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
-                Then::Reply(link, token) => {
-                    let records = ids.iter().map(|id| self.admission.record(*id)).collect();
-                    let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
-                    self.switch.tell(link, &answer);
-                }
+                Then::Reply(link, token) => self.refuse_question(link, token, why, &ids),
                 Then::Nothing => {}
             }
         }
@@ -328,19 +339,19 @@ impl Core {
         (is_first, is_last): (bool, bool),
         now: Instant,
     ) {
-        let hub = self.peers.of(link);
-        let counts = self.keeper.other().is_some_and(|keeper| Some(keeper) == hub || self.keeper.is_fresh());
-        if !counts {
+        let Some(hub) = self.peers.of(link) else { return };
+        let is_keeper = self.keeper.other() == Some(hub);
+        if !is_keeper && (self.keeper.is_own() || !self.takes_any_list()) {
             return;
         }
         self.seal(now);
-        let records = self.keeper.arrived(records, is_first);
+        let records = self.keeper.arrived((Some(link), is_keeper), records, is_first);
         self.put(records, now);
         if is_last {
             let was_fresh = self.keeper.is_fresh();
-            self.end_records(now);
+            self.end_records(Some(link), now);
             if was_fresh && !self.keeper.is_fresh() {
-                self.write_term(NOBODY, now);
+                self.write_soon(Command::NoteTerm, now);
             }
         }
     }
@@ -350,6 +361,7 @@ impl Core {
         if records.is_empty() {
             return;
         }
+        self.seal(now);
         let put = self.admission.put(&records);
         // This is no change to ask for.
         drop(self.admission.take_edits());
@@ -359,10 +371,12 @@ impl Core {
     fn take_put(&mut self, Put { changes, access, bad }: Put, now: Instant) {
         if let Some(access) = access {
             self.set_access(access);
-            self.enqueue(NOBODY, Command::SetAccess(access), now);
+            self.write_soon(Command::NoteAccess, now);
         }
-        for why in bad {
-            self.note(Notice::BadRecord(why));
+        if let Some(why) = bad.first() {
+            let others = bad.len() - 1;
+            let others = if others > 0 { format!(" ({others} others)") } else { String::new() };
+            self.note(Notice::BadRecord(format!("{why}{others}")));
         }
         self.carry_out(&changes, now);
         self.reopen_pending(now);
@@ -373,7 +387,14 @@ impl Core {
     /// Another hub asks for a change.
     pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, asked: &[Edit], now: Instant) {
         self.seal(now);
+        let Some(hub) = self.peers.of(link) else { return };
         let applied = match self.keeper.is_own() {
+            true if self.keeper.decide(hub, token) && !self.admission.has(asked) => {
+                Err("this was asked before, and is another matter now".to_owned())
+            }
+            true if self.keeper.telling.is_busy() => {
+                Err("too much waits for the disk of the keeper".to_owned())
+            }
             true => self.admission.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
@@ -386,14 +407,25 @@ impl Core {
                     edits.extend(asked.map(|edit| Edit { before, ..edit.clone() }));
                 }
                 self.agree(edits, Then::Reply(link, token), now);
+                // Behind the answer: it may change more, as those who are let in by it.
                 self.take_put(put, now);
             }
             Err(why) => {
-                let records = asked.iter().map(|edit| self.admission.record(edit.record.id)).collect();
-                let answer = ControlFrame::Answer { token, refused: Some(why), records };
-                self.switch.tell(link, &answer);
+                let ids = asked.iter().map(|edit| edit.record.id).collect::<Vec<_>>();
+                let ids = if self.keeper.is_own() { ids } else { Vec::new() };
+                self.refuse_question(link, token, &why, &ids);
             }
         }
+    }
+
+    /// Answers a question with why nothing is changed, and these records as they are.
+    fn refuse_question(&mut self, link: SessionId, token: u64, why: &str, ids: &[RecordId]) {
+        let mut room = MAX_RECORDS;
+        let records = ids.iter().map(|id| self.admission.record(*id));
+        let records = records.take_while(|record| take_room(&mut room, record)).collect();
+        let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
+        let state = self.state_of_list();
+        self.keeper.telling.note_answer(state, link, answer);
     }
 
     // ---- what others are told
@@ -403,16 +435,29 @@ impl Core {
         if self.keeper.term().is_none() {
             return;
         }
-        let Core { keeper, saving, .. } = self;
-        let records = keeper.take_untold(|version| saving.is_settled(version));
-        let answers = keeper.take_answers(|version| saving.is_settled(version));
-        for records in chunks(records) {
-            self.tell_links(&ControlFrame::Records { records, first: false, last: false });
+        let mut records = Vec::new();
+        loop {
+            let Core { keeper, saving, admission, .. } = self;
+            let (members, invites) = (admission.members(), admission.invites());
+            let untold = keeper.telling.next_untold(|state| saving.is_written(state, members, invites));
+            let answer = match untold {
+                Some(Untold::Record(record)) => {
+                    records.push(record);
+                    continue;
+                }
+                Some(Untold::Answer(link, answer)) => Some((link, answer)),
+                None => None,
+            };
+            for records in chunks(std::mem::take(&mut records)) {
+                self.tell_links(&ControlFrame::Records { records, first: false, last: false });
+            }
+            match answer {
+                Some((link, answer)) if self.switch.is_live(link) => self.switch.tell(link, &answer),
+                Some(_) => {}
+                None => break,
+            }
         }
-        for (link, answer) in answers {
-            self.switch.tell(link, &answer);
-        }
-        for (link, told) in self.keeper.whole() {
+        for (link, told) in self.keeper.telling.whole() {
             self.tell_whole(link, told);
         }
     }
@@ -425,19 +470,18 @@ impl Core {
             self.switch.tell(link, &ControlFrame::Records { records, first, last });
             match now_told {
                 Some(now_told) => told = now_told,
-                None => return self.keeper.told(link, None),
+                None => return self.keeper.telling.told(link, None),
             }
         }
-        self.keeper.told(link, Some(told));
+        self.keeper.telling.told(link, Some(told));
     }
 
     /// The records behind those that were told, and how far that is; `None`: everything.
     pub(super) fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
         let (mut records, mut room) = (Vec::new(), MAX_RECORDS);
         let mut take = |record: Record| {
-            let has_room = room > 0;
+            let has_room = take_room(&mut room, &record);
             if has_room {
-                room = room.saturating_sub(size(&record));
                 records.push(record);
             }
             has_room
@@ -466,9 +510,9 @@ impl Core {
         let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
         for (link, hub) in links {
             if self.keeper.is_own() {
-                self.keeper.tell_whole(link);
+                self.keeper.telling.tell_whole(link);
             } else if self.keeper.other() == Some(hub) {
-                self.tell_term(link, hub);
+                self.tell_keeper(link, hub);
             }
         }
     }
@@ -490,6 +534,7 @@ impl Core {
         join: &Join,
         now: Instant,
     ) -> bool {
+        self.seal(now);
         match self.admission.admit_hub(hub, join) {
             Ok(false) => false,
             Ok(true) => {
@@ -508,8 +553,11 @@ impl Core {
     }
 }
 
-fn size(record: &Record) -> usize {
-    RECORD_BYTES + record.text.as_ref().map_or(0, String::len)
+/// Takes what a record needs of the room in a frame, where there is any; a last one may need more.
+fn take_room(room: &mut usize, record: &Record) -> bool {
+    let has_room = *room > 0;
+    *room = room.saturating_sub(size(record));
+    has_room
 }
 
 /// Records in parts of at most [`MAX_RECORDS`] bytes, or of one record.

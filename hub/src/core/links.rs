@@ -172,9 +172,6 @@ impl Core {
     /// flown.
     pub(super) fn forget_link(&mut self, session: SessionId, now: Instant) -> Option<(PublicKey, bool)> {
         let (hub, was_up, told) = self.peers.ended(session, now)?;
-        if self.keeper.other() == Some(hub) {
-            self.keeper.lose_keeper();
-        }
         told.iter().for_each(|key| self.refresh_home(key, now));
         Some((hub, was_up))
     }
@@ -316,6 +313,7 @@ impl Core {
         }
         self.tell_revoked(strangers);
         self.carry_out(&changes, now);
+        self.seal(now);
         self.reopen_pending(now);
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use common::wire::frame::{Edit, Record, RecordId, Term};
 
 use super::Core;
+use crate::ids::SessionId;
 use crate::lan::keeper::{Asked, Store, Told};
 
 /// Most changes that are given to that process at once.
@@ -40,7 +41,7 @@ impl Core {
             return;
         }
         self.seal(now);
-        let Some(Asked { edits, then, .. }) = self.keeper.answered(token) else {
+        let Some((Asked { edits, then, .. }, _)) = self.keeper.answered(token, None) else {
             // It was taken back meanwhile: the list here is another one than that in the store.
             if let Some(store) = self.keeper.store_mut() {
                 store.is_attached = false;
@@ -53,20 +54,20 @@ impl Core {
 
     /// Begins or goes on telling the whole list to the store; nothing where all of it was told.
     pub fn page_for_store(&mut self, is_first: bool) -> Vec<Record> {
-        let told = match self.keeper.told_to_store() {
+        let told = match self.keeper.telling.told_to_store() {
             _ if is_first => Told::Nothing,
             Some(told) => told,
             None => return Vec::new(),
         };
         let (records, told) = self.page(&told);
-        self.keeper.set_told_to_store(told);
+        self.keeper.telling.set_told_to_store(told);
         records
     }
 
     /// Takes records of the store, the first of all or others.
     pub fn take_stored(&mut self, records: Vec<Record>, is_first: bool, now: Instant) {
         self.seal(now);
-        let records = self.keeper.arrived(records, is_first);
+        let records = self.keeper.arrived((None, true), records, is_first);
         self.put(records, now);
     }
 
@@ -74,7 +75,7 @@ impl Core {
     /// the one, with this number.
     pub fn keep_in_store(&mut self, number: u64, has_records: bool, now: Instant) {
         if has_records {
-            self.end_records(now);
+            self.end_records(None, now);
         }
         let store = Store::attached();
         let term = Term { number, keeper: self.key.public() };
@@ -86,13 +87,14 @@ impl Core {
     pub fn lose_store(&mut self, why: &str, now: Instant) {
         let Some(store) = self.keeper.store_mut() else { return };
         store.is_attached = false;
-        let asked = self.keeper.take_asked();
-        self.take_back(asked, why, now);
+        let (asked, records) = self.keeper.take_asked();
+        let then = asked.into_iter().flat_map(|asked| asked.then).collect();
+        self.take_back(records, then, why, now);
     }
 
     /// All records are told: takes off the list what was not among them.
-    pub(super) fn end_records(&mut self, now: Instant) {
-        let Some(told) = self.keeper.complete() else { return };
+    pub(super) fn end_records(&mut self, link: Option<SessionId>, now: Instant) {
+        let Some(told) = self.keeper.complete(link) else { return };
         let members = self.members().iter().map(|(_, member)| RecordId::Member(member.key));
         let invites = self.invites().iter().map(|invite| RecordId::Invite(invite.hash.0));
         let gone = members.chain(invites).filter(|id| !told.contains(id));

@@ -70,8 +70,8 @@ pub struct Welcomed {
     pub is_new: bool,
     /// Whether it has used an invite up.
     pub has_used_invite: bool,
-    /// Members that lost an address to it, with the address.
-    pub evicted: Vec<(MemberId, IpAddr)>,
+    /// The keys of members that lost an address to it, with the address.
+    pub evicted: Vec<(PublicKey, IpAddr)>,
 }
 
 /// A request to join.
@@ -204,6 +204,8 @@ impl Admission {
             Decision::Dispute(holder) => self.dispute(session, request, holder, contact, now),
             Decision::Member { id, evicted } => {
                 let join = request.join;
+                let key = |id| self.members.member(id).key;
+                let evicted = evicted.into_iter().map(|(holder, address)| (key(holder), address)).collect();
                 Ruling::Welcome(Welcomed { id, join, is_new, has_used_invite, evicted })
             }
         }

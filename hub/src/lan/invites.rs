@@ -112,6 +112,11 @@ impl Invites {
         self.version > self.saved
     }
 
+    /// Whether the text of this state was written.
+    pub(crate) fn is_saved(&self, version: Version) -> bool {
+        version <= self.saved
+    }
+
     /// The state that they are in.
     pub fn version(&self) -> Version {
         self.version
@@ -277,6 +282,7 @@ impl Invites {
 
     /// Forgets the invites that have expired by now (Unix seconds).
     pub fn prune(&mut self, now: u64) {
+        self.note_edits(|invite| invite.until <= now);
         self.retain(|invite| now < invite.until);
     }
 

@@ -15,20 +15,32 @@ use std::time::{Duration, Instant};
 
 use common::wire::frame::{ControlFrame, Edit, Join, Record, RecordId, Term};
 use common::wire::key::PublicKey;
-use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use crate::ids::{RequestId, SessionId};
 use crate::lan::admission::Welcomed;
-use crate::lan::members::{BadLine, Version};
+use crate::lan::invites::MAX_INVITES;
+use crate::lan::members::{BadLine, MAX_MEMBERS};
 use crate::lan::saving::Answer;
 
 /// How long the keeper has to agree to a change.
 pub(crate) const KEEPER_TIME: Duration = Duration::from_secs(3);
 /// How often a join is decided anew because another hub was quicker to change the same.
 const MOST_TRIES: u32 = 5;
-/// Most changes that wait for the keeper.
-const MAX_ASKED: usize = 4_096;
+/// Most changes that wait for the keeper, and bytes of their texts: a new link to it is asked all of them at once.
+const MAX_ASKED: usize = 1_024;
+const MAX_ASKED_BYTES: usize = 128 * 1024;
+/// Most records of a whole list.
+const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
+/// Bits of a question's number below those that tell the run of the hub.
+const RUN: u32 = 32;
+/// A term is further ahead of the one that is known at most by this: it must not run out of numbers.
+const MOST_AHEAD: u64 = 1 << 32;
+
+mod telling;
+
+pub(crate) use telling::{State, Told, Untold, parts, size};
+use telling::{Telling, size_of_edits};
 
 /// What is to be done once the keeper has agreed to a change, or not.
 pub(crate) enum Then {
@@ -62,20 +74,18 @@ pub(crate) struct Keeper {
     is_fresh: bool,
     last_token: u64,
     asked: VecDeque<Asked>,
-    /// How often the join of a key was refused as another hub was quicker.
-    tries: BTreeMap<PublicKey, u32>,
-    /// The records that were told since the first one of all.
-    arriving: Option<BTreeSet<RecordId>>,
-    /// What the other hubs are to be told once this state of the list is written.
-    untold: Vec<(Version, Record)>,
-    /// Which of them are answered once this state is written, by their link.
-    answers: Vec<(Version, SessionId, ControlFrame)>,
-    /// Links by which the whole list is told, and how far it is.
-    whole: BTreeMap<SessionId, Told>,
+    /// What the keeper told last of records of which a change waits.
+    told: BTreeMap<RecordId, Option<String>>,
+    /// How often the join of a session was refused as another hub was quicker.
+    tries: BTreeMap<SessionId, u32>,
+    /// The link by which a whole list comes, if not from a store, and the records that were told since the first one.
+    arriving: Option<(Option<SessionId>, BTreeSet<RecordId>)>,
+    /// What others are to be told.
+    pub(crate) telling: Telling,
+    /// The last question of each hub that was decided: over a new link it asks again what was not answered.
+    decided: BTreeMap<PublicKey, u64>,
     /// Where this hub writes the list down before it agrees, if that is not in its own files alone.
     store: Option<Store>,
-    /// How far a store is told the whole list, if it is.
-    told_to_store: Option<Told>,
 }
 
 /// A store of the list beside the hub's own files, as the process sees it that writes there.
@@ -87,17 +97,6 @@ pub(crate) struct Store {
     given: u64,
 }
 
-/// How much of the list was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Nothing.
-    Nothing,
-    /// What is no member, up to this record.
-    Others(RecordId),
-    /// That, and the members up to this name, in the order of names.
-    Members(Option<Name>),
-}
-
 impl Store {
     /// One whose process has brought this hub up to date.
     pub(crate) fn attached() -> Store {
@@ -106,22 +105,25 @@ impl Store {
 }
 
 impl Keeper {
-    /// Of the hub with this key, as its file says.
-    pub(crate) fn new(own: PublicKey, LanFile { term, is_stored, .. }: &LanFile) -> Keeper {
+    /// Of the hub with this key, as its file says. `unix_time`: tells its questions from those of earlier runs.
+    pub(crate) fn new(
+        own: PublicKey,
+        LanFile { term, is_stored, .. }: &LanFile,
+        unix_time: Duration,
+    ) -> Keeper {
         let (term, is_stored) = (*term, *is_stored);
         Keeper {
             own,
             term,
             store: is_stored.then(Store::default),
-            told_to_store: None,
             is_fresh: term.is_some_and(|term| term.number == 0),
-            last_token: 0,
+            last_token: (unix_time.as_micros() as u64) << RUN,
             asked: VecDeque::new(),
+            told: BTreeMap::new(),
             tries: BTreeMap::new(),
             arriving: None,
-            untold: Vec::new(),
-            answers: Vec::new(),
-            whole: BTreeMap::new(),
+            telling: Telling::default(),
+            decided: BTreeMap::new(),
         }
     }
 
@@ -143,6 +145,12 @@ impl Keeper {
     /// Whether this hub was never told the whole list.
     pub(crate) fn is_fresh(&self) -> bool {
         self.is_fresh
+    }
+
+    /// Whether this one is to be taken for the keeper, in place of the one that is known.
+    pub(crate) fn is_newer(&self, term: Term) -> bool {
+        let highest = self.term.map_or(0, |known| known.number).saturating_add(MOST_AHEAD);
+        self.term.is_none_or(|known| known < term) && term.number <= highest
     }
 
     /// Whether this hub agrees to changes without asking anyone.
@@ -175,21 +183,6 @@ impl Keeper {
         given.is_some_and(|given| self.asked.back().is_some_and(|asked| asked.token > given))
     }
 
-    /// How far a store was told the whole list; `None`: everything, or nothing.
-    pub(crate) fn told_to_store(&self) -> Option<Told> {
-        self.told_to_store.clone()
-    }
-
-    /// Notes how far that is.
-    pub(crate) fn set_told_to_store(&mut self, told: Option<Told>) {
-        self.told_to_store = told;
-    }
-
-    /// Takes out all changes that wait, the last one first.
-    pub(crate) fn take_asked(&mut self) -> Vec<Asked> {
-        self.asked.drain(..).rev().collect()
-    }
-
     /// Takes this one for the keeper, which writes to a store where it is this hub. What waits for another one is given
     /// back.
     pub(crate) fn set_term(&mut self, term: Term, store: Option<Store>) -> Vec<Asked> {
@@ -197,9 +190,9 @@ impl Keeper {
         self.term = Some(term);
         self.is_fresh &= term.keeper != self.own;
         self.arriving = None;
-        self.untold.clear();
-        self.answers.clear();
-        self.whole.clear();
+        self.told.clear();
+        self.telling = Telling::default();
+        self.decided.clear();
         self.asked.drain(..).collect()
     }
 
@@ -214,12 +207,18 @@ impl Keeper {
     ) -> Result<ControlFrame, Box<Asked>> {
         self.last_token += 1;
         let asked = Asked { token: self.last_token, edits, then: vec![then], since: now };
-        if self.asked.len() >= MAX_ASKED {
+        let bytes: usize = self.asked.iter().chain([&asked]).map(|asked| size_of_edits(&asked.edits)).sum();
+        if self.asked.len() >= MAX_ASKED || bytes > MAX_ASKED_BYTES {
             return Err(Box::new(asked));
         }
         let frame = asked.frame();
         self.asked.push_back(asked);
         Ok(frame)
+    }
+
+    /// How many changes wait for the keeper.
+    pub(crate) fn waiting(&self) -> usize {
+        self.asked.len()
     }
 
     /// What has to be asked anew, as the link to the keeper is another one.
@@ -243,22 +242,40 @@ impl Keeper {
         self.asked.iter().any(|asked| asked.concerns(id))
     }
 
-    /// The change that is answered.
-    pub(crate) fn answered(&mut self, token: u64) -> Option<Asked> {
+    /// The change that is answered, and what its records are now. `refused`: the keeper has refused it, and these are the
+    /// records as they are there.
+    pub(crate) fn answered(
+        &mut self,
+        token: u64,
+        refused: Option<Vec<Record>>,
+    ) -> Option<(Asked, Vec<Record>)> {
         let at = self.asked.iter().position(|asked| asked.token == token)?;
-        self.asked.remove(at)
+        let asked = self.asked.remove(at)?;
+        let mut now = Vec::new();
+        for Edit { record: Record { id, text }, before } in &asked.edits {
+            let text = match &refused {
+                None => text.clone(),
+                Some(records) => match records.iter().find(|record| record.id == *id) {
+                    Some(record) => record.text.clone(),
+                    None => self.told.get(id).unwrap_or(before).clone(),
+                },
+            };
+            // While another change of it waits, that is not the last word.
+            if self.is_asked(id) {
+                self.told.insert(*id, text);
+            } else {
+                self.told.remove(id);
+                now.push(Record { id: *id, text });
+            }
+        }
+        Some((asked, now))
     }
 
-    /// Counts that the join of this key was refused; whether it may be decided anew.
-    pub(crate) fn try_again(&mut self, key: PublicKey) -> bool {
-        let tries = self.tries.entry(key).or_default();
+    /// Counts that the join of a session was refused; whether it may be decided anew.
+    pub(crate) fn try_again(&mut self, session: SessionId) -> bool {
+        let tries = self.tries.entry(session).or_default();
         *tries += 1;
         *tries < MOST_TRIES
-    }
-
-    /// Forgets how often that was.
-    pub(crate) fn settled(&mut self, key: &PublicKey) {
-        self.tries.remove(key);
     }
 
     /// When changes that wait are given up.
@@ -266,87 +283,88 @@ impl Keeper {
         self.asked.front().map(|asked| asked.since + KEEPER_TIME)
     }
 
-    /// The changes that have waited for too long, and all behind them, the last one first.
-    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<Asked> {
+    /// The changes that have waited for too long, and all behind them, and what their records are without them.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> (Vec<Asked>, Vec<Record>) {
         if self.deadline().is_none_or(|at| now < at) {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
-        self.tries.clear();
-        self.asked.drain(..).rev().collect()
+        self.take_asked()
     }
 
-    /// Takes note that these records are told, the first of all or others. Returns those that count.
-    pub(crate) fn arrived(&mut self, records: Vec<Record>, is_first: bool) -> Vec<Record> {
-        if is_first {
-            self.arriving = Some(BTreeSet::new());
+    /// All changes that wait, and what their records are without them.
+    pub(crate) fn take_asked(&mut self) -> (Vec<Asked>, Vec<Record>) {
+        let asked: Vec<Asked> = self.asked.drain(..).collect();
+        let mut before = BTreeMap::new();
+        for edit in asked.iter().flat_map(|asked| &asked.edits) {
+            before.entry(edit.record.id).or_insert_with(|| edit.before.clone());
         }
-        if let Some(arriving) = &mut self.arriving {
-            for Record { id, text } in &records {
-                match text {
-                    Some(_) => arriving.insert(*id),
-                    None => arriving.remove(id),
-                };
+        // What the keeper has told since goes before what they were.
+        before.append(&mut self.told);
+        (asked, before.into_iter().map(|(id, text)| Record { id, text }).collect())
+    }
+
+    /// Takes note that a link tells these records, the first of all or others. Returns those that count now.
+    pub(crate) fn arrived(
+        &mut self,
+        (link, is_keeper): (Option<SessionId>, bool),
+        records: Vec<Record>,
+        is_first: bool,
+    ) -> Vec<Record> {
+        // Of several that tell the whole list to one that has none yet, the keeper counts, else the first one.
+        if is_first && (is_keeper || self.arriving.as_ref().is_none_or(|(from, _)| *from == link)) {
+            self.arriving = Some((link, BTreeSet::new()));
+        }
+        if let Some((from, arriving)) = &mut self.arriving {
+            if *from == link {
+                for Record { id, text } in &records {
+                    match text {
+                        Some(_) => arriving.insert(*id),
+                        None => arriving.remove(id),
+                    };
+                }
+            } else if !is_keeper {
+                return Vec::new();
             }
+        } else if !is_keeper {
+            return Vec::new();
+        }
+        if self.arriving.as_ref().is_some_and(|(_, arriving)| arriving.len() > MAX_TOLD) {
+            self.arriving = None;
         }
         let asked = self.asked_ids();
-        records.into_iter().filter(|record| !asked.contains(&record.id)).collect()
+        let (waiting, now): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| asked.contains(&record.id));
+        self.told.extend(waiting.into_iter().map(|record| (record.id, record.text)));
+        now
     }
 
     fn asked_ids(&self) -> BTreeSet<RecordId> {
         self.asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id)).collect()
     }
 
-    /// All records are told: which these are, and those of which a change waits. `None` where the first ones were not told.
-    pub(crate) fn complete(&mut self) -> Option<BTreeSet<RecordId>> {
-        let mut arrived = self.arriving.take()?;
+    /// All records are told by this link: which these are, and those of which a change waits. `None` where the first ones
+    /// were not told.
+    pub(crate) fn complete(&mut self, link: Option<SessionId>) -> Option<BTreeSet<RecordId>> {
+        let (_, mut arrived) = self.arriving.take_if(|(from, _)| *from == link)?;
         self.is_fresh = false;
-        arrived.extend(self.asked_ids());
+        for id in self.asked_ids() {
+            if arrived.insert(id) {
+                self.told.insert(id, None);
+            }
+        }
         Some(arrived)
     }
 
     // ---- the keeper
 
-    /// Notes records that are other ones in this state of the list.
-    pub(crate) fn note(&mut self, version: Version, records: impl Iterator<Item = Record>) {
-        self.untold.extend(records.map(|record| (version, record)));
-    }
-
-    /// Notes that a question of this link is answered once this state is written.
-    pub(crate) fn note_answer(&mut self, version: Version, link: SessionId, answer: ControlFrame) {
-        self.answers.push((version, link, answer));
-    }
-
-    /// Takes out what may be told, as its state of the list is written.
-    pub(crate) fn take_untold(&mut self, is_written: impl Fn(Version) -> bool) -> Vec<Record> {
-        let ready = self.untold.iter().take_while(|(version, _)| is_written(*version)).count();
-        self.untold.drain(..ready).map(|(_, record)| record).collect()
-    }
-
-    /// Takes out the answers that may be given. To be called behind `take_untold`.
-    pub(crate) fn take_answers(
-        &mut self,
-        is_written: impl Fn(Version) -> bool,
-    ) -> Vec<(SessionId, ControlFrame)> {
-        let ready = self.answers.iter().take_while(|(version, ..)| is_written(*version)).count();
-        self.answers.drain(..ready).map(|(_, link, answer)| (link, answer)).collect()
-    }
-
-    /// Has the whole list told by a link.
-    pub(crate) fn tell_whole(&mut self, link: SessionId) {
-        self.whole.insert(link, Told::Nothing);
-    }
-
-    /// The links by which the whole list is told, and how far it is.
-    pub(crate) fn whole(&self) -> Vec<(SessionId, Told)> {
-        self.whole.iter().map(|(&link, told)| (link, told.clone())).collect()
-    }
-
-    /// Notes how far a link was told; `None`: everything.
-    pub(crate) fn told(&mut self, link: SessionId, told: Option<Told>) {
-        match told {
-            Some(told) => self.whole.insert(link, told),
-            None => self.whole.remove(&link),
-        };
+    /// Notes that a question of a hub is decided; whether it was before.
+    pub(crate) fn decide(&mut self, hub: PublicKey, token: u64) -> bool {
+        let last = self.decided.entry(hub).or_default();
+        let was_decided = token >> RUN == *last >> RUN && token <= *last;
+        if !was_decided {
+            *last = token;
+        }
+        was_decided
     }
 
     /// Forgets a session that has ended: nobody is let in by it any more, and nothing is told.
@@ -359,13 +377,10 @@ impl Keeper {
                 Then::Nothing | Then::Answer(..) => true,
             });
         }
-        self.answers.retain(|(_, of, _)| *of != session);
-        self.whole.remove(&session);
-    }
-
-    /// Notes that the link to the keeper has ended: what it was telling it tells anew.
-    pub(crate) fn lose_keeper(&mut self) {
-        self.arriving = None;
+        self.telling.forget_session(session);
+        self.tries.remove(&session);
+        // It is told anew.
+        self.arriving.take_if(|(from, _)| *from == Some(session));
     }
 }
 
@@ -462,14 +477,9 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_given_up_together_the_last_one_first() {
-        let (mut keeper, now) = (
-            Keeper::new(
-                key(1),
-                &LanFile { term: Some(Term { number: 1, keeper: key(2) }), ..LanFile::default() },
-            ),
-            Instant::now(),
-        );
+    fn changes_are_given_up_together() {
+        let file = LanFile { term: Some(Term { number: 1, keeper: key(2) }), ..LanFile::default() };
+        let (mut keeper, now) = (Keeper::new(key(1), &file, Duration::ZERO), Instant::now());
         let id = RecordId::Member(key(3));
         let edit =
             |text: &str| vec![Edit { record: Record { id, text: Some(text.to_owned()) }, before: None }];
@@ -477,10 +487,10 @@ mod tests {
         assert!(keeper.ask(edit("two"), Then::Nothing, now + KEEPER_TIME / 2).is_ok());
         assert!(keeper.is_asked(&id) && keeper.wait_for(id, Then::Nothing).is_none());
         assert!(keeper.wait_for(RecordId::Access, Then::Nothing).is_some(), "nothing concerns it");
-        assert!(keeper.take_overdue(now + KEEPER_TIME / 2).is_empty());
-        let tokens: Vec<u64> =
-            keeper.take_overdue(now + KEEPER_TIME).iter().map(|asked| asked.token).collect();
-        assert_eq!(tokens, [2, 1]);
+        assert!(keeper.take_overdue(now + KEEPER_TIME / 2).0.is_empty());
+        let (asked, records) = keeper.take_overdue(now + KEEPER_TIME);
+        assert_eq!(asked.iter().map(|asked| asked.token).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(records, [Record { id, text: None }]);
         assert!(!keeper.is_asked(&id) && keeper.deadline().is_none());
     }
 }

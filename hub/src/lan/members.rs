@@ -103,9 +103,10 @@ struct Journal {
 }
 
 /// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
-/// for newcomers: both below what can be read again.
+/// for newcomers, and beyond which nothing is taken that another hub tells: all below what can be read again.
 const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
 const FULL: usize = MAX_FILE / 4 * 3;
+const FULL_FOR_ALL: usize = MAX_FILE / 8 * 7;
 
 /// All members.
 pub struct Members {
@@ -200,6 +201,11 @@ impl Members {
     /// Whether the text has to be written.
     pub fn is_changed(&self) -> bool {
         self.journal.version > self.journal.saved
+    }
+
+    /// Whether this state was read or written.
+    pub(crate) fn is_saved(&self, version: Version) -> bool {
+        version <= self.journal.saved
     }
 
     /// The state that the list is in.

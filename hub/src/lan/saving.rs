@@ -155,6 +155,10 @@ pub enum Command {
     Keep,
     /// Write who does, and whether that is this hub with a store.
     WriteTerm(Term, bool),
+    /// The same, whoever it is by then, though nobody waits for it.
+    NoteTerm,
+    /// Write who may join, as another hub says, whatever it is by then.
+    NoteAccess,
     /// Read the files again.
     Reload,
 }
@@ -174,6 +178,8 @@ impl Command {
             | Command::Drain(_)
             | Command::Keep
             | Command::WriteTerm(..)
+            | Command::NoteTerm
+            | Command::NoteAccess
             | Command::Reload => false,
         }
     }
@@ -268,6 +274,8 @@ pub(crate) enum Running {
     Move(RequestId, Vec<Step>, Moves, Subnets),
     /// Who keeps the list.
     Term(RequestId),
+    /// Who keeps it, or who may join, for which nobody waits.
+    Noted,
     /// The files as they are.
     Reload(RequestId),
 }
@@ -329,6 +337,24 @@ impl Saving {
         version <= self.attempted || self.retry_at.is_some()
     }
 
+    /// Whether what rests on this state of the list may be told to other hubs: the same for members, invites and who may
+    /// join.
+    pub(crate) fn is_written(
+        &self,
+        (version, invites_version): (Version, Version),
+        members: &Members,
+        invites: &Invites,
+    ) -> bool {
+        let is_access = |command: &Command| matches!(command, Command::SetAccess(_) | Command::NoteAccess);
+        // What was read is written.
+        let are_saved =
+            (members.is_saved(version) || self.is_settled(version)) && invites.is_saved(invites_version);
+        self.retry_at.is_some()
+            || are_saved
+                && !matches!(self.running, Some(Running::Access(..) | Running::Noted))
+                && !self.requests.iter().any(|(_, command)| is_access(command))
+    }
+
     /// When there is something to do.
     pub fn deadline(&self) -> Option<Instant> {
         let deadline = self.retry_at.into_iter().chain(self.rewrite_at).min();
@@ -342,6 +368,13 @@ impl Saving {
             self.requests.push_back((request, command));
         }
         has_room
+    }
+
+    /// Puts a command in line for which nobody waits, unless it is there.
+    pub(crate) fn enqueue_once(&mut self, command: Command) {
+        if !self.requests.iter().any(|(_, other)| *other == command) {
+            self.requests.push_back((RequestId(0), command));
+        }
     }
 
     pub(crate) fn next_request(&mut self) -> Option<(RequestId, Command)> {

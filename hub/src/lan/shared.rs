@@ -3,12 +3,15 @@
 //! One hub keeps the list. Others change a record by telling what it was and what it is to be: where it is another one by
 //! then, or where the change would give a name or an address to two, nothing of what belongs together is changed.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::SecretHash;
 use common::wire::key::PublicKey;
 
 use crate::lan::admission::Admission;
-use crate::lan::invites::{Invite, format_invite};
+use crate::lan::invites::{Invite, MAX_INVITES, format_invite};
 use crate::lan::members::{Access, Change, Member};
 
 /// What records did to the list.
@@ -95,24 +98,75 @@ impl Admission {
 
     fn put_parsed(&mut self, parsed: Parsed) -> Put {
         let Parsed { members, gone, invites, access } = parsed;
-        for (hash, invite) in invites {
-            let text = invite.as_ref().map(format_invite);
-            if self.invites().record(hash).text != text {
-                self.invites_mut().put(hash, invite);
+        let mut bad = Vec::new();
+        // What is gone makes room.
+        for (hash, invite) in invites.iter().filter(|(_, invite)| invite.is_none()).chain(&invites) {
+            let before = self.invites().record(*hash).text;
+            if invite.is_some() && before.is_none() && self.invites().iter().count() >= MAX_INVITES {
+                bad.push(format!("there are {MAX_INVITES} invites already"));
+            } else if before != invite.as_ref().map(format_invite) {
+                self.invites_mut().put(*hash, invite.clone());
             }
         }
-        let changes = self.members_mut().put(members, &gone);
+        let (changes, left_out) = self.members_mut().put(members, &gone);
+        bad.extend((left_out > 0).then(|| format!("the list is full: {left_out} members are left out")));
         self.keep_invited_free();
-        Put { changes, access: access.filter(|access| *access != self.access()), bad: Vec::new() }
+        Put { changes, access: access.filter(|access| *access != self.access()), bad }
     }
 
-    /// Makes the list what the keeper says, as far as it makes sense here.
+    /// Whether there can be these invites, where they are new.
+    fn check_invites(&self, Parsed { members, gone, invites, .. }: &Parsed) -> Result<(), String> {
+        let is_known = |hash: &SecretHash| self.invites().record(*hash).text.is_some();
+        let is_held = |address: &&IpAddr| {
+            let holder = self.members().holder(**address).map(|id| self.members().member(id).key);
+            let stays = |key: &PublicKey| !gone.contains(key) && members.iter().all(|put| put.key != *key);
+            holder.as_ref().is_some_and(stays) || members.iter().any(|put| put.addresses.contains(*address))
+        };
+        // An earlier invite for the same name is void, one for the same address is not.
+        let stays = |other: &Invite, invite: &Invite| {
+            other.name != invite.name && invites.iter().all(|(hash, _)| *hash != other.hash)
+        };
+        let is_kept = |address: &&IpAddr, invite: &Invite| {
+            let mut others = self.invites().iter().filter(|other| stays(other, invite));
+            others.any(|other| other.addresses.contains(*address))
+        };
+        let (mut new, mut void) = (0, 0);
+        for (hash, invite) in invites {
+            match invite {
+                Some(invite) if !is_known(hash) => {
+                    new += 1;
+                    if let Some(held) = invite.addresses.iter().find(is_held) {
+                        return Err(format!("{held} is held by a member"));
+                    }
+                    if let Some(kept) = invite.addresses.iter().find(|address| is_kept(address, invite)) {
+                        return Err(format!("another invite has the address {kept}"));
+                    }
+                }
+                None if is_known(hash) => void += 1,
+                Some(_) | None => {}
+            }
+        }
+        let is_full = new > 0 && self.invites().iter().count() + new > MAX_INVITES + void;
+        if is_full { Err(format!("there are {MAX_INVITES} invites already")) } else { Ok(()) }
+    }
+
+    /// Makes the list what the keeper says, as far as it makes sense here. Of several records with one id the last one
+    /// counts.
     pub(crate) fn put(&mut self, records: &[Record]) -> Put {
         let (mut parsed, mut bad) = (Parsed::default(), Vec::new());
-        for record in records {
+        let last: BTreeMap<RecordId, usize> =
+            records.iter().enumerate().map(|(at, record)| (record.id, at)).collect();
+        for (_, record) in records.iter().enumerate().filter(|(at, record)| last[&record.id] == *at) {
             bad.extend(self.parse(record, &mut parsed).err());
         }
-        Put { bad, ..self.put_parsed(parsed) }
+        let put = self.put_parsed(parsed);
+        bad.extend(put.bad);
+        Put { bad, ..put }
+    }
+
+    /// Whether all these changes hold already.
+    pub(crate) fn has(&self, edits: &[Edit]) -> bool {
+        edits.iter().all(|edit| self.record(edit.record.id).text == edit.record.text)
     }
 
     /// Makes all these changes, or none. A change that holds already is made.
@@ -131,11 +185,19 @@ impl Admission {
             }
             self.parse(record, &mut parsed)?;
         }
+        let ids: BTreeSet<RecordId> = edits.iter().map(|edit| edit.record.id).collect();
+        if ids.len() < edits.len() {
+            return Err("it would change the same twice".to_owned());
+        }
+        self.check_invites(&parsed)?;
         // An invite that is used up with this gives its addresses.
         let is_claimed = |invite: &&Invite| parsed.invites.iter().any(|(hash, _)| *hash == invite.hash);
         let free = self.invites().iter().filter(is_claimed).flat_map(|invite| invite.addresses.clone());
-        let free: Vec<std::net::IpAddr> = free.collect();
+        let free: Vec<IpAddr> = free.collect();
         self.members().check_put(&parsed.members, &parsed.gone, &free)?;
         Ok(self.put_parsed(parsed))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,7 @@ impl Member {
 
     /// Whether a person granted it something that no member takes by itself: then it is no stranger.
     pub(super) fn has_grants(&self) -> bool {
-        !self.tags.is_empty() || self.routes.iter().any(|&prefix| !is_private(prefix))
+        self.hub.is_some() || !self.tags.is_empty() || self.routes.iter().any(|&prefix| !is_private(prefix))
     }
 }
 

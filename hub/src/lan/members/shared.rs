@@ -10,7 +10,7 @@ use common::wire::place::Place;
 
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
-use super::{FULL, Line, MAX_MEMBERS, Members};
+use super::{FULL, FULL_FOR_ALL, Line, MAX_MEMBERS, Members, line_size};
 use crate::ids::MemberId;
 
 impl Members {
@@ -126,8 +126,9 @@ impl Members {
     }
 
     /// Makes these members what the keeper of the list says, and takes off those with the keys `gone`. A member that was
-    /// revoked stays so. Whoever holds what the keeper gives to another one loses it.
-    pub(crate) fn put(&mut self, puts: Vec<Member>, gone: &[PublicKey]) -> Vec<Change> {
+    /// revoked stays so. Whoever holds what the keeper gives to another one loses it. `puts`: each key once. Also returns how
+    /// many are left out, as the list is full.
+    pub(crate) fn put(&mut self, puts: Vec<Member>, gone: &[PublicKey]) -> (Vec<Change>, usize) {
         let mut changes = Vec::new();
         for key in gone {
             changes.extend(self.by_key(key).map(|id| self.remove(id)));
@@ -139,6 +140,9 @@ impl Members {
         };
         let puts: Vec<(Option<MemberId>, Member)> =
             puts.into_iter().filter(|(id, put)| id.is_none_or(|id| is_other(self.member(id), put))).collect();
+        let found = puts.len();
+        let puts = self.fitting(puts);
+        let left_out = found - puts.len();
         // What they have is free first: two may change places.
         for id in puts.iter().filter_map(|(id, _)| *id) {
             self.note_edit(id);
@@ -166,7 +170,23 @@ impl Members {
             self.parties += 1;
             changes.push(Change { id, member: before, outcome });
         }
-        changes
+        (changes, left_out)
+    }
+
+    /// Those of them for which there is room.
+    fn fitting(&self, puts: Vec<(Option<MemberId>, Member)>) -> Vec<(Option<MemberId>, Member)> {
+        let mut members = MAX_MEMBERS.saturating_sub(self.len());
+        let mut bytes = FULL_FOR_ALL.saturating_sub(self.size);
+        let mut has_room = |(id, put): &(Option<MemberId>, Member)| {
+            let before = id.map_or(0, |id| line_size(self.member(id)));
+            let (more, len) = (usize::from(id.is_none()), line_size(put).saturating_sub(before));
+            let has_room = more <= members && len <= bytes;
+            if has_room {
+                (members, bytes) = (members - more, bytes - len);
+            }
+            has_room
+        };
+        puts.into_iter().filter(|put| has_room(put)).collect()
     }
 
     /// Takes from others what this member is to have.
