@@ -230,7 +230,7 @@ impl Core {
             Then::Reply(link, token) => {
                 let answer = ControlFrame::Answer { token, refused: None, records: vec![] };
                 let state = self.state_of_list();
-                self.keeper.telling.note_answer(state, link, answer);
+                self.keeper.telling.note_frame(state, link, answer);
             }
         }
     }
@@ -425,7 +425,7 @@ impl Core {
         let records = records.take_while(|record| take_room(&mut room, record)).collect();
         let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
         let state = self.state_of_list();
-        self.keeper.telling.note_answer(state, link, answer);
+        self.keeper.telling.note_frame(state, link, answer);
     }
 
     // ---- what others are told
@@ -435,45 +435,55 @@ impl Core {
         if self.keeper.term().is_none() {
             return;
         }
+        loop {
+            self.tell_written();
+            // A page is told once what it says is written, too.
+            let whole = self.keeper.telling.whole();
+            if !whole.into_iter().any(|(link, told)| self.note_page(link, &told)) {
+                return;
+            }
+        }
+    }
+
+    fn tell_written(&mut self) {
         let mut records = Vec::new();
         loop {
             let Core { keeper, saving, admission, .. } = self;
             let (members, invites) = (admission.members(), admission.invites());
             let untold = keeper.telling.next_untold(|state| saving.is_written(state, members, invites));
-            let answer = match untold {
+            let frame = match untold {
                 Some(Untold::Record(record)) => {
                     records.push(record);
                     continue;
                 }
-                Some(Untold::Answer(link, answer)) => Some((link, answer)),
+                Some(Untold::Frame(link, frame)) => Some((link, frame)),
                 None => None,
             };
             for records in chunks(std::mem::take(&mut records)) {
                 self.tell_links(&ControlFrame::Records { records, first: false, last: false });
             }
-            match answer {
-                Some((link, answer)) if self.switch.is_live(link) => self.switch.tell(link, &answer),
+            match frame {
+                Some((link, frame)) if self.switch.is_live(link) => self.switch.tell(link, &frame),
                 Some(_) => {}
-                None => break,
+                None => return,
             }
-        }
-        for (link, told) in self.keeper.telling.whole() {
-            self.tell_whole(link, told);
         }
     }
 
-    fn tell_whole(&mut self, link: SessionId, mut told: Told) {
-        while self.switch.is_live(link) && self.switch.waiting_control(link) < TELL_AHEAD {
-            let first = told == Told::Nothing;
-            let (records, now_told) = self.page(&told);
-            let last = now_told.is_none();
-            self.switch.tell(link, &ControlFrame::Records { records, first, last });
-            match now_told {
-                Some(now_told) => told = now_told,
-                None => return self.keeper.telling.told(link, None),
-            }
+    /// Notes the next page of the whole list for a link, if that takes more and none waits.
+    fn note_page(&mut self, link: SessionId, told: &Told) -> bool {
+        let is_due = self.switch.is_live(link)
+            && self.switch.waiting_control(link) < TELL_AHEAD
+            && !self.keeper.telling.has_page(link);
+        if is_due {
+            let first = *told == Told::Nothing;
+            let (records, told) = self.page(told);
+            let frame = ControlFrame::Records { records, first, last: told.is_none() };
+            let state = self.state_of_list();
+            self.keeper.telling.note_frame(state, link, frame);
+            self.keeper.telling.told(link, told);
         }
-        self.keeper.telling.told(link, Some(told));
+        is_due
     }
 
     /// The records behind those that were told, and how far that is; `None`: everything.

@@ -32,8 +32,8 @@ pub(crate) type State = (Version, Version);
 pub(crate) enum Untold {
     /// All of them, of a record.
     Record(Record),
-    /// The one at the other end of this link, which has asked.
-    Answer(SessionId, ControlFrame),
+    /// The one at the other end of this link: an answer, or a page of the whole list.
+    Frame(SessionId, ControlFrame),
 }
 
 /// All of it.
@@ -54,11 +54,11 @@ impl Telling {
     pub(super) fn forget_session(&mut self, session: SessionId) {
         let Telling { untold, bytes, whole, .. } = self;
         untold.retain(|(_, untold)| match untold {
-            Untold::Answer(of, answer) if *of == session => {
-                *bytes -= size_of_answer(answer);
+            Untold::Frame(of, answer) if *of == session => {
+                *bytes -= size_of_frame(answer);
                 false
             }
-            Untold::Answer(..) | Untold::Record(_) => true,
+            Untold::Frame(..) | Untold::Record(_) => true,
         });
         whole.remove(&session);
     }
@@ -72,9 +72,15 @@ impl Telling {
     }
 
     /// Notes that a question of this link is answered once this state is written, behind what was noted before.
-    pub(crate) fn note_answer(&mut self, state: State, link: SessionId, answer: ControlFrame) {
-        self.bytes += size_of_answer(&answer);
-        self.untold.push_back((state, Untold::Answer(link, answer)));
+    pub(crate) fn note_frame(&mut self, state: State, link: SessionId, frame: ControlFrame) {
+        self.bytes += size_of_frame(&frame);
+        self.untold.push_back((state, Untold::Frame(link, frame)));
+    }
+
+    /// Whether a page of the whole list waits that is for this link.
+    pub(crate) fn has_page(&self, link: SessionId) -> bool {
+        let is_page = |untold: &Untold| matches!(untold, Untold::Frame(of, ControlFrame::Records { .. }) if *of == link);
+        self.untold.iter().any(|(_, untold)| is_page(untold))
     }
 
     /// Whether so much waits for the disk that others have to wait with their changes.
@@ -88,7 +94,7 @@ impl Telling {
         let (_, untold) = self.untold.pop_front()?;
         self.bytes -= match &untold {
             Untold::Record(record) => size(record),
-            Untold::Answer(_, answer) => size_of_answer(answer),
+            Untold::Frame(_, answer) => size_of_frame(answer),
         };
         Some(untold)
     }
@@ -132,7 +138,7 @@ pub(super) fn size_of_edits(edits: &[Edit]) -> usize {
     edits.iter().map(|edit| size(&edit.record) + edit.before.as_ref().map_or(0, String::len)).sum()
 }
 
-fn size_of_answer(answer: &ControlFrame) -> usize {
+fn size_of_frame(answer: &ControlFrame) -> usize {
     let ControlFrame::Answer { records, .. } = answer else { return 0 };
     RECORD_BYTES + records.iter().map(size).sum::<usize>()
 }
