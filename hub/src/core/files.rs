@@ -100,8 +100,15 @@ impl Core {
                     Some(Job::SetLocked(self.admission.access() != Access::Open))
                 }
                 Command::Reload => {
-                    self.saving.run(Running::Reload(request));
-                    Some(Job::Read)
+                    // What is to be written goes first: else the files say less than other hubs were told.
+                    let write = self.admission.write_changes(&mut self.saving, now);
+                    if write.is_some() {
+                        self.saving.put_back(request, Command::Reload);
+                        write
+                    } else {
+                        self.saving.run(Running::Reload(request));
+                        Some(Job::Read)
+                    }
                 }
                 Command::Revoke(_)
                 | Command::Allow(_)

@@ -474,7 +474,9 @@ impl Core {
     fn note_page(&mut self, link: SessionId, told: &Told) -> bool {
         let is_due = self.switch.is_live(link)
             && self.switch.waiting_control(link) < TELL_AHEAD
-            && !self.keeper.telling.has_page(link);
+            && !self.keeper.telling.has_page(link)
+            // A store may not agree to what the list says now.
+            && !(self.keeper.store().is_some() && self.keeper.is_waiting());
         if is_due {
             let first = *told == Told::Nothing;
             let (records, told) = self.page(told);

@@ -237,6 +237,11 @@ impl Keeper {
         }
     }
 
+    /// Whether a change waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Whether a change of this record waits: what the keeper tells of it meanwhile is not the last word.
     pub(crate) fn is_asked(&self, id: &RecordId) -> bool {
         self.asked.iter().any(|asked| asked.concerns(id))

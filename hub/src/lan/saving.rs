@@ -381,6 +381,11 @@ impl Saving {
         self.requests.pop_front()
     }
 
+    /// Puts a request in front of all others again.
+    pub(crate) fn put_back(&mut self, request: RequestId, command: Command) {
+        self.requests.push_front((request, command));
+    }
+
     pub(crate) fn run(&mut self, running: Running) {
         debug_assert!(self.running.is_none());
         self.running = Some(running);
