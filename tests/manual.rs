@@ -236,7 +236,7 @@ fn prometheus_understands_its_files() {
     let output = command.output().unwrap();
     fs::remove_dir_all(&directory).unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() && said.contains("10 rules found"), "{said}");
+    assert!(output.status.success() && said.contains("11 rules found"), "{said}");
 }
 
 fn tempdir(name: &str) -> PathBuf {

@@ -46,6 +46,12 @@ pub static PROGRAM: Program = Program {
             "PREFIX",
             "the LAN's prefix, such as 10.0.0.0/24; one for IPv4, one for IPv6",
         ),
+        Setting::many(
+            "listen",
+            "[ADDR:]PORT",
+            "where to listen, such as 443; a port alone is on all addresses",
+        )
+        .or("5678"),
         Setting::one(
             "join",
             "HOST[:PORT]",
@@ -59,12 +65,6 @@ pub static PROGRAM: Program = Program {
             "HOST[:PORT]",
             "where spokes and other hubs reach this hub (default: its own address)",
         ),
-        Setting::many(
-            "listen",
-            "[ADDR:]PORT",
-            "where to listen, such as 443; a port alone is on all addresses",
-        )
-        .or("5678"),
         Setting::switch(
             "icmp",
             "serve tunnels in pings, too, for spokes with --hub icmp://HOST; needs CAP_NET_RAW at the start",
