@@ -34,8 +34,9 @@ const MAX_ASKED_BYTES: usize = 128 * 1024;
 const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
 /// Bits of a question's number below those that tell the run of the hub.
 const RUN: u32 = 32;
-/// A term is further ahead of the one that is known at most by this: it must not run out of numbers.
-const MOST_AHEAD: u64 = 1 << 32;
+/// A term is further ahead of the one that is known at most by this: a store's counts all its changes, and it must not run out
+/// of numbers.
+const MOST_AHEAD: u64 = 1 << 48;
 
 mod telling;
 
