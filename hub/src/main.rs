@@ -15,8 +15,8 @@ use common::node::values::Listen;
 use common::transport::tcp;
 use hub::advice;
 use hub::lan::subnets::Subnets;
-use hub::options::{DEFAULT_CONFIG, DEFAULT_MTU, Options, PROGRAM, ToJoin, WhichLan};
-use hub::server::{self, Config, Joining, Server};
+use hub::options::{DEFAULT_CONFIG, DEFAULT_MTU, Options, PROGRAM, WhichLan};
+use hub::server::{self, Config, Server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 const CONFIG_FILES: ConfigFiles = ConfigFiles { default: Some(DEFAULT_CONFIG), directory: "/etc/hub" };
@@ -64,10 +64,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let (subnets, mtu) = match options.lan {
         WhichLan::Own(subnets) => (subnets, DEFAULT_MTU),
         WhichLan::Joined(to_join) => {
-            let ToJoin { hub, hub_key, invite, host, port } = *to_join;
-            let invite = invite.map(cli::invite).transpose()?;
-            let joining = Joining { hub, hub_key, invite, host, port };
-            let (subnets, mtu) = server::join(&options.state, user.as_ref(), &joining)?;
+            let (subnets, mtu) = server::join(&options.state, user.as_ref(), &to_join)?;
             (Subnets::new(&subnets)?, mtu)
         }
     };

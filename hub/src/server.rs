@@ -60,7 +60,7 @@ mod stored;
 use certificate::Certificate;
 pub use config::{Config, Error};
 use dials::Dials;
-pub use joining::{Joined, Joining, join};
+pub use joining::{Joined, join};
 use links::{Links, Pinged};
 use listener::{Accepted, Listener};
 use machine::Machine;

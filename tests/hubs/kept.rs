@@ -328,7 +328,15 @@ fn what_is_wrong_with_joining_is_said() {
     std::fs::write(&list, format!("{other} nas 10.0.0.9\n")).unwrap();
     world.ask(B, &words).fails("has members of a LAN of its own");
     std::fs::remove_file(&list).unwrap();
+    // An invite in a file may be deleted once it is used.
+    let file = world.host(B).private().join("invite");
+    let words = [&words[..words.len() - 2], &["--invite-file", file.to_str().unwrap()]].concat();
     world.lines[B] = words.iter().map(|&word| word.to_owned()).collect();
+    std::fs::write(world.host(B).path(&file), &line).unwrap();
+    world.start(B);
+    world.await_linked(A, B);
+    std::fs::remove_file(world.host(B).path(&file)).unwrap();
+    world.kill(B);
     world.start(B);
     world.await_linked(A, B);
 }

@@ -13,7 +13,6 @@ use common::node::text::Printable;
 use common::queue::Pool;
 use common::wire::frame::{ControlFrame, Join, Term, Welcome};
 use common::wire::inbox::Inbox;
-use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::place::Place;
 use common::wire::tunnel::{self, Event, Tunnel, outbox};
@@ -22,24 +21,10 @@ use log::info;
 
 use super::files::{self, LAN, LOCKED, MEMBERS};
 use crate::lan::keeper::LanFile;
+use crate::options::ToJoin;
 
 /// How long the other hub, and each of its addresses, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How to join.
-#[derive(Clone, Debug)]
-pub struct Joining {
-    /// Where a hub of the LAN is.
-    pub hub: Place,
-    /// The key that it proves.
-    pub hub_key: Option<PublicKey>,
-    /// The invite to show.
-    pub invite: Option<Secret>,
-    /// Where others reach this hub; by the address from which it reaches the other one, where none is given.
-    pub host: Option<Place>,
-    /// The port that this hub listens on.
-    pub port: u16,
-}
 
 /// The LAN that a hub has joined: its prefixes, and its largest packet.
 pub type Joined = (Vec<IpNetwork>, u32);
@@ -48,7 +33,7 @@ pub type Joined = (Vec<IpNetwork>, u32);
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> Result<Joined, String> {
+pub fn join(state: &std::path::Path, user: Option<&User>, to_join: &ToJoin) -> Result<Joined, String> {
     let state = State::open_as(state, user.map(User::uid)).map_err(text)?;
     let known = files::read_lan(&state).map_err(text)?;
     if let (false, Some(mtu)) = (known.subnets.is_empty(), known.mtu) {
@@ -61,14 +46,14 @@ pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> 
             state.path().join(MEMBERS).display()
         ));
     }
-    let Some(hub_key) = joining.hub_key else {
+    let Some(hub_key) = to_join.hub_key else {
         return Err(
             "say which key the other hub has: --hub-key, as in the line that `hub invite --hub` prints"
                 .to_owned(),
         );
     };
     let key = state.key().map_err(text)?;
-    let welcome = ask(&key, hub_key, joining)?;
+    let welcome = ask(&key, hub_key, to_join)?;
     let lan = LanFile {
         // The first list that is told counts, whoever tells it.
         term: Some(Term { number: 0, keeper: hub_key }),
@@ -76,13 +61,13 @@ pub fn join(state: &std::path::Path, user: Option<&User>, joining: &Joining) -> 
         subnets: welcome.addresses.clone(),
         mtu: Some(welcome.mtu),
     };
-    let line = format!("{hub_key} {} - hub={}\n", welcome.name, joining.hub);
+    let line = format!("{hub_key} {} - hub={}\n", welcome.name, to_join.hub);
     // Nobody is let in before the list is told.
     state.write(LOCKED, files::LOCKED_TEXT).map_err(text)?;
     state.write(MEMBERS, &line).map_err(text)?;
     state.write(LAN, &lan.to_text()).map_err(text)?;
     state.give_to_owner().map_err(text)?;
-    info!("joined the LAN of the hub {} at {}", welcome.name, joining.hub);
+    info!("joined the LAN of the hub {} at {}", welcome.name, to_join.hub);
     Ok((welcome.addresses, welcome.mtu))
 }
 
@@ -90,22 +75,23 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-fn ask(key: &PrivateKey, hub_key: PublicKey, joining: &Joining) -> Result<Welcome, String> {
-    let at = &joining.hub;
+fn ask(key: &PrivateKey, hub_key: PublicKey, to_join: &ToJoin) -> Result<Welcome, String> {
+    let at = &to_join.hub;
     let failed = |error: io::Error| format!("cannot reach the hub at {at}: {error}");
     let mut stream = connect(at).map_err(failed)?;
-    let place = match &joining.host {
+    let place = match &to_join.host {
         Some(place) => place.clone(),
         None => {
             let own = stream.local_addr().map_err(failed)?.ip().to_canonical();
-            let place = Place { host: own.to_string(), port: joining.port };
+            let place = Place { host: own.to_string(), port: to_join.port };
             info!("others will reach this hub at {place}: say --host where that is wrong");
             place
         }
     };
+    let invite = to_join.invite.clone().map(cli::invite).transpose()?;
     let join = Join {
         is_hub: true,
-        invite: joining.invite.as_ref().map(|secret| secret.0),
+        invite: invite.map(|secret| secret.0),
         place: Some(place),
         ..Join::new(cli::host_name())
     };
