@@ -11,16 +11,17 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
 use common::linux::sandbox::{self, Needs, Profile, StateDirectory, User};
 use common::node::control::{AskError, ask};
 use common::node::state;
-use common::wire::place::Place;
+use common::wire::place::{HTTP_PORT, TLS_PORT};
 use log::{info, warn};
 use nix::unistd::{Gid, Uid};
+use ureq::http::Uri;
 
 use crate::control::{Request, StoreRequest, StoreWork, StoredRecord};
 
@@ -57,7 +58,19 @@ pub struct StoreOptions {
 }
 
 /// The lease, which another thread renews.
-type Lease = Arc<Mutex<Option<String>>>;
+#[derive(Clone, Default)]
+struct Lease(Arc<Mutex<Option<String>>>);
+
+impl Lease {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it is called, if there is one.
+    fn held(&self) -> Option<String> {
+        self.lock().clone()
+    }
+}
 
 struct Run {
     state: PathBuf,
@@ -85,8 +98,8 @@ pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
     let etcd = Etcd::new(&options.endpoints, &options.prefix, &certificates)?;
     confine(options)?;
     let lease = Lease::default();
-    renew(etcd.clone(), Arc::clone(&lease));
-    end_at_signal(etcd.clone(), Arc::clone(&lease), signals)?;
+    renew(etcd.clone(), lease.clone());
+    end_at_signal(etcd.clone(), lease.clone(), signals)?;
     let mut run = Run { state: options.state.clone(), etcd, lease, problem: None };
     loop {
         if let Err(why) = run.lead() {
@@ -123,16 +136,9 @@ fn confine(options: &StoreOptions) -> Result<(), String> {
     let owner = directory.metadata().map_err(|error| format!("{}: {error}", path.display()))?.uid();
     let user = User::of(Uid::from_raw(owner)).filter(|_| Uid::effective().is_root());
     let port = |url: &String| {
-        let (scheme, rest) = url.split_once("://")?;
-        let place: Place = rest.split('/').next()?.parse().ok()?;
-        let has_port = rest.trim_end_matches('/').rsplit(']').next()?.contains(':');
-        Some(if has_port {
-            place.port
-        } else if scheme == "https" {
-            443
-        } else {
-            80
-        })
+        let url: Uri = url.parse().ok()?;
+        let of_scheme = if url.scheme_str()? == "https" { TLS_PORT } else { HTTP_PORT };
+        Some(url.port_u16().unwrap_or(of_scheme))
     };
     let ports: Option<Vec<u16>> = options.endpoints.iter().map(port).collect();
     let ports = ports.ok_or("an endpoint is a URL, such as http://127.0.0.1:2379")?;
@@ -145,19 +151,12 @@ fn renew(mut etcd: Etcd, lease: Lease) {
     std::thread::spawn(move || {
         loop {
             sleep(RENEW_EVERY);
-            let Some(id) = held(&lease) else { continue };
+            let Some(id) = lease.held() else { continue };
             if let Ok(false) = etcd.renew(&id) {
-                let mut lease = lease.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if lease.as_ref() == Some(&id) {
-                    *lease = None;
-                }
+                lease.lock().take_if(|held| *held == id);
             }
         }
     });
-}
-
-fn held(lease: &Lease) -> Option<String> {
-    lease.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
 }
 
 /// Gives the lease back at once where the process is to end.
@@ -165,7 +164,7 @@ fn end_at_signal(mut etcd: Etcd, lease: Lease, mut signals: UnixStream) -> Resul
     signals.set_nonblocking(false).map_err(|error| format!("cannot wait for signals: {error}"))?;
     std::thread::spawn(move || {
         let _ = signals.read(&mut [0]);
-        if let Some(id) = held(&lease) {
+        if let Some(id) = lease.held() {
             let _ = etcd.revoke(&id);
         }
         info!("stopping");
@@ -185,7 +184,7 @@ impl Run {
 
     /// Gives the leader's key back, if it is this process's.
     fn resign(&mut self) {
-        let id = self.lease.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let id = self.lease.lock().take();
         if let Some(id) = id {
             let _ = self.etcd.revoke(&id);
         }
@@ -193,13 +192,13 @@ impl Run {
 
     /// Becomes the leader, unless there is one, and does its work for as long as it is. An empty text: there is another one.
     fn lead(&mut self) -> Result<(), String> {
-        // Before anything else, the hub has to be there.
-        let work = self.wait(Vec::new(), None)?;
+        // Before anything else, the hub has to be there. What it knows of the store is by an earlier process, or is not yet.
+        let work = self.wait(Vec::new(), Some("`hub store` has just begun".to_owned()))?;
         if self.etcd.leader(LEADER).map_err(|error| error.to_string())?.is_some() {
             return Err(String::new());
         }
         let id = self.etcd.lease(LEASE_SECONDS).map_err(|error| error.to_string())?;
-        *self.lease.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(id.clone());
+        *self.lease.lock() = Some(id.clone());
         let number = match self.etcd.lead(LEADER, &work.key.to_string(), &id) {
             Ok(number) => number,
             Err(Error::NotLeader) => return Err(String::new()),
@@ -211,7 +210,7 @@ impl Run {
             self.attach(number, term)?;
             self.problem = None;
             self.serve(number)?;
-            if held(&self.lease).is_none() {
+            if self.lease.held().is_none() {
                 return Err("the lease in etcd has ended".to_owned());
             }
         }

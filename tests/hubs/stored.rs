@@ -251,6 +251,11 @@ fn etcd_may_want_a_certificate_and_shows_its_own() {
     for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000000000"] {
         assert!(confined.contains(line), "{line}: {confined}");
     }
+    // One that is started anew beside the same hub takes up the work by itself.
+    good.kill().unwrap();
+    let good = store(&[&ca[..], &own[..]].concat());
+    good.wait_for_line("the hub has the list from etcd", SOON).unwrap();
+    world.ask(A, &["invite", "laptop"]).good();
     // What is typed wrongly is said, with what to do.
     for (words, why) in [
         (&["--cert", "x"][..], "--cert x: No such file"),
