@@ -476,7 +476,7 @@ impl Core {
             && self.switch.waiting_control(link) < TELL_AHEAD
             && !self.keeper.telling.has_page(link)
             // A store may not agree to what the list says now.
-            && !(self.keeper.store().is_some() && self.keeper.is_waiting());
+            && !(self.keeper.store().is_some() && self.keeper.waiting() > 0);
         if is_due {
             let first = *told == Told::Nothing;
             let (records, told) = self.page(told);

@@ -238,11 +238,6 @@ impl Keeper {
         }
     }
 
-    /// Whether a change waits.
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.asked.is_empty()
-    }
-
     /// Whether a change of this record waits: what the keeper tells of it meanwhile is not the last word.
     pub(crate) fn is_asked(&self, id: &RecordId) -> bool {
         self.asked.iter().any(|asked| asked.concerns(id))
@@ -320,19 +315,17 @@ impl Keeper {
         if is_first && (is_keeper || self.arriving.as_ref().is_none_or(|(from, _)| *from == link)) {
             self.arriving = Some((link, BTreeSet::new()));
         }
-        if let Some((from, arriving)) = &mut self.arriving {
-            if *from == link {
+        match self.arriving.as_mut().filter(|(from, _)| *from == link) {
+            Some((_, arriving)) => {
                 for Record { id, text } in &records {
                     match text {
                         Some(_) => arriving.insert(*id),
                         None => arriving.remove(id),
                     };
                 }
-            } else if !is_keeper {
-                return Vec::new();
             }
-        } else if !is_keeper {
-            return Vec::new();
+            None if is_keeper => {}
+            None => return Vec::new(),
         }
         if self.arriving.as_ref().is_some_and(|(_, arriving)| arriving.len() > MAX_TOLD) {
             self.arriving = None;
