@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use common::wire::place::DEFAULT_PORT;
-use common::wire::place::{HTTP_PORT, Place, TLS_PORT, split_port};
+use super::place::{DEFAULT_PORT, HTTP_PORT, Place, TLS_PORT, split_port};
 
 /// Longest path of a WebSocket, in bytes.
 const MAX_PATH: usize = 1024;
