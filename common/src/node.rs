@@ -1,5 +1,5 @@
 //! What both programs run on. `cli`, `control`, `dial`, `event_loop`, `logger`, `names::server`, `opening`,
-//! `outbound`, `state` and `synced_file` are IO, the others are pure.
+//! `state` and `synced_file` are IO, the others are pure.
 
 pub mod advice;
 pub mod args;

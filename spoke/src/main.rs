@@ -110,7 +110,7 @@ fn ways(path: &HubPath) -> Result<Vec<Way>, String> {
     let with_proxy = |hub: &Target| {
         // Proxies are for TCP; that of the environment is not for pings.
         let is_ping = hub.scheme == Scheme::Icmp;
-        let proxy = if is_ping { None } else { path.outbound.proxy_to(&hub.host)? };
+        let proxy = if is_ping { None } else { path.outbound.proxy_to(&hub.host, cli::variable_of)? };
         if let Some((Some(variable), url)) = &proxy {
             log::info!("going through the proxy {url} ({variable} in the environment)");
         }

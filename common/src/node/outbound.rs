@@ -1,5 +1,5 @@
-//! The settings of connections to hubs: the proxy, and whose certificates are trusted. IO: it reads the environment.
-#![expect(clippy::disallowed_methods, reason = "an IO file: it reads the environment")]
+//! The settings of connections to hubs: the proxy, and whose certificates are trusted. Pure: the environment comes in as a
+//! function.
 
 use std::path::PathBuf;
 
@@ -46,11 +46,15 @@ impl Outbound {
     ///
     /// # Errors
     /// A sentence that says which variable is invalid.
-    pub fn proxy_to(&self, host: &str) -> Result<Option<(Option<&'static str>, ProxyUrl)>, String> {
+    pub fn proxy_to(
+        &self,
+        host: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<(Option<&'static str>, ProxyUrl)>, String> {
         if let Some(named) = &self.proxy {
             return Ok(named.clone().map(|url| (None, url)));
         }
-        let found = from_environment(host, |name| std::env::var(name).ok())?;
+        let found = from_environment(host, environment)?;
         Ok(found.map(|(variable, url)| (Some(variable), url)))
     }
 }
