@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 #![allow(clippy::print_stdout, reason = "a test: it says what it measured")]
 
+mod far;
 mod fleet;
 mod kept;
 mod linked;

@@ -7,6 +7,7 @@ pub mod invite;
 pub mod key;
 pub mod lane;
 pub mod name;
+pub mod need;
 pub mod noise;
 pub mod pair;
 pub mod place;

@@ -235,6 +235,7 @@ impl House {
                 Effect::Dial(hub, _) => self.dialled.push(hub),
                 Effect::Deliver(packet) => self.core.delivered(packet, true),
                 Effect::Answer(..)
+                | Effect::DialLane { .. }
                 | Effect::Hurry(_)
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, Farewell, LaneNote, MAX_PEERS, Peer};
+use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 
@@ -246,7 +246,7 @@ impl Core {
                 let page = self.page_of_members(after.as_ref());
                 self.switch.tell(session, &page);
             }
-            ControlFrame::Lane(LaneNote::Closed) => self.switch.lane_closed(session),
+            ControlFrame::Lane(note) => self.handle_lane_note(session, note, now),
             ControlFrame::Keeper { term, wants_all } => self.handle_keeper(session, term, wants_all, now),
             ControlFrame::Records { records, first, last } => {
                 self.handle_records(session, records, (first, last), now);
@@ -262,8 +262,7 @@ impl Core {
             | ControlFrame::Members { .. }
             | ControlFrame::MembersChanged
             | ControlFrame::Pending
-            | ControlFrame::Hubs(_)
-            | ControlFrame::Lane(_) => {}
+            | ControlFrame::Hubs(_) => {}
         }
     }
 
@@ -351,6 +350,7 @@ impl Core {
         self.routes.leave(source.ip());
         let is_silent = matches!(end, End::Silent);
         self.effects.push_back(Effect::Close { session, is_silent });
+        self.peers.lane_ended(session, now);
         if let Some((hub, was_up)) = self.forget_link(session, now) {
             return self.note_link_end(hub, was_up, &end, now);
         }

@@ -30,6 +30,19 @@ pub enum Effect {
     /// Connect to another hub, which is reached there, and report it by
     /// [`Core::dialled`](crate::core::Core::dialled) or [`Core::not_dialled`](crate::core::Core::not_dialled).
     Dial(PublicKey, Place),
+    /// Connect once more to another hub, for a lane of the link to it, and report it by
+    /// [`Core::lane_dialled`](crate::core::Core::lane_dialled) or
+    /// [`Core::lane_not_dialled`](crate::core::Core::lane_not_dialled).
+    DialLane {
+        /// Which hub.
+        hub: PublicKey,
+        /// The link.
+        link: SessionId,
+        /// By which way.
+        place: Place,
+        /// To which address: what the link is connected to.
+        at: SocketAddr,
+    },
     /// Close a session's socket. The session's id may be used again from now on.
     Close {
         /// Whose.

@@ -115,7 +115,10 @@ fn link(hub: &HubStatus) -> String {
         (Some(HubLinkStatus { members, link }), _) => format!(
             ": linked for {}, round trip {}, {} there, {} wait, received {}, sent {}{}",
             duration(link.seconds),
-            link.round_trip_ms.map_or("not known".to_owned(), millis),
+            match link.lane {
+                Some(_) => round_trip(link),
+                None => link.round_trip_ms.map_or("not known".to_owned(), millis),
+            },
             counted(*members, "member"),
             bytes(link.queue_bytes as u64),
             traffic(link.received),

@@ -294,6 +294,7 @@ impl Server {
     }
 
     fn finish_turn(&mut self, now: Instant) {
+        self.look_at_hub_links(now);
         self.do_effects(now);
         self.flush(now);
         self.links.send_pings();
@@ -513,12 +514,8 @@ impl Server {
                     let is_taken = self.machine.as_mut().is_some_and(|machine| machine.deliver(&mut packet));
                     self.core.delivered(packet, is_taken);
                 }
-                Effect::Dial(hub, place) => {
-                    if let Err(why) = self.dials.start(hub, &place, now) {
-                        self.core.not_dialled(&hub, why, now);
-                    }
-                    self.poll_dials(now);
-                }
+                Effect::Dial(hub, place) => self.dial_hub(hub, &place, now),
+                Effect::DialLane { hub, link, place, at } => self.dial_lane((hub, link), &place, at, now),
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
                 Effect::Hurry(session) => self.links.hurry(session),
                 Effect::AddRoute(prefix) => {

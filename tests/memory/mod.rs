@@ -162,6 +162,7 @@ impl World {
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Dial(..)
+                | Effect::DialLane { .. }
                 | Effect::Answer(..)) => panic!("the hub wants {other:?}"),
             }
         }

@@ -260,6 +260,7 @@ impl World {
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Dial(..)
+                | Effect::DialLane { .. }
                 | Effect::Log(_) => {}
             }
         }

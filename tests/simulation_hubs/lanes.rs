@@ -1,8 +1,10 @@
 //! What happens to lanes, and to links that have one.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use common::packet::VNET_LEN;
+use common::queue::tcp_info::TcpInfo;
 
 use crate::packets::udp;
 use crate::world::{Conn, World};
@@ -24,6 +26,16 @@ impl World {
         self.losses += 10;
         self.spokes[spoke].lose(self.losses, self.now);
         self.carry_out(spoke);
+        // And between hubs.
+        let info =
+            TcpInfo { resent: self.losses, shortest: Some(Duration::from_millis(40)), ..TcpInfo::default() };
+        for hub in 0..self.hubs.len() {
+            if let Some(core) = &mut self.hubs[hub].core {
+                let links = core.without_lane();
+                links.into_iter().for_each(|link| core.consider_lane(link, &info, self.now));
+            }
+            self.do_effects(hub);
+        }
     }
 
     /// The lane of a spoke, or its link.

@@ -37,7 +37,8 @@ pub(crate) struct HubHost {
     pub(crate) is_dark: bool,
     pub(crate) is_draining: bool,
     /// Other hubs that it tries to reach, since then.
-    dials: Vec<(Instant, PublicKey)>,
+    /// Since when, to which hub, and of which link it is to be a lane.
+    dials: Vec<(Instant, PublicKey, Option<SessionId>)>,
     latency: Duration,
 }
 
@@ -372,7 +373,7 @@ impl World {
         });
         let hubs = self.hubs.iter().map(|hub| hub.core.as_ref().and_then(Core::deadline));
         let dials =
-            self.hubs.iter().flat_map(|hub| hub.dials.iter().map(|(since, _)| Some(*since + DIAL_TIME)));
+            self.hubs.iter().flat_map(|hub| hub.dials.iter().map(|(since, ..)| Some(*since + DIAL_TIME)));
         let spokes = self.spokes.iter().map(Machine::next_at);
         let jobs = self.hubs.iter().map(|hub| hub.job.as_ref().map(|(at, _)| *at));
         pipes.chain(hubs).chain(dials).chain(spokes).chain(jobs).flatten().min()
@@ -492,7 +493,8 @@ impl World {
                         break;
                     }
                 }
-                Effect::Dial(key, _) => dials.push((now, key)),
+                Effect::Dial(key, _) => dials.push((now, key, None)),
+                Effect::DialLane { hub, link, .. } => dials.push((now, hub, Some(link))),
                 Effect::Save(job) if self.list.is_some() => {
                     assert!(writing.is_none(), "one job at a time");
                     let time = Duration::from_micros(self.rng.below(40_000) as u64);
@@ -518,21 +520,28 @@ impl World {
     /// second.
     fn dial_hubs(&mut self, hub: usize) {
         let now = self.now;
-        for (since, key) in std::mem::take(&mut self.hubs[hub].dials) {
+        for (since, key, lane_of) in std::mem::take(&mut self.hubs[hub].dials) {
             let other = (0..self.hubs.len()).find(|&other| self.hubs[other].public() == key).unwrap();
             let is_apart = self.are_apart(hub, other);
             if is_apart && now < since + DIAL_TIME {
-                self.hubs[hub].dials.push((since, key));
+                self.hubs[hub].dials.push((since, key, lane_of));
                 continue;
             }
             let conn = if is_apart { None } else { self.connect(other) };
             let ephemeral = self.rng.key();
             let Some(core) = &mut self.hubs[hub].core else { return };
             let Some(id) = conn else {
-                core.not_dialled(&key, "nobody is there".to_owned(), now);
+                match lane_of {
+                    Some(link) => core.lane_not_dialled(&key, link, now),
+                    None => core.not_dialled(&key, "nobody is there".to_owned(), now),
+                }
                 continue;
             };
-            let opener = core.dialled(key, place(other), ephemeral, now).map(|session| (hub, session));
+            let session = match lane_of {
+                Some(link) => core.lane_dialled((key, link), place(other), ephemeral, now),
+                None => core.dialled(key, place(other), ephemeral, now),
+            };
+            let opener = session.map(|session| (hub, session));
             if let Some(conn) = self.conns.get_mut(&id) {
                 (conn.opener, conn.is_open) = (opener, opener.is_some());
                 if opener.is_none() {

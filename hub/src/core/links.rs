@@ -154,7 +154,11 @@ impl Core {
         welcome: Option<Welcome>,
         now: Instant,
     ) {
+        let has_asked = welcome.is_some();
         self.switch.join_hub(session, mtu, welcome, now);
+        if has_asked {
+            self.offer_lane(session);
+        }
         let online = self.members().iter().filter(|(_, member)| member.session.is_some());
         let all = std::iter::once(self.key.public()).chain(online.map(|(_, member)| member.key));
         // From the last one on.
@@ -172,6 +176,9 @@ impl Core {
     /// flown.
     pub(super) fn forget_link(&mut self, session: SessionId, now: Instant) -> Option<(PublicKey, bool)> {
         let (hub, was_up, told) = self.peers.ended(session, now)?;
+        if let Some(lane) = self.peers.take_lane(&hub) {
+            self.switch.end(lane, End::Farewell("its link has ended"));
+        }
         told.iter().for_each(|key| self.refresh_home(key, now));
         Some((hub, was_up))
     }

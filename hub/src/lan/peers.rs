@@ -11,6 +11,8 @@ use common::wire::place::Place;
 
 use crate::ids::SessionId;
 
+mod lane;
+
 /// The least time between two attempts to reach a hub.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How long after a link was lost, or an attempt failed late, the next attempt begins.
@@ -38,6 +40,7 @@ pub(crate) struct Peer {
     pub(crate) untold: Vec<PublicKey>,
     /// Why the last attempt failed, if it did, and how many have since there was a link.
     failure: Option<(String, u32)>,
+    lane: lane::Lane,
 }
 
 /// How the link to a hub stands.
@@ -122,6 +125,7 @@ impl Peers {
                     told: HashMap::new(),
                     untold: Vec::new(),
                     failure: None,
+                    lane: lane::Lane::default(),
                 });
             }
         }

@@ -22,6 +22,7 @@ use log::{debug, info};
 use mio::net::TcpStream;
 use mio::{Registry, Waker};
 
+use crate::ids::SessionId;
 use crate::lan::hubs;
 use crate::lan::members::Members;
 
@@ -37,9 +38,19 @@ pub(super) struct Dials {
     /// How long all addresses of a hub may take together.
     time: Duration,
     waker: Option<Arc<Waker>>,
-    by_hub: BTreeMap<PublicKey, (Way, Stage)>,
+    by_hub: BTreeMap<PublicKey, Attempt>,
+    /// When the links to other hubs are looked at next.
+    pub(super) look_at: Option<Instant>,
     /// The number of the next connection attempt.
     next: u16,
+}
+
+/// A connection that is being made.
+struct Attempt {
+    way: Way,
+    stage: Stage,
+    /// The link of which it is to be a lane, if it is to be one.
+    lane_of: Option<SessionId>,
 }
 
 enum Stage {
@@ -85,6 +96,7 @@ impl Dials {
             time,
             waker: None,
             by_hub: BTreeMap::new(),
+            look_at: None,
             next: 0,
         };
         let needed = places.iter().map(|place| match dials.way(place) {
@@ -149,7 +161,23 @@ impl Dials {
                 ));
             }
         };
-        self.by_hub.insert(hub, (way, stage));
+        self.by_hub.insert(hub, Attempt { way, stage, lane_of: None });
+        Ok(())
+    }
+
+    /// Begins to connect once more to a hub, for a lane of the link to it, which is connected to this address.
+    ///
+    /// # Errors
+    /// Where the way there cannot be gone any more.
+    pub(super) fn start_lane(
+        &mut self,
+        (hub, link): (PublicKey, SessionId),
+        place: &Place,
+        at: SocketAddr,
+        now: Instant,
+    ) -> Result<(), String> {
+        let attempt = Attempt { way: self.way(place)?, stage: self.dial(vec![at], now), lane_of: Some(link) };
+        self.by_hub.insert(hub, attempt);
         Ok(())
     }
 
@@ -160,7 +188,7 @@ impl Dials {
     /// The first of as many numbers as a dial needs, which no connection has on which something is being set up.
     fn numbers(&mut self) -> u16 {
         let is_taken =
-            |first: u16| self.by_hub.values().any(|(_, stage)| stage.block() == Some(first / NUMBERS));
+            |first: u16| self.by_hub.values().any(|attempt| attempt.stage.block() == Some(first / NUMBERS));
         let mut first = self.next;
         while is_taken(first) {
             first = first.wrapping_add(NUMBERS);
@@ -171,7 +199,7 @@ impl Dials {
 
     /// Takes in what an event said about a connection attempt.
     pub(super) fn set_ready(&mut self, attempt: u16, ready: &Ready) {
-        for (_, stage) in self.by_hub.values_mut() {
+        for Attempt { stage, .. } in self.by_hub.values_mut() {
             match stage {
                 Stage::Opening(opening, _) if opening.number == attempt => {
                     opening.stream.set_ready(ready.is_writable, ready.is_closed);
@@ -188,17 +216,23 @@ impl Dials {
             Stage::Dial(dial) => Some(dial.deadline()),
             Stage::Opening(opening, _) => Some(opening.give_up_at),
         };
-        self.by_hub.values().filter_map(|(_, stage)| deadline(stage)).min()
+        self.by_hub.values().filter_map(|attempt| deadline(&attempt.stage)).min()
     }
 
     /// Goes on with all of them; what became of one that has come to an end.
-    pub(super) fn poll(&mut self, registry: &Registry, now: Instant) -> Option<(PublicKey, Outcome)> {
-        let hubs: Vec<PublicKey> = self.by_hub.keys().copied().collect();
-        hubs.into_iter().find_map(|hub| Some((hub, self.poll_one(hub, registry, now)?)))
+    /// With the hub, and the link of which it is to be a lane.
+    pub(super) fn poll(
+        &mut self,
+        registry: &Registry,
+        now: Instant,
+    ) -> Option<(PublicKey, Option<SessionId>, Outcome)> {
+        let hubs: Vec<(PublicKey, Option<SessionId>)> =
+            self.by_hub.iter().map(|(&hub, attempt)| (hub, attempt.lane_of)).collect();
+        hubs.into_iter().find_map(|(hub, lane_of)| Some((hub, lane_of, self.poll_one(hub, registry, now)?)))
     }
 
     fn poll_one(&mut self, hub: PublicKey, registry: &Registry, now: Instant) -> Option<Outcome> {
-        let (way, mut stage) = self.by_hub.remove(&hub)?;
+        let Attempt { way, mut stage, lane_of } = self.by_hub.remove(&hub)?;
         loop {
             let next = match stage {
                 Stage::Lookup(lookup) if lookup.is_done() => match lookup.finish() {
@@ -234,7 +268,7 @@ impl Dials {
                 }
             }
         }
-        self.by_hub.insert(hub, (way, stage));
+        self.by_hub.insert(hub, Attempt { way, stage, lane_of });
         None
     }
 

@@ -1,14 +1,20 @@
 //! Carries out what the core wants of other hubs. IO.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use common::linux::sandbox::Profile;
 use common::node::event_loop::Ready;
 use common::node::state;
 use common::wire::key::PublicKey;
+use common::wire::place::Place;
 
 use super::dials::{self, Connected, Outcome};
 use super::{Server, source_of};
+use crate::ids::SessionId;
+
+/// How often the links to other hubs are looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Server {
     /// The connections that it makes once it is confined, and the TCP ports that they go to.
@@ -26,21 +32,68 @@ impl Server {
 
     /// Goes on with the connections to other hubs that are being made.
     pub(super) fn poll_dials(&mut self, now: Instant) {
-        while let Some((hub, outcome)) = self.dials.poll(self.events.registry(), now) {
+        while let Some((hub, lane_of, outcome)) = self.dials.poll(self.events.registry(), now) {
             let taken = match outcome {
-                Outcome::Connected(connected) => self.take_in_hub(hub, connected, now),
+                Outcome::Connected(connected) => self.take_in_hub(hub, lane_of, connected, now),
                 Outcome::Failed(why) => Err(why),
             };
-            if let Err(why) = taken {
-                self.core.not_dialled(&hub, why, now);
+            match (taken, lane_of) {
+                (Ok(()), _) => {}
+                (Err(_), Some(link)) => self.core.lane_not_dialled(&hub, link, now),
+                (Err(why), None) => self.core.not_dialled(&hub, why, now),
             }
         }
     }
 
-    fn take_in_hub(&mut self, hub: PublicKey, connected: Connected, now: Instant) -> Result<(), String> {
+    /// Connects to another hub.
+    pub(super) fn dial_hub(&mut self, hub: PublicKey, place: &Place, now: Instant) {
+        if let Err(why) = self.dials.start(hub, place, now) {
+            self.core.not_dialled(&hub, why, now);
+        }
+        self.poll_dials(now);
+    }
+
+    /// Connects to another hub once more, for a lane of the link to it.
+    pub(super) fn dial_lane(
+        &mut self,
+        (hub, link): (PublicKey, SessionId),
+        place: &Place,
+        at: SocketAddr,
+        now: Instant,
+    ) {
+        if self.dials.start_lane((hub, link), place, at, now).is_err() {
+            self.core.lane_not_dialled(&hub, link, now);
+        }
+        self.poll_dials(now);
+    }
+
+    /// Tells the core how the links stand that may have a lane, now and then, in turns that there are anyway.
+    pub(super) fn look_at_hub_links(&mut self, now: Instant) {
+        if self.dials.look_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.dials.look_at = Some(now + LOOK_EVERY);
+        for link in self.core.without_lane() {
+            if let Some(info) = self.links.info(link) {
+                self.core.consider_lane(link, &info, now);
+            }
+        }
+    }
+
+    fn take_in_hub(
+        &mut self,
+        hub: PublicKey,
+        lane_of: Option<SessionId>,
+        connected: Connected,
+        now: Instant,
+    ) -> Result<(), String> {
         let Connected { mut stream, at, .. } = connected;
         let ephemeral = state::random().map_err(|error| error.to_string())?;
-        let Some(session) = self.core.dialled(hub, at, ephemeral, now) else { return Ok(()) };
+        let taken = match lane_of {
+            Some(link) => self.core.lane_dialled((hub, link), at, ephemeral, now),
+            None => self.core.dialled(hub, at, ephemeral, now),
+        };
+        let Some(session) = taken else { return Ok(()) };
         if let Err(error) = stream.reregister(self.events.registry(), source_of(session).token()) {
             self.core.end(session, error.to_string());
         }

@@ -159,10 +159,10 @@ impl Call<'_> {
         dials.start(hub, at, now)?;
         loop {
             match dials.poll(events.registry(), now) {
-                Some((_, Outcome::Connected(connected))) => {
+                Some((_, _, Outcome::Connected(connected))) => {
                     return Ok(Call { at, events, turn, connected, now, give_up_at: now + PATIENCE });
                 }
-                Some((_, Outcome::Failed(why))) => return Err(why),
+                Some((_, _, Outcome::Failed(why))) => return Err(why),
                 None => {}
             }
             now = events.wait(dials.deadline(), &mut turn).map_err(text)?;

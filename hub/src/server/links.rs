@@ -8,6 +8,7 @@ use std::time::Instant;
 use common::node::event_loop::{EventLoop, Ready, Source};
 use common::node::link::{self, Outcome};
 use common::node::state;
+use common::queue::tcp_info::TcpInfo;
 use common::transport::icmp::server::{Number, Received};
 use common::transport::ping::PingServer;
 use common::transport::stream::Stream;
@@ -107,6 +108,14 @@ impl Links {
     pub(super) fn set_ready(&mut self, session: SessionId, ready: &Ready) {
         if let Some(Link::Tcp(stream)) = self.get(session) {
             stream.set_ready(ready.is_writable, ready.is_closed);
+        }
+    }
+
+    /// How the kernel sees a session's connection.
+    pub(super) fn info(&mut self, session: SessionId) -> Option<TcpInfo> {
+        match self.get(session)? {
+            Link::Tcp(stream) => stream.info(),
+            Link::Ping(_) => None,
         }
     }
 

@@ -16,6 +16,8 @@ pub(super) enum Beside {
     Lane(Box<Lane>),
     /// It is a lane of this session.
     Link(SessionId),
+    /// It is to be one, once the hub at the other end has proved its key and has attached it.
+    Asking(SessionId),
 }
 
 /// The lane of a session.

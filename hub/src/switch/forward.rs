@@ -64,6 +64,8 @@ impl Switch {
                     if entry.tunnel.has_greeted() {
                         self.gate.greeted(entry.source.ip(), session);
                     }
+                    self.ask_for_lane(session);
+                    let entry = &mut self.sessions[session.index()];
                     // The handshake and control frames are answered.
                     if entry.tunnel.wants_write() {
                         self.mark_dirty(session);

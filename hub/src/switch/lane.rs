@@ -3,17 +3,20 @@
 //! A lane has a tunnel and a socket of its own, and a session of its own for them; member, address and rights are those of
 //! the session that it belongs to. Whichever of the two a packet comes by, it comes from that one.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::packet::Kind;
 use common::queue::Buf;
 use common::queue::steering::Side;
 use common::wire::frame::{ControlFrame, LaneNote, Refusal};
+use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::lane::{Binding, Proof};
 use common::wire::pair::Pair;
+use common::wire::tunnel::Tunnel;
 
 use super::beside::{Beside, Lane, NoLane};
-use super::{Buffers, Switch};
+use super::{Buffers, Session, Switch};
 use crate::effect::End;
 use crate::ids::SessionId;
 
@@ -53,6 +56,65 @@ impl Switch {
         Ok(())
     }
 
+    /// Takes in a connection to another hub, which is to prove this key and is asked to take it for a lane of the link to it.
+    /// `ephemeral`: 32 random bytes.
+    pub fn dial_lane(
+        &mut self,
+        key: &PrivateKey,
+        (hub, address): (PublicKey, SocketAddr),
+        link: SessionId,
+        ephemeral: [u8; 32],
+        now: Instant,
+    ) -> SessionId {
+        let tunnel = Tunnel::knocking(key, ephemeral, &[hub], &mut self.buffers.pool, now);
+        let deadline = tunnel.deadline();
+        let entry = Session {
+            is_dialled: true,
+            beside: Beside::Asking(link),
+            ..Session::new(tunnel, address, self.mtu)
+        };
+        let session = SessionId::new(self.sessions.insert(entry));
+        self.timers.set(session.index(), deadline);
+        self.mark_dirty(session);
+        session
+    }
+
+    /// After a read: where the hub at the other end of what is to be a lane has proved its key, shows it whose lane it is.
+    pub(super) fn ask_for_lane(&mut self, lane: SessionId) {
+        let Some(&Beside::Asking(link)) = self.session(lane).map(|entry| &entry.beside) else { return };
+        let Some((own, new)) = self.sessions.get2_mut(link.index(), lane.index()) else {
+            return self.end(lane, End::Farewell("its link has ended"));
+        };
+        let Some(hub) = new.tunnel.remote().filter(|_| new.tunnel.is_half_open()) else { return };
+        let is_link = own.end.is_none() && own.tunnel.is_open() && own.tunnel.remote() == Some(hub);
+        let asked = match own.tunnel.lane_secret().filter(|_| is_link) {
+            Some(secret) => new.tunnel.attach(secret, &mut self.buffers.pool).map_err(End::Tunnel),
+            None => Err(End::Farewell("its link has ended")),
+        };
+        match asked {
+            Ok(()) => self.mark_dirty(lane),
+            Err(end) => self.end(lane, end),
+        }
+    }
+
+    /// The hub at the other end has taken this session for the lane that it was to be; whether it is one now.
+    pub fn lane_attached(&mut self, lane: SessionId, now: Instant) -> bool {
+        let Some(&Beside::Asking(link)) = self.session(lane).map(|entry| &entry.beside) else { return false };
+        let two = self.sessions.get2_mut(link.index(), lane.index());
+        let free = two.filter(|(own, _)| own.end.is_none() && matches!(own.beside, Beside::Nothing));
+        let Some((own, new)) = free else {
+            self.end(lane, End::Farewell("its link has ended"));
+            return false;
+        };
+        let (pair, is_told) = (Pair::new(now), false);
+        own.beside = Beside::Lane(Box::new(Lane { session: lane, pair, since: now, is_told }));
+        new.beside = Beside::Link(link);
+        let deadline = new.tunnel.deadline();
+        self.tally.lanes.opened += 1;
+        self.timers.set(lane.index(), deadline);
+        true
+    }
+
     /// Refuses what asks to be a lane, and ends it.
     pub fn refuse_lane(&mut self, session: SessionId, why: NoLane) {
         self.tally.lanes.refused += 1;
@@ -67,7 +129,7 @@ impl Switch {
         if let Some(Beside::Lane(lane)) = beside {
             lane.is_told = true;
             let lane = lane.session;
-            self.end(lane, End::Farewell("the spoke has closed it"));
+            self.end(lane, End::Farewell("the other end has closed it"));
         }
     }
 
@@ -75,7 +137,7 @@ impl Switch {
     pub(super) fn lane_of(&self, link: SessionId) -> Option<(SessionId, Instant)> {
         match &self.session(link)?.beside {
             Beside::Lane(lane) => Some((lane.session, lane.since)),
-            Beside::Nothing | Beside::Link(_) => None,
+            Beside::Nothing | Beside::Link(_) | Beside::Asking(_) => None,
         }
     }
 
@@ -84,6 +146,7 @@ impl Switch {
         match self.session(session)?.beside {
             Beside::Link(link) => Some(link).filter(|&link| self.is_live(link)),
             Beside::Nothing | Beside::Lane(_) => Some(session),
+            Beside::Asking(_) => None,
         }
     }
 
@@ -111,7 +174,7 @@ impl Switch {
         let link = match self.session(session).map(|entry| &entry.beside) {
             Some(Beside::Link(link)) => *link,
             Some(Beside::Lane(_)) => session,
-            Some(Beside::Nothing) | None => return,
+            Some(Beside::Nothing | Beside::Asking(_)) | None => return,
         };
         let Some((lane, _)) =
             self.lane_of(link).filter(|&(lane, _)| self.is_live(link) && self.is_live(lane))
@@ -154,7 +217,7 @@ impl Switch {
         match self.session(session).map(|entry| &entry.beside) {
             Some(&Beside::Link(link)) => self.dissolve(link, session, now),
             Some(Beside::Lane(lane)) => self.end(lane.session, End::Farewell("its link has ended")),
-            Some(Beside::Nothing) | None => {}
+            Some(Beside::Nothing | Beside::Asking(_)) | None => {}
         }
     }
 

@@ -71,10 +71,9 @@ impl Uplink {
         let (way, is_busy) = (self.ways.current(), self.trials.lane().is_some() || self.trials.is_in_doubt);
         let (way, is_ping) = (way.clone(), way.is_ping());
         let Phase::Linked(linked) = &mut self.phase else { return };
-        let is_worth_it = linked.lane.is_worth_it(info, now);
-        let may_try = linked.lane.is_offered && linked.lane.not_before.is_none_or(|at| at <= now);
+        let is_due = linked.lane.need.is_due(info, now) && linked.lane.is_offered;
         let hub = linked.hub;
-        let Some(slot) = self.trials.free().filter(|_| is_worth_it && may_try && !is_busy && !is_ping) else {
+        let Some(slot) = self.trials.free().filter(|_| is_due && !is_busy && !is_ping) else {
             return;
         };
         let (number, segment) = (self.ways.current_number(), self.outer.segments.limit());
@@ -196,7 +195,7 @@ impl Uplink {
         if since.is_none() && self.trials.lane().is_none() {
             return;
         }
-        linked.lane.failed(since, now);
+        linked.lane.need.failed(since, now);
         self.effects.push_back(Effect::Log(Notice::LaneClosed(why.to_owned())));
         self.end_lane(is_told, now);
     }
