@@ -12,6 +12,7 @@ use common::wire::place::Place;
 use crate::ids::SessionId;
 
 mod lane;
+mod lanes;
 
 /// The least time between two attempts to reach a hub.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(1);
