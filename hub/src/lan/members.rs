@@ -28,7 +28,9 @@ use member::{format_member, outdated, parse_member, parse_revoked};
 use names::Names;
 
 /// Most members that a hub remembers.
-pub const MAX_MEMBERS: usize = 65_536;
+pub const MAX_MEMBERS: usize = 131_072;
+/// Most of them that are hubs: each has a link to each other one.
+pub const MAX_HUBS: usize = 128;
 
 /// What is wrong with a line of `members`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +109,8 @@ struct Journal {
 const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
 const FULL: usize = MAX_FILE / 4 * 3;
 const FULL_FOR_ALL: usize = MAX_FILE / 8 * 7;
+/// There is room for all members, each with a few networks.
+const _: () = assert!(MAX_MEMBERS * 240 < FULL_FOR_ROUTES);
 
 /// All members.
 pub struct Members {

@@ -10,7 +10,7 @@ use common::wire::place::Place;
 
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
-use super::{FULL, FULL_FOR_ALL, Line, MAX_MEMBERS, Members, line_size};
+use super::{FULL, FULL_FOR_ALL, Line, MAX_HUBS, MAX_MEMBERS, Members, line_size};
 use crate::ids::MemberId;
 
 impl Members {
@@ -68,6 +68,10 @@ impl Members {
         rights: Rights,
         place: Place,
     ) -> Result<(), String> {
+        let is_new = self.by_key(&key).is_none_or(|id| self.member(id).hub.is_none());
+        if is_new && self.iter().filter(|(_, member)| member.hub.is_some()).count() >= MAX_HUBS {
+            return Err(format!("the LAN has {MAX_HUBS} hubs, and can have no more"));
+        }
         if let Some(id) = self.by_key(&key) {
             self.update(id, |member| member.hub = Some(place));
             return Ok(());
