@@ -31,7 +31,7 @@ fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
         let key = crate::wire::key::PrivateKey::from_random(seed).public();
         HubInfo { key, place, is_draining }
     });
-    proptest::collection::vec(hub, 0..=MAX_HUBS)
+    proptest::collection::vec(hub, 0..=MAX_TOLD_HUBS)
 }
 
 fn keys() -> impl Strategy<Value = PublicKey> {
@@ -192,8 +192,8 @@ fn of_hubs_that_a_later_version_tells_those_are_taken_that_can_be_read() {
     let known = HubInfo { key, place, is_draining: false };
     let told = [value(0xfe, key.as_bytes(), "hub-b:5678"), value(0, key.as_bytes(), "quic://hub-c")];
     assert_eq!(hubs(&told), Ok(Some(ControlFrame::Hubs(vec![known.clone()]))));
-    let many = vec![told[0].clone(); MAX_HUBS + 1];
-    assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_HUBS]))));
+    let many = vec![told[0].clone(); MAX_TOLD_HUBS + 1];
+    assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_TOLD_HUBS]))));
     for bad in [vec![], vec![0; 32], value(0, &[0; 32], "hub-b"), [&told[0][..33], &[0xff]].concat()] {
         assert_eq!(hubs(&[bad]), Err(BadFrame));
     }
