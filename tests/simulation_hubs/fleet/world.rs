@@ -352,6 +352,7 @@ impl World {
                     self.timed(hub, |core| core.handle_done(done, now));
                 }
                 Effect::Answer(..)
+                | Effect::DialLane { .. }
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
