@@ -208,12 +208,24 @@ mod tests {
         );
         for (bad, why) in [
             ("hub=", "is no place of a hub"),
-            ("hub=wss://b", "is no place of a hub"),
+            ("hub=icmp://b", "hubs do not reach each other by pings"),
+            ("hub=auto://b", "say one way by which all reach it"),
+            ("hub=quic://b", "there is no way quic://"),
             ("hub=b hub=c", "hub= twice"),
         ] {
             let said = members(&format!("{} b - {bad}\n", key(2))).map(drop).unwrap_err();
             assert!(said.contains(why), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn a_hub_may_be_reached_by_a_web_server() {
+        let text = format!("{} hub-b - hub=wss://b.example.org/lan\n", key(2));
+        let list = members(&text).unwrap();
+        assert_eq!(list.to_text(), text);
+        let mut hubs = Hubs::default();
+        assert!(hubs.refresh(&list, key(1)));
+        assert_eq!(told(&hubs)[1], (key(2), "wss://b.example.org:443/lan".to_owned(), false));
     }
 
     #[test]

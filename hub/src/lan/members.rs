@@ -399,7 +399,7 @@ impl Members {
 fn line_size(member: &Member) -> usize {
     const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
     let tags: usize = member.tags.iter().map(|tag| tag.as_str().len() + 1).sum();
-    let hub = member.hub.as_ref().map_or(0, |place| place.host.len() + 14);
+    let hub = member.hub.as_ref().map_or(0, |place| place.to_string().len() + 5);
     KEY_NAME_AND_ADDRESSES + routes_size(&member.routes) + tags + hub + 5
 }
 

@@ -440,7 +440,6 @@ mod tests {
     /// `cargo test --release -p hub --lib what_a_change -- --ignored --nocapture`.
     #[test]
     #[ignore = "a measurement"]
-    #[expect(clippy::print_stdout, reason = "a measurement")]
     fn what_a_change_of_100_000_members_costs() {
         let address = |number: u32| std::net::Ipv4Addr::from_bits(0x0a00_0002 + number);
         let text: String =

@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use common::node::way::Way;
 use common::wire::frame::HubInfo;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
+use common::wire::target::Target;
 
 use super::choice::patience;
 use super::linked::{Goal, Step, Trial, Trials};
-use super::target::Target;
 use super::watching::{ASK_EVERY, LATE, Watching};
-use super::way::Way;
 use super::{Effect, Notice, Phase, Uplink, advice};
 
 /// How long after one hub the next one is tried, where there is no link.

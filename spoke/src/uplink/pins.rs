@@ -6,8 +6,7 @@
 use common::wire::frame::MAX_TOLD_HUBS;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
-
-use crate::uplink::target::Target;
+use common::wire::target::Target;
 
 /// What is wrong with a line of `hubs`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use common::queue::tcp_info::TcpInfo;
 use common::wire::key::PrivateKey;
+use common::wire::target::Target;
 use common::wire::tunnel::Flushed;
 use spoke::uplink::routes::RoutePolicy;
-use spoke::uplink::target::Target;
 use spoke::uplink::trial::Outcome;
 use spoke::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Uplink};
 

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::place::Place;
 
 fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
     (any::<Option<Ipv4Addr>>(), any::<Option<Ipv6Addr>>())
@@ -25,7 +24,8 @@ fn names() -> impl Strategy<Value = Name> {
 }
 
 fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
-    let place = ("[a-z0-9.-]{1,253}", 1..=u16::MAX).prop_map(|(host, port)| Place { host, port });
+    let place = ("(tls://|wss://|ws://|)[a-z0-9.-]{1,253}", 1..=u16::MAX);
+    let place = place.prop_map(|(host, port)| format!("{host}:{port}").parse().unwrap());
     let hub = (any::<[u8; 32]>(), proptest::option::of(place), any::<bool>());
     let hub = hub.prop_map(|(seed, place, is_draining)| {
         let key = crate::wire::key::PrivateKey::from_random(seed).public();
@@ -143,7 +143,7 @@ proptest! {
         mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
         sequence in any::<Option<u64>>(), is_hub in any::<bool>(), port in 1..=u16::MAX,
     ) {
-        let place = is_hub.then(|| Place { host: "a".repeat(253), port });
+        let place = is_hub.then(|| format!("wss://{}:{port}/{:a<243}", "a".repeat(253), "").parse().unwrap());
         let join = Join { name, addresses, routes, mtu, invite, had, sequence, is_hub, place };
         let bytes = join.encode();
         prop_assert!(bytes.len() <= crate::wire::noise::MAX_JOIN);
