@@ -76,6 +76,27 @@ fn a_long_list_is_told_whole_though_it_changes_from_page_to_page() {
     (0..3).for_each(list::tell_many);
 }
 
+#[test]
+fn a_broadcast_stays_at_its_hub_where_many_are_on_the_lan() {
+    for most in [0, 10_000] {
+        let mut world = World::new(1);
+        world.pass(Duration::from_secs(10));
+        (0..world.hubs.len()).for_each(|hub| world.hubs[hub].core.as_mut().unwrap().limit_broadcast(most));
+        let hub = world.hub_of(0).unwrap();
+        let is_there = |world: &World, spoke| spoke > 0 && world.hub_of(spoke).is_some();
+        let others: Vec<usize> = (0..world.spokes.len()).filter(|&spoke| is_there(&world, spoke)).collect();
+        let id = world.send_to_all(0);
+        world.pass(Duration::from_secs(1));
+        let got = world.book.got_by(id);
+        assert!(others.iter().any(|&spoke| world.hub_of(spoke) != Some(hub)), "this tests nothing");
+        for spoke in others {
+            let is_reached = most > 0 || world.hub_of(spoke) == Some(hub);
+            assert_eq!(got.contains(&Some(spoke)), is_reached, "spoke {spoke}, {most}");
+        }
+        assert!(got.contains(&world::kernel(hub)));
+    }
+}
+
 /// The same with 100 hubs and 100,000 members is `cargo bench --bench fleet`.
 #[test]
 fn a_third_of_many_hubs_is_lost_at_once_and_their_members_spread_over_the_others_within_seconds() {

@@ -366,9 +366,9 @@ impl Core {
                 self.switch.dismiss(session, farewell, (*outcome).into());
             }
         }
-        for Change { id, .. } in changes.iter().filter(|change| change.outcome.is_gone()) {
+        for Change { id, member, .. } in changes.iter().filter(|change| change.outcome.is_gone()) {
             // Another hub may have told of it, and it may be let in again.
-            self.peers.has_strangers = true;
+            self.peers.note_stranger(member.key);
             self.withdraw_routes(*id);
             self.notify_watchers(now);
         }

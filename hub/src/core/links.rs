@@ -27,6 +27,11 @@ const MOST_STRANGERS: usize = 1_024;
 const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Core {
+    /// Sets up to how many members on the LAN a broadcast goes to other hubs, as far as this one knows.
+    pub fn limit_broadcast(&mut self, members: usize) {
+        self.switch.limit_broadcast(members);
+    }
+
     // ---- links come and go
 
     /// Brings the other hubs up to date with the list of members.
@@ -248,9 +253,7 @@ impl Core {
     }
 
     pub(super) fn tell_links(&mut self, frame: &ControlFrame) {
-        for (link, _) in self.peers.links() {
-            self.switch.tell(link, frame);
-        }
+        self.switch.tell_sessions(self.peers.links().map(|(link, _)| link), frame);
     }
 
     /// Tells the other hubs whose membership was revoked.
@@ -327,7 +330,7 @@ impl Core {
     /// Decides anew where a member is, after something was told of it, or it came or left here.
     pub(super) fn refresh_home(&mut self, key: &PublicKey, now: Instant) {
         let Some(id) = self.members().by_key(key) else {
-            self.peers.has_strangers = true;
+            self.peers.note_stranger(*key);
             return;
         };
         let member = self.members().member(id);
@@ -366,9 +369,7 @@ impl Core {
                 self.hubs.own_addresses.clone_from(&own);
                 self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));
             }
-            if std::mem::take(&mut self.peers.has_strangers) {
-                self.peers.told().iter().for_each(|key| self.refresh_home(key, now));
-            }
+            self.peers.take_strangers().iter().for_each(|key| self.refresh_home(key, now));
         }
     }
 

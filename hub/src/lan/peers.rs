@@ -2,7 +2,8 @@
 //!
 //! What a hub tells is bound to the link by which it tells it: it is forgotten when that ends, and never passed on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use common::wire::frame::{HubInfo, Presence};
@@ -27,8 +28,12 @@ const PUT_OFF: Duration = Duration::from_secs(30);
 pub(crate) struct Peers {
     by_key: BTreeMap<PublicKey, Peer>,
     by_session: HashMap<SessionId, PublicKey>,
-    /// Whether someone was told of who is not in the list of members.
-    pub(crate) has_strangers: bool,
+    /// By how many hubs a member was told, by the first bytes of its key: mostly it is one, and then no other one is asked.
+    tellers: HashMap<u64, u32>,
+    /// The hub that told last.
+    last: Option<PublicKey>,
+    /// Who was told of and is not in the list of members.
+    strangers: BTreeSet<PublicKey>,
 }
 
 /// Another hub.
@@ -107,7 +112,7 @@ impl Peers {
     pub(crate) fn set(&mut self, hubs: &[HubInfo], now: Instant) -> Vec<SessionId> {
         let place =
             |key: &PublicKey| hubs.iter().find(|hub| hub.key == *key).and_then(|hub| hub.place.clone());
-        let mut gone = Vec::new();
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
         self.by_key.retain(|key, peer| match place(key) {
             Some(place) => {
                 peer.place = place;
@@ -115,6 +120,7 @@ impl Peers {
             }
             None => {
                 gone.extend(peer.session());
+                forgotten.extend(peer.told.drain().map(|(key, _)| key));
                 false
             }
         });
@@ -130,7 +136,17 @@ impl Peers {
                 });
             }
         }
+        forgotten.iter().for_each(|key| self.untell(key));
         gone
+    }
+
+    fn untell(&mut self, key: &PublicKey) {
+        if let Entry::Occupied(mut tellers) = self.tellers.entry(first_bytes(key)) {
+            *tellers.get_mut() -= 1;
+            if *tellers.get() == 0 {
+                tellers.remove();
+            }
+        }
     }
 
     /// The hub of this key.
@@ -257,7 +273,9 @@ impl Peers {
             }
         };
         peer.untold.clear();
-        Some((hub, was_up, peer.told.drain().map(|(key, _)| key).collect()))
+        let told: Vec<PublicKey> = peer.told.drain().map(|(key, _)| key).collect();
+        told.iter().for_each(|key| self.untell(key));
+        Some((hub, was_up, told))
     }
 
     // ---- who is where
@@ -270,10 +288,13 @@ impl Peers {
         else {
             return;
         };
+        self.last = Some(hub);
+        let key = presence.key;
         if let Some(hub) = self.by_key.get_mut(&hub)
-            && (hub.told.len() < most || hub.told.contains_key(&presence.key))
+            && (hub.told.len() < most || hub.told.contains_key(&key))
+            && hub.told.insert(key, presence).is_none()
         {
-            hub.told.insert(presence.key, presence);
+            *self.tellers.entry(first_bytes(&key)).or_default() += 1;
         }
     }
 
@@ -283,16 +304,38 @@ impl Peers {
             && hub.told.get(key).is_some_and(|told| told.sequence <= sequence)
         {
             hub.told.remove(key);
+            self.untell(key);
         }
     }
 
     /// Where a member is, by the newest that was told, and the hub's key.
     pub(crate) fn home(&self, key: &PublicKey) -> Option<(PublicKey, SessionId, &Presence)> {
-        let told = self.by_key.iter().filter_map(|(&hub, peer)| {
+        let tellers = *self.tellers.get(&first_bytes(key))? as usize;
+        let last = self.last.and_then(|last| self.by_key.get_key_value(&last));
+        let others = self.by_key.iter().filter(|(hub, _)| Some(**hub) != self.last);
+        let told = last.into_iter().chain(others).filter_map(|(&hub, peer)| {
             let (session, _) = peer.link()?;
             Some((hub, session, peer.told.get(key)?))
         });
-        told.max_by_key(|(hub, _, told)| (told.sequence, *hub))
+        // None tells of it by a link that is not up.
+        told.take(tellers).max_by_key(|(hub, _, told)| (told.sequence, *hub))
+    }
+
+    /// Of how many members other hubs have told, and of themselves.
+    pub(crate) fn count_told(&self) -> usize {
+        self.tellers.len()
+    }
+
+    /// Notes that a member is not in the list, of whom a hub may have told.
+    pub(crate) fn note_stranger(&mut self, key: PublicKey) {
+        if self.tellers.contains_key(&first_bytes(&key)) {
+            self.strangers.insert(key);
+        }
+    }
+
+    /// Those who were not in the list of members.
+    pub(crate) fn take_strangers(&mut self) -> BTreeSet<PublicKey> {
+        std::mem::take(&mut self.strangers)
     }
 
     /// Whether the hub at the other end of a link has told that this member is with it.
@@ -302,9 +345,14 @@ impl Peers {
     }
 
     /// All keys that were told.
-    pub(crate) fn told(&self) -> Vec<PublicKey> {
+    #[cfg(test)]
+    fn told(&self) -> Vec<PublicKey> {
         self.by_key.values().flat_map(|peer| peer.told.keys().copied()).collect()
     }
+}
+
+fn first_bytes(key: &PublicKey) -> u64 {
+    key.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::beside::Beside;
 use super::{Effects, Port, Role, Switch};
 use crate::effect::{Effect, End};
 use crate::ids::{MemberId, SessionId};
+use crate::lan::peers::Peers;
 use crate::switch::asked::Asked;
 use crate::switch::filter::Path;
 use crate::switch::router::{self, Fabric, Origin, Verdict};
@@ -373,6 +374,8 @@ impl Switch {
         // Each hub passes on what its own members send; what is from an address that each hub has stays here.
         let is_from_hub = matches!(self.origin(from), Origin::Link(_))
             || from.is_none() && self.subnets.is_hub(self.subnets.resolve(header.source));
+        let online = self.sessions.len() + fabric.peers.map_or(0, Peers::count_told);
+        let stays_here = is_from_hub || online > self.policing.limits.most_for_all;
         for index in 0..self.sessions.capacity() {
             let Some(entry) = self.sessions.get(index) else { continue };
             let to = SessionId::new(index);
@@ -384,7 +387,7 @@ impl Switch {
                 Role::Member(id) if Some(id) == sender => false,
                 Role::Member(id) => self.allows(sender, Verdict::To(id), bytes, header, fabric, now),
                 // It holds the packet against the rules for each of its members.
-                Role::Hub => !is_from_hub,
+                Role::Hub => !stays_here,
                 Role::Unknown => false,
             };
             if !is_allowed {

@@ -22,6 +22,9 @@ const MEMBERS_OF_NETWORK: u32 = 4;
 const MEMBERS_OF_HUB: u32 = 10;
 /// ICMP answers.
 const ANSWERS: TokenBucket = TokenBucket::new(Duration::from_millis(10), 50);
+/// Most members of a LAN of several hubs that one packet goes to: beyond these it stays at the hub where it came in. A
+/// packet that goes to a hundred thousand costs each hub as much as a thousand others do.
+const MEMBERS_FOR_ALL: usize = 10_000;
 /// Entries without a missing token are looked for when there are so many.
 const SWEEP_FROM: usize = 1_024;
 
@@ -63,10 +66,17 @@ impl Limits {
 }
 
 /// The limits of all sources; those whose buckets are full need no entry.
-#[derive(Default)]
 pub(super) struct AllLimits {
     by_source: HashMap<Source, Limits>,
     sweep_at: usize,
+    /// Most members on the LAN for a packet to everyone to go to other hubs.
+    pub(super) most_for_all: usize,
+}
+
+impl Default for AllLimits {
+    fn default() -> AllLimits {
+        AllLimits { by_source: HashMap::new(), sweep_at: 0, most_for_all: MEMBERS_FOR_ALL }
+    }
 }
 
 impl AllLimits {

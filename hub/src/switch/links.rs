@@ -7,7 +7,7 @@ use common::wire::frame::{ControlFrame, Join, Welcome};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::tunnel::Tunnel;
 
-use super::{Role, Session, Switch};
+use super::{End, Role, Session, Switch};
 use crate::ids::{MemberId, SessionId};
 
 impl Switch {
@@ -61,6 +61,23 @@ impl Switch {
             self.tell(session, &control(member));
         }
         None
+    }
+
+    /// Sends a control frame to these sessions.
+    pub fn tell_sessions(&mut self, sessions: impl Iterator<Item = SessionId>, control: &ControlFrame) {
+        let mut frame = Vec::new();
+        control.encode(&mut frame);
+        for session in sessions {
+            match self.sessions[session.index()].tunnel.control_encoded(&frame) {
+                Ok(()) => self.mark_dirty(session),
+                Err(error) => self.end(session, End::Tunnel(error)),
+            }
+        }
+    }
+
+    /// Sets up to how many members on the LAN a packet to everyone goes to other hubs.
+    pub fn limit_broadcast(&mut self, members: usize) {
+        self.policing.limits.most_for_all = members;
     }
 
     /// How many bytes of control frames wait for a session.
