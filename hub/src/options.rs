@@ -85,6 +85,12 @@ pub static PROGRAM: Program = Program {
             "no-tun",
             "no network device, so that this machine itself is not on the LAN: for a second hub on it, and in containers",
         ),
+        Setting::many(
+            "export",
+            "DEVICE",
+            "leave what no member here has to the kernel's routes by this network device, and give the kernel a route to \
+             each member here: for BIRD and the like",
+        ),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
         Setting::one(
             "congestion",
@@ -295,6 +301,15 @@ pub struct ToJoin {
     pub port: u16,
 }
 
+/// The hub's network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// The devices by which the kernel reaches members that are elsewhere, if it does.
+    pub exports: Vec<String>,
+}
+
 /// What a hub is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -308,8 +323,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
-    /// The device's name, if there is to be one.
-    pub tun: Option<String>,
+    /// The device, if there is to be one.
+    pub device: Option<Device>,
     /// The LAN's MTU, if it is given.
     pub mtu: Option<u32>,
     /// Prefixes to which this machine forwards.
@@ -341,7 +356,7 @@ impl Options {
             listen,
             icmp: settings.switch("icmp")?,
             tls: tls(settings)?,
-            tun: tun(settings)?,
+            device: device(settings)?,
             mtu: settings.one("mtu", values::number)?,
             routes,
             state: state(settings)?,
@@ -427,13 +442,15 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// What needs the machine on the LAN does not go without its device.
-fn tun(settings: &Settings) -> Result<Option<String>, String> {
+fn device(settings: &Settings) -> Result<Option<Device>, String> {
     let name = settings.one("tun", values::device)?;
+    let exports = settings.many("export", values::device)?;
     if !settings.switch("no-tun")? {
-        return Ok(Some(name.unwrap_or_else(|| DEFAULT_TUN.to_owned())));
+        return Ok(Some(Device { name: name.unwrap_or_else(|| DEFAULT_TUN.to_owned()), exports }));
     }
     let others = [
         (name.is_some(), "--tun"),
+        (!exports.is_empty(), "--export"),
         (!settings.many("route", values::prefix)?.is_empty(), "--route"),
         (zone::of_settings(settings)?.is_some(), "--dns"),
     ];
