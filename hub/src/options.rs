@@ -102,6 +102,15 @@ pub static PROGRAM: Program = Program {
             "PREFIX",
             "offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0",
         ),
+        Setting::many(
+            "store",
+            "URL",
+            "where `hub store` keeps the list of members: endpoints of etcd, that nearby first",
+        ),
+        Setting::one("store-prefix", "TEXT", "what all its keys begin with").or(DEFAULT_PREFIX),
+        Setting::one("store-ca", "FILE", "who signs etcd's certificate"),
+        Setting::one("store-cert", "FILE", "the certificate of `hub store` (PEM)"),
+        Setting::one("store-key", "FILE", "its key (PEM)"),
         zone::DNS,
         zone::ZONE,
         STATE,
@@ -214,7 +223,7 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "store",
             help: "keeps the list of members in etcd; runs beside the hub, as long as that does",
-            operands: "URL",
+            operands: "[URL]",
             settings: &[
                 Setting::many("endpoint", "URL", "another endpoint of the same cluster"),
                 Setting::one("prefix", "TEXT", "what all keys begin with").or(DEFAULT_PREFIX),
