@@ -26,6 +26,7 @@ mod net_dns;
 mod net_dual;
 mod net_encapsulation;
 mod net_exit;
+mod net_export;
 mod net_hostile;
 mod net_hub_machine;
 mod net_kernel;

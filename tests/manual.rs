@@ -10,7 +10,7 @@
 //! ini UNIT          a drop-in of our unit, or a unit: checked by systemd-analyze
 //! sh install        needs a package manager, a service manager or a compiler: listed below
 //! yaml FILE         read by promtool, if that is there
-//! nginx, caddy …    run by paths_web
+//! nginx, bird …     run by paths_web, net_export
 //! ```
 //! `MANUAL_SHOW=1 cargo test -p hub --test e2e README -- --nocapture` prints what the commands of a document say.
 
@@ -64,9 +64,13 @@ const INSTALLING: [(&str, &str); 23] = [
     ("sudo hub resolved", "net_resolved"),
 ];
 
-/// Configurations of web servers: paths_web runs them.
-const WEB_SERVERS: [(&str, &str); 3] =
-    [("docs/paths.md", "nginx"), ("docs/paths.md", "caddy"), ("docs/paths.md", "haproxy")];
+/// Configurations of other programs: paths_web and net_export run them.
+const SERVERS: [(&str, &str); 4] = [
+    ("docs/paths.md", "nginx"),
+    ("docs/paths.md", "caddy"),
+    ("docs/paths.md", "haproxy"),
+    ("docs/hubs.md", "bird"),
+];
 
 /// Texts that are neither run nor read by a program.
 const SHOWN_ONLY: [(&str, &str); 1] = [("README.md", "Round trips, median of 5 pings:")];
@@ -98,7 +102,7 @@ enum Kind {
     Unit,
     Prometheus,
     Install,
-    WebServer,
+    Server,
     Shown,
 }
 
@@ -110,7 +114,7 @@ fn kind(document: &str, block: &Block) -> Kind {
         ("ini", unit) if unit.ends_with(".service") || unit.ends_with(".path") => Kind::Unit,
         ("toml" | "text" | "sh", file) if file.contains(":/") => Kind::File,
         ("yaml", "prometheus.yml" | "hub-alerts.yml") => Kind::Prometheus,
-        (server, "") if WEB_SERVERS.contains(&(document, server)) => Kind::WebServer,
+        (server, "") if SERVERS.contains(&(document, server)) => Kind::Server,
         ("text", "") if SHOWN_ONLY.contains(&(document, block.lines[0].as_str())) => Kind::Shown,
         (language, class) => {
             panic!("{document}, line {}: nothing runs a block of `{language} {class}`", block.line)
@@ -124,7 +128,7 @@ fn act(document: &str, mut play: Play) {
         match kind(document, &block) {
             Kind::Transcript { fails } => play.run(&block, fails),
             Kind::File => play.write(&block),
-            Kind::Unit | Kind::Prometheus | Kind::Install | Kind::WebServer | Kind::Shown => {}
+            Kind::Unit | Kind::Prometheus | Kind::Install | Kind::Server | Kind::Shown => {}
         }
     }
     play.end();
@@ -140,7 +144,7 @@ fn no_block_is_left_out() {
                     let command = line.split(" #").next().unwrap_or_default();
                     command.split_whitespace().collect::<Vec<_>>().join(" ")
                 })),
-                Kind::WebServer => drop(served.insert((document.clone(), block.language.clone()))),
+                Kind::Server => drop(served.insert((document.clone(), block.language.clone()))),
                 Kind::Shown => drop(shown.insert((document.clone(), block.lines[0].clone()))),
                 Kind::Transcript { .. } | Kind::File | Kind::Unit | Kind::Prometheus => {}
             }
@@ -150,7 +154,7 @@ fn no_block_is_left_out() {
         list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
     };
     assert_eq!(installing, INSTALLING.iter().map(|(line, _)| (*line).to_owned()).collect());
-    assert_eq!(served, owned(&WEB_SERVERS));
+    assert_eq!(served, owned(&SERVERS));
     assert_eq!(shown, owned(&SHOWN_ONLY));
 }
 

@@ -224,6 +224,23 @@ fn packages_are_installed_upgraded_and_purged() {
     await_true("the LAN is there after a reboot", BACK, || ping().code == Some(0));
     assert_eq!(server.run("hub status --json | grep -o '\"key\":\"[^\"]*\"'").good(), key);
 
+    // `hub store` reaches the hub as its user, and says that there is no etcd; it goes with the hub, and comes again.
+    server.run("echo 'store = [\"http://127.0.0.1:2379\"]' >>/etc/hub.toml").good();
+    server.enable("hub-store");
+    await_true("hub store asks for etcd", BACK, || {
+        server.run("journalctl -o cat -u hub-store").good().contains("127.0.0.1:2379")
+    });
+    let user = |unit: &str| server.run(&format!("systemctl show -P UID {unit}")).good();
+    assert_eq!(user("hub-store"), user("hub"));
+    server.run("systemctl stop hub").good();
+    assert_eq!(server.systemctl("is-active hub-store").as_deref(), Some("inactive"));
+    server.run("systemctl start hub").good();
+    await_true("hub store is there again", BACK, || {
+        server.systemctl("is-active hub-store").as_deref() == Some("active")
+    });
+    let security = server.run("systemd-analyze security --no-pager hub-store").good();
+    println!("{}", security.lines().last().unwrap_or_default());
+
     // Removed, the state stays; installed again, it is the same hub with the same member.
     for (machine, name, unit, state) in [
         (&server, "lan-hub", "hub", "/var/lib/hub/key"),

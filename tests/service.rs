@@ -88,8 +88,10 @@ fn one_capability_is_enough_for_both() {
 
 #[test]
 fn the_units_are_sound_and_give_little_away() {
-    for unit in ["../hub/packaging/hub.service", "../spoke/packaging/spoke@.service"] {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(unit);
+    for unit in
+        ["hub/packaging/hub.service", "hub/packaging/hub-store.service", "spoke/packaging/spoke@.service"]
+    {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(unit);
         let output = Command::new("systemd-analyze")
             .args(["security", "--offline=yes", "--no-pager", "--threshold=20"])
             .arg(&path)

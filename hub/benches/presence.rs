@@ -239,6 +239,7 @@ impl House {
                 | Effect::Hurry(_)
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Log(_) => {}
             }

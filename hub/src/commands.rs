@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "an IO file: it asks the kernel for this machine's address")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::linux::sandbox::User;
 use common::node::args::{Command, Flags};
@@ -98,7 +98,7 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "keep" => {
             tell::<()>(Request::Keep, &state, json, |()| "this hub keeps the list of members\n".to_owned())?
         }
-        "store" => store(operand, &own, &state)?,
+        "store" => store(words.first(), &own, &in_force(shared, true)?, &state)?,
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
         "unlock" => tell(Request::Unlock, &state, json, report::standing)?,
         "revoke" => tell::<Revoked>(Request::Revoke { member: operand }, &state, json, report::revoked)?,
@@ -344,12 +344,23 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
     Ok(show(&moved, json, report::moved)?)
 }
 
-/// `hub store`: runs until a signal comes.
-fn store(url: String, own: &Settings, state: &Path) -> Result<(), Failure> {
+/// `hub store`: runs until a signal comes. What is not said on the command line is as `/etc/hub.toml` and the environment
+/// have it.
+fn store(url: Option<&String>, own: &Settings, hub: &Settings, state: &Path) -> Result<(), Failure> {
     logger::start();
-    let endpoints = std::iter::once(url).chain(own.many("endpoint", values::any::<String>)?).collect();
-    let files = [own.one("ca", values::any)?, own.one("cert", values::any)?, own.one("key", values::any)?];
-    let prefix = own.one("prefix", values::any)?.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+    let given: Vec<String> = url.cloned().into_iter().chain(own.many("endpoint", values::any)?).collect();
+    let endpoints = if given.is_empty() { hub.many("store", values::any)? } else { given };
+    if endpoints.is_empty() {
+        let text = "name an endpoint of etcd: hub store http://127.0.0.1:2379, or store = [\"URL\"] in /etc/hub.toml";
+        return Err(text.to_owned().into());
+    }
+    let one = |name: &str| match own.one::<String>(name, values::any)? {
+        None => hub.one(&format!("store-{name}"), values::any),
+        given => Ok(given),
+    };
+    let path = |name: &str| one(name).map(|file| file.map(PathBuf::from));
+    let files = [path("ca")?, path("cert")?, path("key")?];
+    let prefix = one("prefix")?.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
     let options = StoreOptions { state: state.to_owned(), endpoints, prefix, files };
     let signals = cli::on_signals(&[SIGINT, SIGTERM]).map_err(|error| error.to_string())?;
     Ok(hub::store::run(&options, signals)?)

@@ -35,6 +35,7 @@ use crate::switch::tally::Tally;
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
 mod access;
+mod exports;
 mod files;
 mod govern;
 mod hubs;
@@ -338,6 +339,7 @@ impl Core {
         self.seal(now);
         self.refresh_hubs(now);
         self.refresh_homes(now);
+        self.tell_exports();
         self.tell_untold();
         self.start_job(now);
         self.tell_records();
@@ -363,6 +365,7 @@ impl Core {
         let who = self.who(id);
         self.note(Notice::Left { session, who, end });
         self.admission.members_mut().set_offline(id, now);
+        self.note_export(id);
         let member = self.members().member(id);
         let (key, stamp) = (member.key, member.stamp);
         self.tell_offline(key, stamp);
@@ -470,7 +473,8 @@ impl Core {
 
 fn fabric<'a>(admission: &'a Admission, routes: &'a Routes, hubs: &Hubs, peers: &'a Peers) -> Fabric<'a> {
     let members = admission.members();
-    Fabric { members, table: routes.table(), own: hubs.own(members), peers: Some(peers) }
+    let exports = routes.exports.is_some();
+    Fabric { members, table: routes.table(), own: hubs.own(members), peers: Some(peers), exports }
 }
 
 fn note(notice: Notice) -> Effect {

@@ -56,6 +56,8 @@ pub enum Effect {
     AddRoute(IpNetwork),
     /// Remove that route.
     RemoveRoute(IpNetwork),
+    /// Have the kernel route an address of the LAN through the device, or not any more: whether its member is here.
+    Export(IpAddr, bool),
     /// Give the device the addresses that each hub has in these subnets, those that this one has alone, and no others.
     SetSubnets(Subnets, Vec<IpAddr>),
     /// Do a job on the files, and report it by [`Core::handle_done`](crate::core::Core::handle_done). There is never

@@ -1,6 +1,7 @@
 //! The LAN: who is a member, under which name and address, and which prefixes lie behind whom. Pure.
 
 pub mod admission;
+pub(crate) mod exports;
 pub(crate) mod hubs;
 pub mod invites;
 pub mod joins;

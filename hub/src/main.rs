@@ -74,7 +74,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         icmp: options.ways_in.icmp,
         metrics: options.metrics,
         tls: options.ways_in.tls,
-        tun: options.tun,
+        device: options.device,
         mtu: options.mtu.unwrap_or(mtu),
         routes: options.routes,
         state: options.state,
@@ -86,6 +86,9 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         tcp::choose_congestion(name).map_err(|error| format!("--congestion {name}: {error}"))?;
     }
     cli::warn_if_not_forwarding(&config.routes);
+    for name in config.device.iter().flat_map(|device| &device.exports) {
+        cli::warn_if_device_not_forwarding(name);
+    }
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
     let mut server = Server::new(&config, signals, hangups)?;

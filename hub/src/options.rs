@@ -88,6 +88,12 @@ pub static PROGRAM: Program = Program {
             "no-tun",
             "no network device, so that this machine itself is not on the LAN: for a second hub on it, and in containers",
         ),
+        Setting::many(
+            "export",
+            "DEVICE",
+            "leave what no member here has to the kernel's routes by this network device, and give the kernel a route to \
+             each member here: for BIRD and the like",
+        ),
         Setting::one("mtu", "BYTES", "largest packet on the LAN; the spokes are told").or("1500"),
         Setting::one(
             "congestion",
@@ -99,6 +105,15 @@ pub static PROGRAM: Program = Program {
             "PREFIX",
             "offer a way out of the LAN: a prefix to which this machine forwards, such as 0.0.0.0/0",
         ),
+        Setting::many(
+            "store",
+            "URL",
+            "where `hub store` keeps the list of members: endpoints of etcd, that nearby first",
+        ),
+        Setting::one("store-prefix", "TEXT", "what all its keys begin with").or(DEFAULT_PREFIX),
+        Setting::one("store-ca", "FILE", "who signs etcd's certificate"),
+        Setting::one("store-cert", "FILE", "the certificate of `hub store` (PEM)"),
+        Setting::one("store-key", "FILE", "its key (PEM)"),
         zone::DNS,
         zone::ZONE,
         STATE,
@@ -211,7 +226,7 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "store",
             help: "keeps the list of members in etcd; runs beside the hub, as long as that does",
-            operands: "URL",
+            operands: "[URL]",
             settings: &[
                 Setting::many("endpoint", "URL", "another endpoint of the same cluster"),
                 Setting::one("prefix", "TEXT", "what all keys begin with").or(DEFAULT_PREFIX),
@@ -309,6 +324,15 @@ pub struct WaysIn {
     pub tls: Option<TlsFiles>,
 }
 
+/// The hub's network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// The devices by which the kernel reaches members that are elsewhere, if it does.
+    pub exports: Vec<String>,
+}
+
 /// What a hub is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -318,8 +342,8 @@ pub struct Options {
     pub ways_in: WaysIn,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
-    /// The device's name, if there is to be one.
-    pub tun: Option<String>,
+    /// The device, if there is to be one.
+    pub device: Option<Device>,
     /// The LAN's MTU, if it is given.
     pub mtu: Option<u32>,
     /// Prefixes to which this machine forwards.
@@ -352,7 +376,7 @@ impl Options {
             lan,
             ways_in: WaysIn { listen, icmp: settings.switch("icmp")?, tls: tls(settings)? },
             outbound: Outbound::read(settings)?,
-            tun: tun(settings)?,
+            device: device(settings)?,
             mtu: settings.one("mtu", values::number)?,
             routes,
             state: state(settings)?,
@@ -434,13 +458,15 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// What needs the machine on the LAN does not go without its device.
-fn tun(settings: &Settings) -> Result<Option<String>, String> {
+fn device(settings: &Settings) -> Result<Option<Device>, String> {
     let name = settings.one("tun", values::device)?;
+    let exports = settings.many("export", values::device)?;
     if !settings.switch("no-tun")? {
-        return Ok(Some(name.unwrap_or_else(|| DEFAULT_TUN.to_owned())));
+        return Ok(Some(Device { name: name.unwrap_or_else(|| DEFAULT_TUN.to_owned()), exports }));
     }
     let others = [
         (name.is_some(), "--tun"),
+        (!exports.is_empty(), "--export"),
         (!settings.many("route", values::prefix)?.is_empty(), "--route"),
         (zone::of_settings(settings)?.is_some(), "--dns"),
     ];

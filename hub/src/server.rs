@@ -37,7 +37,7 @@ use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
 use crate::lan::peers::RETRY_EVERY;
 use crate::logbook::{LogKind, Logbook};
-use crate::options::DEFAULT_PORT;
+use crate::options::{DEFAULT_PORT, Device};
 use crate::report;
 use crate::switch::gate::MAX_SESSIONS;
 
@@ -53,6 +53,7 @@ mod links;
 mod listener;
 mod machine;
 mod requester;
+mod routes;
 mod scrape;
 mod stopped;
 mod store;
@@ -135,8 +136,8 @@ impl Server {
         let (listeners, listening) = Listener::open(&config.listen)?;
         let ports = listening.iter().map(SocketAddr::port).collect();
         let own = files.members.addresses_of(&key.public());
-        let open = |name: &String| Machine::open(name, config, ports, own);
-        let machine = config.tun.as_ref().map(open).transpose()?;
+        let open = |device: &Device| Machine::open(device, config, ports, own);
+        let machine = config.device.as_ref().map(open).transpose()?;
 
         let system = |what| move |error| Error::System(what, error);
         let flow_seed = state::random_u64().map_err(system("get random bytes"))?;
@@ -155,8 +156,10 @@ impl Server {
         let places = dials::places(&files.members, &key.public());
         let dials = Dials::new(config.outbound.clone(), &places, RETRY_EVERY)?;
         let mut core = Core::new(key, lan, files, flow_seed, time);
-        if machine.is_none() {
-            core.close_kernel();
+        match &config.device {
+            None => core.close_kernel(),
+            Some(device) if !device.exports.is_empty() => core.export(),
+            Some(_) => {}
         }
         core.limit_sessions(cli::raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS));
         let events = EventLoop::new(1_024).map_err(system("make an event queue"))?;
@@ -518,18 +521,9 @@ impl Server {
                 Effect::DialLane { hub, link, place, at } => self.dial_lane((hub, link), &place, at, now),
                 Effect::Close { session, is_silent } => self.links.close(session, is_silent),
                 Effect::Hurry(session) => self.links.hurry(session),
-                Effect::AddRoute(prefix) => {
-                    if let Some(machine) = &mut self.machine {
-                        let set = machine.add_route(prefix);
-                        self.log_route(prefix, "installed", set, now);
-                    }
-                }
-                Effect::RemoveRoute(prefix) => {
-                    if let Some(machine) = &mut self.machine {
-                        let set = machine.remove_route(prefix);
-                        self.log_route(prefix, "withdrawn", set, now);
-                    }
-                }
+                Effect::AddRoute(prefix) => self.set_route(prefix, true, now),
+                Effect::RemoveRoute(prefix) => self.set_route(prefix, false, now),
+                Effect::Export(address, is_here) => self.set_export(address, is_here, now),
                 Effect::SetSubnets(subnets, own) => {
                     let set = self.machine.as_mut().map(|machine| machine.set_subnets(subnets, &own));
                     if let Some(Err(error)) = set {
@@ -547,15 +541,6 @@ impl Server {
                 }
                 Effect::Answer(request, answer) => self.answer(request, *answer, now),
                 Effect::Log(notice) => self.logbook.note(*notice, now),
-            }
-        }
-    }
-
-    fn log_route(&mut self, prefix: IpNetwork, what: &str, set: Result<(), String>, now: Instant) {
-        if self.logbook.allow(LogKind::KernelRoute, now) {
-            match set {
-                Ok(()) => info!("route {prefix} {what}"),
-                Err(error) => warn!("route {prefix} not {what}: {error}"),
             }
         }
     }

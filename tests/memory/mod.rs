@@ -159,6 +159,7 @@ impl World {
                 other @ (Effect::Close { .. }
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Dial(..)

@@ -264,6 +264,7 @@ impl World {
                 Effect::Answer(_, answer) => self.answer = Some(*answer),
                 Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Dial(..)

@@ -512,6 +512,7 @@ impl World {
                 }
                 Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Log(_) => {}

@@ -25,7 +25,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub use objects::{Family, Interface, LOCAL_TABLE, MAIN_TABLE, NextHop, OUR_PROTOCOL, Route};
 pub use refusal::Error;
-pub use rule::{Rule, RuleAction, Service};
+pub use rule::{DeviceName, Rule, RuleAction, Service};
 
 use crate::linux::sys;
 
@@ -133,6 +133,16 @@ impl Netlink {
     pub fn without_link_local(&self, interface: u32) -> Result<(), Error> {
         self.change(codec::set_no_link_local(interface), &[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
             .map_err(|refusal| refusal.to("switch the link-local address off"))
+    }
+
+    /// Has IPv4 packets forwarded that come in by an interface, whatever the machine does with those of others. IPv6 has
+    /// one switch for all of them.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn set_forwarding(&self, interface: u32) -> Result<(), Error> {
+        self.change(codec::set_forwarding(interface), &[])
+            .map_err(|refusal| refusal.to("have packets forwarded"))
     }
 
     /// Every address of the machine, with its prefix and the index of its interface.

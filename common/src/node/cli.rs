@@ -180,6 +180,14 @@ pub fn warn_if_not_forwarding(prefixes: &[IpNetwork]) {
     }
 }
 
+/// Warns where the kernel does not forward what comes in by a device.
+pub fn warn_if_device_not_forwarding(name: &str) {
+    let switch = format!("net/ipv4/conf/{name}/forwarding");
+    if std::fs::read_to_string(format!("/proc/sys/{switch}")).is_ok_and(|text| text.trim() == "0") {
+        log::warn!("packets that come in by {name} are not forwarded: run `sysctl -w {switch}=1`");
+    }
+}
+
 /// Whether this network namespace has an IPv6 address, be it that of the loopback device.
 pub fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())

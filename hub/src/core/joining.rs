@@ -205,6 +205,7 @@ impl Core {
         let routes = self.offer_routes(id, stamp.since, &offered);
         self.admission.members_mut().set_online(id, session);
         self.admission.members_mut().set_stamp(id, stamp);
+        self.note_export(id);
         let who = self.who(id);
         self.note(Notice::Joined { session, who, source, is_new });
         let version = self.admission.members().version_of(id);

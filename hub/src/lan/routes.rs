@@ -15,6 +15,7 @@ use ipnetwork::IpNetwork;
 
 use crate::ids::MemberId;
 use crate::lan::Lan;
+use crate::lan::exports::Exports;
 use crate::lan::prefix_map::{PrefixMap, truncated};
 use crate::lan::route_table::{Owner, RejectedRoute, RouteTable};
 use crate::lan::subnets::Subnets;
@@ -40,6 +41,8 @@ pub struct Routes {
     /// Where links come from, and how many of them: the kernel has to reach that outside of the LAN.
     outer: BTreeMap<IpAddr, usize>,
     changes: Changes,
+    /// The routes to members themselves, where the hub's own kernel is to have them.
+    pub(crate) exports: Option<Exports>,
 }
 
 /// Who goes first of those who offer the same: since when it has been on the LAN, in Unix milliseconds by the hub where it
@@ -94,6 +97,7 @@ impl Routes {
             kernel: PrefixMap::default(),
             outer: BTreeMap::new(),
             changes: Changes::default(),
+            exports: None,
         };
         routes.set_hub_networks(&lan.hub_networks);
         routes

@@ -22,8 +22,8 @@ fn reads_the_lines_of_the_readme() {
     let options = read("--subnet 10.0.0.0/24").unwrap();
     assert_eq!(subnets(&options), "10.0.0.0/24");
     assert_eq!(
-        (options.ways_in.listen.len(), options.mtu, options.tun.as_deref().unwrap_or_default()),
-        (0, None, "hub0")
+        (options.ways_in.listen.len(), options.mtu, options.device),
+        (0, None, Some(Device { name: "hub0".to_owned(), exports: Vec::new() }))
     );
     assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
     let options = read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();

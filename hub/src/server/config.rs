@@ -14,7 +14,7 @@ use common::transport::tls::files::FileError;
 use ipnetwork::IpNetwork;
 
 use crate::lan::subnets::Subnets;
-use crate::options::TlsFiles;
+use crate::options::{Device, TlsFiles};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The TLS certificate.
     pub tls: Option<TlsFiles>,
-    /// The device's name, if there is to be one.
-    pub tun: Option<String>,
+    /// The device, if there is to be one.
+    pub device: Option<Device>,
     /// The LAN's MTU.
     pub mtu: u32,
     /// Prefixes to offer, to which this machine forwards.

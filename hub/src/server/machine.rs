@@ -3,6 +3,7 @@
 //! The kernel's state is observed, never assumed: after an announcement the hub observes all of it, and restores what
 //! another program changed.
 
+mod exports;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use log::{debug, info, warn};
 
 use super::{Config, Error};
 use crate::lan::subnets::Subnets;
+use crate::options;
+use exports::Exports;
 
 /// The device and what the kernel has through it.
 pub(super) struct Machine {
@@ -35,6 +38,8 @@ pub(super) struct Machine {
     /// The prefixes that the kernel is to reach through the device, and why it does not.
     routes: BTreeMap<IpNetwork, Option<String>>,
     rules: Rules,
+    /// Where the kernel routes to members.
+    exports: Option<Exports>,
     /// Without it, as in a container that forbids it, changes are not seen.
     monitor: Option<Monitor>,
     pacer: Pacer,
@@ -73,12 +78,12 @@ impl Machine {
     /// # Errors
     /// Where the device cannot be what the command line says, or shuts the machine's way to its router.
     pub(super) fn open(
-        name: &str,
+        wanted: &options::Device,
         config: &Config,
         tcp_ports: BTreeSet<u16>,
         own: &[IpAddr],
     ) -> Result<Machine, Error> {
-        let mut tun = Tun::open(name)?;
+        let mut tun = Tun::open(&wanted.name)?;
         if let Some((hub, subnet)) = router(&tun, config.subnets) {
             return Err(Error::Router(hub, subnet));
         }
@@ -97,12 +102,14 @@ impl Machine {
             lan: config.subnets.hub().collect(),
             routes: BTreeMap::new(),
             rules: Rules { tcp_ports, ..Rules::default() },
+            exports: Exports::new(wanted),
             monitor: monitor.ok(),
             pacer: Pacer::default(),
             problems: Vec::new(),
             overlaps: Vec::new(),
             scratch: Vec::new(),
         };
+        machine.start_exports();
         machine.look_around()?;
         let around = Surroundings::observe(&machine.tun).map_err(tun::Error::from)?;
         for (server, lan) in around.captured(&machine.lan, &surroundings::name_servers()) {
@@ -131,6 +138,7 @@ impl Machine {
         self.lan = subnets.hub().collect();
         // The kernel takes routes away with addresses.
         self.restore_routes();
+        self.apply_rules();
         self.note_problems();
         if let Err(error) = self.look_around() {
             warn!("{error}");
@@ -177,6 +185,7 @@ impl Machine {
     /// Takes away what would outlive the device.
     pub(super) fn close(&mut self) {
         self.routes.clear();
+        self.exports = None;
         self.apply_rules();
     }
 
@@ -184,7 +193,7 @@ impl Machine {
     /// had removed.
     fn apply_rules(&mut self) -> BTreeSet<u32> {
         let Rules { tcp_ports, installed, .. } = &self.rules;
-        if self.routes.is_empty() && installed.is_empty() {
+        if self.routes.is_empty() && self.exports.is_none() && installed.is_empty() {
             self.rules.failed = None;
             return BTreeSet::new();
         }
@@ -206,7 +215,10 @@ impl Machine {
         for family in [Family::V4, Family::V6] {
             let is_needed = self.routes.keys().any(|prefix| Family::of(prefix.ip()) == family);
             let wanted = rules::rules(family, device, table(device), tcp_ports, &others);
-            let wanted = if is_needed { wanted } else { Vec::new() };
+            let mut wanted = if is_needed { wanted } else { Vec::new() };
+            if let Some(exports) = &self.exports {
+                wanted.splice(..0, exports.rules(family, device, self.tun.name(), &self.lan));
+            }
             let observed: Vec<Rule> = observed.iter().filter(|rule| rule.family == family).copied().collect();
             match replace_rules(netlink, &observed, wanted) {
                 Ok(rules) => made.extend(rules),
@@ -254,6 +266,7 @@ impl Machine {
             let priorities = priorities.join(", ");
             seen.restored.push(format!("policy rule {priorities} was removed by someone else; restored"));
         }
+        self.restore_exports();
         let routes = self.restore_routes();
         // Routes go with what was done to the device.
         if !routes.is_empty() && steps.is_empty() {
@@ -278,7 +291,9 @@ impl Machine {
             .iter()
             .filter_map(|(prefix, why)| Some(format!("route {prefix} is not installed: {}", why.as_ref()?)));
         let rules = self.rules.failed.clone();
-        self.problems.iter().chain(&self.overlaps).cloned().chain(rules).chain(routes).take(8).collect()
+        let exports = self.exports.iter().flat_map(Exports::problems);
+        let lasting = self.problems.iter().chain(&self.overlaps).cloned();
+        lasting.chain(rules).chain(exports).chain(routes).take(8).collect()
     }
 
     /// The networks that the machine is in now. Warns of those with addresses of the LAN, once each time that they appear.
@@ -380,7 +395,8 @@ fn replace_rules(
     if observed == wanted {
         return Ok(wanted);
     }
-    let is_ordered = |rule: &&Rule| matches!(rule.action, RuleAction::Lookup { .. });
+    // Those of exports each have a priority of their own.
+    let is_ordered = |rule: &&Rule| rule.to.is_none() && matches!(rule.action, RuleAction::Lookup { .. });
     let chain = |rules: &[Rule]| rules.iter().filter(is_ordered).copied().collect::<Vec<_>>();
     let is_same_chain = chain(observed) == chain(&wanted);
     let stays = |rule: &Rule| if is_ordered(&rule) { is_same_chain } else { wanted.contains(rule) };

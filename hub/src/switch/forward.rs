@@ -163,11 +163,10 @@ impl Switch {
         fabric: Fabric<'_>,
         now: Instant,
     ) -> bool {
-        let to = match verdict {
-            Verdict::To(to) => Some(to),
-            Verdict::Tun => None,
-            Verdict::Flood | Verdict::Drop(_) => return true,
-        };
+        if let Verdict::Flood | Verdict::Drop(_) = verdict {
+            return true;
+        }
+        let to = router::receiver(fabric, &self.subnets, verdict, header);
         self.policing.filter.allows(Path { from, to }, header, packet, fabric.members, &self.subnets, now)
     }
 

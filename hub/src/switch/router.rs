@@ -46,12 +46,14 @@ pub struct Fabric<'a> {
     pub own: Option<MemberId>,
     /// Who was told to be with other hubs, if there are any.
     pub(crate) peers: Option<&'a Peers>,
+    /// Whether the kernel routes to members that are nowhere else known to be.
+    pub exports: bool,
 }
 
 impl<'a> Fabric<'a> {
     /// The tables of the only hub of a LAN.
     pub fn alone(members: &'a Members, table: &'a RouteTable) -> Fabric<'a> {
-        Fabric { members, table, own: None, peers: None }
+        Fabric { members, table, own: None, peers: None, exports: false }
     }
 
     /// The member that holds an address, or has it behind it.
@@ -77,9 +79,29 @@ pub(super) fn sender(
     header: &Header,
 ) -> Option<MemberId> {
     match from {
+        // It may come from a member that the kernel reaches elsewhere.
+        Origin::Kernel if fabric.exports => {
+            fabric.members.holder(subnets.resolve(header.source)).filter(|&id| Some(id) != fabric.own)
+        }
         Origin::Kernel => None,
         Origin::Member(id) => Some(id),
         Origin::Link(_) => fabric.sender(subnets.resolve(header.source)),
+    }
+}
+
+/// The member that a packet is for, for access rules: `None` is the hub's own kernel, or what is behind that.
+pub(super) fn receiver(
+    fabric: Fabric<'_>,
+    subnets: &Subnets,
+    verdict: Verdict,
+    header: &Header,
+) -> Option<MemberId> {
+    match verdict {
+        Verdict::To(to) => Some(to),
+        Verdict::Tun if fabric.exports => {
+            fabric.members.holder(subnets.resolve(header.destination)).filter(|&id| Some(id) != fabric.own)
+        }
+        Verdict::Tun | Verdict::Flood | Verdict::Drop(_) => None,
     }
 }
 
@@ -88,7 +110,8 @@ pub(super) fn sender(
 /// A member may only send from addresses that it holds, its link-local one included, or that lie behind it, and another
 /// hub for members that are with it. This hub's kernel is trusted: it may forward.
 ///
-/// A packet of another hub is for who is here: none goes from link to link.
+/// A packet of another hub is for who is here: none goes from link to link. What a member sends to an address of the LAN
+/// that nobody has who is known to be anywhere is the kernel's where that routes to members.
 pub fn route(fabric: Fabric<'_>, subnets: &Subnets, from: Origin, header: &Header) -> Verdict {
     let Fabric { members, table, own, .. } = fabric;
     let (source, destination) = (subnets.resolve(header.source), subnets.resolve(header.destination));
@@ -116,7 +139,10 @@ pub fn route(fabric: Fabric<'_>, subnets: &Subnets, from: Origin, header: &Heade
             None => table.owner(destination),
         }
     };
+    let may_be_beyond =
+        fabric.exports && matches!(from, Origin::Member(_)) && subnets.with_prefix(destination).is_some();
     match owner {
+        None if may_be_beyond => Verdict::Tun,
         None => Verdict::Drop(Reason::NoRoute),
         Some(Owner::Hub) if from == Origin::Kernel => Verdict::Drop(Reason::Hairpin),
         Some(Owner::Hub) => Verdict::Tun,
@@ -125,6 +151,7 @@ pub fn route(fabric: Fabric<'_>, subnets: &Subnets, from: Origin, header: &Heade
             let member = members.member(to);
             match (member.session, member.elsewhere, from) {
                 (Some(_), _, _) => Verdict::To(to),
+                (None, None, _) if may_be_beyond => Verdict::Tun,
                 (None, None, _) | (None, Some(_), Origin::Link(_)) => Verdict::Drop(Reason::Offline),
                 // Each hub has that address: what comes back would go to another one.
                 (None, Some(_), Origin::Kernel) if subnets.is_hub(source) => Verdict::Drop(Reason::NoRoute),
@@ -302,8 +329,42 @@ mod tests {
             (Origin::Kernel, "10.0.0.1", "10.0.0.2", to_here),
         ] {
             let header = header(ip(source), ip(destination));
-            let fabric = Fabric { members: &members, table: &table, own: Some(own), peers: None };
+            let fabric =
+                Fabric { members: &members, table: &table, own: Some(own), peers: None, exports: false };
             assert_eq!(route(fabric, &subnets, from, &header), verdict, "{from:?}: {header}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_nobody_who_is_known_to_be_anywhere_is_the_kernels_where_that_routes_to_members() {
+        let subnets = subnets(&["10.0.0.0/27"]);
+        let mut members = Members::parse("", subnets).unwrap();
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let here = add(&mut members, 1, vec![ip("10.0.0.2")], true).unwrap().id;
+        let there = add(&mut members, 2, vec![ip("10.0.0.3")], false).unwrap().id;
+        let away = add(&mut members, 3, vec![ip("10.0.0.4")], false).unwrap().id;
+        let link = SessionId::new(7);
+        members.set_elsewhere(there, Some(link));
+        let table = RouteTable::default();
+        let [member, link] = [Origin::Member(here), Origin::Link(link)];
+        for (from, source, destination, verdict, [sent_by, sent_to]) in [
+            (member, "10.0.0.2", "10.0.0.4", Verdict::Tun, [Some(here), Some(away)]),
+            (member, "10.0.0.2", "10.0.0.5", Verdict::Tun, [Some(here), None]),
+            (member, "10.0.0.2", "10.0.0.1", Verdict::Tun, [Some(here), None]),
+            (member, "10.0.0.2", "10.0.0.3", Verdict::To(there), [Some(here), Some(there)]),
+            (member, "10.0.0.2", "192.0.2.1", Verdict::Drop(Reason::NoRoute), [Some(here), None]),
+            (member, "10.0.0.4", "10.0.0.5", Verdict::Drop(Reason::ForgedSource), [Some(here), None]),
+            // The kernel has given it, and another hub is not led on.
+            (Origin::Kernel, "10.0.0.4", "10.0.0.5", Verdict::Drop(Reason::NoRoute), [Some(away), None]),
+            (Origin::Kernel, "10.0.0.4", "10.0.0.2", Verdict::To(here), [Some(away), Some(here)]),
+            (Origin::Kernel, "192.0.2.1", "10.0.0.2", Verdict::To(here), [None, Some(here)]),
+            (link, "10.0.0.3", "10.0.0.4", Verdict::Drop(Reason::Offline), [Some(there), None]),
+        ] {
+            let header = header(ip(source), ip(destination));
+            let fabric = Fabric { exports: true, ..Fabric::alone(&members, &table) };
+            assert_eq!(route(fabric, &subnets, from, &header), verdict, "{from:?}: {header}");
+            assert_eq!(sender(fabric, &subnets, from, &header), sent_by, "{from:?}: {header}");
+            assert_eq!(receiver(fabric, &subnets, verdict, &header), sent_to, "{from:?}: {header}");
         }
     }
 

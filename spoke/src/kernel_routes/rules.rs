@@ -74,8 +74,16 @@ impl Policy<'_> {
         let is_ours = |prefix: &&IpNetwork| Family::of(prefix.ip()) == self.family;
         let around: Vec<IpNetwork> = self.around.iter().filter(is_ours).copied().collect();
         let action = RuleAction::Goto(MAIN_RULE);
-        let base =
-            Rule { family: self.family, priority: LATE, owner, from: None, to: None, service: None, action };
+        let base = Rule {
+            family: self.family,
+            priority: LATE,
+            owner,
+            from: None,
+            to: None,
+            by: None,
+            service: None,
+            action,
+        };
         let mut rules = self.direct_rules(base);
         if around.is_empty() {
             return rules;
@@ -173,6 +181,7 @@ mod tests {
         let action = match rule.action {
             RuleAction::Lookup { table, suppress } => format!("table {table} beyond {suppress:?}"),
             RuleAction::Goto(to) => format!("goto {to}"),
+            RuleAction::Unreachable => "unreachable".to_owned(),
         };
         format!("{}: from {from}{to}{service} {action}", rule.priority)
     }

@@ -21,6 +21,10 @@ pub(super) const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NL
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
+/// linux/if_link.h and linux/ip.h.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
+
 /// linux/if_addr.h.
 const IFA_RT_PRIORITY: u16 = 9;
 
@@ -57,6 +61,14 @@ pub(super) fn set_no_link_local(interface: u32) -> Request {
     let mode = attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
     Request::new(libc::RTM_SETLINK, ACK, &link_header(interface, 0, 0))
         .attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET6 as u16, &mode))
+}
+
+/// Has IPv4 packets forwarded that come in by an interface.
+pub(super) fn set_forwarding(interface: u32) -> Request {
+    let forwarding = attribute(IPV4_DEVCONF_FORWARDING, &1_u32.to_ne_bytes());
+    let conf = attribute(IFLA_INET_CONF, &forwarding);
+    Request::new(libc::RTM_SETLINK, ACK, &link_header(interface, 0, 0))
+        .attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET as u16, &conf))
 }
 
 /// Asks for the addresses of all interfaces.
@@ -283,7 +295,7 @@ pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// A string that may end in a zero byte.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
 

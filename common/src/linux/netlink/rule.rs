@@ -2,15 +2,18 @@
 
 #![warn(clippy::disallowed_methods, reason = "pure, though the module above it is not")]
 
+use std::fmt;
+
 use ipnetwork::IpNetwork;
 
-use super::codec::{ACK, CREATE, DUMP, address, octets};
+use super::codec::{ACK, CREATE, DUMP, address, octets, text};
 use super::message::{Message, Request, attributes, number_u16, number_u32};
 use super::objects::{Family, OUR_PROTOCOL};
 
 /// linux/fib_rules.h.
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
 const FRA_GOTO: u16 = 4;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
@@ -22,6 +25,9 @@ const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
 const FR_ACT_TO_TBL: u8 = 1;
 const FR_ACT_GOTO: u8 = 2;
+const FR_ACT_UNREACHABLE: u8 = 7;
+/// Letters of a device's name, at most: `IFNAMSIZ` less the zero behind them.
+const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
 /// A policy rule: which packets are looked up in another table than they would be.
 ///
@@ -41,10 +47,35 @@ pub struct Rule {
     pub from: Option<IpNetwork>,
     /// Only packets to this prefix.
     pub to: Option<IpNetwork>,
+    /// Only packets that come in by this device; by `lo`: those that this machine sends itself.
+    pub by: Option<DeviceName>,
     /// Only packets sent from these ports.
     pub service: Option<Service>,
     /// What is done with them.
     pub action: RuleAction,
+}
+
+/// The name of a network device, which need not be there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceName([u8; MAX_NAME]);
+
+impl DeviceName {
+    /// `None` where it is empty or too long.
+    pub fn new(name: &str) -> Option<DeviceName> {
+        let mut bytes = [0; MAX_NAME];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        (!name.is_empty()).then_some(DeviceName(bytes))
+    }
+
+    fn letters(&self) -> &[u8] {
+        self.0.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.letters()))
+    }
 }
 
 /// Packets of one protocol from a range of source ports.
@@ -70,6 +101,8 @@ pub enum RuleAction {
     },
     /// Goes on with the rule of this priority, which must be a higher number.
     Goto(u32),
+    /// They go nowhere, and their sender is told so.
+    Unreachable,
 }
 
 /// Adds a policy rule.
@@ -99,7 +132,8 @@ pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
     let (mut table, mut suppress, mut target, mut mask, mut protocol, mut ports) =
         (0, None, None, None, None, None);
     let action = RuleAction::Goto(0);
-    let mut rule = Rule { family, priority: 0, owner: 0, from: None, to: None, service: None, action };
+    let mut rule =
+        Rule { family, priority: 0, owner: 0, from: None, to: None, by: None, service: None, action };
     for (kind, value) in attributes(message.body.get(12..)?) {
         match kind {
             FRA_PROTOCOL => is_ours = value == [OUR_PROTOCOL],
@@ -110,6 +144,7 @@ pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
             FRA_FWMASK => mask = number_u32(value, 0),
             FRA_DST => rule.to = IpNetwork::new(address(value)?, to_length).ok(),
             FRA_SRC => rule.from = IpNetwork::new(address(value)?, from_length).ok(),
+            FRA_IIFNAME => rule.by = DeviceName::new(&text(value)),
             FRA_IP_PROTO => protocol = value.first().copied(),
             FRA_SPORT_RANGE => ports = Some((number_u16(value, 0)?, number_u16(value, 2)?)),
             // All ones stand for none.
@@ -123,6 +158,7 @@ pub(super) fn read_rule(message: &Message<'_>) -> Option<Rule> {
     rule.action = match *message.body.get(7)? {
         FR_ACT_TO_TBL => RuleAction::Lookup { table, suppress },
         FR_ACT_GOTO => RuleAction::Goto(target?),
+        FR_ACT_UNREACHABLE => RuleAction::Unreachable,
         _ => return None,
     };
     rule.service = protocol.zip(ports).map(|(protocol, (first, last))| Service { protocol, first, last });
@@ -134,6 +170,7 @@ fn request(kind: u16, flags: u16, rule: &Rule) -> Request {
     let (action, target, table, suppress) = match rule.action {
         RuleAction::Lookup { table, suppress } => (FR_ACT_TO_TBL, None, Some(table), suppress),
         RuleAction::Goto(priority) => (FR_ACT_GOTO, Some(priority), None, None),
+        RuleAction::Unreachable => (FR_ACT_UNREACHABLE, None, None, None),
     };
     let mut header = [0; 12];
     header[0] = rule.family.number();
@@ -141,6 +178,8 @@ fn request(kind: u16, flags: u16, rule: &Rule) -> Request {
     header[2] = rule.from.map_or(0, |from| from.prefix());
     header[7] = action;
     let (to, from) = (rule.to.map(|to| octets(to.network())), rule.from.map(|from| octets(from.network())));
+    // With the zero behind it.
+    let by = rule.by.map(|by| [by.letters(), &[0]].concat());
     let number = |number: Option<u32>| number.map(u32::to_ne_bytes);
     let (target, table, suppress) = (number(target), number(table), number(suppress.map(u32::from)));
     let protocol = rule.service.map(|service| [service.protocol]);
@@ -157,6 +196,7 @@ fn request(kind: u16, flags: u16, rule: &Rule) -> Request {
         .maybe(FRA_SUPPRESS_PREFIXLEN, bytes(&suppress))
         .maybe(FRA_DST, to.as_deref())
         .maybe(FRA_SRC, from.as_deref())
+        .maybe(FRA_IIFNAME, by.as_deref())
         .maybe(FRA_IP_PROTO, bytes(&protocol))
         .maybe(FRA_SPORT_RANGE, ports.as_deref())
 }
@@ -183,6 +223,7 @@ mod tests {
             owner: 7,
             from: None,
             to: net("203.0.113.5/32"),
+            by: None,
             service: None,
             action: RuleAction::Goto(32_766),
         };
@@ -193,6 +234,8 @@ mod tests {
             Rule { from: net("172.17.0.0/16"), to: None, service, ..rule },
             Rule { to: None, action: lookup(None), ..rule },
             Rule { family: Family::V6, to: net("2001:db8::/32"), action: lookup(Some(0)), ..rule },
+            Rule { by: DeviceName::new("lo"), action: RuleAction::Unreachable, ..rule },
+            Rule { by: DeviceName::new("fifteen-letters"), ..rule },
         ] {
             let bytes = new_rule(&rule).finish(1);
             assert_eq!(read(&bytes), Some(rule));

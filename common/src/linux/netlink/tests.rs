@@ -121,6 +121,7 @@ fn rules_send_all_but_one_destination_through_another_table() {
                 owner: b.index(),
                 from: None,
                 to,
+                by: None,
                 service: None,
                 action: RuleAction::Lookup { table, suppress },
             };

@@ -45,7 +45,8 @@ pub(super) fn rules(
     others: &[IpNetwork],
 ) -> Vec<Rule> {
     let action = RuleAction::Goto(MAIN_RULE);
-    let base = Rule { family, priority: DIRECT, owner, from: None, to: None, service: None, action };
+    let base =
+        Rule { family, priority: DIRECT, owner, from: None, to: None, by: None, service: None, action };
     let services = tcp_ports.iter().map(|&port| Service { protocol: 6, first: port, last: port });
     let addresses: BTreeSet<IpNetwork> = others
         .iter()
@@ -81,6 +82,7 @@ mod tests {
                 let action = match rule.action {
                     RuleAction::Lookup { table, suppress } => format!("table {table} beyond {suppress:?}"),
                     RuleAction::Goto(to) => format!("goto {to}"),
+                    RuleAction::Unreachable => "unreachable".to_owned(),
                 };
                 format!("{}: from {from}{port} {action}", rule.priority)
             })
