@@ -4,12 +4,12 @@
 //! and of spokes that start anew. What must hold is checked after each turn: nobody is at two hubs for longer than it takes
 //! a hub to notice that a link is dead, no packet arrives twice, nobody gives up; and in the end everybody is at one hub
 //! that lives, and at none that drains where there is another one, and reaches everybody, at whichever hub. `SEED=n` runs
-//! one seed, `SEEDS=n` that many. Other stories are of a list that the hubs share (`list.rs`), and of one hub of them in other
+//! one seed, `SEEDS=n` that many, `TRACE=1` tells what happens. Other stories are of a list that the hubs share (`list.rs`), and of one hub of them in other
 //! hands.
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads the environment and starts virtual time")]
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
-#![allow(clippy::print_stdout, reason = "a test: it says how much was delivered")]
+#![allow(clippy::print_stdout, reason = "a test: it says how much was delivered, and what happens")]
 
 #[path = "simulation_hubs/checks.rs"]
 mod checks;
@@ -33,6 +33,8 @@ mod pipe;
 #[path = "simulation/rng.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod rng;
+#[path = "simulation_hubs/trace.rs"]
+mod trace;
 #[path = "simulation_hubs/world.rs"]
 mod world;
 
