@@ -73,6 +73,9 @@ enum Line {
     Member(MemberId, Option<String>),
 }
 
+/// Members of which a change waits until the keeper of the list agrees, and their lines without it.
+pub type Unagreed = BTreeMap<PublicKey, Option<String>>;
+
 /// How to bring the text of `members` up to date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patch {
@@ -228,13 +231,25 @@ impl Members {
         self.is_changed() && !self.journal.is_prefix && self.journal.len >= APPEND_FROM
     }
 
-    /// What has to be written for the text to have the list as it is now. To be followed by `set_saved`, or by
-    /// `set_damaged`, before the next one.
-    pub fn begin_save(&mut self) -> Patch {
+    /// What has to be written for the text to have the list as it is now, but for the lines of `unagreed` keys: those are
+    /// as they were, where they were any. To be followed by `set_saved`, or by `set_damaged`, before the next one.
+    pub fn begin_save(&mut self, unagreed: &Unagreed) -> Patch {
         let can_append = self.journal.is_prefix && self.journal.len >= APPEND_FROM;
         let from = if can_append { self.journal.lines } else { 0 };
-        let mut text = String::new();
-        for line in self.lines.iter_mut().skip(from) {
+        let is_unagreed = |table: &Slab<Member>, line: &Line| match line {
+            Line::Member(id, _) => unagreed.contains_key(&table[id.index()].key),
+            Line::Text(_) => false,
+        };
+        let (mut text, mut to) = (String::new(), self.lines.len());
+        for (at, line) in self.lines.iter_mut().enumerate().skip(from) {
+            if is_unagreed(&self.table, line) {
+                if can_append {
+                    // What is behind it waits as well: lines are only ever added.
+                    to = at;
+                    break;
+                }
+                continue;
+            }
             if let Line::Member(id, line @ None) = line {
                 *line = Some(format_member(&self.table[id.index()]));
             }
@@ -242,9 +257,11 @@ impl Members {
             text.push_str(line);
             text.push('\n');
         }
-        self.journal.lines = self.lines.len();
+        let before = if can_append { Vec::new() } else { self.lines_before(unagreed) };
+        before.iter().for_each(|line| text.extend([line, "\n"]));
+        self.journal.lines = to;
         self.journal.len = if can_append { self.journal.len + text.len() } else { text.len() };
-        self.journal.is_prefix = true;
+        self.journal.is_prefix = can_append || unagreed.is_empty();
         if can_append { Patch::Append(text) } else { Patch::Replace(text) }
     }
 
