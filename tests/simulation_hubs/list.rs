@@ -50,6 +50,8 @@ pub(crate) struct List {
     issued: BTreeMap<String, u32>,
     /// Which machines were let in while they showed a secret.
     pub(crate) entered: BTreeMap<Option<u8>, BTreeSet<usize>>,
+    /// Secrets of machines which the keeper of the list has had as members.
+    used: BTreeSet<u8>,
     /// How many machines the invites of a secret are for.
     uses: BTreeMap<u8, u32>,
     /// Whom a person may have let in, or taken off.
@@ -119,6 +121,15 @@ impl World {
             let newcomer = Newcomer { name, secret, first: world.rng.below(world.hubs.len()) };
             let nobody = IpAddr::from([10, 0, 0, 9]);
             let (seed, time) = (world.rng.next(), (world.time(), world.now));
+            world.say(|| {
+                let hash = secret.map(|secret| Secret(secret).hash().to_string());
+                format!(
+                    "spoke {} is {} {} and shows {hash:?}",
+                    world.spokes.len(),
+                    newcomer.name,
+                    key.public()
+                )
+            });
             world.spokes.push(Machine::with(key, nobody, Some(newcomer), seed, time));
         }
         world
@@ -137,6 +148,7 @@ impl World {
     }
 
     fn command(&mut self, hub: usize, command: Command, wish: Wish) {
+        self.say(|| format!("hub {hub} is asked: {command:?}"));
         let now = self.now;
         let list = self.list();
         list.last_request += 1;
@@ -251,7 +263,17 @@ impl World {
                 self.list().entered.entry(secret).or_default().insert(at);
             }
         }
+        let keepers = self.hubs.iter().filter_map(|hub| hub.core.as_ref());
+        let keepers: Vec<&Core> =
+            keepers.filter(|core| core.keeper().is_some_and(|term| term.keeper == core.key())).collect();
+        let is_member = |at: &usize| {
+            let key = self.spokes[*at].key.public();
+            keepers.iter().any(|core| core.members().by_key(&key).is_some())
+        };
+        let members = self.newcomers().into_iter().filter(is_member);
+        let used: Vec<u8> = members.filter_map(|at| self.secret_of(at)).collect();
         let list = self.list();
+        list.used.extend(used);
         if list.is_locked && !list.has_kept {
             for (secret, entered) in &list.entered {
                 let uses = secret.and_then(|secret| list.uses.get(&secret)).copied().unwrap_or(0);
@@ -303,7 +325,8 @@ impl World {
         for (name, secret) in &list.good {
             let is_there =
                 invites.iter().any(|line| line.starts_with(&Secret([*secret; 16]).hash().to_string()));
-            let is_used = list.entered.contains_key(&Some(*secret));
+            // Whom it let in may have been taken off again before it heard so.
+            let is_used = list.entered.contains_key(&Some(*secret)) || list.used.contains(secret);
             assert!(is_there || is_used, "the invite for {name} is lost");
         }
         for name in list.void.iter().filter(|name| list.issued[*name] <= 2) {

@@ -18,6 +18,7 @@ use crate::machine::Machine;
 use crate::packets::{Book, HUB_V4, Place, udp};
 use crate::pipe::{Pipe, Read};
 use crate::rng::Rng;
+use crate::trace::{self, Trace};
 
 /// A turn that comes round so often within one step is a loop without end.
 const MAX_TURNS: usize = 200_000;
@@ -89,11 +90,13 @@ pub(crate) struct World {
     pub(crate) losses: u32,
     /// Pairs of hubs between which nothing passes.
     apart: BTreeSet<(usize, usize)>,
-    start: Instant,
+    pub(crate) start: Instant,
     /// Since when a spoke has been online at a hub by a session which it has left.
     pub(crate) left: HashMap<(usize, usize, SessionId), Instant>,
     /// What the hubs' list is to be like, where they share one.
     pub(crate) list: Option<Box<List>>,
+    /// What was told of it so far, where it is told as it happens.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 /// Where a hub is reached.
@@ -158,6 +161,7 @@ impl World {
             losses: 0,
             left: HashMap::new(),
             list: None,
+            trace: std::env::var("TRACE").is_ok().then(Box::default),
             apart: BTreeSet::new(),
             start: now,
             rng: Rng::new(seed ^ 0x5eed),
@@ -175,6 +179,7 @@ impl World {
 
     /// The process dies: the kernel of its machine resets all connections.
     pub(crate) fn kill_hub(&mut self, hub: usize) {
+        self.say(|| format!("kill {hub}"));
         (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
         // What it was writing may be on the disk.
         if let Some((_, job)) = self.hubs[hub].job.take() {
@@ -209,6 +214,7 @@ impl World {
 
     /// Nothing passes between two hubs any more.
     pub(crate) fn part(&mut self, one: usize, other: usize) {
+        self.say(|| format!("part {one} {other}"));
         self.apart.insert((one.min(other), one.max(other)));
         for conn in self.conns.values_mut().filter(|conn| conn.is_of(one) && conn.is_of(other)) {
             conn.up.stall();
@@ -218,6 +224,7 @@ impl World {
 
     /// It does again.
     pub(crate) fn join_up(&mut self) {
+        self.say(|| "all hubs reach each other".to_owned());
         self.apart.clear();
         (0..self.hubs.len())
             .filter(|&hub| !self.hubs[hub].is_dark)
@@ -233,6 +240,7 @@ impl World {
     }
 
     pub(crate) fn start_hub(&mut self, hub: usize) {
+        self.say(|| format!("start {hub}"));
         let (seed, time) = (self.rng.next(), self.time());
         let host = &mut self.hubs[hub];
         host.core = Some(core(&host.key, &host.disk, seed, time));
@@ -240,6 +248,7 @@ impl World {
 
     /// Nothing passes from or to this hub's machine any more.
     pub(crate) fn silence(&mut self, hub: usize) {
+        self.say(|| format!("silence {hub}"));
         self.hubs[hub].is_dark = true;
         for conn in self.conns.values_mut().filter(|conn| conn.is_of(hub)) {
             conn.up.stall();
@@ -248,6 +257,7 @@ impl World {
     }
 
     pub(crate) fn mend(&mut self, hub: usize) {
+        self.say(|| format!("mend {hub}"));
         if std::mem::take(&mut self.hubs[hub].is_dark) {
             self.resume(hub);
         }
@@ -291,6 +301,7 @@ impl World {
 
     /// All connections of a spoke are reset.
     pub(crate) fn cut(&mut self, spoke: usize) {
+        self.say(|| format!("cut spoke {spoke}"));
         let now = self.now;
         for conn in self.spokes[spoke].conns() {
             if let Some(conn) = self.conns.get_mut(&conn) {
@@ -302,6 +313,7 @@ impl World {
 
     /// The program vanishes without a word, and another one starts.
     pub(crate) fn restart_spoke(&mut self, spoke: usize) {
+        self.say(|| format!("restart spoke {spoke}"));
         for conn in self.spokes[spoke].conns() {
             if let Some(conn) = self.conns.get_mut(&conn) {
                 conn.is_open = false;
@@ -390,6 +402,7 @@ impl World {
             self.flush_spoke(spoke);
         }
         self.conns.retain(|_, conn| conn.session.is_some() || conn.is_open);
+        self.trace();
         self.check();
     }
 
@@ -508,14 +521,19 @@ impl World {
                     core.handle_done(done, now);
                 }
                 Effect::Answer(request, answer) => {
+                    trace::say(&self.trace, now - self.start, || {
+                        format!("hub {hub}: {request:?} {answer:?}")
+                    });
                     self.list.iter_mut().for_each(|list| list.answered(request, &answer));
                 }
                 Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
                 | Effect::Export(..)
                 | Effect::SetSubnets(..)
-                | Effect::Hurry(_)
-                | Effect::Log(_) => {}
+                | Effect::Hurry(_) => {}
+                Effect::Log(notice) => {
+                    trace::say(&self.trace, now - self.start, || trace::note(hub, &notice))
+                }
             }
         }
     }

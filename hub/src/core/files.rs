@@ -11,7 +11,7 @@ use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::keeper::Then;
 use crate::lan::members::{Access, Change, Outcome, Version};
-use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers, Running, Written};
+use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers, Running, Seen, Written};
 
 impl Core {
     /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
@@ -101,12 +101,15 @@ impl Core {
                 }
                 Command::Reload => {
                     // What is to be written goes first: else the files say less than other hubs were told.
-                    let write = self.admission.write_changes(&mut self.saving, now);
+                    let write = self.write_changes(now);
                     if write.is_some() {
                         self.saving.put_back(request, Command::Reload);
                         write
+                    } else if self.saving.has_access_to_write() {
+                        self.read_later(request);
+                        None
                     } else {
-                        self.saving.run(Running::Reload(request));
+                        self.saving.run(Running::Reload(request, self.seen()));
                         Some(Job::Read)
                     }
                 }
@@ -121,8 +124,18 @@ impl Core {
         }
     }
 
+    /// What is to be written now: to what the keeper of the list has not agreed is not, as whoever reads it takes it for
+    /// agreed.
+    fn write_changes(&mut self, now: Instant) -> Option<Job> {
+        self.admission.write_changes(&mut self.saving, &self.keeper.unagreed(), now)
+    }
+
     fn start_writing(&mut self, now: Instant) {
-        if let Some(job) = self.admission.write_changes(&mut self.saving, now) {
+        self.seal(now);
+        if self.saving.is_running() {
+            return;
+        }
+        if let Some(job) = self.write_changes(now) {
             self.effects.push_back(Effect::Save(Box::new(job)));
         } else if !self.admission.is_changed() && self.saving.is_due(now) {
             // There is nothing left to write, so the earlier failure is over.
@@ -211,7 +224,12 @@ impl Core {
                 let answer = written.map(|()| Answer::Renumbered(self.renumber(steps, moves, to)));
                 self.answer(request, answer.map_err(|error| format!("{error}; nothing is changed")));
             }
-            (Some(Running::Reload(request)), Done::Read(read)) => {
+            // The files may say less than what other hubs were told meanwhile, or a person.
+            (Some(Running::Reload(request, seen)), Done::Read(Ok(_))) if seen != self.seen() => {
+                self.read_later(request);
+            }
+            (Some(Running::Reload(request, _)), Done::Read(read)) => {
+                self.saving.end_reading();
                 let reloaded = read.and_then(|files| self.take_files(files, now));
                 let answer = reloaded.map_err(|error| format!("{error}; nothing is changed"));
                 self.answer(request, answer.map(Answer::Reloaded));
@@ -318,6 +336,17 @@ impl Core {
         }
     }
 
+    fn seen(&self) -> Seen {
+        (self.members().version(), self.invites().version(), self.admission.access())
+    }
+
+    fn read_later(&mut self, request: RequestId) {
+        if !self.saving.read_later(request) {
+            let text = "the list of members changes all the time: try again; nothing is changed";
+            self.answer(request, Err(text.to_owned()));
+        }
+    }
+
     /// Takes over the files as they were read. An error leaves everything as it was.
     fn take_files(&mut self, files: Files, now: Instant) -> Result<Vec<Change>, String> {
         let changes = match files.members {
@@ -377,5 +406,115 @@ impl Core {
         if !changes.is_empty() {
             self.reopen_disputes(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+
+    use std::time::Duration;
+
+    use common::wire::key::PrivateKey;
+
+    use super::*;
+    use crate::lan::Lan;
+    use crate::lan::invites::Invites;
+    use crate::lan::keeper::LanFile;
+    use crate::lan::members::{Members, Patch};
+    use crate::lan::moves::Moves;
+    use crate::lan::saving::{Allow, Fingerprint};
+    use crate::lan::subnets::Subnets;
+
+    fn subnets() -> Subnets {
+        Subnets::new(&["10.0.0.0/24".parse().unwrap()]).unwrap()
+    }
+
+    fn core() -> Core {
+        let lan = Lan {
+            hub_name: "hub".parse().unwrap(),
+            subnets: subnets(),
+            mtu: 1_400,
+            routes: vec![],
+            hub_networks: vec![],
+        };
+        let files = crate::core::Files {
+            members: Members::parse("", subnets()).unwrap(),
+            fingerprint: Fingerprint::of(""),
+            invites: Invites::default(),
+            access: Access::Locked,
+            rules: None,
+            moves: Moves::default(),
+            lan: LanFile::default(),
+        };
+        Core::new(PrivateKey::from_random([1; 32]), lan, files, 1, Duration::ZERO)
+    }
+
+    fn read(text: &str) -> Done {
+        let members = Members::parse(text, subnets()).unwrap();
+        let members = Box::new(ReadMembers { members, fingerprint: Fingerprint::of(text) });
+        Done::Read(Ok(Files { members: Ok(members), invites: Invites::default(), locked: true, rules: None }))
+    }
+
+    fn allow(name: &str, seed: u8) -> Command {
+        let who = PrivateKey::from_random([seed; 32]).public().to_string();
+        let (name, in_place_of) = (name.parse().ok(), None);
+        let (addresses, routes, tags) = (vec![], vec![], vec![]);
+        Command::Allow(Allow { who, in_place_of, name, addresses, routes, tags })
+    }
+
+    /// The next job, and whether the first request is answered, and how.
+    fn next(core: &mut Core) -> (Option<Job>, Option<Result<(), String>>) {
+        let (mut job, mut answer) = (None, None);
+        while let Some(effect) = core.poll_effect() {
+            if let Effect::Save(next) = effect {
+                job = Some(*next);
+            } else if let Effect::Answer(RequestId(1), is) = effect {
+                answer = Some((*is).map(drop));
+            }
+        }
+        (job, answer)
+    }
+
+    #[test]
+    fn files_are_read_again_where_the_list_changes_meanwhile() {
+        let (mut core, now) = (core(), Instant::now());
+        core.request(RequestId(1), Command::Reload, now);
+        assert_eq!(next(&mut core), (Some(Job::Read), None));
+        core.request(RequestId(2), allow("a", 2), now);
+        core.request(RequestId(3), Command::Rename("a".to_owned(), "b".parse().unwrap()), now);
+        core.handle_done(read(""), now);
+        let (job, answer) = next(&mut core);
+        let Some(Job::Write { members: Some(Patch::Replace(text)), .. }) = job else { panic!("{job:?}") };
+        assert!(answer.is_none() && text.contains(" b "), "{text}");
+        core.handle_done(Done::Written { invites: None, members: Some(Written::Saved) }, now);
+        assert_eq!(next(&mut core), (Some(Job::Read), None));
+        core.handle_done(read(&text), now);
+        assert_eq!(next(&mut core), (None, Some(Ok(()))));
+        assert!(core.members().by_name(&"b".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn who_has_files_read_hears_where_the_list_changes_all_the_time() {
+        let (mut core, now) = (core(), Instant::now());
+        core.request(RequestId(1), Command::Reload, now);
+        let mut text = String::new();
+        for round in 0..100 {
+            assert_eq!(next(&mut core), (Some(Job::Read), None), "{round}");
+            core.request(RequestId(2), allow(&format!("m{round}"), 100 + round), now);
+            core.handle_done(read(&text), now);
+            let (job, answer) = next(&mut core);
+            if let Some(answer) = answer {
+                assert!(answer.is_err_and(|text| text.ends_with("try again; nothing is changed")));
+                assert_eq!(core.members().len(), usize::from(round) + 1);
+                return;
+            }
+            let Some(Job::Write { members: Some(Patch::Replace(whole)), .. }) = job else {
+                panic!("{job:?}")
+            };
+            text = whole;
+            core.handle_done(Done::Written { invites: None, members: Some(Written::Saved) }, now);
+        }
+        panic!("it goes on for ever");
     }
 }

@@ -95,6 +95,7 @@ impl Core {
         }
         // It is the new keeper's to agree to that.
         for Asked { edits, then, .. } in asked {
+            self.write_again(&edits);
             for then in then {
                 self.agree(edits.clone(), then, now);
             }
@@ -254,7 +255,8 @@ impl Core {
         }
         self.seal(now);
         let there = refused.is_some().then_some(records);
-        let Some((Asked { then, .. }, records)) = self.keeper.answered(token, there) else { return };
+        let Some((Asked { edits, then, .. }, records)) = self.keeper.answered(token, there) else { return };
+        self.write_again(&edits);
         self.put(records, now);
         for then in then {
             match &refused {
@@ -262,6 +264,12 @@ impl Core {
                 Some(why) => self.conclude_refused(then, why, now),
             }
         }
+        self.start_job(now);
+    }
+
+    /// Has these records written down, which were not while a change of them waited.
+    pub(super) fn write_again(&mut self, edits: &[Edit]) {
+        edits.iter().for_each(|edit| self.admission.write_again(edit.record.id));
     }
 
     /// Another hub was quicker: a join is decided anew by what the list says now.
@@ -316,6 +324,7 @@ impl Core {
     /// Makes the list what it is without changes that are taken back. A membership that was revoked here stays so.
     pub(super) fn take_back(&mut self, records: Vec<Record>, waiting: Vec<Then>, why: &str, now: Instant) {
         let ids: Vec<RecordId> = records.iter().map(|record| record.id).collect();
+        ids.iter().for_each(|id| self.admission.write_again(*id));
         self.put(records, now);
         for then in waiting {
             match then {

@@ -48,8 +48,10 @@ impl Core {
             }
             return;
         };
+        self.write_again(&edits);
         self.note_records(edits);
         then.into_iter().for_each(|then| self.conclude(then, now));
+        self.start_job(now);
     }
 
     /// Begins or goes on telling the whole list to the store; nothing where all of it was told.

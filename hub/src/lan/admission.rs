@@ -15,7 +15,7 @@ use common::wire::place::Place;
 use crate::ids::{MemberId, SessionId};
 use crate::lan::invites::{Invite, Invites, format_invite, parse_invite};
 use crate::lan::joins::Joins;
-use crate::lan::members::{Access, Change, Decision, Members, Rights};
+use crate::lan::members::{Access, Change, Decision, Members, Rights, Unagreed};
 use crate::lan::moves::{Moves, Step};
 use crate::lan::pending::{Pending, Waiting};
 use crate::lan::saving::{Job, Saving};
@@ -350,9 +350,14 @@ impl Admission {
         self.members.is_changed() || self.invites.is_changed()
     }
 
-    /// The job that writes what is changed; `None` where there is nothing to write now.
-    pub(crate) fn write_changes(&mut self, saving: &mut Saving, now: Instant) -> Option<Job> {
-        saving.write_changes(&mut self.members, &self.invites, now)
+    /// The job that writes what is changed, but for `unagreed` members; `None` where there is nothing to write now.
+    pub(crate) fn write_changes(
+        &mut self,
+        saving: &mut Saving,
+        unagreed: &Unagreed,
+        now: Instant,
+    ) -> Option<Job> {
+        saving.write_changes(&mut self.members, &self.invites, unagreed, now)
     }
 
     /// The invites, to note what of them was written.

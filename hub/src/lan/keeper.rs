@@ -20,7 +20,7 @@ use ipnetwork::IpNetwork;
 use crate::ids::{RequestId, SessionId};
 use crate::lan::admission::Welcomed;
 use crate::lan::invites::MAX_INVITES;
-use crate::lan::members::{BadLine, MAX_MEMBERS};
+use crate::lan::members::{BadLine, MAX_MEMBERS, Unagreed};
 use crate::lan::saving::Answer;
 
 /// How long the keeper has to agree to a change.
@@ -294,14 +294,26 @@ impl Keeper {
 
     /// All changes that wait, and what their records are without them.
     pub(crate) fn take_asked(&mut self) -> (Vec<Asked>, Vec<Record>) {
-        let asked: Vec<Asked> = self.asked.drain(..).collect();
         let mut before = BTreeMap::new();
-        for edit in asked.iter().flat_map(|asked| &asked.edits) {
+        for edit in self.asked.iter().flat_map(|asked| &asked.edits) {
             before.entry(edit.record.id).or_insert_with(|| edit.before.clone());
         }
         // What the keeper has told since goes before what they were.
         before.append(&mut self.told);
-        (asked, before.into_iter().map(|(id, text)| Record { id, text }).collect())
+        let records = before.into_iter().map(|(id, text)| Record { id, text }).collect();
+        (self.asked.drain(..).collect(), records)
+    }
+
+    /// The members of which a change waits, and their lines without it.
+    pub(crate) fn unagreed(&self) -> Unagreed {
+        let mut unagreed = Unagreed::new();
+        for Edit { record, before } in self.asked.iter().flat_map(|asked| &asked.edits) {
+            if let RecordId::Member(key) = record.id {
+                let line = || self.told.get(&record.id).unwrap_or(before).clone();
+                unagreed.entry(key).or_insert_with(line);
+            }
+        }
+        unagreed
     }
 
     /// Takes note that a link tells these records, the first of all or others. Returns those that count now.

@@ -60,6 +60,9 @@ pub enum Decision {
     Refused(Refusal, String),
 }
 
+/// Members of which a change waits until the keeper of the list agrees, and their lines without it.
+pub type Unagreed = BTreeMap<PublicKey, Option<String>>;
+
 /// What was last read or written, compared with the list.
 struct Journal {
     /// The state that the list is in.
@@ -180,21 +183,23 @@ impl Members {
     }
 
     /// Whether it takes the whole text to write what is changed, and that is long.
-    pub fn is_costly(&self) -> bool {
-        self.is_changed() && self.lines.is_costly()
+    pub fn is_costly(&self, unagreed: &Unagreed) -> bool {
+        self.is_changed() && self.lines.is_costly(unagreed)
     }
 
-    /// What has to be written for the text to have the list as it is now. To be followed by `set_saved`, or by
-    /// `set_damaged`, before the next one.
-    pub fn begin_save(&mut self) -> Patch {
+    /// What has to be written for the text to have the list as it is now, but for the lines of `unagreed` keys: those are
+    /// as they were, where they were any. To be followed by `set_saved`, or by `set_damaged`, before the next one.
+    pub fn begin_save(&mut self, unagreed: &Unagreed) -> Patch {
+        let before = self.lines_before(unagreed);
         let Members { lines, table, .. } = self;
-        lines.begin_save(|id| format_member(&table[id.index()]))
+        let waits = |id: MemberId| unagreed.contains_key(&table[id.index()].key);
+        lines.begin_save(|id| format_member(&table[id.index()]), waits, (unagreed, &before))
     }
 
     /// The same where the text is to be written as a whole, so that no line takes the place of another one.
-    pub(crate) fn begin_fold(&mut self) -> Patch {
+    pub(crate) fn begin_fold(&mut self, unagreed: &Unagreed) -> Patch {
         self.lines.set_damaged();
-        self.begin_save()
+        self.begin_save(unagreed)
     }
 
     /// Whether lines of the text take the place of others.

@@ -16,7 +16,7 @@ use ipnetwork::IpNetwork;
 
 use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
-use crate::lan::members::{Access, Change, Members, Patch, Version, without_incomplete};
+use crate::lan::members::{Access, Change, Members, Patch, Unagreed, Version, without_incomplete};
 use crate::lan::moves::{Moves, Step};
 use crate::lan::rules::{Rules, Tag};
 use crate::lan::subnets::Subnets;
@@ -30,6 +30,8 @@ const REWRITE_EVERY: Duration = Duration::from_millis(100);
 const FOLD_AFTER: Duration = Duration::from_secs(60);
 /// Most routes that the answer to a renumbering names.
 const MAX_HIDDEN: usize = 10;
+/// How often the files are read for one request, where the list changes meanwhile.
+const MOST_READS: u32 = 10;
 /// Most requests that wait for the files.
 const MAX_REQUESTS: usize = 64;
 
@@ -281,9 +283,12 @@ pub(crate) enum Running {
     Term(RequestId),
     /// Who keeps it, or who may join, for which nobody waits.
     Noted,
-    /// The files as they are.
-    Reload(RequestId),
+    /// The files as they are, and what the list was when they began to be read.
+    Reload(RequestId, Seen),
 }
+
+/// A state of the list: of its members, its invites and who may join.
+pub(crate) type Seen = (Version, Version, Access);
 
 /// A change that holds already; its answer waits until it was written, or the write has failed.
 pub(crate) struct Awaited {
@@ -311,6 +316,8 @@ pub struct Saving {
     /// Why the files cannot be written, if there is something to write.
     trouble: Option<String>,
     taken: Fingerprint,
+    /// How often the files were read for the request that has them read.
+    reads: u32,
 }
 
 impl Saving {
@@ -327,6 +334,7 @@ impl Saving {
             fold_at: None,
             trouble: None,
             taken,
+            reads: 0,
         }
     }
 
@@ -394,6 +402,28 @@ impl Saving {
         self.requests.push_front((request, command));
     }
 
+    /// Has the files read later, behind all that waits; `false` where that was tried too often.
+    pub(crate) fn read_later(&mut self, request: RequestId) -> bool {
+        self.reads += 1;
+        let may = self.reads < MOST_READS;
+        if may {
+            self.requests.push_back((request, Command::Reload));
+        } else {
+            self.reads = 0;
+        }
+        may
+    }
+
+    /// Notes that the files were read, and taken over or not.
+    pub(crate) fn end_reading(&mut self) {
+        self.reads = 0;
+    }
+
+    /// Whether it is still to be written who may join.
+    pub(crate) fn has_access_to_write(&self) -> bool {
+        self.requests.iter().any(|(_, command)| *command == Command::NoteAccess)
+    }
+
     pub(crate) fn run(&mut self, running: Running) {
         debug_assert!(self.running.is_none());
         self.running = Some(running);
@@ -418,11 +448,12 @@ impl Saving {
         self.taken = text;
     }
 
-    /// The job that writes what is changed; `None` where there is nothing to write now.
+    /// The job that writes what is changed, but for `unagreed` members; `None` where there is nothing to write now.
     pub(crate) fn write_changes(
         &mut self,
         members: &mut Members,
         invites: &Invites,
+        unagreed: &Unagreed,
         now: Instant,
     ) -> Option<Job> {
         self.rewrite_at = None;
@@ -437,7 +468,7 @@ impl Saving {
         {
             return None;
         }
-        if members.is_costly() {
+        if members.is_costly(unagreed) {
             if let Some(at) = self.rewritten_at.map(|at| at + REWRITE_EVERY).filter(|&at| now < at) {
                 self.rewrite_at = Some(at);
                 return None;
@@ -449,8 +480,8 @@ impl Saving {
         Some(Job::Write {
             invites: invites.is_changed().then(|| invites.to_text()),
             members: match is_due {
-                true => Some(members.begin_fold()),
-                false => members.is_changed().then(|| members.begin_save()),
+                true => Some(members.begin_fold(unagreed)),
+                false => members.is_changed().then(|| members.begin_save(unagreed)),
             },
             taken: self.taken,
         })

@@ -49,6 +49,13 @@ impl Admission {
         }
     }
 
+    /// Has a record written down that was not while a change of it waited.
+    pub(crate) fn write_again(&mut self, id: RecordId) {
+        if let RecordId::Member(key) = id {
+            self.members_mut().write_again(&key);
+        }
+    }
+
     /// The records that are no members.
     pub(crate) fn other_records(&self) -> Vec<Record> {
         let invites = self.invites().iter().map(|invite| {

@@ -327,7 +327,7 @@ mod tests {
     use common::wire::key::PrivateKey;
 
     use super::*;
-    use crate::lan::members::Decision;
+    use crate::lan::members::{Decision, Unagreed};
 
     fn subnets() -> Subnets {
         Subnets::new(&["10.0.0.0/16".parse().unwrap()]).unwrap()
@@ -365,7 +365,7 @@ mod tests {
 
         /// Writes what is changed; what was to be done, and what that led to.
         fn save(&mut self) -> (Patch, Written) {
-            let (version, patch) = (self.members.version(), self.members.begin_save());
+            let (version, patch) = (self.members.version(), self.members.begin_save(&Unagreed::new()));
             let written = self.files.write_members(&patch, self.taken);
             match written {
                 Written::Saved => self.members.set_saved(version),
@@ -463,7 +463,8 @@ mod tests {
                         let tag = format!("t{round}-{}", changed % 7);
                         scratch.members.set_tags(id, &[tag.parse().unwrap()]);
                     }
-                    let (version, patch) = (scratch.members.version(), scratch.members.begin_save());
+                    let (version, patch) =
+                        (scratch.members.version(), scratch.members.begin_save(&Unagreed::new()));
                     let decided = start.elapsed();
                     assert!(matches!(scratch.files.write_members(&patch, scratch.taken), Written::Saved));
                     scratch.members.set_saved(version);

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use common::wire::key::PublicKey;
 
+use super::Unagreed;
 use crate::ids::MemberId;
 
 /// What is wrong with a line of `members`.
@@ -197,15 +198,17 @@ impl Lines {
     }
 
     /// Whether what is new or changed can be added at the end.
-    fn can_append(&self) -> bool {
+    fn can_append(&self, unagreed: &Unagreed) -> bool {
         let Text { len, can_grow, ref changed, instead, append_from: (new, other), .. } = self.text;
         let are_few = (instead + changed.len()) * MOST_INSTEAD <= self.lines.len().max(16);
-        can_grow && len >= new && (changed.is_empty() || len >= other && are_few)
+        // Another one may have what a line gives up that is not to be changed yet.
+        let waits = changed.values().any(|key| unagreed.contains_key(key));
+        can_grow && !waits && len >= new && (changed.is_empty() || len >= other && are_few)
     }
 
     /// Whether it takes the whole text to write what is changed, and that is long.
-    pub(super) fn is_costly(&self) -> bool {
-        !self.can_append() && self.text.len >= self.text.append_from.0
+    pub(super) fn is_costly(&self, unagreed: &Unagreed) -> bool {
+        !self.can_append(unagreed) && self.text.len >= self.text.append_from.0
     }
 
     /// The whole text.
@@ -222,9 +225,15 @@ impl Lines {
         text
     }
 
-    /// What has to be written for the text to have all lines as they are now.
-    pub(super) fn begin_save(&mut self, format: impl Fn(MemberId) -> String) -> Patch {
-        let can_append = self.can_append();
+    /// What has to be written for the text to have all lines as they are now, but for those of members that wait: in a whole
+    /// text their lines `before` stand at its end, and to one that grows nothing is added behind the first of them.
+    pub(super) fn begin_save(
+        &mut self,
+        format: impl Fn(MemberId) -> String,
+        waits: impl Fn(MemberId) -> bool,
+        (unagreed, before): (&Unagreed, &[&str]),
+    ) -> Patch {
+        let can_append = self.can_append(unagreed);
         let mut text = String::new();
         let changed = std::mem::take(&mut self.text.changed);
         let from = if can_append {
@@ -237,17 +246,28 @@ impl Lines {
             self.text.instead = 0;
             0
         };
-        for line in self.lines.iter_mut().skip(from) {
-            if let Line::Member(id, line @ None) = line {
-                *line = Some(format(*id));
+        let mut to = self.lines.len();
+        for (at, line) in self.lines.iter_mut().enumerate().skip(from) {
+            match line {
+                Line::Member(id, _) if waits(*id) && can_append => {
+                    to = at;
+                    break;
+                }
+                Line::Member(id, _) if waits(*id) => continue,
+                Line::Member(id, line @ None) => *line = Some(format(*id)),
+                Line::Member(..) | Line::Text(_) | Line::Gone => {}
             }
             let (Line::Text(line) | Line::Member(_, Some(line))) = line else { continue };
             text.push_str(line);
             text.push('\n');
         }
-        self.text.lines = self.lines.len();
+        if !can_append {
+            before.iter().for_each(|line| text.extend([line, "\n"]));
+        }
+        self.text.lines = to;
         self.text.len = if can_append { self.text.len + text.len() } else { text.len() };
-        self.text.can_grow = true;
+        // A whole text with other lines than these is written anew.
+        self.text.can_grow = can_append || unagreed.is_empty();
         if can_append { Patch::Append(text) } else { Patch::Replace(text) }
     }
 

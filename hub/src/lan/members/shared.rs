@@ -1,6 +1,6 @@
 //! The list of members as hubs share it: what is another record now, and records of others. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use common::wire::frame::{Edit, Record, RecordId};
@@ -10,7 +10,7 @@ use common::wire::place::Place;
 
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
-use super::{FULL, FULL_FOR_ALL, MAX_HUBS, MAX_MEMBERS, Members, line_size};
+use super::{FULL, FULL_FOR_ALL, MAX_HUBS, MAX_MEMBERS, Members, Unagreed, line_size};
 use crate::ids::MemberId;
 
 impl Members {
@@ -45,6 +45,38 @@ impl Members {
     pub(crate) fn record(&self, key: &PublicKey) -> Record {
         let text = self.by_key(key).map(|id| format_member(self.member(id)));
         Record { id: RecordId::Member(*key), text }
+    }
+
+    /// Notes that the record of this key is to be written anew: no change of it waits any more.
+    pub(crate) fn write_again(&mut self, key: &PublicKey) {
+        let version = self.change();
+        if let Some(id) = self.by_key(key) {
+            self.table[id.index()].changed = version;
+        }
+    }
+
+    /// The lines that these members had, without those that are at odds with what is written of the others.
+    pub(super) fn lines_before<'a>(&self, unagreed: &'a Unagreed) -> Vec<&'a str> {
+        let is_written = |id: MemberId| !unagreed.contains_key(&self.member(id).key);
+        let (mut names, mut addresses, mut lines) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        for (key, line) in unagreed.iter().filter(|(key, _)| !self.is_revoked(key)) {
+            let Some((line, member)) =
+                line.as_deref().and_then(|line| Some((line, self.parse_record(key, line).ok()?)))
+            else {
+                continue;
+            };
+            let is_free = self.by_name(&member.name).is_none_or(|id| !is_written(id))
+                && !names.contains(&member.name)
+                && member.addresses.iter().all(|address| {
+                    self.holder(*address).is_none_or(|id| !is_written(id)) && !addresses.contains(address)
+                });
+            if is_free {
+                names.insert(member.name);
+                addresses.extend(member.addresses);
+                lines.push(line);
+            }
+        }
+        lines
     }
 
     /// The member that a record says.

@@ -366,3 +366,60 @@ fn a_line_that_an_earlier_version_took_is_passed_over_and_stays() {
     let twice = format!("{} laptop 10.0.0.2\n{} laptop 10.0.0.3\n", key(1), key(2));
     assert_eq!(Members::parse(&twice, subnets()).map(|_| ()).unwrap_err().line, 2);
 }
+
+/// Members of which a change waits, and their lines without it.
+fn unagreed(changed: &[(u8, Option<&str>)]) -> Unagreed {
+    let line = |seed: u8, rest: &&str| format!("{} {rest}", key(seed));
+    changed.iter().map(|(seed, rest)| (key(*seed), rest.as_ref().map(|rest| line(*seed, rest)))).collect()
+}
+
+#[test]
+fn what_waits_for_the_keeper_of_the_list_is_written_as_it_was() {
+    let line = |seed: u8, rest: &str| format!("{} {rest}\n", key(seed));
+    let text = line(1, "a 10.0.0.2") + &line(2, "b 10.0.0.3") + &line(3, "c -");
+    let mut members = Members::parse(&text, subnets()).unwrap();
+    members.rename(members.by_key(&key(1)).unwrap(), "x".parse().unwrap()).unwrap();
+    members.remove(members.by_key(&key(2)).unwrap());
+    admit(&mut members, 4, "new", Some("10.0.0.4"));
+    let waits = unagreed(&[(1, Some("a 10.0.0.2")), (2, Some("b 10.0.0.3")), (4, None)]);
+    let version = members.version();
+    let Patch::Replace(written) = members.begin_save(&waits) else { panic!("it is short") };
+    members.set_saved(version);
+    assert_eq!(written, line(3, "c -") + &line(1, "a 10.0.0.2") + &line(2, "b 10.0.0.3"));
+    // The keeper agrees to that of one, and to another one's the next time.
+    [1, 4].iter().for_each(|&seed| members.write_again(&key(seed)));
+    assert!(members.is_changed() && !members.is_saved(members.version_of(members.by_key(&key(4)).unwrap())));
+    let Patch::Replace(written) = members.begin_save(&unagreed(&[(2, Some("x 10.0.0.3"))])) else { panic!() };
+    assert_eq!(
+        written,
+        line(1, "x 10.0.0.2") + &line(3, "c -") + &line(4, "new 10.0.0.4"),
+        "x is one's name"
+    );
+    members.revoke(members.by_key(&key(3)).unwrap());
+    let Patch::Replace(written) = members.begin_save(&unagreed(&[(3, Some("c -"))])) else { panic!() };
+    let (revoked, others) = (line(3, "c - revoked"), line(1, "x 10.0.0.2") + &line(4, "new 10.0.0.4"));
+    assert!(written.contains(&revoked) && written.replace(&revoked, "") == others, "{written}");
+}
+
+#[test]
+fn to_a_long_list_nothing_is_added_behind_what_waits_for_the_keeper() {
+    let text: String =
+        (100..=255).map(|seed| format!("{} {} -\n", key(seed), "m".repeat(59) + &seed.to_string())).collect();
+    let mut members = Members::parse(&text, subnets()).unwrap();
+    let mut all = text.clone();
+    for (seeds, waits, added) in [
+        (&[1, 2, 3][..], &[(2, None)][..], &[1][..]),
+        (&[4], &[(2, None), (4, None)], &[]),
+        (&[], &[(4, None)], &[2, 3]),
+        (&[5], &[], &[4, 5]),
+    ] {
+        seeds.iter().for_each(|&seed| drop(admit(&mut members, seed, &format!("n{seed}"), None)));
+        let before = members.version();
+        let Patch::Append(lines) = members.begin_save(&unagreed(waits)) else { panic!("the list is long") };
+        members.set_saved(before);
+        all.push_str(&lines);
+        let keys: Vec<String> = added.iter().map(|&seed| key(seed).to_string()).collect();
+        assert_eq!(lines.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), keys);
+    }
+    assert_eq!(all, members.to_text());
+}

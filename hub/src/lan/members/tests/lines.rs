@@ -4,7 +4,7 @@ use common::wire::frame::Join;
 use common::wire::key::{PrivateKey, PublicKey};
 use proptest::prelude::*;
 
-use crate::lan::members::{Access, BadLine, Members, Patch};
+use crate::lan::members::{Access, BadLine, Members, Patch, Unagreed};
 use crate::lan::saving::without_torn_line;
 use crate::lan::subnets::Subnets;
 
@@ -112,10 +112,10 @@ proptest! {
         for op in ops {
             apply(&mut members, &op);
             let patch = match op {
-                Op::Save => members.begin_save(),
-                Op::Fold => members.begin_fold(),
+                Op::Save => members.begin_save(&Unagreed::new()),
+                Op::Fold => members.begin_fold(&Unagreed::new()),
                 Op::Fail => {
-                    members.begin_save();
+                    members.begin_save(&Unagreed::new());
                     members.set_damaged();
                     continue;
                 }
@@ -156,14 +156,14 @@ fn a_changed_line_of_a_long_text_comes_behind_it_until_that_is_folded() {
     members.set_tags(members.by_key(&key(1)).unwrap(), &["x".parse().unwrap()]);
     members.remove(members.by_key(&key(2)).unwrap());
     let behind = format!("{} a 10.0.0.2 tag=x and instead\n{} - - removed instead\n", key(1), key(2));
-    assert!(members.is_changed() && !members.is_costly() && !members.has_instead());
-    assert_eq!(members.begin_save(), Patch::Append(behind.clone()));
+    assert!(members.is_changed() && !members.is_costly(&Unagreed::new()) && !members.has_instead());
+    assert_eq!(members.begin_save(&Unagreed::new()), Patch::Append(behind.clone()));
     members.set_saved(members.version());
     let file = text.clone() + &many + &behind;
     let mut read = parse(&file).unwrap();
     assert!(read.has_instead() && !read.is_changed());
     let whole = format!("# ours\n{} a 10.0.0.2 tag=x\n{many}", key(1));
-    assert_eq!((read.to_text(), read.begin_fold()), (whole.clone(), Patch::Replace(whole)));
+    assert_eq!((read.to_text(), read.begin_fold(&Unagreed::new())), (whole.clone(), Patch::Replace(whole)));
     assert!(!read.has_instead());
     // Without the second one the first one does not count, and is left out of the file.
     let cut = text.clone() + &many + behind.lines().next().unwrap() + "\n";
@@ -172,7 +172,7 @@ fn a_changed_line_of_a_long_text_comes_behind_it_until_that_is_folded() {
     // A short text is written as a whole.
     let mut members = Members::parse(&text, subnets()).unwrap();
     members.remove(members.by_key(&key(2)).unwrap());
-    assert!(matches!(members.begin_save(), Patch::Replace(_)));
+    assert!(matches!(members.begin_save(&Unagreed::new()), Patch::Replace(_)));
 }
 
 #[test]
