@@ -357,6 +357,7 @@ impl World {
                 | Effect::RemoveRoute(_)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
+                | Effect::Export(..)
                 | Effect::Log(_) => {}
             }
         }
