@@ -79,11 +79,22 @@ fn a_long_list_is_told_whole_though_it_changes_from_page_to_page() {
     (0..3).for_each(list::tell_many);
 }
 
+/// One in which the first member is at one hub, and all others are at another one.
+fn world_with_members_at_two_hubs() -> World {
+    let mut world = World::new(3);
+    world.pass(Duration::from_secs(10));
+    let at = world.hub_of(0).unwrap();
+    (0..world.hubs.len()).for_each(|hub| world.set_latency(hub, ms(60)));
+    world.set_latency((at + 1) % world.hubs.len(), ms(5));
+    (1..world.spokes.len()).for_each(|spoke| world.cut(spoke));
+    world.pass(Duration::from_secs(10));
+    world
+}
+
 #[test]
 fn a_broadcast_stays_at_its_hub_where_many_are_on_the_lan() {
     for most in [0, 10_000] {
-        let mut world = World::new(1);
-        world.pass(Duration::from_secs(10));
+        let mut world = world_with_members_at_two_hubs();
         (0..world.hubs.len()).for_each(|hub| world.hubs[hub].core.as_mut().unwrap().limit_broadcast(most));
         let hub = world.hub_of(0).unwrap();
         let is_there = |world: &World, spoke| spoke > 0 && world.hub_of(spoke).is_some();

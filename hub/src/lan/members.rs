@@ -60,9 +60,6 @@ pub enum Decision {
     Refused(Refusal, String),
 }
 
-/// Members of which a change waits until the keeper of the list agrees, and their lines without it.
-pub type Unagreed = BTreeMap<PublicKey, Option<String>>;
-
 /// What was last read or written, compared with the list.
 struct Journal {
     /// The state that the list is in.
@@ -424,7 +421,7 @@ mod shared;
 
 pub use edit::{Change, Outcome};
 pub(crate) use lines::without_incomplete;
-pub use lines::{BadLine, Patch};
+pub use lines::{BadLine, Patch, Unagreed};
 pub use member::{Member, Stamp, Version};
 pub(crate) use member::{Rights, rights_text};
 

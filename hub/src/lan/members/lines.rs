@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use common::wire::key::PublicKey;
 
-use super::Unagreed;
 use crate::ids::MemberId;
 
 /// What is wrong with a line of `members`.
@@ -39,6 +38,9 @@ const MOST_INSTEAD: usize = 4;
 const INSTEAD: &str = "instead";
 const AND: &str = "and";
 const REMOVED: &str = "- - removed";
+
+/// Members of which a change waits until the keeper of the list agrees, and their lines without it.
+pub type Unagreed = BTreeMap<PublicKey, Option<String>>;
 
 pub(super) enum Line {
     /// A comment, a blank line or a revoked member, as it was.
