@@ -45,6 +45,7 @@ mod net_strangers;
 mod packages;
 mod paths_auto;
 mod paths_check;
+mod paths_hubs;
 mod paths_icmp;
 mod paths_proxy;
 mod paths_tls;

@@ -196,6 +196,34 @@ fn what_sends_little_has_a_second_connection_where_packets_are_lost() {
     assert!(far.lanes().iter().all(Option::is_none), "{:?}", far.lanes());
 }
 
+/// Acknowledgements behind a lost segment arrive together: the sender's kernel gets the last of them.
+#[test]
+fn of_acknowledgements_that_arrive_together_one_is_passed_on() {
+    let _place = place();
+    if is_missing("ethtool", "ethtool") {
+        return;
+    }
+    let far = Far::new(Line { round_trip: ROUND_TRIP, megabits: 50.0, percent_lost: 2.0 }, &[]);
+    let packets = |host: &Host, device: &str, which: &str| {
+        let mut command = Command::new("ip");
+        command.args(["-statistics", "-json", "link", "show", "dev", device]);
+        let links: serde_json::Value = serde_json::from_slice(&host.output(command).unwrap().stdout).unwrap();
+        links[0]["stats64"][which]["packets"].as_u64().unwrap()
+    };
+    for (from, to, address, devices) in [
+        (&far.spoke, &far.hub, far.address_of_hub(), ["spoke0", "hub0"]),
+        (&far.hub, &far.spoke, far.address_of_spoke(), ["hub0", "spoke0"]),
+    ] {
+        let count = || [packets(to, devices[1], "tx"), packets(from, devices[0], "rx")];
+        let before = count();
+        transfer(from, to, address, 5_000_000).unwrap().finish().unwrap();
+        let after = count();
+        let [sent, passed_on] = [after[0] - before[0], after[1] - before[1]];
+        println!("{}: {sent} acknowledgements, {passed_on} passed on", devices[1]);
+        assert!(passed_on * 10 < sent * 9, "{passed_on} of {sent}");
+    }
+}
+
 /// `SOAK=1`: for ten minutes, with a reset each half of one.
 #[test]
 fn ten_flows_and_pings_cross_a_line_that_loses_one_frame_in_fifty_and_is_reset() {

@@ -23,8 +23,8 @@ const BACK: Duration = Duration::from_secs(25);
 const LAPTOP: usize = 0;
 const DESKTOP: usize = 1;
 const PROXY: usize = 2;
-const HTTP_PORT: u16 = 3128;
-const SOCKS_PORT: u16 = 1080;
+pub(crate) const HTTP_PORT: u16 = 3128;
+pub(crate) const SOCKS_PORT: u16 = 1080;
 /// The name that only the proxy can resolve.
 const HUB_NAME: &str = "hub.example.org";
 
@@ -105,7 +105,7 @@ fn url(scheme: &str, credentials: &str) -> String {
 }
 
 /// Starts tinyproxy with these lines in its configuration.
-fn tinyproxy(host: &Host, lines: &str) -> Process {
+pub(crate) fn tinyproxy(host: &Host, lines: &str) -> Process {
     let file = host.private().join("tinyproxy.conf");
     let text = format!("Port {HTTP_PORT}\nTimeout 600\nLogLevel Info\nMaxClients 100\n{lines}");
     fs::write(host.path(&file), text).unwrap();
@@ -116,7 +116,7 @@ fn tinyproxy(host: &Host, lines: &str) -> Process {
     proxy
 }
 
-fn microsocks(host: &Host, options: &[&str]) -> Process {
+pub(crate) fn microsocks(host: &Host, options: &[&str]) -> Process {
     let mut command = Command::new("microsocks");
     command.args(["-p", &SOCKS_PORT.to_string()]).args(options);
     let proxy = host.spawn("microsocks", &command).unwrap();

@@ -68,20 +68,37 @@ impl World {
         ]);
         String::from_utf8(self.net.spoke(LAPTOP).run(move || command.output()).unwrap().stdout).unwrap()
     }
+}
 
-    /// The example for a web server in docs/paths.md, with the files of this test.
-    fn example(&self, of: &str) -> String {
-        let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/paths.md");
-        let manual = fs::read_to_string(manual).unwrap();
-        let (_, behind) = manual.split_once(&format!("```{of}\n")).unwrap();
-        let (example, _) = behind.split_once("```").unwrap();
-        let live = "/etc/letsencrypt/live/hub.example.org/";
-        example
-            .replace(&format!("{live}fullchain.pem"), &self.authority.argument("hub.pem"))
-            .replace(&format!("{live}privkey.pem"), &self.authority.argument("hub.key"))
-            .replace("60s", &format!("{}s", time_out().as_secs()))
-            .replace("/var/www/html", &self.net.hub().private().join("html").display().to_string())
-    }
+/// The example for a web server in docs/paths.md, with the files of this test.
+fn example(of: &str, host: &Host, authority: &Authority) -> String {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/paths.md");
+    let manual = fs::read_to_string(manual).unwrap();
+    let (_, behind) = manual.split_once(&format!("```{of}\n")).unwrap();
+    let (example, _) = behind.split_once("```").unwrap();
+    let live = "/etc/letsencrypt/live/hub.example.org/";
+    example
+        .replace(&format!("{live}fullchain.pem"), &authority.argument("hub.pem"))
+        .replace(&format!("{live}privkey.pem"), &authority.argument("hub.key"))
+        .replace("60s", &format!("{}s", time_out().as_secs()))
+        .replace("/var/www/html", &host.private().join("html").display().to_string())
+}
+
+/// nginx as docs/paths.md has it, with a page beside the hub.
+pub(crate) fn nginx(host: &Host, authority: &Authority) -> Process {
+    let private = host.private().display().to_string();
+    fs::create_dir_all(host.path(format!("{private}/html"))).unwrap();
+    fs::write(host.path(format!("{private}/html/index.html")), "<h1>Welcome</h1>").unwrap();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {private}/{kind};\n"))
+        .collect();
+    let configuration = format!(
+        "user root;\ndaemon off;\nmaster_process off;\npid {private}/nginx.pid;\nerror_log stderr info;\n\
+         events {{}}\nhttp {{\naccess_log off;\n{temporary}{}\n}}\n",
+        example("nginx", host, authority)
+    );
+    start(host, "nginx", &["-c"], &configuration)
 }
 
 /// Starts a web server with this configuration, and waits until it listens.
@@ -102,19 +119,7 @@ fn a_websocket_behind_nginx_outlives_its_time_out_beside_a_web_page() {
     }
     let world = World::new();
     let host = world.net.hub();
-    let private = host.private().display().to_string();
-    fs::create_dir(host.path(format!("{private}/html"))).unwrap();
-    fs::write(host.path(format!("{private}/html/index.html")), "<h1>Welcome</h1>").unwrap();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {private}/{kind};\n"))
-        .collect();
-    let configuration = format!(
-        "user root;\ndaemon off;\nmaster_process off;\npid {private}/nginx.pid;\nerror_log stderr info;\n\
-         events {{}}\nhttp {{\naccess_log off;\n{temporary}{}\n}}\n",
-        world.example("nginx")
-    );
-    let nginx = start(host, "nginx", &["-c"], &configuration);
+    let nginx = nginx(host, &world.authority);
     let hub = start_hub(&world.net, &world.binaries, &["--listen", "127.0.0.1:5678"]).unwrap();
     let spoke = world.spoke("wss://hub.example.org/lan");
     spoke.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
@@ -161,7 +166,7 @@ fn where_only_tls_passes_haproxy_sends_it_on_by_its_name() {
     }
     let world = World::new();
     let host = world.net.hub();
-    let _haproxy = start(host, "haproxy", &["-db", "-f"], &world.example("haproxy"));
+    let _haproxy = start(host, "haproxy", &["-db", "-f"], &example("haproxy", host, &world.authority));
     let (certificate, key) = (world.authority.argument("hub.pem"), world.authority.argument("hub.key"));
     let options = ["--listen", "127.0.0.1:5678", "--tls-cert", &certificate, "--tls-key", &key];
     let _hub = start_hub(&world.net, &world.binaries, &options).unwrap();

@@ -16,6 +16,8 @@ mod checks;
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;
+#[path = "simulation_hubs/fleet.rs"]
+mod fleet;
 #[path = "simulation_hubs/hostile.rs"]
 mod hostile;
 #[path = "simulation_hubs/lanes.rs"]
@@ -72,6 +74,12 @@ fn everybody_is_at_one_living_hub_in_the_end_whatever_happens_to_hubs() {
 #[test]
 fn a_long_list_is_told_whole_though_it_changes_from_page_to_page() {
     (0..3).for_each(list::tell_many);
+}
+
+/// The same with 100 hubs and 100,000 members is `cargo bench --bench fleet`.
+#[test]
+fn a_third_of_many_hubs_is_lost_at_once_and_their_members_spread_over_the_others_within_seconds() {
+    fleet::tell(20, 1_000);
 }
 
 #[test]

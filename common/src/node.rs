@@ -1,6 +1,7 @@
-//! What both programs run on. `cli`, `control`, `dial`, `event_loop`, `logger`, `names::server`, `state` and
-//! `synced_file` are IO, the others are pure.
+//! What both programs run on. `cli`, `control`, `dial`, `event_loop`, `logger`, `names::server`, `opening`,
+//! `state` and `synced_file` are IO, the others are pure.
 
+pub mod advice;
 pub mod args;
 pub mod cli;
 pub mod config;
@@ -16,9 +17,12 @@ pub mod logger;
 pub mod metrics;
 pub mod names;
 pub mod nearest;
+pub mod opening;
+pub mod outbound;
 pub mod request;
 pub mod state;
 pub mod synced_file;
 pub mod text;
 pub mod timer;
 pub mod values;
+pub mod way;

@@ -10,4 +10,5 @@ pub mod name;
 pub mod noise;
 pub mod pair;
 pub mod place;
+pub mod target;
 pub mod tunnel;

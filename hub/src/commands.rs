@@ -16,6 +16,7 @@ use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
+use common::wire::target::Target;
 use hub::control::{
     Allowed, Draining, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded,
     Renamed, Request, Revoked, RuleList, Status,
@@ -283,10 +284,15 @@ impl Invitation {
             routes: settings.many("route", values::prefix)?,
             tags: settings.many("tag", values::any)?,
             life: settings.one("for", values::any)?.unwrap_or(HumanDuration::hours(24)),
-            host: settings.one("host", values::any)?,
+            host: settings.one("host", host)?,
             is_hub: settings.switch("hub")?,
         })
     }
+}
+
+/// Where this hub is reached, as it was written.
+fn host(text: &str) -> Result<String, String> {
+    text.parse::<Target>().map(|_| text.to_owned())
 }
 
 fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
@@ -381,7 +387,7 @@ fn with_port(host: &str, port: u16) -> String {
     };
     match host.parse::<Ipv6Addr>() {
         Ok(v6) => format!("[{v6}]:{port}"),
-        Err(_) if has_port => host.to_owned(),
+        Err(_) if has_port || host.contains("://") => host.to_owned(),
         Err(_) => format!("{host}:{port}"),
     }
 }

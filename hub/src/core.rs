@@ -379,6 +379,7 @@ impl Core {
         self.switch.dismiss_all(Farewell::Stopping, "the hub stops");
         // The last chance to write what could not be written before.
         self.saving.retry_now();
+        self.saving.fold_now(now);
         self.start_job(now);
     }
 

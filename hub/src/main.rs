@@ -64,21 +64,22 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let (subnets, mtu) = match options.lan {
         WhichLan::Own(subnets) => (subnets, DEFAULT_MTU),
         WhichLan::Joined(to_join) => {
-            let (subnets, mtu) = server::join(&options.state, user.as_ref(), &to_join)?;
+            let (subnets, mtu) = server::join(&options.state, user.as_ref(), &to_join, &options.outbound)?;
             (Subnets::new(&subnets)?, mtu)
         }
     };
     let config = Config {
         subnets,
-        listen: options.listen.into_iter().map(address).collect(),
-        icmp: options.icmp,
+        listen: options.ways_in.listen.into_iter().map(address).collect(),
+        icmp: options.ways_in.icmp,
         metrics: options.metrics,
-        tls: options.tls,
+        tls: options.ways_in.tls,
         device: options.device,
         mtu: options.mtu.unwrap_or(mtu),
         routes: options.routes,
         state: options.state,
         zone: options.zone,
+        outbound: options.outbound,
         user,
     };
     if let Some(name) = &options.congestion {

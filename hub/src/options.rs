@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::names::zone::{self, Zone};
+use common::node::outbound::{Outbound, PROXY, TLS_CA};
 use common::node::values::{self, InviteSource, Listen};
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
@@ -54,17 +55,19 @@ pub static PROGRAM: Program = Program {
         .or("5678"),
         Setting::one(
             "join",
-            "HOST[:PORT]",
-            "be one more hub of the LAN that a hub there has, instead of --subnet: as `hub invite --hub` prints it",
+            "HUB",
+            "be one more hub of the LAN that the hub at HOST[:PORT], tls://HOST or wss://HOST/PATH has: as `hub invite --hub` prints it",
         ),
         Setting::one("hub-key", "KEY", "the key of the hub to join"),
         Setting::one("invite", "SECRET", "the invite that `hub invite --hub` made for this hub").secret(),
         Setting::one("invite-file", "FILE", "the same from a file, so that no list of processes shows it"),
         Setting::one(
             "host",
-            "HOST[:PORT]",
-            "where spokes and other hubs reach this hub (default: its own address)",
+            "HUB",
+            "where spokes and other hubs reach this hub: HOST[:PORT], tls://HOST or wss://HOST/PATH (default: its own address)",
         ),
+        PROXY,
+        TLS_CA,
         Setting::switch(
             "icmp",
             "serve tunnels in pings, too, for spokes with --hub icmp://HOST; needs CAP_NET_RAW at the start",
@@ -150,8 +153,8 @@ pub static PROGRAM: Program = Program {
                 Setting::one("for", "TIME", "how long the invite lives: 90s, 15m, 24h, 7d").or("24h"),
                 Setting::one(
                     "host",
-                    "HOST[:PORT]",
-                    "where this hub is reached (default: this machine's own address)",
+                    "HUB",
+                    "where this hub is reached, as for --join (default: this machine's own address)",
                 ),
             ],
         },
@@ -319,19 +322,26 @@ pub struct Device {
     pub exports: Vec<String>,
 }
 
+/// How spokes and other hubs come in.
+#[derive(Clone, Debug)]
+pub struct WaysIn {
+    /// Where to listen; nowhere: on the default port of all addresses.
+    pub listen: Vec<Listen>,
+    /// Whether tunnels in pings are served.
+    pub icmp: bool,
+    /// The TLS certificate.
+    pub tls: Option<TlsFiles>,
+}
+
 /// What a hub is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which LAN.
     pub lan: WhichLan,
-    /// Where to listen; nowhere: on the default port of all addresses.
-    pub listen: Vec<Listen>,
-    /// Whether tunnels in pings are served.
-    pub icmp: bool,
+    /// How others come in.
+    pub ways_in: WaysIn,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
-    /// The TLS certificate.
-    pub tls: Option<TlsFiles>,
     /// The device, if there is to be one.
     pub device: Option<Device>,
     /// The LAN's MTU, if it is given.
@@ -342,6 +352,8 @@ pub struct Options {
     pub state: PathBuf,
     /// The zone of names to answer for.
     pub zone: Option<Zone>,
+    /// How other hubs are connected to.
+    pub outbound: Outbound,
     /// The user to become.
     pub user: Option<String>,
     /// The congestion control of all links, if it is not to be chosen by the path.
@@ -362,9 +374,8 @@ impl Options {
         Ok(Options {
             metrics: metrics(settings, &prefixes)?,
             lan,
-            listen,
-            icmp: settings.switch("icmp")?,
-            tls: tls(settings)?,
+            ways_in: WaysIn { listen, icmp: settings.switch("icmp")?, tls: tls(settings)? },
+            outbound: Outbound::read(settings)?,
             device: device(settings)?,
             mtu: settings.one("mtu", values::number)?,
             routes,
@@ -387,11 +398,7 @@ fn which_lan(settings: &Settings, prefixes: &[IpNetwork], listen: &[Listen]) -> 
         Listen::Port(port) => *port,
         Listen::Address(at) => at.port(),
     });
-    let mut host = settings.one("host", values::any::<Place>)?;
-    // A name alone means the port that this hub listens on.
-    if let Some(host) = host.as_mut().filter(|host| host.port == DEFAULT_PORT) {
-        host.port = port;
-    }
+    let host = settings.one("host", values::any::<Place>)?.map(|host| host.with_port(port));
     Ok(WhichLan::Joined(Box::new(ToJoin {
         hub,
         hub_key: settings.one("hub-key", values::any)?,

@@ -35,6 +35,7 @@ use crate::core::Core;
 use crate::effect::{Effect, Notice};
 use crate::ids::{RequestId, SessionId};
 use crate::lan::Lan;
+use crate::lan::peers::RETRY_EVERY;
 use crate::logbook::{LogKind, Logbook};
 use crate::options::{DEFAULT_PORT, Device};
 use crate::report;
@@ -152,7 +153,8 @@ impl Server {
         };
         let time = cli::unix_time();
         let clock = Clock { now: Instant::now(), unix_time: time.as_secs() };
-        let profile = dials::profile(&files.members, &key.public());
+        let places = dials::places(&files.members, &key.public());
+        let dials = Dials::new(config.outbound.clone(), &places, RETRY_EVERY)?;
         let mut core = Core::new(key, lan, files, flow_seed, time);
         match &config.device {
             None => core.close_kernel(),
@@ -173,7 +175,7 @@ impl Server {
             core,
             logbook: Logbook::new(report::named_ports(&about.ports()), state.display().to_string()),
             links: Links::default(),
-            dials: Dials::new(profile),
+            dials,
             listeners,
             certificate,
             signals: Signals { stop: UnixStream::from_std(signals), reload: UnixStream::from_std(hangups) },
@@ -276,7 +278,7 @@ impl Server {
                         self.take_done(now);
                         self.poll_dials(now);
                     }
-                    Source::Dial(_) => self.poll_dials(now),
+                    Source::Dial(attempt) => self.serve_dial(attempt, ready, now),
                     Source::Kernel => self.read_announcements(),
                 }
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::linux::sandbox::{self, Needs, Profile, StateDirectory, User};
 use common::node::control::{AskError, ask};
 use common::node::state;
-use common::wire::place::{HTTP_PORT, TLS_PORT};
+use common::wire::target::{HTTP_PORT, TLS_PORT};
 use log::{info, warn};
 use nix::unistd::{Gid, Uid};
 use ureq::http::Uri;

@@ -14,15 +14,15 @@ use common::linux::surroundings::Surroundings;
 use common::node::cli;
 use common::node::control::{AskError, ask};
 use common::node::state;
+use common::node::way::Way;
 use common::wire::key::PublicKey;
+use common::wire::target::Target;
 use ipnetwork::IpNetwork;
 
 use crate::client::HUBS;
 use crate::control::{Request, Status};
 use crate::report;
 use crate::uplink::pins;
-use crate::uplink::target::Target;
-use crate::uplink::way::Way;
 
 mod probe;
 pub mod show;

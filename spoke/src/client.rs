@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,18 @@ use common::linux::service_manager::ServiceManager;
 use common::linux::surroundings;
 use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
+use common::node::dial::{Dial, Lookup, Translation, time_to_dial};
 use common::node::event_loop::{EventLoop, Ready, Source};
 use common::node::link;
 use common::node::names::server::NameServer;
 use common::node::names::zone::{NameTable, Zone};
+use common::node::opening::{Opening, Plan, trust};
 use common::node::request::{decode, encode};
 use common::node::state::{self, State};
 use common::node::synced_file::SyncedFile;
+use common::node::way::{Trust, Way};
 use common::queue::Buf;
-use common::transport::tls::files::{self, FileError};
+use common::transport::tls::files::FileError;
 use common::wire::tunnel::Flushed;
 use log::{debug, log, warn};
 use mio::Waker;
@@ -29,9 +32,7 @@ use mio::net::UnixStream;
 
 use crate::control::{About, Request};
 use crate::uplink::trial::Outcome;
-use crate::uplink::way::{Trust, Way};
 use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
-use common::node::dial::{Dial, Lookup, Translation, time_to_dial};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
@@ -39,7 +40,7 @@ pub(crate) mod ping;
 mod reach;
 mod remembered;
 
-use connection::{Connection, Connections, Link, Opening, Plan};
+use connection::{Connection, Connections, Link};
 use machine::Machine;
 use ping::{PingDial, Pings};
 
@@ -576,14 +577,6 @@ impl Client {
         self.flush(now);
         Ok(())
     }
-}
-
-/// Reads whose certificates are trusted: before the process is confined, as it cannot read them then.
-pub(crate) fn trust(authorities: Option<&Path>) -> Result<Trust, FileError> {
-    let tls = files::client(authorities, None)?;
-    let mut https = (*tls).clone();
-    https.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Trust { tls, https: Arc::new(https) })
 }
 
 impl Drop for Client {

@@ -96,7 +96,8 @@ fn config(settings: &Settings, json: bool) -> Result<bool, Failure> {
 fn check(settings: &Settings, state: PathBuf, json: bool) -> Result<bool, Failure> {
     let options = options::Options::read(settings)?;
     let ways = ways(&options.path)?;
-    let options::Path { hubs, tls_ca, .. } = options.path;
+    let options::Path { hubs, outbound, .. } = options.path;
+    let tls_ca = outbound.tls_ca;
     let config =
         check::Config { hubs, ways, tls_ca, hub_keys: options.hub_keys, addresses: options.addresses, state };
     let findings =

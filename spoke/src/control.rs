@@ -17,7 +17,7 @@ pub use common::wire::tunnel::Traffic;
 /// How long the hub may take to tell its members.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Most members that are taken from the hub, which may tell of them without end.
-pub const MAX_MEMBERS: usize = 100_000;
+pub const MAX_MEMBERS: usize = 140_000;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

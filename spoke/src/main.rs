@@ -12,13 +12,12 @@ use common::node::args::{Flags, Line};
 use common::node::cli::{self, ConfigFiles, Exit};
 use common::node::logger;
 use common::node::state::{self, State};
-use common::transport::proxy::{ProxyUrl, from_environment};
+use common::node::way::Way;
 use common::transport::tcp;
+use common::wire::target::{Scheme, Target};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Options, PROGRAM, Path as HubPath};
-use spoke::uplink::target::{Scheme, Target};
-use spoke::uplink::way::Way;
 use spoke::uplink::{self, ways};
 
 /// Several spokes may run on one machine, so that none has a file unless it is told so.
@@ -70,7 +69,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         None => default_state(options.addresses.first(), user.as_ref())?,
     };
     let ways = ways(&options.path)?;
-    let HubPath { hubs, tls_ca, lanes, .. } = options.path;
+    let HubPath { hubs, outbound, lanes } = options.path;
     let uplink = uplink::Config {
         hubs,
         ways,
@@ -89,8 +88,13 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     cli::warn_if_not_forwarding(&uplink.route_policy.offered);
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
-    let config =
-        Config { uplink, tls_ca, tun: options.tun, hosts: options.names.hosts, zone: options.names.zone };
+    let config = Config {
+        uplink,
+        tls_ca: outbound.tls_ca,
+        tun: options.tun,
+        hosts: options.names.hosts,
+        zone: options.names.zone,
+    };
     let binds_names = config.zone.is_some();
     let mut client = Client::new(config, state, signals)?;
     // The numeric form of an address needs no look-up.
@@ -105,22 +109,14 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 fn ways(path: &HubPath) -> Result<Vec<Way>, String> {
     let with_proxy = |hub: &Target| {
         // Proxies are for TCP; that of the environment is not for pings.
-        let proxy = if hub.scheme == Scheme::Icmp { None } else { proxy(path.proxy.as_ref(), &hub.host)? };
-        Ok((hub.clone(), proxy))
+        let is_ping = hub.scheme == Scheme::Icmp;
+        let proxy = if is_ping { None } else { path.outbound.proxy_to(&hub.host, cli::variable_of)? };
+        if let Some((Some(variable), url)) = &proxy {
+            log::info!("going through the proxy {url} ({variable} in the environment)");
+        }
+        Ok((hub.clone(), proxy.map(|(_, url)| url)))
     };
     Ok(ways::named(&path.hubs.iter().map(with_proxy).collect::<Result<Vec<_>, String>>()?))
-}
-
-/// The proxy to go through: the one that was named, or that of the environment.
-fn proxy(named: Option<&Option<ProxyUrl>>, hub: &str) -> Result<Option<ProxyUrl>, String> {
-    if let Some(named) = named {
-        return Ok(named.clone());
-    }
-    let found = from_environment(hub, |name| std::env::var(name).ok())?;
-    Ok(found.map(|(variable, url)| {
-        log::info!("going through the proxy {url} ({variable} in the environment)");
-        url
-    }))
 }
 
 /// The state directory where none was named: that of this machine, which is one member, whatever address it asks for.

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use common::node::args::{Command, Program, Setting};
 use common::node::config::Settings;
 use common::node::names::zone::{self, Zone};
+use common::node::outbound::{Outbound, PROXY, TLS_CA};
 use common::node::values::{self, InviteSource};
 use common::packet::{MAX_MTU, MIN_MTU};
-use common::transport::proxy::ProxyUrl;
 use common::wire::frame::MAX_ROUTES;
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
+use common::wire::target::{Scheme, Target};
 
 use crate::uplink::routes::RoutePolicy;
-use crate::uplink::target::{Scheme, Target};
 
 /// Where spokes keep their state unless `--state` says otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/spoke";
@@ -30,18 +30,6 @@ const HUB: Setting = Setting::many(
     "HOST[:PORT]",
     "where the hub is; port 5678 unless given. wss://HOST[:PORT][/PATH], ws://… and tls://HOST[:PORT] go by \
      WebSocket and TLS; icmp://HOST in pings; auto://HOST[:PORT] by whatever works. Several are tried in this order",
-);
-const PROXY: Setting = Setting::one(
-    "proxy",
-    "URL",
-    "go through a proxy: http://[USER:PASSWORD@]HOST:PORT or socks5://… (default: https_proxy, all_proxy and \
-     no_proxy of the environment, as curl reads them; an empty URL is none)",
-)
-.secret();
-const TLS_CA: Setting = Setting::one(
-    "tls-ca",
-    "FILE",
-    "whom to trust as issuers of TLS certificates (PEM; default: whom the system trusts)",
 );
 const IP: Setting = Setting::many(
     "ip",
@@ -190,10 +178,8 @@ pub struct Names {
 pub struct Path {
     /// Where the hub is: one place or several.
     pub hubs: Vec<Target>,
-    /// The proxy, if one is named; `Some(None)`: none, whatever the environment names.
-    pub proxy: Option<Option<ProxyUrl>>,
-    /// Whom to trust as issuers of TLS certificates.
-    pub tls_ca: Option<PathBuf>,
+    /// By which proxy, and whose certificates are trusted.
+    pub outbound: Outbound,
     /// How many connections a link may have.
     pub lanes: u32,
 }
@@ -245,20 +231,15 @@ fn path(settings: &Settings) -> Result<Path, String> {
     if hubs.len() > MAX_HUBS {
         return Err(format!("--hub is given more than {MAX_HUBS} times"));
     }
-    let (proxy, tls_ca) = (settings.one("proxy", proxy)?, settings.one("tls-ca", values::any)?);
-    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) && matches!(proxy, Some(Some(_))) {
+    let outbound = Outbound::read(settings)?;
+    if hubs.iter().any(|hub| hub.scheme == Scheme::Icmp) && matches!(outbound.proxy, Some(Some(_))) {
         return Err("no proxy passes pings: leave out --proxy, or icmp://".to_owned());
     }
     let lanes = settings.one("lanes", values::number)?.unwrap_or(MAX_LANES);
     if !(1..=MAX_LANES).contains(&lanes) {
         return Err(format!("--lanes {lanes} is not 1 or {MAX_LANES}"));
     }
-    Ok(Path { hubs, proxy, tls_ca, lanes })
-}
-
-/// An empty one is none, as for curl.
-fn proxy(text: &str) -> Result<Option<ProxyUrl>, String> {
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+    Ok(Path { hubs, outbound, lanes })
 }
 
 fn route_policy(settings: &Settings) -> Result<RoutePolicy, String> {
@@ -312,11 +293,11 @@ mod tests {
         assert!(matches!(options.invite, Some(InviteSource::Secret(read)) if read.to_hex() == secret));
         let options = read("--hub h --proxy http://ann:secret@proxy:3128").unwrap();
         assert_eq!(
-            options.path.proxy.flatten().map(|url| url.to_string()).as_deref(),
+            options.path.outbound.proxy.flatten().map(|url| url.to_string()).as_deref(),
             Some("http://proxy:3128")
         );
-        assert_eq!(read("--hub h --proxy=").unwrap().path.proxy, Some(None));
-        assert_eq!(read("--hub h").unwrap().path.proxy, None);
+        assert_eq!(read("--hub h --proxy=").unwrap().path.outbound.proxy, Some(None));
+        assert_eq!(read("--hub h").unwrap().path.outbound.proxy, None);
         let options = read("--hub=h --route=192.168.5.0/24 --accept-route=0.0.0.0/0 --no-routes").unwrap();
         let RoutePolicy { offered, accepted, none } = options.route_policy;
         assert_eq!((offered.len(), accepted.len(), none), (1, 1, true));

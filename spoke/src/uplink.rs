@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use common::node::way::Way;
 use common::packet::drops::Drops;
 use common::queue::tcp_info::TcpInfo;
 use common::queue::{Buf, Pool, Queue};
@@ -25,6 +26,7 @@ use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 use common::wire::place::Place;
+use common::wire::target::Target;
 use common::wire::tunnel::{self, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 
@@ -51,10 +53,8 @@ mod retry;
 pub mod routes;
 mod segments;
 mod status;
-pub mod target;
 pub mod trial;
 mod watching;
-pub mod way;
 pub mod ways;
 
 pub use effect::{Attempt, Effect, Error, MAX_TRIALS, Notice};
@@ -68,8 +68,6 @@ use probe::Probe;
 use retry::Retry;
 use routes::RoutePolicy;
 use segments::Segments;
-use target::Target;
-use way::Way;
 use ways::{Next, Ways};
 
 /// Unused buffers that the spoke keeps.

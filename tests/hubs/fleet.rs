@@ -15,12 +15,12 @@ use common::packet::VNET_LEN;
 use common::transport::stream::Stream;
 use common::transport::tcp::Link;
 use common::wire::key::PrivateKey;
+use common::wire::target::Target;
 use common::wire::tunnel::Flushed;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 use spoke::uplink::routes::RoutePolicy;
-use spoke::uplink::target::Target;
 use spoke::uplink::trial::Outcome;
 use spoke::uplink::{ASK_EVERY, Attempt, Config, Effect, Known, MAX_TRIALS, Uplink};
 

@@ -5,7 +5,7 @@ use hub::lan::invites::Invites;
 use hub::lan::keeper::LanFile;
 use hub::lan::members::{Access, Members, Patch};
 use hub::lan::moves::{INVITES_COLUMN, MEMBERS_COLUMN, Moves};
-use hub::lan::saving::{Done, Files, Fingerprint, Job, ReadMembers, Written};
+use hub::lan::saving::{Done, Files, Fingerprint, Job, ReadMembers, Written, without_torn_line};
 use hub::lan::subnets::Subnets;
 
 /// The texts of the files.
@@ -21,13 +21,15 @@ pub(crate) struct Disk {
     pub(crate) is_full: bool,
     /// Something could not be written once.
     pub(crate) has_failed: bool,
+    /// From which lengths on new lines, and changed ones, are added at the end of `members`, where not as ever.
+    pub(crate) append_from: Option<(usize, usize)>,
 }
 
 impl Disk {
     /// What a hub that starts reads.
     pub(crate) fn files(&self) -> hub::core::Files {
         hub::core::Files {
-            members: self.parse_members().unwrap(),
+            members: self.parse_members_at_start(),
             fingerprint: Fingerprint::of(&self.members),
             invites: self.parse_invites().unwrap(),
             access: if self.locked { Access::Locked } else { Access::Open },
@@ -41,7 +43,16 @@ impl Disk {
         let mut moves = Moves::default();
         moves.start(subnets);
         let (is_full, has_failed) = (false, false);
-        Disk { subnets, moves, members, invites: String::new(), locked, term: None, is_full, has_failed }
+        let (invites, append_from) = (String::new(), None);
+        Disk { subnets, moves, members, invites, locked, term: None, is_full, has_failed, append_from }
+    }
+
+    /// The process dies while it adds lines to `members`: only so many bytes of them are on the disk.
+    pub(crate) fn tear(&mut self, job: &Job, len: usize) {
+        if let Job::Write { members: Some(Patch::Append(lines)), .. } = job {
+            let len = (0..=len.min(lines.len())).rev().find(|&len| lines.is_char_boundary(len));
+            self.members.push_str(&lines[..len.unwrap()]);
+        }
     }
 
     /// Whether all can be written, and was.
@@ -85,9 +96,23 @@ impl Disk {
         }
     }
 
+    fn parse_members_at_start(&self) -> Members {
+        let moved = self.moves.translate_text(&self.members, MEMBERS_COLUMN);
+        let bad = match Members::parse(&moved, self.subnets) {
+            Ok(_) => return self.parse_members().unwrap(),
+            Err(bad) => bad,
+        };
+        let whole = without_torn_line(&moved, bad.line).expect(&bad.why);
+        let mut members = Members::parse(whole, self.subnets).map_err(|bad| bad.why).unwrap();
+        self.append_from.iter().for_each(|&(new, changed)| members.append_from(new, changed));
+        members.set_damaged();
+        members
+    }
+
     fn parse_members(&self) -> Result<Members, String> {
         let moved = self.moves.translate_text(&self.members, MEMBERS_COLUMN);
         let mut members = Members::parse(&moved, self.subnets).map_err(|bad| bad.why)?;
+        self.append_from.iter().for_each(|&(new, changed)| members.append_from(new, changed));
         if moved != self.members {
             members.set_outdated();
         }

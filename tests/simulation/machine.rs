@@ -9,11 +9,11 @@ use common::wire::frame::{INVITE_LEN, Peer};
 use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
+use common::wire::target::Target;
 use common::wire::tunnel::{Error, Flushed, QUEUE_BYTES};
 use ipnetwork::IpNetwork;
 use spoke::control::About;
 use spoke::uplink::routes::{RouteMode, RoutePolicy};
-use spoke::uplink::target::Target;
 use spoke::uplink::{self, Effect, Known, Notice, Uplink};
 
 use crate::pipe::Read;

@@ -85,7 +85,9 @@ impl World {
         let lines =
             spokes[..known].iter().enumerate().map(|(at, spoke)| format!("{} s{at} -\n", spoke.key.public()));
         let text = lines.collect::<String>();
-        let disk = Disk::new(subnets, text, is_locked);
+        let mut disk = Disk::new(subnets, text, is_locked);
+        // As a list of thousands is written, in some stories.
+        disk.append_from = seed.is_multiple_of(3).then_some((0, 0));
         let key = PrivateKey::from_random(rng.key());
         let hub = Core::new(key.clone(), lan(subnets), disk.files(), rng.next(), Duration::ZERO);
         let most_queued = seed.is_multiple_of(2).then_some(QUEUED_BYTES);
@@ -142,8 +144,13 @@ impl World {
     /// The hub's process is killed and started again: all connections end, and what is on the disk is read.
     pub(crate) fn restart_hub(&mut self) {
         // The job that was being done may have got to its end, or not.
-        if let Some((_, job)) = self.job.take().filter(|_| self.rng.one_in(2)) {
-            self.disk.run(*job);
+        if let Some((_, job)) = self.job.take() {
+            let random = self.rng.next() as usize;
+            match (random % 2, random >> 8) {
+                (0, _) => drop(self.disk.run(*job)),
+                // Or to a part of its lines.
+                (_, len) => self.disk.tear(&job, len % 400),
+            }
         }
         let lan = lan(self.disk.subnets);
         self.hub = Core::new(self.key.clone(), lan, self.disk.files(), self.rng.next(), Duration::ZERO);
@@ -414,7 +421,8 @@ impl World {
             let member = members.iter().find(|(_, member)| member.session == Some(session));
             let (_, member) = member.expect("an open tunnel belongs to a member");
             assert_eq!(member.addresses, spoke.addresses());
-            let line = self.disk.members.lines().find(|line| line.starts_with(&member.key.to_string()));
+            // The last one counts.
+            let line = self.disk.members.lines().rfind(|line| line.starts_with(&member.key.to_string()));
             let has = |line: &str| spoke.addresses().iter().all(|own| line.contains(&own.to_string()));
             let is_written = line.is_some_and(has);
             assert!(

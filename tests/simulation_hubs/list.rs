@@ -102,6 +102,8 @@ impl World {
             let host = &mut world.hubs[hub];
             let is_new = hub > 0 && has_new;
             host.disk.term = Some(Term { number: u64::from(!is_new), keeper });
+            // As a list of thousands is written, in half of the stories.
+            host.disk.append_from = seed.is_multiple_of(2).then_some((0, 0));
             host.disk.locked = is_locked || is_new;
             if is_new {
                 host.disk.members = format!("{keeper} hub-0 {} hub={}\n", own(0), place(0));

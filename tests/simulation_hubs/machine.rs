@@ -8,10 +8,10 @@ use common::queue::tcp_info::TcpInfo;
 use common::wire::invite::Secret;
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::place::Place;
+use common::wire::target::Target;
 use common::wire::tunnel::{Flushed, QUEUE_BYTES};
 use spoke::control::About;
 use spoke::uplink::routes::RoutePolicy;
-use spoke::uplink::target::Target;
 use spoke::uplink::trial::Outcome;
 use spoke::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Uplink};
 

@@ -176,10 +176,13 @@ impl World {
     pub(crate) fn kill_hub(&mut self, hub: usize) {
         (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
         // What it was writing may be on the disk.
-        if let Some((_, job)) = self.hubs[hub].job.take()
-            && self.rng.one_in(2)
-        {
-            drop(self.hubs[hub].disk.run(job));
+        if let Some((_, job)) = self.hubs[hub].job.take() {
+            let random = self.rng.next() as usize;
+            match (random % 2, random >> 8) {
+                (0, _) => drop(self.hubs[hub].disk.run(job)),
+                // Or a part of it.
+                (_, len) => self.hubs[hub].disk.tear(&job, len % 400),
+            }
         }
         self.hubs[hub].dials.clear();
         let (now, is_dark) = (self.now, self.hubs[hub].is_dark);

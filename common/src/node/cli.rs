@@ -100,6 +100,11 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
+/// A variable of the environment, if it is text.
+pub fn variable_of(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The secret of an invite, which may be in a file.
 ///
 /// # Errors

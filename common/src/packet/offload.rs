@@ -25,7 +25,7 @@ mod vnet;
 
 pub use check::{check, segments};
 pub use fragment::fragment;
-pub use join::{Joint, joint};
+pub use join::{Joint, joint, supersedes};
 pub use own::check_own;
 pub use split::{Features, complete, segment, split_front};
 pub use vnet::{DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};

@@ -87,7 +87,8 @@ impl Queue {
     }
 
     /// Queues a packet (virtio-net header, then IP) of the flow with this hash. It becomes part of a super-packet where
-    /// the flow's last packet was queued at the same `now` and [it follows that one](offload::joint).
+    /// the flow's last packet was queued at the same `now` and [it follows that one](offload::joint), and takes its place
+    /// where it [says all that this says](offload::supersedes).
     ///
     /// The cap is on memory: what buffers occupy, not what they contain. Above it, packets of the
     /// flow that occupies most are dropped, the oldest first.
@@ -113,7 +114,7 @@ impl Queue {
         }
     }
 
-    /// Appends a packet to the last one of its flow, where both came at the same time and belong together. What waits
+    /// Joins a packet to the last one of its flow, where both came at the same time and belong together. What waits
     /// together then costs each one on its way, up to the receiver's kernel, a packet instead of many.
     ///
     /// Only then, as CoDel measures by one time how long a packet waited.
@@ -414,8 +415,13 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// Makes `next` the last segment of `packet`, if it follows that; by how many bytes that grows.
+/// Makes `next` the last segment of `packet`, if it follows that, or puts it in its place, if it says all that this says;
+/// by how many bytes that grows.
 fn append(packet: &mut Buf, next: &[u8], pool: &mut Pool) -> Option<usize> {
+    if offload::supersedes(next, packet) {
+        packet.copy_from_slice(next);
+        return Some(0);
+    }
     let joint = offload::joint(packet, next)?;
     let added = joint.added();
     if packet.spare().len() < added {

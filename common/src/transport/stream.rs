@@ -108,6 +108,14 @@ impl Stream {
         self.link.register(registry, token)
     }
 
+    /// Has the socket reported under another token, what is ready now included.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.link.reregister(registry, token)
+    }
+
     /// Takes in what an event said about the socket.
     pub fn set_ready(&mut self, is_writable: bool, is_closed: bool) {
         self.link.set_ready(is_writable, is_closed);

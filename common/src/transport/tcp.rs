@@ -165,6 +165,11 @@ impl Link {
         self.stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// Has it reported under another token, what is ready now included.
+    pub fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.stream.reregister(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
     /// Takes in what an event said about the socket.
     pub fn set_ready(&mut self, is_writable: bool, is_closed: bool) {
         self.writable |= is_writable;

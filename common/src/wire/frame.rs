@@ -27,8 +27,8 @@ use fields::{
 };
 use parts::OPTIONAL;
 pub use parts::{
-    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_HUBS, MAX_RECORD, MAX_ROUTES, MAX_TEXT, Peer, Presence, Record,
-    RecordId, Term,
+    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_RECORD, MAX_ROUTES, MAX_TEXT, MAX_TOLD_HUBS, Peer, Presence,
+    Record, RecordId, Term,
 };
 
 /// Length of a frame's header.
@@ -241,7 +241,7 @@ pub enum ControlFrame {
     Offline(Vec<(PublicKey, u64)>),
     /// Between hubs: keys whose membership was revoked.
     Revoked(Vec<PublicKey>),
-    /// All hubs of the LAN, the one that tells among them; at most [`MAX_HUBS`]. Earlier versions skip it.
+    /// Hubs of the LAN, the one that tells first; at most [`MAX_TOLD_HUBS`]. Earlier versions skip it.
     Hubs(Vec<HubInfo>),
     /// About a lane. Earlier versions skip it.
     Lane(LaneNote),

@@ -1,105 +1,79 @@
-//! Where a hub is reached by TCP: a host and a port. Pure.
+//! Where spokes and other hubs reach a hub, as the LAN's list of members has it. Pure.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// The hub's port unless another is given.
-pub const DEFAULT_PORT: u16 = 5678;
-/// The port of HTTPS.
-pub const TLS_PORT: u16 = 443;
-/// The port of HTTP.
-pub const HTTP_PORT: u16 = 80;
+use super::target::{DEFAULT_PORT, Scheme, Target};
+
 /// Longest name of a host, in bytes (RFC 1035, section 2.3.4).
 const MAX_HOST: usize = 253;
+/// Longest text of a place, in bytes.
+pub const MAX_PLACE: usize = 512;
 
-/// `HOST[:PORT]`: the host is a name, an IPv4 address, or an IPv6 address, in brackets if a port follows.
+/// A target by TCP, TLS or a WebSocket, in ASCII and at most [`MAX_PLACE`] bytes. By TCP it is `HOST:PORT` alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Name or address, without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+pub struct Place(Target);
+
+impl Place {
+    /// By TCP: a name or an address, without brackets, and a port.
+    pub fn tcp(host: String, port: u16) -> Place {
+        Place(Target { scheme: Scheme::Tcp, host, port, path: "/".to_owned() })
+    }
+
+    /// How it is reached.
+    pub fn target(&self) -> &Target {
+        &self.0
+    }
+
+    /// The same, where a host without a port means this port.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Place {
+        if self.0.scheme == Scheme::Tcp && self.0.port == DEFAULT_PORT {
+            self.0.port = port;
+        }
+        self
+    }
+}
+
+impl From<Place> for Target {
+    fn from(Place(target): Place) -> Target {
+        target
+    }
 }
 
 impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Place, String> {
-        let (host, port) = split_port(text)?;
+        let target: Target = text.parse()?;
+        let Target { scheme, host, .. } = &target;
+        match scheme {
+            Scheme::Tcp | Scheme::Tls | Scheme::Wss | Scheme::Ws => {}
+            Scheme::Icmp => {
+                return Err(
+                    "hubs do not reach each other by pings: write HOST, tls://HOST or wss://HOST".to_owned()
+                );
+            }
+            Scheme::Auto => {
+                return Err("say one way by which all reach it: HOST, tls://HOST or wss://HOST".to_owned());
+            }
+        }
         if host.len() > MAX_HOST
             || !host.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@'))
         {
             return Err(format!("a host is up to {MAX_HOST} characters of ASCII, without `/` and `@`"));
         }
-        Ok(Place { host: host.to_owned(), port: port.unwrap_or(DEFAULT_PORT) })
+        if target.to_string().len() > MAX_PLACE {
+            return Err(format!("where a hub is takes at most {MAX_PLACE} characters: shorten the path"));
+        }
+        Ok(Place(target))
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
+        self.0.fmt(f)
     }
-}
-
-/// Host, without brackets, and port of `HOST[:PORT]`.
-///
-/// # Errors
-/// A sentence that says what to write instead.
-pub fn split_port(place: &str) -> Result<(&str, Option<u16>), String> {
-    const FORMS: &str = "write HOST, HOST:PORT, ADDRESS:PORT or [IPV6]:PORT";
-    let bad = |why: &str| format!("{why}; {FORMS}");
-    let (host, port) = match place.strip_prefix('[') {
-        Some(behind) => {
-            let (host, behind) = behind.split_once(']').ok_or_else(|| bad("the bracket is not closed"))?;
-            if !is_ipv6(host) {
-                return Err(bad("only an IPv6 address stands in brackets"));
-            }
-            match behind.strip_prefix(':') {
-                Some(port) => (host, Some(port)),
-                None if behind.is_empty() => (host, None),
-                None => return Err(bad("only :PORT may follow the bracket")),
-            }
-        }
-        None => match place.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') => (host, Some(port)),
-            Some((address, last)) if looks_like_port(address, last) => {
-                let whole =
-                    if is_ipv6(place) { format!(", for the address [{place}]") } else { String::new() };
-                return Err(format!("no port read; for port {last} write [{address}]:{last}{whole}"));
-            }
-            Some(_) if !is_ipv6(place) => return Err(bad("this is no IPv6 address")),
-            Some(_) | None => (place, None),
-        },
-    };
-    if host.is_empty() {
-        return Err(bad("the host is missing"));
-    }
-    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '[' | ']' | '?' | '#')) {
-        return Err(bad("a host has no such characters"));
-    }
-    match port.map(str::parse) {
-        None => Ok((host, None)),
-        Some(Ok(port)) if port != 0 => Ok((host, Some(port))),
-        Some(_) => Err(bad("the port is not 1 to 65535")),
-    }
-}
-
-/// Whether the last of several colons may have been meant to begin a port: a whole IPv6 address stands before it, and
-/// behind it a number that people use as a port.
-fn looks_like_port(address: &str, last: &str) -> bool {
-    let is_decimal = !last.starts_with('0') && last.bytes().all(|byte| byte.is_ascii_digit());
-    let is_port = last.parse::<u16>().is_ok_and(|port| matches!(port, HTTP_PORT | TLS_PORT | 1024..));
-    is_ipv6(address) && is_decimal && is_port
-}
-
-/// Whether it is an IPv6 address, perhaps with a zone.
-fn is_ipv6(host: &str) -> bool {
-    let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
-    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty()
 }
 
 #[cfg(test)]
@@ -113,14 +87,30 @@ mod tests {
             ("192.0.2.1:443", "192.0.2.1:443"),
             ("2001:db8::1", "[2001:db8::1]:5678"),
             ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("tls://hub.example.org", "tls://hub.example.org:443"),
+            ("wss://[2001:db8::1]:8443/lan", "wss://[2001:db8::1]:8443/lan"),
+            ("ws://hub", "ws://hub:80"),
         ] {
             let place: Place = text.parse().unwrap();
             assert_eq!(place.to_string(), shown);
             assert_eq!(shown.parse(), Ok(place));
         }
         let long = "x".repeat(MAX_HOST + 1);
-        for bad in ["", "wss://hub", "hub/x", "h\u{fc}b", "a b", "hub:0", ":5", "ann@hub", long.as_str()] {
+        let long_path = format!("wss://hub/{}", "x".repeat(MAX_PLACE));
+        for bad in ["", "hub/x", "h\u{fc}b", "a b", "hub:0", ":5", "ann@hub", &long, &long_path] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
+        for (bad, why) in [("icmp://hub", "by pings"), ("auto://hub", "one way by which all reach it")] {
+            let said = bad.parse::<Place>().unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_host_alone_means_the_port_that_the_hub_listens_on() {
+        let shown = |text: &str| text.parse::<Place>().unwrap().with_port(443).to_string();
+        assert_eq!(shown("hub"), "hub:443");
+        assert_eq!(shown("hub:80"), "hub:80");
+        assert_eq!(shown("wss://hub:5678/lan"), "wss://hub:5678/lan");
     }
 }

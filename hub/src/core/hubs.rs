@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use common::wire::frame::ControlFrame;
+use common::wire::frame::{ControlFrame, HubInfo};
 
 use super::Core;
-use crate::ids::{RequestId, SessionId};
-use crate::lan::hubs::{self, PORTION};
-use crate::lan::members::Member;
+use crate::ids::{MemberId, RequestId, SessionId};
+use crate::lan::hubs::{self, PORTION, distance, told_to};
+use crate::lan::members::{Member, Members};
+use crate::lan::peers::Peer;
 use crate::lan::saving::Answer;
 
 impl Core {
@@ -34,22 +35,36 @@ impl Core {
         if self.hubs.tell_at().is_some() {
             return self.tell_untold_hubs(now);
         }
-        self.switch.tell_members(&ControlFrame::Hubs(self.hubs.known().to_vec()), |_| true);
+        let all = self.hubs_with_distances();
+        let Core { switch, admission, .. } = self;
+        switch.tell_each(|id| told(admission.members(), id, &all));
+    }
+
+    /// All hubs, this one first, and how far each is.
+    fn hubs_with_distances(&self) -> Vec<(HubInfo, u32)> {
+        let far = |hub: &HubInfo| {
+            let link = self.peers.get(&hub.key).and_then(Peer::link);
+            let facts = link.and_then(|(session, _)| self.switch.link(session));
+            distance(link.is_some(), facts.and_then(|facts| facts.tunnel.round_trip()))
+        };
+        self.hubs.known().iter().map(|hub| (hub.clone(), far(hub))).collect()
     }
 
     /// Tells the next members that this hub is draining, when it is time.
     pub(super) fn tell_untold_hubs(&mut self, now: Instant) {
         if let Some(from) = self.hubs.poll_untold(now) {
-            let frame = ControlFrame::Hubs(self.hubs.known().to_vec());
-            let next = self.switch.tell_some(&frame, from, PORTION);
+            let all = self.hubs_with_distances();
+            let Core { switch, admission, .. } = self;
+            let next = switch.tell_some(|id| told(admission.members(), id, &all), from, PORTION);
             self.hubs.told(next, now);
         }
     }
 
     /// Tells a member that has just come: where there is no hub but this one, too, as it may have known others.
-    pub(super) fn tell_hubs(&mut self, session: SessionId, now: Instant) {
+    pub(super) fn tell_hubs(&mut self, session: SessionId, id: MemberId, now: Instant) {
         self.refresh_hubs(now);
-        self.switch.tell(session, &ControlFrame::Hubs(self.hubs.known().to_vec()));
+        let told = told(self.members(), id, &self.hubs_with_distances());
+        self.switch.tell(session, &told);
     }
 
     /// Sends the members to the other hubs, or takes them again.
@@ -64,4 +79,10 @@ impl Core {
         }
         self.answer(request, Ok(Answer::Draining(is_draining)));
     }
+}
+
+/// The frame that tells a member which hubs there are.
+fn told(members: &Members, id: MemberId, all: &[(HubInfo, u32)]) -> ControlFrame {
+    let told = members.get(id).map(|member| told_to(&member.key, all));
+    ControlFrame::Hubs(told.unwrap_or_default())
 }

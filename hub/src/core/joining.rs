@@ -214,7 +214,7 @@ impl Core {
         self.switch.join(session, id, join.mtu, welcome, hold, now);
         self.keep_clear_of(source.ip().to_canonical());
         self.tell_all_routes(session, id);
-        self.tell_hubs(session, now);
+        self.tell_hubs(session, id, now);
         self.offer_lane(session);
         self.tell_online(id);
         self.notify_watchers(now);

@@ -5,21 +5,29 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use common::wire::frame::{HubInfo, MAX_HUBS};
+use common::wire::frame::{HubInfo, MAX_TOLD_HUBS};
 use common::wire::key::PublicKey;
 
 use crate::ids::{MemberId, SessionId};
-use crate::lan::members::{Member, Members, Version};
+use crate::lan::members::{MAX_HUBS, Member, Members, Version};
 
 /// A hub that drains sends so many members away at once, and the next ones after this time: the hubs that take them need
 /// half a millisecond for each, and have members of their own.
 pub(crate) const PORTION: usize = 3;
 const PORTION_EVERY: Duration = Duration::from_millis(10);
 
+/// So many of those that a member is told of are the nearest ones. The others may be anywhere: where a whole region is
+/// lost, it knows some elsewhere.
+const NEAREST: usize = MAX_TOLD_HUBS / 2;
+/// Below this round trip one hub is as near as another.
+const NEAR: Duration = Duration::from_millis(8);
+/// The distance of a hub without a link; one whose round trip is not known is just before that.
+const UNLINKED: u32 = u32::MAX;
+
 /// The hubs of the LAN.
 #[derive(Default)]
 pub(crate) struct Hubs {
-    /// All of them, this one first; what members were told last.
+    /// All of them, this one first.
     known: Vec<HubInfo>,
     is_draining: bool,
     /// The members that are still to be told that this hub is draining.
@@ -51,8 +59,50 @@ pub(crate) fn of(members: &Members) -> Vec<&Member> {
     hubs
 }
 
+/// How far another hub is from this one, the less, the nearer: steps of a factor of two in the round trip. One without a
+/// link comes last.
+pub(crate) fn distance(is_linked: bool, round_trip: Option<Duration>) -> u32 {
+    match round_trip.filter(|_| is_linked) {
+        Some(time) => (time.as_millis() / NEAR.as_millis()).checked_ilog2().map_or(0, |step| step + 1),
+        None if is_linked => UNLINKED - 1,
+        None => UNLINKED,
+    }
+}
+
+/// A number for a member and a hub, the same at each hub: members spread evenly over what they are told.
+fn mixed(member: &PublicKey, hub: &PublicKey) -> u64 {
+    let first = |key: &PublicKey| key.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    // The finalizer of SplitMix64.
+    let mixed = first(member) ^ first(hub).rotate_left(32);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// What a member is told of all hubs, which are given with their distances, this one first: this one, the nearest ones,
+/// and some of the others. Of those that are equally near each member is told in an order of its own, as it goes to the
+/// first that it has not measured.
+pub(crate) fn told_to(member: &PublicKey, all: &[(HubInfo, u32)]) -> Vec<HubInfo> {
+    let Some(((this, _), others)) = all.split_first() else { return Vec::new() };
+    let mut others: Vec<(u32, u64, &HubInfo)> =
+        others.iter().map(|(hub, distance)| (*distance, mixed(member, &hub.key), hub)).collect();
+    let by_distance = |&(distance, number, _): &(u32, u64, &HubInfo)| (distance, number);
+    others.sort_unstable_by_key(by_distance);
+    if let Some(behind) =
+        others.get_mut(NEAREST..).filter(|behind| behind.len() > MAX_TOLD_HUBS - 1 - NEAREST)
+    {
+        behind.sort_unstable_by_key(|&(distance, number, _)| (distance == UNLINKED, number));
+    }
+    others.truncate(MAX_TOLD_HUBS - 1);
+    // A near one and another one in turn: what is near may be lost together.
+    let (near, rest) = others.split_at(NEAREST.min(others.len()));
+    let rest = rest.iter().map(Some).chain(std::iter::repeat(None));
+    let turns = near.iter().zip(rest).flat_map(|(near, other)| std::iter::once(near).chain(other));
+    std::iter::once(this).chain(turns.map(|(_, _, hub)| *hub)).cloned().collect()
+}
+
 impl Hubs {
-    /// What members are told.
+    /// All hubs, this one first.
     pub(crate) fn known(&self) -> &[HubInfo] {
         &self.known
     }
@@ -125,6 +175,7 @@ mod tests {
     use common::wire::key::PrivateKey;
 
     use super::*;
+    use crate::lan::members::Rights;
     use crate::lan::subnets::Subnets;
 
     fn key(seed: u8) -> PublicKey {
@@ -157,12 +208,24 @@ mod tests {
         );
         for (bad, why) in [
             ("hub=", "is no place of a hub"),
-            ("hub=wss://b", "is no place of a hub"),
+            ("hub=icmp://b", "hubs do not reach each other by pings"),
+            ("hub=auto://b", "say one way by which all reach it"),
+            ("hub=quic://b", "there is no way quic://"),
             ("hub=b hub=c", "hub= twice"),
         ] {
             let said = members(&format!("{} b - {bad}\n", key(2))).map(drop).unwrap_err();
             assert!(said.contains(why), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn a_hub_may_be_reached_by_a_web_server() {
+        let text = format!("{} hub-b - hub=wss://b.example.org/lan\n", key(2));
+        let list = members(&text).unwrap();
+        assert_eq!(list.to_text(), text);
+        let mut hubs = Hubs::default();
+        assert!(hubs.refresh(&list, key(1)));
+        assert_eq!(told(&hubs)[1], (key(2), "wss://b.example.org:443/lan".to_owned(), false));
     }
 
     #[test]
@@ -181,9 +244,49 @@ mod tests {
         assert_eq!(told(&hubs)[0], (key(1), String::new(), true));
         list.revoke(list.by_key(&key(2)).unwrap());
         assert!(hubs.refresh(&list, key(1)) && !hubs.are_several(), "a hub that is revoked is told no more");
-        let many: String = (10..60).map(|seed| format!("{} h{seed} - hub=h{seed}\n", key(seed))).collect();
+        let many: String = (10..160).map(|seed| format!("{} h{seed} - hub=h{seed}\n", key(seed))).collect();
         list.replace(members(&many).unwrap());
         assert!(hubs.refresh(&list, key(1)) && hubs.known().len() == MAX_HUBS);
+        let place = || "h".parse().unwrap();
+        let mut one_more =
+            |seed| list.list_hub(key(seed), "one".parse().unwrap(), Rights::default(), place());
+        assert!(one_more(200).is_err_and(|why| why.contains("the LAN has 128 hubs")));
+        assert!(one_more(20).is_ok(), "it is one already");
+    }
+
+    #[test]
+    fn a_member_is_told_of_the_nearest_hubs_and_of_others_and_members_spread_over_them() {
+        let hub = |seed: u8| HubInfo { key: key(seed), place: "h".parse().ok(), is_draining: false };
+        let ms = |time| distance(true, Some(Duration::from_millis(time)));
+        assert!(ms(0) == ms(7) && ms(7) < ms(9) && ms(15) == ms(9) && ms(40) < ms(80));
+        assert!(ms(100_000) < distance(true, None) && distance(true, None) < distance(false, None));
+        assert_eq!(distance(false, Some(Duration::ZERO)), UNLINKED, "what it was does not count");
+        // Of a hundred ten are near, and thirty are not linked.
+        let far = |seed: u8| match seed {
+            0 => 0,
+            1..=10 => ms(1),
+            11..=70 => ms(100 + u64::from(seed)),
+            _ => UNLINKED,
+        };
+        let all: Vec<(HubInfo, u32)> = (0..100).map(|seed| (hub(seed), far(seed))).collect();
+        let mut first = [0; 100];
+        for member in 100..=250 {
+            let told = told_to(&key(member), &all);
+            let seeds: Vec<usize> =
+                told.iter().map(|hub| all.iter().position(|(other, _)| other == hub).unwrap()).collect();
+            assert_eq!((seeds.len(), seeds[0]), (MAX_TOLD_HUBS, 0), "the one that tells comes first");
+            let near = |at: &usize| (1..=10).contains(at);
+            assert!(seeds.iter().filter(|seed| near(seed)).count() >= NEAREST, "{seeds:?}");
+            assert!(near(&seeds[1]) && near(&seeds[3]) && seeds[1..].iter().all(|at| (1..=70).contains(at)));
+            assert!(seeds.iter().filter(|&&seed| seed > 10).count() >= 5, "some are elsewhere");
+            assert_eq!(told_to(&key(member), &all), told, "the same each time");
+            first[seeds[1]] += 1;
+        }
+        assert!(first[1..=10].iter().all(|&times| times > 4), "{first:?}");
+        // Few are told, all of them.
+        let few = told_to(&key(200), &all[..4]);
+        assert!(few.len() == 4 && all[..4].iter().all(|(hub, _)| few.contains(hub)));
+        assert_eq!(told_to(&key(200), &[]), []);
     }
 
     #[test]

@@ -24,20 +24,14 @@ use crate::ids::{MemberId, SessionId};
 use crate::lan::rules::Tag;
 use crate::lan::subnets::Subnets;
 use addresses::Addresses;
+use lines::{Lines, fold};
 use member::{format_member, outdated, parse_member, parse_revoked};
 use names::Names;
 
 /// Most members that a hub remembers.
-pub const MAX_MEMBERS: usize = 65_536;
-
-/// What is wrong with a line of `members`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
-    /// Its number, from 1.
-    pub line: usize,
-    /// What is wrong.
-    pub why: String,
-}
+pub const MAX_MEMBERS: usize = 131_072;
+/// Most of them that are hubs: each has a link to each other one.
+pub const MAX_HUBS: usize = 128;
 
 /// Whether unknown keys may join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,37 +60,12 @@ pub enum Decision {
     Refused(Refusal, String),
 }
 
-enum Line {
-    /// A comment, a blank line or a revoked member, as it was.
-    Text(String),
-    /// A member, as it was read or written if it has not changed since.
-    Member(MemberId, Option<String>),
-}
-
-/// How to bring the text of `members` up to date.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Patch {
-    /// These lines come behind all others.
-    Append(String),
-    /// This is the whole text.
-    Replace(String),
-}
-
-/// Texts of this length and more, in bytes, get new lines appended: rewriting a long text for each join would cost more
-/// the more members there are. A shorter text is replaced, which is safer.
-const APPEND_FROM: usize = 16 * 1024;
-
-/// The text that was last read or written, compared with the list.
+/// What was last read or written, compared with the list.
 struct Journal {
     /// The state that the list is in.
     version: Version,
     /// The state that was last read or written.
     saved: Version,
-    /// Lines of the text, of the list's first ones, and their length in bytes.
-    lines: usize,
-    len: usize,
-    /// Whether the list still begins with these lines.
-    is_prefix: bool,
     /// Where hubs share the list: the members that are other ones than when this was last taken, with their lines as they
     /// were.
     edited: Option<BTreeMap<PublicKey, Option<String>>>,
@@ -107,6 +76,8 @@ struct Journal {
 const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
 const FULL: usize = MAX_FILE / 4 * 3;
 const FULL_FOR_ALL: usize = MAX_FILE / 8 * 7;
+/// There is room for all members, each with a few networks.
+const _: () = assert!(MAX_MEMBERS * 240 < FULL_FOR_ROUTES);
 
 /// All members.
 pub struct Members {
@@ -118,7 +89,7 @@ pub struct Members {
     revoked: HashSet<PublicKey>,
     /// Those of them, with their lines, that no text that was read or written has yet.
     newly_revoked: Vec<(PublicKey, String, Version)>,
-    lines: Vec<Line>,
+    lines: Lines,
     /// How long the text is at most, in bytes.
     size: usize,
     /// Lines that were passed over: they stay in the text and mean nothing.
@@ -131,6 +102,8 @@ pub struct Members {
 impl Members {
     /// Reads the text of `members`.
     pub fn parse(text: &str, subnets: Subnets) -> Result<Members, BadLine> {
+        // Some editors put a mark of their own in front.
+        let folded = fold(text.strip_prefix('\u{feff}').unwrap_or(text))?;
         let mut members = Members {
             subnets,
             table: Slab::new(),
@@ -139,42 +112,33 @@ impl Members {
             addresses: Addresses::default(),
             revoked: HashSet::new(),
             newly_revoked: Vec::new(),
-            lines: Vec::new(),
+            lines: Lines::new(text, folded.instead),
             size: 0,
             skipped: Vec::new(),
-            journal: Journal {
-                version: Version::default(),
-                saved: Version::default(),
-                lines: text.lines().count(),
-                len: text.len(),
-                // Appended text would become part of an unterminated last line.
-                is_prefix: text.is_empty() || text.ends_with('\n'),
-                edited: None,
-            },
+            journal: Journal { version: Version::default(), saved: Version::default(), edited: None },
             parties: 0,
         };
-        // Some editors put a mark of their own in front.
-        let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
-        for (index, line) in lines.enumerate() {
-            let bad = |why| BadLine { line: index + 1, why };
+        for (number, line) in folded.lines {
+            let bad = |why| BadLine { line: number, why };
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
-                members.lines.push(Line::Text(line.to_owned()));
+                members.lines.push_text(line.into_owned());
                 continue;
             }
-            if let Some(why) = outdated(line, members.names.members()) {
+            if let Some(why) = outdated(&line, members.names.members()) {
                 members.skipped.push(bad(why));
-                members.lines.push(Line::Text(line.to_owned()));
+                members.lines.push_text(line.into_owned());
                 continue;
             }
-            if let Some(key) = parse_revoked(line).map_err(bad)? {
+            if let Some(key) = parse_revoked(&line).map_err(bad)? {
                 members.insert_revoked(key).map_err(bad)?;
-                members.lines.push(Line::Text(line.to_owned()));
+                members.lines.push_text(line.into_owned());
                 continue;
             }
-            let member = parse_member(line, subnets).map_err(bad)?;
+            let member = parse_member(&line, subnets).map_err(bad)?;
             let id = members.insert(member).map_err(bad)?;
-            members.lines.push(Line::Member(id, Some(line.to_owned())));
+            members.lines.push(id, Some(line.into_owned()));
         }
+        members.lines.set_read();
         // With what a person wrote around them.
         members.size = members.size.max(text.len());
         Ok(members)
@@ -187,15 +151,7 @@ impl Members {
 
     /// The text of `members`.
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        for line in &self.lines {
-            match line {
-                Line::Text(line) | Line::Member(_, Some(line)) => text.push_str(line),
-                Line::Member(id, None) => text.push_str(&format_member(self.member(*id))),
-            }
-            text.push('\n');
-        }
-        text
+        self.lines.to_text(|id| format_member(self.member(id)))
     }
 
     /// Whether the text has to be written.
@@ -225,27 +181,30 @@ impl Members {
 
     /// Whether it takes the whole text to write what is changed, and that is long.
     pub fn is_costly(&self) -> bool {
-        self.is_changed() && !self.journal.is_prefix && self.journal.len >= APPEND_FROM
+        self.is_changed() && self.lines.is_costly()
     }
 
     /// What has to be written for the text to have the list as it is now. To be followed by `set_saved`, or by
     /// `set_damaged`, before the next one.
     pub fn begin_save(&mut self) -> Patch {
-        let can_append = self.journal.is_prefix && self.journal.len >= APPEND_FROM;
-        let from = if can_append { self.journal.lines } else { 0 };
-        let mut text = String::new();
-        for line in self.lines.iter_mut().skip(from) {
-            if let Line::Member(id, line @ None) = line {
-                *line = Some(format_member(&self.table[id.index()]));
-            }
-            let (Line::Text(line) | Line::Member(_, Some(line))) = line else { continue };
-            text.push_str(line);
-            text.push('\n');
-        }
-        self.journal.lines = self.lines.len();
-        self.journal.len = if can_append { self.journal.len + text.len() } else { text.len() };
-        self.journal.is_prefix = true;
-        if can_append { Patch::Append(text) } else { Patch::Replace(text) }
+        let Members { lines, table, .. } = self;
+        lines.begin_save(|id| format_member(&table[id.index()]))
+    }
+
+    /// The same where the text is to be written as a whole, so that no line takes the place of another one.
+    pub(crate) fn begin_fold(&mut self) -> Patch {
+        self.lines.set_damaged();
+        self.begin_save()
+    }
+
+    /// Whether lines of the text take the place of others.
+    pub(crate) fn has_instead(&self) -> bool {
+        self.lines.has_instead()
+    }
+
+    /// Sets from which lengths of the text on, in bytes, new lines, and changed ones, are added at its end.
+    pub fn append_from(&mut self, new: usize, changed: usize) {
+        self.lines.append_from(new, changed);
     }
 
     /// Notes that the text of this state was written.
@@ -256,19 +215,12 @@ impl Members {
 
     /// Notes that the text on the disk is unknown, after a failed write or because it is missing.
     pub fn set_damaged(&mut self) {
-        self.journal.is_prefix = false;
+        self.lines.set_damaged();
     }
 
     fn change(&mut self) -> Version {
         self.journal.version = self.journal.version.next();
         self.journal.version
-    }
-
-    /// Marks a member's line as changed; returns its index.
-    fn change_line(&mut self, id: MemberId) -> Option<usize> {
-        let at = self.lines.iter().position(|line| matches!(line, Line::Member(of, _) if *of == id))?;
-        self.journal.is_prefix &= at >= self.journal.lines;
-        Some(at)
     }
 
     /// A member.
@@ -375,10 +327,8 @@ impl Members {
     fn forget(&mut self, id: MemberId) {
         self.note_edit(id);
         self.unindex(id);
-        self.table.remove(id.index());
-        if let Some(at) = self.change_line(id) {
-            self.lines.remove(at);
-        }
+        let member = self.table.remove(id.index());
+        self.lines.remove(id, member.key);
         self.parties += 1;
         self.change();
     }
@@ -411,8 +361,10 @@ impl Members {
         self.note_new(self.member(id).key);
         self.index(id);
         if *self.member(id) != before {
-            if let Some(at) = self.change_line(id) {
-                self.lines[at] = Line::Member(id, None);
+            self.lines.change(id, before.key);
+            if self.member(id).key != before.key {
+                // A line takes the place of one with its own key alone.
+                self.lines.set_damaged();
             }
             self.table[id.index()].changed = self.change();
             let member = self.member(id);
@@ -447,7 +399,7 @@ impl Members {
 fn line_size(member: &Member) -> usize {
     const KEY_NAME_AND_ADDRESSES: usize = 44 + Name::MAX_LEN + 2 * 40 + 4;
     let tags: usize = member.tags.iter().map(|tag| tag.as_str().len() + 1).sum();
-    let hub = member.hub.as_ref().map_or(0, |place| place.host.len() + 14);
+    let hub = member.hub.as_ref().map_or(0, |place| place.to_string().len() + 5);
     KEY_NAME_AND_ADDRESSES + routes_size(&member.routes) + tags + hub + 5
 }
 
@@ -460,11 +412,14 @@ mod addresses;
 mod admit;
 mod edit;
 mod govern;
+mod lines;
 mod member;
 mod names;
 mod shared;
 
 pub use edit::{Change, Outcome};
+pub(crate) use lines::without_incomplete;
+pub use lines::{BadLine, Patch};
 pub use member::{Member, Stamp, Version};
 pub(crate) use member::{Rights, rights_text};
 

@@ -16,7 +16,7 @@ use ipnetwork::IpNetwork;
 
 use crate::ids::RequestId;
 use crate::lan::invites::{Invite, Invites};
-use crate::lan::members::{Access, Change, Members, Patch, Version};
+use crate::lan::members::{Access, Change, Members, Patch, Version, without_incomplete};
 use crate::lan::moves::{Moves, Step};
 use crate::lan::rules::{Rules, Tag};
 use crate::lan::subnets::Subnets;
@@ -25,6 +25,9 @@ use crate::lan::subnets::Subnets;
 pub const SAVE_PAUSE: Duration = Duration::from_secs(10);
 /// A long text is written as a whole at most so often: what changes meanwhile goes into the next one.
 const REWRITE_EVERY: Duration = Duration::from_millis(100);
+/// How long lines of a long text may have others in their place further below, before it is written as a whole: a person
+/// who opens the file mostly sees each member once.
+const FOLD_AFTER: Duration = Duration::from_secs(60);
 /// Most routes that the answer to a renumbering names.
 const MAX_HIDDEN: usize = 10;
 /// Most requests that wait for the files.
@@ -104,12 +107,14 @@ pub struct Files {
 }
 
 /// A text without what a crash in the middle of adding lines leaves behind: a last line that has no end, and makes no
-/// sense. `None` where the line that is invalid, counted from 1, is another one.
+/// sense, and lines to which it belongs. `None` where the line that is invalid, counted from 1, is another one.
 pub fn without_torn_line(text: &str, bad_line: usize) -> Option<&str> {
-    if text.ends_with('\n') || bad_line != text.lines().count() {
+    if bad_line != text.lines().count() {
         return None;
     }
-    text.get(..text.rfind('\n').map_or(0, |end| end + 1))
+    let ended = text.get(..text.rfind('\n').map_or(0, |end| end + 1))?;
+    let whole = without_incomplete(ended);
+    (whole.len() < text.len()).then_some(whole)
 }
 
 /// Tells texts apart (64-bit FNV-1a).
@@ -301,6 +306,8 @@ pub struct Saving {
     /// When a long text was last written as a whole, and when the next one is due.
     rewritten_at: Option<Instant>,
     rewrite_at: Option<Instant>,
+    /// When to write a long text as a whole, as lines of it have others in their place.
+    fold_at: Option<Instant>,
     /// Why the files cannot be written, if there is something to write.
     trouble: Option<String>,
     taken: Fingerprint,
@@ -317,6 +324,7 @@ impl Saving {
             retry_at: None,
             rewritten_at: None,
             rewrite_at: None,
+            fold_at: None,
             trouble: None,
             taken,
         }
@@ -357,7 +365,7 @@ impl Saving {
 
     /// When there is something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = self.retry_at.into_iter().chain(self.rewrite_at).min();
+        let deadline = self.retry_at.into_iter().chain(self.rewrite_at).chain(self.fold_at).min();
         deadline.filter(|_| self.running.is_none())
     }
 
@@ -400,6 +408,11 @@ impl Saving {
         self.retry_at = None;
     }
 
+    /// Has a long text written as a whole now, if lines of it have others in their place.
+    pub(crate) fn fold_now(&mut self, now: Instant) {
+        self.fold_at = Some(now);
+    }
+
     /// Takes the text of `members` that was read for the one that is known.
     pub(crate) fn take(&mut self, text: Fingerprint) {
         self.taken = text;
@@ -413,7 +426,15 @@ impl Saving {
         now: Instant,
     ) -> Option<Job> {
         self.rewrite_at = None;
-        if self.retry_at.is_some_and(|at| now < at) || !(members.is_changed() || invites.is_changed()) {
+        if members.has_instead() {
+            self.fold_at.get_or_insert(now + FOLD_AFTER);
+        } else {
+            self.fold_at = None;
+        }
+        let is_due = self.fold_at.is_some_and(|at| at <= now);
+        if self.retry_at.is_some_and(|at| now < at)
+            || !(members.is_changed() || invites.is_changed() || is_due)
+        {
             return None;
         }
         if members.is_costly() {
@@ -427,7 +448,10 @@ impl Saving {
         self.run(Running::Changes { members: members.version(), invites: invites.version() });
         Some(Job::Write {
             invites: invites.is_changed().then(|| invites.to_text()),
-            members: members.is_changed().then(|| members.begin_save()),
+            members: match is_due {
+                true => Some(members.begin_fold()),
+                false => members.is_changed().then(|| members.begin_save()),
+            },
             taken: self.taken,
         })
     }

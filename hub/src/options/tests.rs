@@ -22,14 +22,14 @@ fn reads_the_lines_of_the_readme() {
     let options = read("--subnet 10.0.0.0/24").unwrap();
     assert_eq!(subnets(&options), "10.0.0.0/24");
     assert_eq!(
-        (options.listen.len(), options.mtu, options.device),
+        (options.ways_in.listen.len(), options.mtu, options.device),
         (0, None, Some(Device { name: "hub0".to_owned(), exports: Vec::new() }))
     );
     assert_eq!((options.state.to_str(), options.user), (Some("/var/lib/hub"), None));
     let options = read("--subnet 10.0.0.0/24 --subnet fd00:1::/64 --route 0.0.0.0/0 --listen :443").unwrap();
     assert_eq!(subnets(&options), "10.0.0.0/24 and fd00:1::/64");
-    assert_eq!((&options.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
-    assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().listen, []);
+    assert_eq!((&options.ways_in.listen[..], options.routes.len()), (&[Listen::Port(443)][..], 1));
+    assert_eq!(read("--subnet=10.0.0.0/24 --listen=5678").unwrap().ways_in.listen, []);
     for (places, kept) in [
         ("0.0.0.0:443 [::]:443", &["[::]:443"][..]),
         ("[::]:443 0.0.0.0:443 192.0.2.1:443 [::1]:443", &["[::]:443"]),
@@ -40,9 +40,9 @@ fn reads_the_lines_of_the_readme() {
         let line = places.replace(' ', " --listen ");
         let options = read(&format!("--subnet 10.0.0.0/24 --listen {line}")).unwrap();
         let kept: Vec<Listen> = kept.iter().map(|place| values::listen(place).unwrap()).collect();
-        assert_eq!(options.listen, kept, "{places}");
+        assert_eq!(options.ways_in.listen, kept, "{places}");
     }
-    assert!(!options.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().icmp);
+    assert!(!options.ways_in.icmp && read("--subnet=10.0.0.0/24 --icmp").unwrap().ways_in.icmp);
     let options = read(
         "--subnet 10.0.0.0/24 --listen 5678 --listen :443 --listen 443 --listen 192.0.2.1:80 --tls-cert a --tls-key b",
     )
@@ -54,8 +54,8 @@ fn reads_the_lines_of_the_readme() {
         named("--subnet 10.0.0.0/24 --dns --zone home.arpa.example").as_deref(),
         Some("home.arpa.example")
     );
-    assert_eq!(options.listen.len(), 3, "{:?}", options.listen);
-    assert_eq!(options.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
+    assert_eq!(options.ways_in.listen.len(), 3, "{:?}", options.ways_in.listen);
+    assert_eq!(options.ways_in.tls.map(|tls| (tls.certificate, tls.key)), Some(("a".into(), "b".into())));
 }
 
 #[test]
@@ -112,8 +112,21 @@ fn says_which_setting_is_wrong_and_what_to_write() {
         ("--join a --subnet 10.0.0.0/24", "the LAN to --join says which --subnet it has: leave that out"),
         ("--join a --hub-key x", "--hub-key x: a key is 44 characters of base64"),
         (
-            "--join a --host wss://b",
-            "--host wss://b: the port is not 1 to 65535; write HOST, HOST:PORT, ADDRESS:PORT or [IPV6]:PORT",
+            "--join icmp://a",
+            "--join icmp://a: hubs do not reach each other by pings: write HOST, tls://HOST or wss://HOST",
+        ),
+        (
+            "--join a --host auto://b",
+            "--host auto://b: say one way by which all reach it: HOST, tls://HOST or wss://HOST",
+        ),
+        (
+            "--join a --host https://b/lan",
+            "--host https://b/lan: \"https://b/lan\" is no hub: write wss://b/lan",
+        ),
+        (
+            "--subnet 10.0.0.0/24 --proxy https://ann:secret@proxy",
+            "--proxy …: this is no proxy: TLS to a proxy is not supported; most of them speak HTTP on the same port; \
+             write http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ in front of HOST if it wants them",
         ),
     ] {
         assert_eq!(read(line).unwrap_err(), said, "{line}");
@@ -125,6 +138,7 @@ fn a_hub_that_joins_is_reached_by_the_port_that_it_listens_on() {
     for (line, hub, host, port) in [
         ("--join a", "a:5678", None, 5678),
         ("--join a:80 --host b --listen 443", "a:80", Some("b:443"), 443),
+        ("--join tls://a --host wss://b/lan --listen 80", "tls://a:443", Some("wss://b:443/lan"), 80),
         ("--join [fd00::1]:80 --host b:99 --listen 192.0.2.1:443", "[fd00::1]:80", Some("b:99"), 443),
     ] {
         let WhichLan::Joined(joining) = read(line).unwrap().lan else { panic!("{line}") };

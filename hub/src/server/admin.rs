@@ -1,6 +1,7 @@
 //! The server's part of commands: the control socket, metrics, the signal to read the files again, the audit file. IO.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::node::event_loop::Source;
@@ -8,6 +9,7 @@ use common::node::metrics::text;
 use common::node::request::{Caller, Ticket, decode, encode};
 use common::node::state;
 use common::wire::invite::Secret;
+use common::wire::place::Place;
 use log::info;
 use serde_json::{Value, json};
 
@@ -23,6 +25,7 @@ use crate::lan::members::{Access, Change};
 use crate::lan::saving::{Allow, Answer, Command};
 use crate::lan::subnets::Subnets;
 use crate::metrics::metrics;
+use crate::options::DEFAULT_PORT;
 
 /// The longest life of an invite.
 const MAX_INVITE_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -105,11 +108,12 @@ impl Server {
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
                 let (hash, until) = (secret.hash(), self.clock.unix_time + seconds);
                 requester = Requester::Invite(ticket, secret, seconds);
-                let place = match place.map(|place| place.parse()).transpose() {
-                    Ok(place) => place,
+                let port = self.about.listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
+                let place = place.filter(|_| is_hub).map(|place| place.parse::<Place>()).transpose();
+                let place = match place {
+                    Ok(place) => place.map(|place| place.with_port(port)),
                     Err(why) => return self.reply(ticket, encode::<()>(Err(format!("--host: {why}"))), now),
                 };
-                let place = place.filter(|_| is_hub);
                 Command::Invite(Invite { hash, name, uses, until, addresses, routes, tags, is_hub }, place)
             }
             Request::Cancel { name } => Command::Cancel(name),

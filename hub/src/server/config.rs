@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use common::linux::sandbox::User;
 use common::linux::tun;
 use common::node::names::zone::Zone;
+use common::node::outbound::Outbound;
 use common::node::state;
 use common::transport::tls::files::FileError;
 use ipnetwork::IpNetwork;
@@ -38,6 +39,8 @@ pub struct Config {
     pub state: std::path::PathBuf,
     /// The zone of names to answer for.
     pub zone: Option<Zone>,
+    /// How other hubs are connected to.
+    pub outbound: Outbound,
     /// The user to become.
     pub user: Option<User>,
 }

@@ -1,28 +1,43 @@
-//! Connections to other hubs, from the look-up to the link. IO.
+//! Connections to other hubs, from the look-up to what is spoken around the tunnel. IO.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::linux::sandbox::Profile;
+use common::node::advice;
+use common::node::cli;
 use common::node::dial::{Dial, Dialed, Lookup, MAX_ADDRESSES, Translation};
+use common::node::event_loop::Ready;
+use common::node::opening::{Opening, Plan, trust};
+use common::node::outbound::Outbound;
+use common::node::way::{Trust, Way};
+use common::transport::stream::Stream;
+use common::transport::tls::files::FileError;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
-use log::debug;
+use log::{debug, info};
 use mio::net::TcpStream;
 use mio::{Registry, Waker};
 
 use crate::lan::hubs;
 use crate::lan::members::Members;
-use crate::lan::peers::RETRY_EVERY;
+
+/// The numbers of one hub's connection attempts are so many aligned ones, so that they never wrap around within.
+const NUMBERS: u16 = MAX_ADDRESSES as u16;
 
 /// The connections that are being made, one for each hub at most.
 pub(super) struct Dials {
+    outbound: Outbound,
+    /// Whose TLS certificates are trusted, or why nobody's.
+    trust: Result<Trust, String>,
     profile: Profile,
+    /// How long all addresses of a hub may take together.
+    time: Duration,
     waker: Option<Arc<Waker>>,
-    by_hub: BTreeMap<PublicKey, Stage>,
+    by_hub: BTreeMap<PublicKey, (Way, Stage)>,
     /// The number of the next connection attempt.
     next: u16,
 }
@@ -30,20 +45,54 @@ pub(super) struct Dials {
 enum Stage {
     Lookup(Lookup),
     Dial(Dial),
+    /// With the address that it comes from.
+    Opening(Opening, Option<IpAddr>),
 }
 
 /// What became of a dial.
 pub(super) enum Outcome {
-    /// A connection, registered as that of an attempt.
-    Connected(SocketAddr, TcpStream),
+    Connected(Connected),
     /// None, and why.
     Failed(String),
 }
 
+/// A connection on which the tunnel's bytes may flow. It is registered as a connection attempt; what has come for the
+/// tunnel by then is not reported any more.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    /// What it is connected to: the hub, or the proxy or web server before it.
+    pub(super) at: SocketAddr,
+    /// The address that it comes from.
+    pub(super) from: Option<IpAddr>,
+}
+
 impl Dials {
-    /// Those of a process that will be confined like this.
-    pub(super) fn new(profile: Profile) -> Dials {
-        Dials { profile, waker: None, by_hub: BTreeMap::new(), next: 0 }
+    /// Those of a process that will be confined to these places. To be called before: certificates are read here.
+    ///
+    /// # Errors
+    /// Where a file of certificates is of no use, which a person named.
+    pub(super) fn new(outbound: Outbound, places: &[&Place], time: Duration) -> Result<Dials, FileError> {
+        let has_tls = |place: &&Place| Way::from(place.target().clone()).has_tls();
+        let trust = match &outbound.tls_ca {
+            Some(file) => Ok(trust(Some(file))?),
+            None if places.iter().any(has_tls) => trust(None).map_err(|error| error.to_string()),
+            None => Err("no hub was to be reached by TLS when this one started: start it anew".to_owned()),
+        };
+        let mut dials = Dials {
+            outbound,
+            trust,
+            profile: Profile::Accepts,
+            time,
+            waker: None,
+            by_hub: BTreeMap::new(),
+            next: 0,
+        };
+        let needed = places.iter().map(|place| match dials.way(place) {
+            Ok(way) if !way.is_named() => Profile::Connects,
+            Ok(_) | Err(_) => Profile::Resolves,
+        });
+        dials.profile = needed.max().unwrap_or(Profile::Accepts);
+        Ok(dials)
     }
 
     /// What the process still does once it is confined.
@@ -51,21 +100,47 @@ impl Dials {
         self.profile
     }
 
+    /// The TCP port to which it connects for a hub.
+    pub(super) fn port(&self, place: &Place) -> Option<u16> {
+        Some(self.way(place).ok()?.first_hop().1)
+    }
+
+    /// Says by which proxies the ways to these places go that the environment names.
+    pub(super) fn announce(&self, places: &[&Place]) {
+        for place in places {
+            if let Ok(Some((Some(variable), url))) =
+                self.outbound.proxy_to(&place.target().host, cli::variable_of)
+            {
+                info!("going through the proxy {url} to {place} ({variable} in the environment)");
+            }
+        }
+    }
+
     /// Has look-ups wake the loop by this.
     pub(super) fn set_waker(&mut self, waker: Arc<Waker>) {
         self.waker = Some(waker);
     }
 
+    fn way(&self, place: &Place) -> Result<Way, String> {
+        let hub = place.target().clone();
+        let proxy = self.outbound.proxy_to(&hub.host, cli::variable_of)?;
+        Ok(Way { hub, proxy: proxy.map(|(_, url)| url) })
+    }
+
     /// Begins to reach a hub.
     ///
     /// # Errors
-    /// Where the hub has a name, and this process does not look names up.
+    /// Where the way there needs what this process cannot do since it is confined.
     pub(super) fn start(&mut self, hub: PublicKey, place: &Place, now: Instant) -> Result<(), String> {
-        let Place { host, port } = place;
+        let way = self.way(place)?;
+        if let (true, Err(why)) = (way.has_tls(), &self.trust) {
+            return Err(why.clone());
+        }
+        let (host, port) = way.first_hop();
         let stage = match (host.parse::<IpAddr>(), &self.waker) {
-            (Ok(address), _) => self.dial(vec![(address, *port).into()], now),
+            (Ok(address), _) => self.dial(vec![(address, port).into()], now),
             (Err(_), Some(waker)) if self.profile == Profile::Resolves => {
-                Stage::Lookup(Lookup::start(host.clone(), *port, Translation::default(), waker))
+                Stage::Lookup(Lookup::start(host.to_owned(), port, Translation::default(), waker))
             }
             (Err(_), _) => {
                 return Err(format!(
@@ -74,14 +149,36 @@ impl Dials {
                 ));
             }
         };
-        self.by_hub.insert(hub, stage);
+        self.by_hub.insert(hub, (way, stage));
         Ok(())
     }
 
     fn dial(&mut self, addresses: Vec<SocketAddr>, now: Instant) -> Stage {
-        let first = self.next;
-        self.next = self.next.wrapping_add(MAX_ADDRESSES as u16);
-        Stage::Dial(Dial::start(addresses, first, None, RETRY_EVERY, now))
+        Stage::Dial(Dial::start(addresses, self.numbers(), None, self.time, now))
+    }
+
+    /// The first of as many numbers as a dial needs, which no connection has on which something is being set up.
+    fn numbers(&mut self) -> u16 {
+        let is_taken =
+            |first: u16| self.by_hub.values().any(|(_, stage)| stage.block() == Some(first / NUMBERS));
+        let mut first = self.next;
+        while is_taken(first) {
+            first = first.wrapping_add(NUMBERS);
+        }
+        self.next = first.wrapping_add(NUMBERS);
+        first
+    }
+
+    /// Takes in what an event said about a connection attempt.
+    pub(super) fn set_ready(&mut self, attempt: u16, ready: &Ready) {
+        for (_, stage) in self.by_hub.values_mut() {
+            match stage {
+                Stage::Opening(opening, _) if opening.number == attempt => {
+                    opening.stream.set_ready(ready.is_writable, ready.is_closed);
+                }
+                Stage::Lookup(_) | Stage::Dial(_) | Stage::Opening(..) => {}
+            }
+        }
     }
 
     /// When `poll` has something to do without an event.
@@ -89,8 +186,9 @@ impl Dials {
         let deadline = |stage: &Stage| match stage {
             Stage::Lookup(_) => None,
             Stage::Dial(dial) => Some(dial.deadline()),
+            Stage::Opening(opening, _) => Some(opening.give_up_at),
         };
-        self.by_hub.values().filter_map(deadline).min()
+        self.by_hub.values().filter_map(|(_, stage)| deadline(stage)).min()
     }
 
     /// Goes on with all of them; what became of one that has come to an end.
@@ -100,56 +198,82 @@ impl Dials {
     }
 
     fn poll_one(&mut self, hub: PublicKey, registry: &Registry, now: Instant) -> Option<Outcome> {
-        let stage = match self.by_hub.remove(&hub)? {
-            Stage::Lookup(lookup) if lookup.is_done() => match lookup.finish() {
-                Ok(addresses) => self.dial(addresses, now),
-                Err(error) => return Some(Outcome::Failed(format!("its name cannot be looked up: {error}"))),
-            },
-            stage @ (Stage::Lookup(_) | Stage::Dial(_)) => stage,
-        };
-        let Stage::Dial(mut dial) = stage else {
-            self.by_hub.insert(hub, stage);
-            return None;
-        };
-        match dial.poll(registry, now) {
-            Dialed::Wait => {
-                self.by_hub.insert(hub, Stage::Dial(dial));
-                None
+        let (way, mut stage) = self.by_hub.remove(&hub)?;
+        loop {
+            let next = match stage {
+                Stage::Lookup(lookup) if lookup.is_done() => match lookup.finish() {
+                    Ok(addresses) => Ok(self.dial(addresses, now)),
+                    Err(error) => Err(advice::lookup(&way, &error)),
+                },
+                Stage::Dial(mut dial) => match dial.poll(registry, now) {
+                    Dialed::Wait => {
+                        stage = Stage::Dial(dial);
+                        break;
+                    }
+                    Dialed::Connected(at, stream, number) => self.open(&way, (at, stream, number), now),
+                    Dialed::Failed(at, error) => Err(failure(&way, at, &error)),
+                },
+                Stage::Opening(mut opening, from) => match opening.go_on(now) {
+                    Ok(true) => {
+                        let Opening { stream, at, .. } = opening;
+                        return Some(Outcome::Connected(Connected { stream, at, from }));
+                    }
+                    Ok(false) => {
+                        stage = Stage::Opening(opening, from);
+                        break;
+                    }
+                    Err(error) => Err(advice::opening(&way, opening.stream.stage(), &error)),
+                },
+                Stage::Lookup(_) => break,
+            };
+            match next {
+                Ok(next) => stage = next,
+                Err(why) => {
+                    debug!("no connection to another hub: {why}");
+                    return Some(Outcome::Failed(why));
+                }
             }
-            Dialed::Connected(address, mut stream, _) => Some(match registry.deregister(&mut stream) {
-                Ok(()) => Outcome::Connected(address, stream),
-                Err(error) => Outcome::Failed(error.to_string()),
-            }),
-            Dialed::Failed(at, error) => {
-                debug!("no connection to another hub: {at:?}: {error}");
-                Some(Outcome::Failed(failure(at, &error)))
-            }
+        }
+        self.by_hub.insert(hub, (way, stage));
+        None
+    }
+
+    /// A connection is there: begins what is spoken around the tunnel.
+    fn open(
+        &self,
+        way: &Way,
+        (at, stream, number): (SocketAddr, TcpStream, u16),
+        now: Instant,
+    ) -> Result<Stage, String> {
+        let from = stream.local_addr().ok().map(|from| from.ip().to_canonical());
+        let plan = Plan { way: way.clone(), is_hasty: false };
+        let opening = Opening::begin(stream, number, at, &plan, self.trust.as_ref().ok(), now);
+        opening.map(|opening| Stage::Opening(opening, from)).map_err(|error| error.to_string())
+    }
+}
+
+impl Stage {
+    /// Which block of numbers it has once it is connected.
+    fn block(&self) -> Option<u16> {
+        match self {
+            Stage::Opening(opening, _) => Some(opening.number / NUMBERS),
+            Stage::Lookup(_) | Stage::Dial(_) => None,
         }
     }
 }
 
-/// What a hub does once it is confined, with these members, whose own key this is: it connects to other hubs.
-pub(super) fn profile(members: &Members, own: &PublicKey) -> Profile {
+/// Where the other hubs of these members are, of whom `own` is this one.
+pub(super) fn places<'a>(members: &'a Members, own: &PublicKey) -> Vec<&'a Place> {
     let others = hubs::of(members).into_iter().filter(|hub| hub.key != *own);
-    let places = others.filter_map(|hub| hub.hub.as_ref());
-    let needed = places.map(|place| match place.host.parse::<IpAddr>() {
-        Ok(_) => Profile::Connects,
-        Err(_) => Profile::Resolves,
-    });
-    needed.max().unwrap_or(Profile::Accepts)
+    others.filter_map(|hub| hub.hub.as_ref()).collect()
 }
 
-fn failure(at: Option<SocketAddr>, error: &io::Error) -> String {
-    let at = at.map_or(String::new(), |at| format!("{at}: "));
-    let kind = error.kind();
-    let why = if kind == io::ErrorKind::ConnectionRefused {
-        "nothing listens there".to_owned()
-    } else if kind == io::ErrorKind::PermissionDenied {
-        "this hub was started when no other one was to be reached by that port: start it anew".to_owned()
-    } else if kind == io::ErrorKind::TimedOut {
-        format!("no answer within {} s", RETRY_EVERY.as_secs())
-    } else {
-        error.to_string()
-    };
-    at + &why
+fn failure(way: &Way, at: Option<SocketAddr>, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let port = way.first_hop().1;
+        return format!(
+            "this hub was started when no other one was to be reached by port {port}: start it anew"
+        );
+    }
+    advice::connect(way, at, error)
 }

@@ -413,6 +413,71 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_a_long_list_costs_one_line_and_outlives_a_crash() {
+        let mut scratch = Scratch::new(&many());
+        scratch.members.append_from(0, 0);
+        let tag = |members: &mut Members, number: u32| {
+            let id = members.by_key(&key(1_000_000 + number)).unwrap();
+            members.set_tags(id, &["x".parse().unwrap()]);
+        };
+        (0..3).for_each(|number| tag(&mut scratch.members, number));
+        let before = scratch.text();
+        let (patch, written) = scratch.save();
+        let Patch::Append(lines) = patch else { panic!("{patch:?}") };
+        assert!(lines.lines().count() == 3 && matches!(written, Written::Saved));
+        let read = |text: &str| {
+            fs::write(scratch.files.members_file(), text).unwrap();
+            let text = scratch.files.state.read(MEMBERS).unwrap().unwrap();
+            scratch.files.parse_members_at_start(&text).unwrap()
+        };
+        assert_eq!(read(&scratch.text()).to_text(), scratch.members.to_text());
+        for cut in 0..lines.len() - 1 {
+            let is_whole = lines[..cut].ends_with(" tag=x instead");
+            assert!(read(&(before.clone() + &lines[..cut])).to_text() == before || is_whole, "at {cut}");
+        }
+    }
+
+    /// `cargo test --release -p hub --lib what_a_change -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_a_change_of_100_000_members_costs() {
+        let address = |number: u32| std::net::Ipv4Addr::from_bits(0x0a00_0002 + number);
+        let text: String =
+            (0..100_000).map(|at| format!("{} m{at} {}\n", key(1_000_000 + at), address(at))).collect();
+        let mut scratch = Scratch::new("");
+        scratch.files.subnets = Subnets::new(&["10.0.0.0/8".parse().unwrap()]).unwrap();
+        scratch.files.state.write(MEMBERS, &text).unwrap();
+        (scratch.members, scratch.taken) =
+            (scratch.files.parse_members_at_start(&text).unwrap(), Fingerprint::of(&text));
+        for (what, changed) in [("changed lines rewrite all", usize::MAX), ("changed lines are appended", 0)]
+        {
+            scratch.members.append_from(0, changed);
+            for is_new in [true, false] {
+                let mut times = Vec::new();
+                for round in 0..21 {
+                    let start = std::time::Instant::now();
+                    if is_new {
+                        scratch.join(round + u32::from(changed == 0) * 100);
+                    } else {
+                        let id = scratch.members.by_key(&key(1_000_000 + round * 4_000)).unwrap();
+                        let tag = format!("t{round}-{}", changed % 7);
+                        scratch.members.set_tags(id, &[tag.parse().unwrap()]);
+                    }
+                    let (version, patch) = (scratch.members.version(), scratch.members.begin_save());
+                    let decided = start.elapsed();
+                    assert!(matches!(scratch.files.write_members(&patch, scratch.taken), Written::Saved));
+                    scratch.members.set_saved(version);
+                    times.push((start.elapsed(), decided));
+                }
+                times.sort();
+                let (whole, decided) = times[times.len() / 2];
+                let who = if is_new { "a newcomer" } else { "a change" };
+                println!("{what}: {who} takes {decided:.0?} of the hub, and is written after {whole:.0?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_a_person_wrote_is_seen_before_lines_are_added() {
         let mut scratch = Scratch::new(&many());
         scratch.join(0);

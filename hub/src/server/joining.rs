@@ -2,12 +2,13 @@
 //!
 //! What it learns is written, so that the next start needs no other hub.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use common::linux::sandbox::User;
 use common::node::cli;
+use common::node::event_loop::{EventLoop, Ready, Source};
+use common::node::link::{self, Outcome as Read};
+use common::node::outbound::Outbound;
 use common::node::state::{self, State};
 use common::node::text::Printable;
 use common::queue::Pool;
@@ -19,11 +20,12 @@ use common::wire::tunnel::{self, Event, Tunnel, outbox};
 use ipnetwork::IpNetwork;
 use log::info;
 
+use super::dials::{Connected, Dials, Outcome};
 use super::files::{self, LAN, LOCKED, MEMBERS};
 use crate::lan::keeper::LanFile;
 use crate::options::ToJoin;
 
-/// How long the other hub, and each of its addresses, may take.
+/// How long the other hub may take, and its addresses together.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The LAN that a hub has joined: its prefixes, and its largest packet.
@@ -33,7 +35,12 @@ pub type Joined = (Vec<IpNetwork>, u32);
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn join(state: &std::path::Path, user: Option<&User>, to_join: &ToJoin) -> Result<Joined, String> {
+pub fn join(
+    state: &std::path::Path,
+    user: Option<&User>,
+    to_join: &ToJoin,
+    outbound: &Outbound,
+) -> Result<Joined, String> {
     let state = State::open_as(state, user.map(User::uid)).map_err(text)?;
     let known = files::read_lan(&state).map_err(text)?;
     if let (false, Some(mtu)) = (known.subnets.is_empty(), known.mtu) {
@@ -53,7 +60,7 @@ pub fn join(state: &std::path::Path, user: Option<&User>, to_join: &ToJoin) -> R
         );
     };
     let key = state.key().map_err(text)?;
-    let welcome = ask(&key, hub_key, to_join)?;
+    let welcome = ask(&key, hub_key, to_join, outbound)?;
     let lan = LanFile {
         // The first list that is told counts, whoever tells it.
         term: Some(Term { number: 0, keeper: hub_key }),
@@ -75,18 +82,22 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-fn ask(key: &PrivateKey, hub_key: PublicKey, to_join: &ToJoin) -> Result<Welcome, String> {
+fn ask(
+    key: &PrivateKey,
+    hub_key: PublicKey,
+    to_join: &ToJoin,
+    outbound: &Outbound,
+) -> Result<Welcome, String> {
     let at = &to_join.hub;
-    let failed = |error: io::Error| format!("cannot reach the hub at {at}: {error}");
-    let mut stream = connect(at).map_err(failed)?;
-    let place = match &to_join.host {
-        Some(place) => place.clone(),
-        None => {
-            let own = stream.local_addr().map_err(failed)?.ip().to_canonical();
-            let place = Place { host: own.to_string(), port: to_join.port };
+    let mut call = Call::make(hub_key, at, outbound)?;
+    let place = match (&to_join.host, call.connected.from) {
+        (Some(place), _) => place.clone(),
+        (None, Some(own)) => {
+            let place = Place::tcp(own.to_string(), to_join.port);
             info!("others will reach this hub at {place}: say --host where that is wrong");
             place
         }
+        (None, None) => return Err("say where others reach this hub: --host HOST[:PORT]".to_owned()),
     };
     let invite = to_join.invite.clone().map(cli::invite).transpose()?;
     let join = Join {
@@ -95,34 +106,18 @@ fn ask(key: &PrivateKey, hub_key: PublicKey, to_join: &ToJoin) -> Result<Welcome
         place: Some(place),
         ..Join::new(cli::host_name())
     };
-    let start = Instant::now();
     let (mut pool, mut inbox, mut outbox) = (Pool::new(0), Inbox::default(), outbox());
-    let mut tunnel =
-        Tunnel::spoke(key, state::random().map_err(text)?, Some(hub_key), &join, &mut pool, start);
+    let ephemeral = state::random().map_err(text)?;
+    let mut tunnel = Tunnel::spoke(key, ephemeral, Some(hub_key), &join, &mut pool, call.now);
     loop {
-        let now = Instant::now();
-        if now > start + PATIENCE {
-            return Err(format!("the hub at {at} has not answered within {} s", PATIENCE.as_secs()));
-        }
-        let mut unsent = Vec::new();
+        let (now, stream) = (call.now, &mut call.connected.stream);
         let refused = |error: tunnel::Error| refused(at, hub_key, &error);
-        tunnel
-            .flush(&mut outbox, &mut pool, now, |bytes| {
-                unsent.extend_from_slice(bytes);
-                bytes.len()
-            })
-            .map_err(refused)?;
-        stream.write_all(&unsent).map_err(failed)?;
-        let mut read = Ok(0);
-        tunnel.fill(&mut inbox, &mut pool, now, |space| {
-            read = stream.read(space);
-            *read.as_ref().unwrap_or(&0)
+        let flushed = link::flush(stream, now, |write| tunnel.flush(&mut outbox, &mut pool, now, write));
+        let failed = |error: std::io::Error| format!("lost the hub at {at}: {error}");
+        flushed.map_err(failed)?.transpose().map_err(refused)?;
+        let read = link::read(stream, |read| {
+            tunnel.fill(&mut inbox, &mut pool, now, read);
         });
-        match read {
-            Ok(0) => return Err(format!("the hub at {at} closed the connection")),
-            Ok(_) => {}
-            Err(error) => return Err(failed(error)),
-        }
         while let Some(event) = tunnel.open(&mut inbox, &mut pool, now).map_err(refused)? {
             match event {
                 Event::Control(ControlFrame::Welcome(welcome)) if welcome.is_hub => return Ok(welcome),
@@ -138,23 +133,59 @@ fn ask(key: &PrivateKey, hub_key: PublicKey, to_join: &ToJoin) -> Result<Welcome
                 Event::Control(_) | Event::Packet(_) | Event::Join { .. } | Event::Attach { .. } => {}
             }
         }
+        let has_more = read.map_err(failed)? == Read::More || tunnel.wants_write();
+        call.wait(has_more)?;
     }
 }
 
-fn connect(at: &Place) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = (at.host.as_str(), at.port).to_socket_addrs()?.collect();
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                return Ok(stream);
+/// A connection to the hub.
+struct Call<'a> {
+    at: &'a Place,
+    events: EventLoop,
+    turn: Vec<Ready>,
+    connected: Connected,
+    now: Instant,
+    give_up_at: Instant,
+}
+
+impl Call<'_> {
+    /// Makes the connection, and waits until the tunnel's bytes may flow.
+    fn make<'a>(hub: PublicKey, at: &'a Place, outbound: &Outbound) -> Result<Call<'a>, String> {
+        let mut events = EventLoop::new(16).map_err(text)?;
+        let mut dials = Dials::new(outbound.clone(), &[at], PATIENCE).map_err(text)?;
+        dials.set_waker(events.waker().map_err(text)?);
+        dials.announce(&[at]);
+        let (mut turn, mut now) = (Vec::new(), Instant::now());
+        dials.start(hub, at, now)?;
+        loop {
+            match dials.poll(events.registry(), now) {
+                Some((_, Outcome::Connected(connected))) => {
+                    return Ok(Call { at, events, turn, connected, now, give_up_at: now + PATIENCE });
+                }
+                Some((_, Outcome::Failed(why))) => return Err(why),
+                None => {}
             }
-            Err(error) => last = error,
+            now = events.wait(dials.deadline(), &mut turn).map_err(text)?;
+            for ready in &turn {
+                if let Source::Dial(attempt) = ready.source {
+                    dials.set_ready(attempt, ready);
+                }
+            }
         }
     }
-    Err(last)
+
+    /// Waits for the hub, but not where there is more to do.
+    fn wait(&mut self, has_more: bool) -> Result<(), String> {
+        let until = if has_more { self.now } else { self.give_up_at };
+        self.now = self.events.wait(Some(until), &mut self.turn).map_err(text)?;
+        for ready in self.turn.iter().filter(|ready| matches!(ready.source, Source::Dial(_))) {
+            self.connected.stream.set_ready(ready.is_writable, ready.is_closed);
+        }
+        if self.now >= self.give_up_at {
+            return Err(format!("the hub at {} has not answered within {} s", self.at, PATIENCE.as_secs()));
+        }
+        Ok(())
+    }
 }
 
 fn refused(at: &Place, key: PublicKey, error: &tunnel::Error) -> String {

@@ -127,7 +127,7 @@ impl Switch {
                 let answer = self.refusal(icmp::prohibited, from, &packet, &header, fabric);
                 self.drop_answered(from, packet, Reason::Denied, answer, effects, now);
             }
-            Verdict::Tun => effects.push_back(Effect::Deliver(packet)),
+            Verdict::Tun => self.deliver(packet, effects),
             Verdict::To(to) => self.send_to(from, to, packet, &header, fabric, effects, now),
             Verdict::Flood if self.may_flood(from, &packet, now) => {
                 self.flood(from, sender, packet, &header, fabric, effects, now);
@@ -322,6 +322,16 @@ impl Switch {
                 tunnel.drop_batch(pool);
                 tunnel.queue().cost()
             });
+        }
+    }
+
+    /// Passes a packet on to the hub's own kernel, instead of the one before where it says all that that says.
+    fn deliver(&mut self, packet: Buf, effects: &mut Effects) {
+        match effects.back_mut() {
+            Some(Effect::Deliver(last)) if offload::supersedes(&packet, last) => {
+                self.buffers.pool.give(std::mem::replace(last, packet));
+            }
+            Some(_) | None => effects.push_back(Effect::Deliver(packet)),
         }
     }
 

@@ -8,7 +8,7 @@ use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::tunnel::Tunnel;
 
 use super::{Role, Session, Switch};
-use crate::ids::SessionId;
+use crate::ids::{MemberId, SessionId};
 
 impl Switch {
     /// Takes in a connection to another hub, which is to prove this key and is asked for a link. `ephemeral`: 32 random
@@ -37,21 +37,28 @@ impl Switch {
         self.let_in(session, Role::Hub, mtu, welcome, now);
     }
 
-    /// Sends a control frame to the first `most` members whose sessions are not before `from`: the session of the next one.
-    pub fn tell_some(&mut self, control: &ControlFrame, from: SessionId, most: usize) -> Option<SessionId> {
-        let is_told = |session: &Session| {
-            session.end.is_none() && session.tunnel.is_open() && session.member().is_some()
-        };
+    /// Sends each member a control frame of its own.
+    pub fn tell_each(&mut self, control: impl Fn(MemberId) -> ControlFrame) {
+        self.tell_some(control, SessionId::new(0), usize::MAX);
+    }
+
+    /// The same for the first `most` members whose sessions are not before `from`: the session of the next one.
+    pub fn tell_some(
+        &mut self,
+        control: impl Fn(MemberId) -> ControlFrame,
+        from: SessionId,
+        most: usize,
+    ) -> Option<SessionId> {
+        let can_be_told = |session: &&Session| session.end.is_none() && session.tunnel.is_open();
         let mut told = 0;
         for session in (from.index()..self.sessions.capacity()).map(SessionId::new) {
-            if !self.session(session).is_some_and(is_told) {
-                continue;
-            }
+            let entry = self.session(session).filter(can_be_told);
+            let Some(member) = entry.and_then(Session::member) else { continue };
             if told == most {
                 return Some(session);
             }
             told += 1;
-            self.tell(session, control);
+            self.tell(session, &control(member));
         }
         None
     }

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use common::linux::netlink::Netlink;
 use common::linux::surroundings;
+use common::node::dial::{Dial, Dialed, Lookup, Translation, time_to_dial};
 use common::node::event_loop::{EventLoop, Ready, Source};
+use common::node::opening::{Opening, Plan, trust};
+use common::node::way::{Trust, Way};
 use common::node::{link::Outcome, state};
 use common::queue::Pool;
 use common::transport::layers::Stage;
@@ -23,12 +26,9 @@ use common::wire::tunnel::{self, Tunnel, outbox};
 use mio::Waker;
 
 use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
-use crate::client::connection::{Link, Opening, Plan};
+use crate::client::connection::Link;
 use crate::client::ping::{PingDial, PingDialed, Pings};
-use crate::client::trust;
 use crate::uplink::advice::Progress;
-use crate::uplink::way::{Trust, Way};
-use common::node::dial::{Dial, Dialed, Lookup, Translation, time_to_dial};
 
 /// How long name servers may take: as long as the system's resolver tries a few of them.
 const LOOKUP_TIME: Duration = Duration::from_secs(30);

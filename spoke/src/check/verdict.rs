@@ -7,18 +7,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::node::human::{millis, utc};
+use common::node::way::Way;
 use common::transport::layers::{self, Stage};
 use common::transport::proxy::Destination;
 use common::transport::tls::TlsError;
 use common::wire::hello::VERSION;
 use common::wire::key::PublicKey;
+use common::wire::target::Scheme;
 use common::wire::tunnel;
 use ipnetwork::IpNetwork;
 
 use crate::uplink;
 use crate::uplink::advice::{self, Progress};
-use crate::uplink::target::Scheme;
-use crate::uplink::way::Way;
 
 /// What came of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,26 +1,18 @@
 //! The connection to the hub, from the look-up to the link. IO, by what it holds.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::node::{link, state};
-use common::transport::layers::Layers;
+use common::node::dial::{Dial, Lookup, MAX_ADDRESSES};
+use common::node::link;
+use common::node::opening::{Opening, Plan};
 use common::transport::ping::PingLink;
 use common::transport::stream::Stream;
-use common::transport::tcp;
-use mio::net::TcpStream;
 
 use super::ping::PingDial;
-use crate::uplink::way::{Trust, Way};
 use crate::uplink::{ASK_EVERY, Attempt, MAX_TRIALS};
-use common::node::dial::{Dial, Lookup, MAX_ADDRESSES};
-
-/// How long what is around the tunnel may take to be set up: a proxy connects to the hub meanwhile.
-const OPENING_TIME: Duration = Duration::from_secs(15);
-/// The same, where there are other ways to try.
-const HASTY_OPENING_TIME: Duration = Duration::from_secs(4);
 
 /// The link's connection, and those that are tried beside it, or for one.
 pub(crate) struct Connections {
@@ -129,23 +121,6 @@ pub(crate) enum Link {
     Ping(Box<PingLink>),
 }
 
-/// What is to be done with a connection once it is there.
-pub(crate) struct Plan {
-    pub(crate) way: Way,
-    /// Whether to give up soon.
-    pub(crate) is_hasty: bool,
-}
-
-/// A connection on which what is around the tunnel is being set up.
-pub(crate) struct Opening {
-    pub(crate) stream: Stream,
-    /// The connection attempt that it is.
-    pub(crate) number: u16,
-    /// What it is connected to.
-    pub(crate) at: SocketAddr,
-    pub(crate) give_up_at: Instant,
-}
-
 impl Connection {
     /// Its number, once it is there.
     fn number(&self) -> Option<u16> {
@@ -226,42 +201,5 @@ impl Link {
                 flushed
             }
         }
-    }
-}
-
-impl Opening {
-    /// Begins to speak on a connection what this way needs.
-    ///
-    /// # Errors
-    /// Where the socket fails, or what is to be said cannot be.
-    pub(crate) fn begin(
-        stream: TcpStream,
-        number: u16,
-        at: SocketAddr,
-        plan: &Plan,
-        trust: Option<&Trust>,
-        now: Instant,
-    ) -> io::Result<Opening> {
-        let link = tcp::Link::new(stream)?;
-        let mut key = [0; 16];
-        key.copy_from_slice(&state::random()?[..16]);
-        let stream = match plan.way.plan(trust, key).map_err(io::Error::other)? {
-            None => Stream::plain(link),
-            Some(layers) => Stream::client(link, Layers::client(layers).map_err(io::Error::other)?),
-        };
-        let time = if plan.is_hasty { HASTY_OPENING_TIME } else { OPENING_TIME };
-        Ok(Opening { stream, number, at, give_up_at: now + time })
-    }
-
-    /// Goes on; whether the tunnel's bytes may flow.
-    ///
-    /// # Errors
-    /// Why they never will.
-    pub(crate) fn go_on(&mut self, now: Instant) -> io::Result<bool> {
-        let is_open = self.stream.open()?;
-        if !is_open && now >= self.give_up_at {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        Ok(is_open)
     }
 }

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use common::linux::netlink::Family;
 use common::linux::ping::PingSocket;
+use common::node::dial::{MAX_ADDRESSES, alternate, time_to_dial};
 use common::node::event_loop::{EventLoop, Source};
 use common::node::state;
+use common::node::way::Way;
 use common::transport::ping::{PingLink, client_socket};
-
-use crate::uplink::way::Way;
-use common::node::dial::{MAX_ADDRESSES, alternate, time_to_dial};
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);

@@ -3,16 +3,17 @@
 use std::io;
 use std::time::Instant;
 
+use common::node::dial::Dialed;
 use common::node::event_loop::Source;
+use common::node::opening::Opening;
 use common::node::state;
 use common::transport::layers::Stage;
 
 use super::Client;
-use super::connection::{Connection, Link, Opening};
+use super::connection::{Connection, Link};
 use super::ping::PingDialed;
 use crate::uplink::Attempt;
 use crate::uplink::trial::Outcome;
-use common::node::dial::Dialed;
 
 impl Client {
     /// Tells the uplink what came of an attempt.

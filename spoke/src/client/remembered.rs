@@ -3,8 +3,8 @@
 use common::node::state::{self, State};
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
+use common::wire::target::Target;
 
-use crate::uplink::target::Target;
 use crate::uplink::{Config, Known, pins};
 
 /// The keys of hubs, in the state directory.

@@ -7,19 +7,19 @@ use std::path::PathBuf;
 
 use common::node::request::Ticket;
 use common::node::text::Printable;
+use common::node::way::Way;
 use common::queue::Buf;
 use common::wire::frame::{Peer, Refusal};
 use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use common::wire::place::Place;
+use common::wire::target::Target;
 use ipnetwork::IpNetwork;
 use log::Level;
 
 use super::advice;
 use super::grant::RejectedConfig;
 use super::routes::{RouteMode, Skip};
-use super::target::Target;
-use super::way::Way;
 use crate::control::Page;
 
 /// Which connection is meant.

@@ -3,21 +3,24 @@
 
 use std::time::{Duration, Instant};
 
+use common::node::way::Way;
 use common::wire::frame::HubInfo;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
+use common::wire::target::Target;
 
 use super::choice::patience;
 use super::linked::{Goal, Step, Trial, Trials};
-use super::target::Target;
 use super::watching::{ASK_EVERY, LATE, Watching};
-use super::way::Way;
 use super::{Effect, Notice, Phase, Uplink, advice};
 
 /// How long after one hub the next one is tried, where there is no link.
 const NEXT_AFTER: Duration = Duration::from_millis(50);
 /// The same while the link is silent: mostly the first one answers.
-const NEXT_SPARE_AFTER: Duration = Duration::from_millis(250);
+const NEXT_SPARE_AFTER: Duration = Duration::from_millis(150);
+/// For how long one that does not answer keeps others from being tried while the link is silent, and where there is none.
+const UNANSWERED: Duration = Duration::from_millis(450);
+const UNANSWERED_FIRST: Duration = Duration::from_secs(1);
 /// How long packets wait at the hub that takes the place of a silent one: those who were at that one, too, arrive within
 /// moments, and what arrives before them is lost.
 const OTHERS_WITHIN: Duration = Duration::from_millis(100);
@@ -194,10 +197,13 @@ impl Uplink {
 
     fn poll_race(&mut self, now: Instant) {
         while self.trials.next_at.is_some_and(|at| at <= now) {
-            let next = self.next_hub(None, now).zip(self.trials.free());
-            self.trials.next_at = next.map(|_| now + NEXT_AFTER);
-            if let Some((way, slot)) = next {
-                self.begin_trial(slot, way, Goal::First);
+            let next = self.next_hub(None, now);
+            let slot = next.and_then(|_| self.room_for_trial(UNANSWERED_FIRST, now));
+            if let Some((way, slot)) = next.zip(slot) {
+                self.trials.next_at = Some(now + NEXT_AFTER);
+                self.begin_trial(slot, way, Goal::First, now);
+            } else if next.is_none() {
+                self.trials.next_at = None;
             }
         }
         if self.trials.next_at.is_none() && self.trials.iter().next().is_none() {
@@ -215,6 +221,22 @@ impl Uplink {
         self.effects.extend(notice.map(Effect::Log));
         self.phase = Phase::Paused(now + pause);
         self.set_routes();
+    }
+
+    /// A slot for the next one to try: where all are in use, that of one that has found nobody for so long, which is given
+    /// up, or none, until then. Several hubs may be gone at once.
+    fn room_for_trial(&mut self, unanswered: Duration, now: Instant) -> Option<usize> {
+        self.trials.next_at = None;
+        if let Some(slot) = self.trials.free() {
+            return Some(slot);
+        }
+        let (slot, since) = self.trials.unanswered()?;
+        if now < since + unanswered {
+            self.trials.next_at = Some(since + unanswered);
+            return None;
+        }
+        self.fail_trial(slot, "nobody has answered there yet, and others may", now);
+        self.trials.free()
     }
 
     /// The way to the hub that is to be tried next, other than `but`.
@@ -242,7 +264,8 @@ impl Uplink {
 
     /// A read of the connection in this slot is over: its hub may have proved its key.
     pub(super) fn handle_proved(&mut self, slot: usize, now: Instant) {
-        let Some(trial @ Trial { way, goal, step: Step::Linked(linked) }) = &self.trials.slots[slot] else {
+        let Some(trial @ Trial { way, goal, step: Step::Linked(linked), .. }) = &self.trials.slots[slot]
+        else {
             return;
         };
         let Some(key) = trial.proved() else { return };
@@ -292,6 +315,7 @@ impl Uplink {
         let (doubt, lost) = patience(linked.tunnel.round_trip());
         let silent =
             linked.tunnel.silent_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let unanswered = linked.tunnel.round_trip().map_or(UNANSWERED, |time| UNANSWERED.max(time * 2));
         self.doubt(silent >= doubt, now);
         if !self.trials.is_in_doubt {
             return;
@@ -308,12 +332,15 @@ impl Uplink {
         }
         let own = linked_key(&self.phase);
         while self.trials.next_at.is_some_and(|at| at <= now) {
-            let next = self.next_hub(own, now).zip(self.trials.free());
+            let next = self.next_hub(own, now);
             self.trials.next_at = match next {
-                Some((way, slot)) => {
-                    self.begin_trial(slot, way, Goal::Spare);
-                    Some(now + NEXT_SPARE_AFTER)
-                }
+                Some(way) => match self.room_for_trial(unanswered, now) {
+                    Some(slot) => {
+                        self.begin_trial(slot, way, Goal::Spare, now);
+                        Some(now + NEXT_SPARE_AFTER)
+                    }
+                    None => self.trials.next_at.filter(|&at| at > now),
+                },
                 // Each of them was tried.
                 None if self.trials.iter().next().is_none() => {
                     self.begin_tries();
@@ -388,7 +415,7 @@ impl Uplink {
         // Two hubs that both want their members gone do not send them to and fro.
         let next = next.filter(|&way| !self.trials.choice.is_avoided(self.ways.hub(way), now));
         match next.zip(self.trials.free()) {
-            Some((way, slot)) => self.begin_trial(slot, way, Goal::Move),
+            Some((way, slot)) => self.begin_trial(slot, way, Goal::Move, now),
             None => self.trials.choice.leave_later(now),
         }
     }
@@ -422,7 +449,7 @@ impl Uplink {
         let hubs = self.ways.hubs();
         while let Some(key) = self.trials.choice.next_to_measure(|| hubs.clone()) {
             if let Some((way, slot)) = self.ways.first_to(key).zip(self.trials.free()) {
-                return self.begin_trial(slot, way, Goal::Measure);
+                return self.begin_trial(slot, way, Goal::Measure, now);
             }
             // It can be reached by pings alone.
             if !self.trials.choice.is_measuring() {
@@ -443,7 +470,7 @@ impl Uplink {
         let way = nearer.and_then(|key| self.ways.first_to(key));
         if let Some((way, slot)) = way.zip(self.trials.free()) {
             self.note_leaving("that one is nearer", now);
-            self.begin_trial(slot, way, Goal::Move);
+            self.begin_trial(slot, way, Goal::Move, now);
         }
     }
 

@@ -78,7 +78,8 @@ impl Uplink {
             return;
         };
         let (number, segment) = (self.ways.current_number(), self.outer.segments.limit());
-        self.trials.slots[slot] = Some(Trial { way: number, goal: Goal::Lane, step: Step::Dialling });
+        self.trials.slots[slot] =
+            Some(Trial { way: number, goal: Goal::Lane, begun_at: now, step: Step::Dialling });
         self.effects.push_back(Effect::Dial {
             attempt: Attempt::Trial(slot),
             way,

@@ -89,6 +89,7 @@ pub(super) struct Trial {
     /// Its way, by its number.
     pub(super) way: usize,
     pub(super) goal: Goal,
+    pub(super) begun_at: Instant,
     pub(super) step: Step,
 }
 
@@ -159,6 +160,12 @@ impl Trials {
     /// The first one for which this holds.
     pub(super) fn find(&self, is_it: impl Fn(&Trial) -> bool) -> Option<usize> {
         self.iter().find(|(_, trial)| is_it(trial)).map(|(slot, _)| slot)
+    }
+
+    /// The slot of the one that has waited longest for a connection, and since when.
+    pub(super) fn unanswered(&self) -> Option<(usize, Instant)> {
+        let unanswered = self.iter().filter(|(_, trial)| trial.linked().is_none());
+        unanswered.map(|(slot, trial)| (slot, trial.begun_at)).min_by_key(|&(_, since)| since)
     }
 
     /// Whether one is under way for this.

@@ -68,7 +68,13 @@ impl Uplink {
             Ok(())
         });
         match checked {
-            Ok(()) => self.effects.push_back(Effect::Deliver(packet)),
+            Ok(()) => match self.effects.back_mut() {
+                // Nobody is to wait for acknowledgements that the last one makes needless.
+                Some(Effect::Deliver(last)) if offload::supersedes(&packet, last) => {
+                    self.buffers.pool.give(std::mem::replace(last, packet));
+                }
+                Some(_) | None => self.effects.push_back(Effect::Deliver(packet)),
+            },
             Err(reason) => {
                 trace!("{} bytes from the hub are dropped: {reason}", packet.len());
                 self.buffers.drops.add(reason);

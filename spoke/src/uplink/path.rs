@@ -94,9 +94,9 @@ mod tests {
     use common::wire::key::PrivateKey;
 
     use super::super::routes::RoutePolicy;
-    use super::super::target::Target;
     use super::super::{Config, Effect, Known, Uplink};
     use super::*;
+    use common::wire::target::Target;
 
     const WAYS: [&str; 2] = ["203.0.113.5", "203.0.113.5:443"];
 

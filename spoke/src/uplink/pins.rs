@@ -3,11 +3,10 @@
 //! One hub a line, `HOST:PORT KEY`, as in SSH's `known_hosts`; `#` begins a comment. A line with `told-by=HOST:PORT` is
 //! that of a hub for which the one there vouches.
 
-use common::wire::frame::MAX_HUBS;
+use common::wire::frame::MAX_TOLD_HUBS;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
-
-use crate::uplink::target::Target;
+use common::wire::target::Target;
 
 /// What is wrong with a line of `hubs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub fn pinned(text: &str, hubs: &[Target]) -> Result<Vec<PublicKey>, BadLine> {
     Ok(keys)
 }
 
-/// The hubs for which those vouch that are given, as long as one of `keys` is theirs; at most [`MAX_HUBS`].
+/// The hubs for which those vouch that are given, as long as one of `keys` is theirs; at most [`MAX_TOLD_HUBS`].
 pub fn told(text: &str, hubs: &[Target], keys: &[PublicKey]) -> Vec<(Place, PublicKey)> {
     let is_trusted = |name: &str| {
         hubs.iter().any(|hub| hub.pin_name() == name)
@@ -52,7 +51,7 @@ pub fn told(text: &str, hubs: &[Target], keys: &[PublicKey]) -> Vec<(Place, Publ
         told_by.filter(|by| is_trusted(by))?;
         Some((name.parse().ok()?, key))
     });
-    told.take(MAX_HUBS).collect()
+    told.take(MAX_TOLD_HUBS).collect()
 }
 
 /// The keys that were pinned, and those of hubs for which those vouch.
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(told(&anew, &a, &[key(5)]), [], "another one is there, who did not tell");
         assert_eq!(told(&anew, &other, &[key(9)]), list(&[("y", 8)]));
         let many: Vec<_> = (0..40).map(|at| (format!("h{at}").parse().unwrap(), key(at))).collect();
-        assert_eq!(told(&with_told(&text, &a, &many), &a, &[key(1)]).len(), MAX_HUBS);
+        assert_eq!(told(&with_told(&text, &a, &many), &a, &[key(1)]).len(), MAX_TOLD_HUBS);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use common::node::lane_status::sum;
+use common::node::way::Way;
 use common::wire::key::PublicKey;
 
 use super::effect::small_segments;
-use super::way::Way;
 use super::{Phase, Uplink, advice};
 use crate::control::{About, HubStatus, LinkStatus, Status, WayStatus, drops};
 

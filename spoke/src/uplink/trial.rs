@@ -64,7 +64,7 @@ impl Uplink {
         let better = self.ways.better(from);
         if let (Some(way), Some(slot)) = (better, self.trials.free()) {
             self.trials.better_at = None;
-            return self.begin_trial(slot, way, Goal::Better);
+            return self.begin_trial(slot, way, Goal::Better, now);
         }
         let trials = &mut self.trials;
         trials.better_pause = (trials.better_pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -73,10 +73,10 @@ impl Uplink {
 
     // ---- one trial
 
-    pub(super) fn begin_trial(&mut self, slot: usize, way: usize, goal: Goal) {
+    pub(super) fn begin_trial(&mut self, slot: usize, way: usize, goal: Goal, now: Instant) {
         let (host, port) = self.ways.get(way).first_hop();
         let host = host.to_owned();
-        self.trials.slots[slot] = Some(Trial { way, goal, step: Step::Resolving });
+        self.trials.slots[slot] = Some(Trial { way, goal, begun_at: now, step: Step::Resolving });
         self.effects.push_back(Effect::Resolve { attempt: Attempt::Trial(slot), host, port });
     }
 

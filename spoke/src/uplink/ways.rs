@@ -6,11 +6,10 @@
 //! A round tries each way once, the one that worked on this network first. The starts of the first round are short, so
 //! that a network that swallows packets costs seconds; later ones have all the time that a slow network needs.
 
+use common::node::way::Way;
 use common::transport::proxy::ProxyUrl;
 use common::wire::key::PublicKey;
-
-use super::target::{Scheme, Target};
-use super::way::Way;
+use common::wire::target::{Scheme, Target};
 
 /// The port of HTTPS, which most networks let through.
 const HTTPS_PORT: u16 = 443;

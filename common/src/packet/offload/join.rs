@@ -27,6 +27,9 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// The longest joined packet: its IP packet has 65,535 bytes, which is the most in IPv4.
 const MAX_LEN: usize = VNET_LEN + 65_535;
 
+/// The longest acknowledgement that [`supersedes`] another: of IPv6, with a time stamp.
+const MAX_ACKNOWLEDGEMENT: usize = VNET_LEN + IPV6_LEN + 20 + 12;
+
 /// The shortest TCP segment worth joining: [`check`](super::check) refuses shorter ones in a super-packet.
 const TCP_MIN_SEGMENT: usize = 8;
 
@@ -88,6 +91,45 @@ pub fn joint(packet: &[u8], next: &[u8]) -> Option<Joint> {
     is_right.then_some(Joint { layout, gso_size: gso_size as u16, ending, added })
 }
 
+/// Whether `next` says all that `packet` says, and more: both are acknowledgements of one TCP connection without payload,
+/// of which `next` acknowledges more. Both passed [`check`](super::check).
+///
+/// Equal are addresses, ports, traffic class and ECN, hop limit, flow label, sequence number and length. Neither reports
+/// holes, congestion or anything else by its flags and options, which may be a time stamp (RFC 7323). Two that acknowledge
+/// the same both count: they tell of a loss.
+#[inline]
+pub fn supersedes(next: &[u8], packet: &[u8]) -> bool {
+    if next.len() != packet.len() || next.len() > MAX_ACKNOWLEDGEMENT {
+        return false;
+    }
+    let Some(layout) = Layout::of_headers(next).filter(|layout| layout.tcp && layout.payload == next.len())
+    else {
+        return false;
+    };
+    let (tcp, next_tcp) = (&packet[layout.l4..], &next[layout.l4..]);
+    let acknowledged = |tcp: &[u8]| u32::from(word(tcp, 8)) << 16 | u32::from(word(tcp, 10));
+    let more = acknowledged(next_tcp).wrapping_sub(acknowledged(tcp));
+    let has_right_checksum = |packet: &[u8]| {
+        packet.first_chunk().is_some_and(|vnet| layout.has_right_checksum(packet, Vnet::read(vnet)))
+    };
+    tcp[..8] == next_tcp[..8]
+        && (1..1 << 31).contains(&more)
+        && is_plain_acknowledgement(tcp)
+        && is_plain_acknowledgement(next_tcp)
+        && layout.follows_l3(packet, next, 1)
+        && has_right_checksum(packet)
+        && has_right_checksum(next)
+}
+
+/// Whether a TCP header acknowledges and says nothing else.
+#[inline]
+fn is_plain_acknowledgement(tcp: &[u8]) -> bool {
+    tcp[12] & 0x0f == 0
+        && tcp[13] == TCP_ACK
+        && word(tcp, 18) == 0
+        && matches!(&tcp[20..], [] | [1, 1, 8, 10, _, _, _, _, _, _, _, _])
+}
+
 impl Joint {
     /// Bytes of payload that the second packet adds: its last ones.
     pub fn added(&self) -> usize {
@@ -130,6 +172,12 @@ impl Layout {
     /// None for whatever is not a whole plain packet of TCP or UDP with payload.
     #[inline]
     fn of(packet: &[u8]) -> Option<Layout> {
+        Layout::of_headers(packet).filter(|layout| layout.payload < packet.len())
+    }
+
+    /// None for whatever is not a plain packet of TCP or UDP with all its headers.
+    #[inline]
+    fn of_headers(packet: &[u8]) -> Option<Layout> {
         let first = *packet.get(VNET_LEN)?;
         let (ipv6, l4, number) = match (first, first >> 4) {
             (0x45, _) => (false, VNET_LEN + IPV4_LEN, *packet.get(VNET_LEN + 9)?),
@@ -142,7 +190,7 @@ impl Layout {
             _ => return None,
         };
         let payload = l4 + length;
-        (payload < packet.len()).then_some(Layout { ipv6, tcp, l4, payload })
+        (payload <= packet.len()).then_some(Layout { ipv6, tcp, l4, payload })
     }
 
     fn gso_type(self) -> u8 {

@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) tcp_options: usize,
     pub(crate) tcp_flags: u8,
     pub(crate) sequence: u32,
+    /// TCP's acknowledgement number.
+    pub(crate) acknowledged: u32,
     pub(crate) id: u16,
     /// IPv4 only.
     pub(crate) dont_fragment: bool,
@@ -37,6 +39,7 @@ impl Shape {
             tcp_options: 0,
             tcp_flags: ACK,
             sequence: 0xffff_f000,
+            acknowledged: 9,
             id: 0xfffe,
             dont_fragment: true,
             payload: (0..payload).map(|at| (at * 31 + at / 256) as u8).collect(),
@@ -118,7 +121,8 @@ impl Shape {
         ip.extend([0x12, 0x34, 0x00, 0x50]);
         if self.tcp {
             ip.extend(self.sequence.to_be_bytes());
-            ip.extend([0, 0, 0, 9, (5 + self.tcp_options as u8 / 4) << 4, self.tcp_flags, 2, 0, 0, 0, 0, 0]);
+            ip.extend(self.acknowledged.to_be_bytes());
+            ip.extend([(5 + self.tcp_options as u8 / 4) << 4, self.tcp_flags, 2, 0, 0, 0, 0, 0]);
             ip.extend(vec![1; self.tcp_options]);
         } else {
             ip.extend((8 + self.payload.len() as u16).to_be_bytes());

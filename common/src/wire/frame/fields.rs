@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::parts::{
-    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_HUBS, MAX_RECORD, MAX_ROUTES, MAX_TEXT, OPTIONAL, Peer,
+    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_RECORD, MAX_ROUTES, MAX_TEXT, MAX_TOLD_HUBS, OPTIONAL, Peer,
     Presence, Record, RecordId, Term,
 };
 use crate::wire::key::PublicKey;
@@ -294,13 +294,13 @@ fn keyed(value: &[u8]) -> Result<((PublicKey, u64), &[u8]), BadFrame> {
 /// The first flag: the hub is draining. Others are of later versions.
 const DRAINING: u8 = 1;
 
-/// The hubs that can be read, up to [`MAX_HUBS`].
+/// The hubs that can be read, up to [`MAX_TOLD_HUBS`].
 pub(super) fn hubs(mut body: &[u8]) -> Result<Vec<HubInfo>, BadFrame> {
     let mut hubs = Vec::new();
     while let Some((tag, value, rest)) = next_field(body)? {
         body = rest;
         match tag {
-            tag::HUB if hubs.len() < MAX_HUBS => hubs.extend(hub(value)?),
+            tag::HUB if hubs.len() < MAX_TOLD_HUBS => hubs.extend(hub(value)?),
             tag::HUB | OPTIONAL.. => {}
             _ => return Err(BadFrame),
         }

@@ -10,8 +10,8 @@ use crate::wire::place::Place;
 
 /// Longest text in a control frame, in bytes.
 pub const MAX_TEXT: usize = 1_000;
-/// Most hubs that one frame tells of.
-pub const MAX_HUBS: usize = 16;
+/// Most hubs that a member is told of.
+pub const MAX_TOLD_HUBS: usize = 16;
 /// Most routes that one spoke may offer.
 pub const MAX_ROUTES: usize = 64;
 /// Longest text of a record, in bytes.

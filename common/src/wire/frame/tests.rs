@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::place::Place;
 
 fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
     (any::<Option<Ipv4Addr>>(), any::<Option<Ipv6Addr>>())
@@ -25,13 +24,14 @@ fn names() -> impl Strategy<Value = Name> {
 }
 
 fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
-    let place = ("[a-z0-9.-]{1,253}", 1..=u16::MAX).prop_map(|(host, port)| Place { host, port });
+    let place = ("(tls://|wss://|ws://|)[a-z0-9.-]{1,253}", 1..=u16::MAX);
+    let place = place.prop_map(|(host, port)| format!("{host}:{port}").parse().unwrap());
     let hub = (any::<[u8; 32]>(), proptest::option::of(place), any::<bool>());
     let hub = hub.prop_map(|(seed, place, is_draining)| {
         let key = crate::wire::key::PrivateKey::from_random(seed).public();
         HubInfo { key, place, is_draining }
     });
-    proptest::collection::vec(hub, 0..=MAX_HUBS)
+    proptest::collection::vec(hub, 0..=MAX_TOLD_HUBS)
 }
 
 fn keys() -> impl Strategy<Value = PublicKey> {
@@ -143,7 +143,7 @@ proptest! {
         mtu in any::<Option<u32>>(), invite in any::<Option<[u8; INVITE_LEN]>>(), had in addresses(),
         sequence in any::<Option<u64>>(), is_hub in any::<bool>(), port in 1..=u16::MAX,
     ) {
-        let place = is_hub.then(|| Place { host: "a".repeat(253), port });
+        let place = is_hub.then(|| format!("wss://{}:{port}/{:a<243}", "a".repeat(253), "").parse().unwrap());
         let join = Join { name, addresses, routes, mtu, invite, had, sequence, is_hub, place };
         let bytes = join.encode();
         prop_assert!(bytes.len() <= crate::wire::noise::MAX_JOIN);
@@ -192,8 +192,8 @@ fn of_hubs_that_a_later_version_tells_those_are_taken_that_can_be_read() {
     let known = HubInfo { key, place, is_draining: false };
     let told = [value(0xfe, key.as_bytes(), "hub-b:5678"), value(0, key.as_bytes(), "quic://hub-c")];
     assert_eq!(hubs(&told), Ok(Some(ControlFrame::Hubs(vec![known.clone()]))));
-    let many = vec![told[0].clone(); MAX_HUBS + 1];
-    assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_HUBS]))));
+    let many = vec![told[0].clone(); MAX_TOLD_HUBS + 1];
+    assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_TOLD_HUBS]))));
     for bad in [vec![], vec![0; 32], value(0, &[0; 32], "hub-b"), [&told[0][..33], &[0xff]].concat()] {
         assert_eq!(hubs(&[bad]), Err(BadFrame));
     }

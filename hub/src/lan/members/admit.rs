@@ -7,7 +7,7 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
-use super::{Access, Decision, FULL, Line, MAX_MEMBERS, Member, Members};
+use super::{Access, Decision, FULL, MAX_MEMBERS, Member, Members};
 use crate::ids::MemberId;
 
 /// The numbers that are tried in turn for a taken name. Beyond these, the search would take time in proportion to the
@@ -82,7 +82,7 @@ impl Members {
                 let version = self.change();
                 let member = Member { addresses, ..Member::new(key, name, version) };
                 let id = self.insert(member).expect("key, name and addresses were found to be free");
-                self.lines.push(Line::Member(id, None));
+                self.lines.push(id, None);
                 id
             }
         };

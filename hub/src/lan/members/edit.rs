@@ -7,8 +7,9 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use slab::Slab;
 
+use super::lines::Line;
 use super::member::{Member, format_member, parse_revoked};
-use super::{FULL, Line, MAX_MEMBERS, Members};
+use super::{FULL, MAX_MEMBERS, Members};
 use crate::ids::MemberId;
 use crate::lan::moves::{MEMBERS_COLUMN, Moves};
 use crate::lan::subnets::Subnets;
@@ -64,7 +65,7 @@ impl Members {
     pub fn is_revoked_as(&self, who: &str) -> bool {
         let texts = self.lines.iter().filter_map(|line| match line {
             Line::Text(text) if !text.trim_start().starts_with('#') => Some(text.as_str()),
-            Line::Text(_) | Line::Member(..) => None,
+            Line::Text(_) | Line::Member(..) | Line::Gone => None,
         });
         texts.filter(|text| matches!(parse_revoked(text), Ok(Some(_)))).any(|text| {
             let mut words = text.split_whitespace().skip(1);
@@ -103,15 +104,12 @@ impl Members {
         self.parties += 1;
         let member = self.table.remove(id.index());
         self.revoked.insert(member.key);
-        if let Some(at) = self.change_line(id) {
-            let text = match &self.lines[at] {
-                Line::Member(_, Some(text)) => text.trim_end().to_owned(),
-                Line::Member(..) | Line::Text(_) => format_member(&member),
-            };
-            let text = format!("{text} revoked");
-            self.newly_revoked.push((member.key, text.clone(), version));
-            self.lines[at] = Line::Text(text);
-        }
+        let revoked = |text: Option<&str>| {
+            let text = text.map_or_else(|| format_member(&member), |text| text.trim_end().to_owned());
+            format!("{text} revoked")
+        };
+        let text = self.lines.strike(id, member.key, revoked);
+        self.newly_revoked.extend(text.map(|text| (member.key, text, version)));
         Change { id, member, outcome: Outcome::Revoked }
     }
 
@@ -123,7 +121,7 @@ impl Members {
             let (line, version) = (format!("{key} - - revoked"), self.change());
             self.size += line.len() + 1;
             self.newly_revoked.push((key, line.clone(), version));
-            self.lines.push(Line::Text(line));
+            self.lines.push_text(line);
         }
         is_news
     }
@@ -146,7 +144,7 @@ impl Members {
     /// Notes that the text that was read is not what it is to be, though it means the same.
     pub fn set_outdated(&mut self) {
         self.change();
-        self.journal.is_prefix = false;
+        self.lines.set_damaged();
     }
 
     /// Moves all addresses to other subnets; those that have no place there, of members that joined a moment ago, are
@@ -161,8 +159,9 @@ impl Members {
                 (member.addresses, member.changed) = (moved, version);
             }
         }
-        for line in &mut self.lines {
+        for line in self.lines.iter_mut() {
             match line {
+                Line::Gone => {}
                 Line::Text(text) => *text = moves.translate_line(text, MEMBERS_COLUMN),
                 Line::Member(id, text) => {
                     let member = &self.table[id.index()];
@@ -174,7 +173,6 @@ impl Members {
         for (_, line, _) in &mut self.newly_revoked {
             *line = moves.translate_line(line, MEMBERS_COLUMN);
         }
-        self.journal.is_prefix = false;
         self.addresses.clear_holders();
         for (id, member) in &self.table {
             member.addresses.iter().for_each(|&address| self.addresses.hold(address, MemberId::new(id)));
@@ -199,14 +197,14 @@ impl Members {
                 new.revoke(id);
             } else if new.insert_revoked(key).is_ok() {
                 let version = new.change();
-                new.lines.push(Line::Text(line.clone()));
+                new.lines.push_text(line.clone());
                 new.newly_revoked.push((key, line, version));
             }
         }
         for (_, member) in self.table.iter().filter(|(_, member)| member.added > self.journal.saved) {
             let (added, changed) = (new.version().next(), new.version().next());
             if let Ok(id) = new.insert(Member { added, changed, ..member.clone() }) {
-                new.lines.push(Line::Member(id, None));
+                new.lines.push(id, None);
                 new.change();
             }
         }
@@ -253,13 +251,7 @@ impl Members {
         self.size = self.size.max(new.size);
         self.skipped = new.skipped;
         self.lines = new.lines;
-        for line in &mut self.lines {
-            if let Line::Member(id, _) = line
-                && let Some(&place) = ids.get(&id.index())
-            {
-                *id = place;
-            }
-        }
+        self.lines.rename(|id| ids.get(&id.index()).copied());
         self.revoked = new.revoked;
         self.newly_revoked = new.newly_revoked;
         new.journal.edited = self.journal.edited.take();

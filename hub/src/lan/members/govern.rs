@@ -5,7 +5,7 @@ use common::wire::name::Name;
 
 use super::edit::{Change, Outcome};
 use super::member::{Member, Rights};
-use super::{FULL, Line, MAX_MEMBERS, Members};
+use super::{FULL, MAX_MEMBERS, Members};
 use crate::ids::MemberId;
 
 impl Members {
@@ -30,7 +30,7 @@ impl Members {
         let member = Member { addresses, routes, tags, ..Member::new(key, name, version) };
         let id = self.insert(member)?;
         self.change();
-        self.lines.push(Line::Member(id, None));
+        self.lines.push(id, None);
         Ok(id)
     }
 

@@ -10,7 +10,7 @@ use common::wire::place::Place;
 
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
-use super::{FULL, FULL_FOR_ALL, Line, MAX_MEMBERS, Members, line_size};
+use super::{FULL, FULL_FOR_ALL, MAX_HUBS, MAX_MEMBERS, Members, line_size};
 use crate::ids::MemberId;
 
 impl Members {
@@ -68,6 +68,10 @@ impl Members {
         rights: Rights,
         place: Place,
     ) -> Result<(), String> {
+        let is_new = self.by_key(&key).is_none_or(|id| self.member(id).hub.is_none());
+        if is_new && self.iter().filter(|(_, member)| member.hub.is_some()).count() >= MAX_HUBS {
+            return Err(format!("the LAN has {MAX_HUBS} hubs, and can have no more"));
+        }
         if let Some(id) = self.by_key(&key) {
             self.update(id, |member| member.hub = Some(place));
             return Ok(());
@@ -154,7 +158,7 @@ impl Members {
             let Some(id) = id else {
                 let put = Member { added: version, changed: version, ..put };
                 if let Ok(id) = self.insert(put) {
-                    self.lines.push(Line::Member(id, None));
+                    self.lines.push(id, None);
                 }
                 continue;
             };
@@ -164,9 +168,7 @@ impl Members {
             *member = Member { name, addresses, routes, tags, hub, changed: version, ..before.clone() };
             let outcome = if grants_equal(member, &before) { Outcome::Tagged } else { Outcome::Changed };
             self.index(id);
-            if let Some(at) = self.change_line(id) {
-                self.lines[at] = Line::Member(id, None);
-            }
+            self.lines.change(id, before.key);
             self.parties += 1;
             changes.push(Change { id, member: before, outcome });
         }

@@ -9,6 +9,8 @@ use common::wire::key::PrivateKey;
 
 use super::*;
 
+mod lines;
+
 fn key(seed: u8) -> PublicKey {
     PrivateKey::from_random([seed; 32]).public()
 }

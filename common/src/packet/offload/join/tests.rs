@@ -152,6 +152,8 @@ proptest! {
         join(&next, &packet);
         next.truncate(cut / 2);
         join(&packet, &next);
+        packet.truncate(next.len());
+        supersedes(&next, &packet);
     }
 }
 
@@ -274,5 +276,77 @@ fn takes_64_datagrams_and_65535_bytes() {
             count += 1;
         }
         assert_eq!(count, most, "{payload} bytes");
+    }
+}
+
+/// An acknowledgement with a time stamp, or a packet made of one.
+fn acknowledgement(v6: bool, acknowledged: u32, change: fn(&mut Shape), options: &[u8]) -> Vec<u8> {
+    let mut shape = Shape { acknowledged, tcp_options: options.len(), ..Shape::new(v6, true, 0) };
+    change(&mut shape);
+    let mut packet = shape.partial(None);
+    let end = VNET_LEN + shape.headers();
+    packet[end - options.len()..end].copy_from_slice(options);
+    packet
+}
+
+const STAMP: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+const LATER: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
+
+#[test]
+fn an_acknowledgement_takes_the_place_of_one_of_less() {
+    const ALIKE: fn(&mut Shape) = |_| ();
+    for (v6, options, later) in [(false, &STAMP[..], &LATER[..]), (true, &STAMP, &LATER), (true, &[], &[])] {
+        for before in [5, u32::MAX - 5, 0x7fff_fff0] {
+            let packet = acknowledgement(v6, before, ALIKE, options);
+            let next = acknowledgement(v6, before.wrapping_add(1_448), ALIKE, later);
+            assert!(supersedes(&next, &packet));
+            assert!(supersedes(&completed(&next), &packet) && supersedes(&next, &completed(&packet)));
+            assert!(!supersedes(&packet, &next), "the older one came second");
+            assert!(!supersedes(&packet, &packet), "it tells of a loss");
+            let mut wider = next.clone();
+            let window = wider.len() - options.len() - 6;
+            wider[window] = 200;
+            assert!(supersedes(&wider, &packet), "the window is that of the second");
+        }
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_says_more_stays() {
+    const HOLE: [u8; 12] = [1, 1, 5, 10, 0, 0, 0, 7, 0, 0, 0, 9];
+    type Change = fn(&mut Shape);
+    let cases: &[(&str, Change)] = &[
+        ("may be fragmented, and its number does not follow", |s| {
+            (s.dont_fragment, s.id) = (false, s.id.wrapping_add(5));
+        }),
+        ("payload", |s| s.payload.push(0)),
+        ("it follows payload", |s| s.sequence = s.sequence.wrapping_add(1)),
+        ("congestion window reduced", |s| s.tcp_flags |= CWR),
+        ("congestion echoed", |s| s.tcp_flags |= ECE),
+        ("pushed", |s| s.tcp_flags |= PSH),
+        ("the end", |s| s.tcp_flags |= FIN),
+        ("a reset", |s| s.tcp_flags |= 4),
+        ("a handshake", |s| s.tcp_flags |= 2),
+        ("urgent", |s| s.tcp_flags |= 0x20),
+        ("a datagram", |s| s.tcp = false),
+        ("options of IPv4", |s| s.extra = 8),
+        ("half the numbers further", |s| s.acknowledged = s.acknowledged.wrapping_add(1 << 31)),
+    ];
+    let alike = |acknowledged, options: &[u8]| acknowledgement(false, acknowledged, |_| (), options);
+    for &(what, change) in cases {
+        let changed = |acknowledged| {
+            let options: &[u8] = if what == "a datagram" { &[] } else { &STAMP };
+            acknowledgement(false, acknowledged, change, options)
+        };
+        assert!(!supersedes(&changed(2_000), &alike(1_000, &STAMP)), "{what}");
+        assert!(!supersedes(&alike(2_000, &STAMP), &changed(1_000)), "{what}, before");
+    }
+    assert!(!supersedes(&alike(2_000, &HOLE), &alike(1_000, &STAMP)), "it tells of a hole");
+    assert!(!supersedes(&alike(2_000, &STAMP), &alike(1_000, &HOLE)));
+    // Bytes that no check has seen, either: each place of both headers.
+    for at in VNET_LEN..VNET_LEN + 40 {
+        let (packet, mut next) = (completed(&alike(1_000, &STAMP)), completed(&alike(2_000, &STAMP)));
+        next[at] ^= 0x10;
+        assert!(!supersedes(&next, &packet), "byte {at}");
     }
 }

@@ -60,3 +60,20 @@ fn each_datagram_of_a_super_packet_that_is_dropped_counts() {
     assert_eq!(u64::from(left) + b.queue.drops().of(Reason::QueueFull), 30);
     assert_eq!((b.queue.bytes(), b.queue.cost()), (0, 0));
 }
+
+#[test]
+fn of_acknowledgements_that_come_together_the_last_one_leaves() {
+    let acknowledgement = |acknowledged| Shape { acknowledged, ..Shape::new(false, true, 0) }.partial(None);
+    let mut b = Bench::new(CAP);
+    (0..3).for_each(|n| b.push_bytes(1, &acknowledgement(n)));
+    b.push_bytes(2, &datagram(0, 100));
+    (3..6).for_each(|n| b.push_bytes(1, &acknowledgement(n)));
+    assert_eq!((b.queue.len(), b.queue.bytes()), (2, VNET_LEN + 40 + VNET_LEN + 128));
+    b.later(Duration::from_nanos(1));
+    b.push_bytes(1, &acknowledgement(6));
+    let left: Vec<Vec<u8>> = std::iter::from_fn(|| b.queue.pop(b.now, NO_MAX, &mut b.pool))
+        .map(|packet| packet.to_vec())
+        .collect();
+    assert_eq!(left, [acknowledgement(5), acknowledgement(6), datagram(0, 100)]);
+    assert_eq!((b.queue.drops().total(), b.queue.bytes(), b.queue.cost()), (0, 0, 0));
+}

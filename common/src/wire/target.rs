@@ -1,11 +1,15 @@
-//! The hub, and the way to it, as the command line names them. Pure.
+//! Where a hub is and what carries the tunnel there, as a person writes it. Pure.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-pub use common::wire::place::DEFAULT_PORT;
-use common::wire::place::{HTTP_PORT, Place, TLS_PORT, split_port};
-
+/// The hub's port unless another is given.
+pub const DEFAULT_PORT: u16 = 5678;
+/// The port of HTTPS.
+pub const TLS_PORT: u16 = 443;
+/// The port of HTTP.
+pub const HTTP_PORT: u16 = 80;
 /// Longest path of a WebSocket, in bytes.
 const MAX_PATH: usize = 1024;
 
@@ -86,13 +90,6 @@ impl Target {
     }
 }
 
-impl From<Place> for Target {
-    /// By TCP.
-    fn from(Place { host, port }: Place) -> Target {
-        Target { scheme: Scheme::Tcp, host, port, path: "/".to_owned() }
-    }
-}
-
 impl FromStr for Target {
     type Err = String;
 
@@ -133,6 +130,63 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), String> {
         (None, "udp") => Err("there is no way by UDP; leave out udp://".to_owned()),
         (None, _) => Err(format!("there is no way {name}://; there are tcp, tls, wss, ws, icmp and auto")),
     }
+}
+
+/// Host, without brackets, and port of `HOST[:PORT]`.
+///
+/// # Errors
+/// A sentence that says what to write instead.
+pub fn split_port(place: &str) -> Result<(&str, Option<u16>), String> {
+    const FORMS: &str = "write HOST, HOST:PORT, ADDRESS:PORT or [IPV6]:PORT";
+    let bad = |why: &str| format!("{why}; {FORMS}");
+    let (host, port) = match place.strip_prefix('[') {
+        Some(behind) => {
+            let (host, behind) = behind.split_once(']').ok_or_else(|| bad("the bracket is not closed"))?;
+            if !is_ipv6(host) {
+                return Err(bad("only an IPv6 address stands in brackets"));
+            }
+            match behind.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if behind.is_empty() => (host, None),
+                None => return Err(bad("only :PORT may follow the bracket")),
+            }
+        }
+        None => match place.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') => (host, Some(port)),
+            Some((address, last)) if looks_like_port(address, last) => {
+                let whole =
+                    if is_ipv6(place) { format!(", for the address [{place}]") } else { String::new() };
+                return Err(format!("no port read; for port {last} write [{address}]:{last}{whole}"));
+            }
+            Some(_) if !is_ipv6(place) => return Err(bad("this is no IPv6 address")),
+            Some(_) | None => (place, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(bad("the host is missing"));
+    }
+    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '[' | ']' | '?' | '#')) {
+        return Err(bad("a host has no such characters"));
+    }
+    match port.map(str::parse) {
+        None => Ok((host, None)),
+        Some(Ok(port)) if port != 0 => Ok((host, Some(port))),
+        Some(_) => Err(bad("the port is not 1 to 65535")),
+    }
+}
+
+/// Whether the last of several colons may have been meant to begin a port: a whole IPv6 address stands before it, and
+/// behind it a number that people use as a port.
+fn looks_like_port(address: &str, last: &str) -> bool {
+    let is_decimal = !last.starts_with('0') && last.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = last.parse::<u16>().is_ok_and(|port| matches!(port, HTTP_PORT | TLS_PORT | 1024..));
+    is_ipv6(address) && is_decimal && is_port
+}
+
+/// Whether it is an IPv6 address, perhaps with a zone.
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty()
 }
 
 /// As it is filed and shown: TCP by `HOST:PORT` alone.

@@ -4,12 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use common::transport::layers::{self, Plan};
-use common::transport::proxy::{Destination, Negotiation, ProxyUrl};
-use common::transport::tls::ClientConfig;
-use common::transport::websocket::Ask;
-
-use super::target::{Scheme, Target};
+use crate::transport::layers::{self, Plan};
+use crate::transport::proxy::{Destination, Negotiation, ProxyUrl};
+use crate::transport::tls::ClientConfig;
+use crate::transport::websocket::Ask;
+use crate::wire::target::{Scheme, Target};
 
 /// One way to the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
