@@ -121,7 +121,7 @@ impl<'a> Machine<'a> {
 
     /// Starts a service now and at each boot, and returns once it is ready.
     pub(crate) fn enable(&self, unit: &str) {
-        self.run(&format!("systemctl enable --now {unit} || {{ journalctl -b -u {unit} >&2; exit 1; }}"))
+        self.run(&format!("systemctl enable --now {unit} || {{ journalctl -b -u {unit} >&2; systemctl status {unit} >&2; exit 1; }}"))
             .good();
     }
 

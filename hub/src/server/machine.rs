@@ -109,7 +109,10 @@ impl Machine {
             overlaps: Vec::new(),
             scratch: Vec::new(),
         };
-        machine.start_exports();
+        machine.apply_rules();
+        if let Some(exports) = &mut machine.exports {
+            exports.forward(&machine.tun);
+        }
         machine.look_around()?;
         let around = Surroundings::observe(&machine.tun).map_err(tun::Error::from)?;
         for (server, lan) in around.captured(&machine.lan, &surroundings::name_servers()) {
@@ -175,6 +178,15 @@ impl Machine {
             self.apply_rules();
         }
         removed
+    }
+
+    /// Has the kernel route a member's address through the device, or not any more.
+    ///
+    /// # Errors
+    /// A sentence; it is tried again when something changes.
+    pub(super) fn export(&mut self, address: IpAddr, is_here: bool) -> Result<(), String> {
+        let Some(exports) = &mut self.exports else { return Ok(()) };
+        exports.set(&self.tun, address, is_here, self.rules.failed.as_ref())
     }
 
     fn route(&self, prefix: IpNetwork) -> Route {
@@ -266,7 +278,9 @@ impl Machine {
             let priorities = priorities.join(", ");
             seen.restored.push(format!("policy rule {priorities} was removed by someone else; restored"));
         }
-        self.restore_exports();
+        if let Some(exports) = &mut self.exports {
+            exports.restore(&self.tun, self.rules.failed.as_ref());
+        }
         let routes = self.restore_routes();
         // Routes go with what was done to the device.
         if !routes.is_empty() && steps.is_empty() {

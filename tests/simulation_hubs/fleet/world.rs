@@ -355,6 +355,7 @@ impl World {
                 | Effect::DialLane { .. }
                 | Effect::AddRoute(_)
                 | Effect::RemoveRoute(_)
+                | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
                 | Effect::Export(..)

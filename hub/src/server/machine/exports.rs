@@ -21,7 +21,6 @@ use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
 use log::warn;
 
-use super::Machine;
 use crate::options;
 
 /// The routes' metric: BIRD's own have 32.
@@ -79,6 +78,59 @@ impl Exports {
         from_here.chain(by_device).chain(rest).collect()
     }
 
+    /// Has the kernel route a member's address through the device, or not any more. `failed`: why the LAN is not shut.
+    ///
+    /// # Errors
+    /// A sentence; it is tried again when something changes.
+    pub(super) fn set(
+        &mut self,
+        tun: &Tun,
+        address: IpAddr,
+        is_here: bool,
+        failed: Option<&String>,
+    ) -> Result<(), String> {
+        let route = route(tun, address);
+        if !is_here {
+            self.addresses.remove(&address);
+            return tun.netlink().remove_route(&route).map_err(|error| error.to_string());
+        }
+        let set = match failed {
+            Some(why) => Err(why.clone()),
+            None => tun.netlink().add_route(&route).map_err(|error| error.to_string()),
+        };
+        self.addresses.insert(address, set.clone().err());
+        set
+    }
+
+    /// Adds what is missing, after someone else changed the kernel's routes or the device.
+    pub(super) fn restore(&mut self, tun: &Tun, failed: Option<&String>) {
+        let mut there = BTreeSet::new();
+        for family in [Family::V4, Family::V6] {
+            // A kernel without IPv6 has no routes of it.
+            let routes = tun.netlink().routes(family, tun.index()).unwrap_or_default().into_iter();
+            there.extend(routes.filter(|route| route.table == MAIN_TABLE).map(|route| route.prefix.ip()));
+        }
+        let missing: Vec<IpAddr> =
+            self.addresses.keys().filter(|address| !there.contains(address)).copied().collect();
+        for address in missing {
+            if let Err(error) = self.set(tun, address, true, failed) {
+                warn!("{error}");
+            }
+        }
+        self.forward(tun);
+    }
+
+    /// Has what members send forwarded. The device is a new one each time, and someone else may have switched it off for all.
+    pub(super) fn forward(&mut self, tun: &Tun) {
+        let set = tun.netlink().set_forwarding(tun.index()).map_err(|error| error.to_string());
+        if let Err(error) = &set
+            && self.failed.is_none()
+        {
+            warn!("{error}: members do not reach those that are elsewhere");
+        }
+        self.failed = set.err();
+    }
+
     /// The problems that last, a sentence each; few.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let failed = self.addresses.values().flatten().take(4);
@@ -89,63 +141,4 @@ impl Exports {
 fn route(tun: &Tun, address: IpAddr) -> Route {
     let interface = tun.index();
     Route { prefix: address.into(), gateway: None, interface, table: MAIN_TABLE, metric: Some(METRIC) }
-}
-
-impl Machine {
-    /// Shuts the LAN for others, and has what members send forwarded, where members are exported.
-    pub(super) fn start_exports(&mut self) {
-        self.apply_rules();
-        self.forward();
-    }
-
-    /// Has the kernel route a member's address through the device, or not any more.
-    ///
-    /// # Errors
-    /// A sentence; it is tried again when something changes.
-    pub(in crate::server) fn export(&mut self, address: IpAddr, is_here: bool) -> Result<(), String> {
-        let Some(exports) = &mut self.exports else { return Ok(()) };
-        let (netlink, route) = (self.tun.netlink(), route(&self.tun, address));
-        if !is_here {
-            exports.addresses.remove(&address);
-            return netlink.remove_route(&route).map_err(|error| error.to_string());
-        }
-        let set = match &self.rules.failed {
-            Some(why) => Err(why.clone()),
-            None => netlink.add_route(&route).map_err(|error| error.to_string()),
-        };
-        exports.addresses.insert(address, set.clone().err());
-        set
-    }
-
-    /// Adds what is missing, after someone else changed the kernel's routes or the device.
-    pub(super) fn restore_exports(&mut self) {
-        let Some(exports) = &self.exports else { return };
-        let mut there = BTreeSet::new();
-        for family in [Family::V4, Family::V6] {
-            let routes = self.tun.netlink().routes(family, self.tun.index());
-            // A kernel without IPv6 has no routes of it.
-            let routes = routes.unwrap_or_default().into_iter();
-            there.extend(routes.filter(|route| route.table == MAIN_TABLE).map(|route| route.prefix.ip()));
-        }
-        let missing: Vec<IpAddr> =
-            exports.addresses.keys().filter(|address| !there.contains(address)).copied().collect();
-        for address in missing {
-            if let Err(error) = self.export(address, true) {
-                warn!("{error}");
-            }
-        }
-        self.forward();
-    }
-
-    /// The device is a new one each time, and someone else may have switched it off for all.
-    fn forward(&mut self) {
-        let Some(exports) = &mut self.exports else { return };
-        let set = self.tun.netlink().set_forwarding(self.tun.index()).map_err(|error| error.to_string());
-        if let Err(error) = &set
-            && exports.failed.is_none()
-        {
-            warn!("{error}: members do not reach those that are elsewhere");
-        }
-        exports.failed = set.err();
-    }
 }
