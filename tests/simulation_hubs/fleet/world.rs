@@ -358,7 +358,6 @@ impl World {
                 | Effect::Export(..)
                 | Effect::SetSubnets(..)
                 | Effect::Hurry(_)
-                | Effect::Export(..)
                 | Effect::Log(_) => {}
             }
         }
