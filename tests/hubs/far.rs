@@ -51,7 +51,8 @@ impl Far {
         let line = run(&far.hubs[A], invite).good();
         let words: Vec<&str> = line.trim().strip_prefix("hub ").unwrap().split(' ').collect();
         far.start(B, &words);
-        await_true("a link", SOON, || [A, B].iter().all(|&hub| far.link(hub).is_object()));
+        let is_linked = |&hub: &usize| far.link(hub).is_object() && far.own(hub).is_some();
+        await_true("a link, and an address of each", SOON, || [A, B].iter().all(is_linked));
         far
     }
 
@@ -81,16 +82,16 @@ impl Far {
         [A, B].map(|hub| serde_json::from_value(self.link(hub)["lane"].take()).unwrap())
     }
 
-    /// The address that a hub has alone.
-    fn own(&self, hub: usize) -> IpAddr {
+    /// The address that a hub has alone, once it has its line of the list.
+    fn own(&self, hub: usize) -> Option<IpAddr> {
         let status = self.status(hub);
         let members = status["members"].as_array().unwrap();
-        let own = members.iter().find(|member| member["key"] == status["key"]).unwrap();
-        own["addresses"][0].as_str().unwrap().parse().unwrap()
+        let own = members.iter().find(|member| member["key"] == status["key"])?;
+        Some(own["addresses"][0].as_str()?.parse().unwrap())
     }
 
     fn ping(&self) -> bool {
-        ping(&self.hubs[B], self.own(A), 56, PATIENCE).is_ok()
+        ping(&self.hubs[B], self.own(A).unwrap(), 56, PATIENCE).is_ok()
     }
 
     /// The ports of the connections that the second hub has made.
@@ -112,7 +113,7 @@ fn what_sends_little_between_hubs_has_a_second_connection_where_packets_are_lost
     let far = Far::new();
     let [link_port] = far.ports()[..] else { panic!("{:?}", far.ports()) };
     assert!(far.lanes().iter().all(Option::is_none), "nothing is lost yet: {:?}", far.lanes());
-    let (at_a, at_b) = (far.own(A), far.own(B));
+    let (at_a, at_b) = (far.own(A).unwrap(), far.own(B).unwrap());
     assert!(at_a != at_b && at_b != IpAddr::from(Ipv4Addr::new(10, 0, 0, 1)), "{at_a} {at_b}");
     let bulk = transfer(&far.hubs[A], &far.hubs[B], at_b, 40_000_000).unwrap();
     await_true("a lane", SOON, || far.lanes().iter().all(Option::is_some));
