@@ -193,7 +193,8 @@ fn where_hubs_and_etcd_are_cut_in_two_nobody_gets_what_another_has() {
     stored.world.host(A).nft(&cut).unwrap();
     let (keeper, took) = stored.await_keeper(&[B, C]);
     println!("cut in two, the other side has a keeper after {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // An election of etcd takes one to two seconds, and a second one where the first is a draw; then a lease of two ends.
+    assert!(took < Duration::from_secs(8), "{took:?}");
     let ip = ["--ip", "10.0.0.9"];
     let says = "known machines can join, new ones have to wait";
     let a = World::place(A);
