@@ -11,6 +11,8 @@
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]
 #![allow(clippy::print_stdout, reason = "a test: it says how much was delivered, and what happens")]
 
+#[path = "simulation_hubs/attempts.rs"]
+mod attempts;
 #[path = "simulation_hubs/checks.rs"]
 mod checks;
 #[path = "simulation/disk.rs"]

@@ -447,15 +447,9 @@ impl Switch {
     fn tell_those(&mut self, control: &ControlFrame, are: impl Fn(&Session) -> bool) {
         let mut frame = Vec::new();
         control.encode(&mut frame);
-        for index in 0..self.sessions.capacity() {
-            let Some(entry) = self.sessions.get_mut(index) else { continue };
-            if !entry.tunnel.is_open() || !are(entry) {
-                continue;
-            }
-            let session = SessionId::new(index);
-            match entry.tunnel.control_encoded(&frame) {
-                Ok(()) => self.mark_dirty(session),
-                Err(error) => self.end(session, End::Tunnel(error)),
+        for session in (0..self.sessions.capacity()).map(SessionId::new) {
+            if self.session(session).is_some_and(|entry| entry.tunnel.is_open() && are(entry)) {
+                self.tell_encoded(session, &frame);
             }
         }
     }

@@ -198,7 +198,7 @@ impl World {
             process.uplink.receive(now, |space| {
                 let space_len = most.min(space.len());
                 read = conn.down.read(&mut space[..space_len], now);
-                if let Read::Bytes(len) = read { len } else { 0 }
+                read.len()
             });
             // There is room in the socket again.
             let session = conn.session.filter(|_| matches!(read, Read::Bytes(_)));

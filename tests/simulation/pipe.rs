@@ -23,6 +23,13 @@ pub(crate) enum Read {
     Closed,
 }
 
+impl Read {
+    /// How many bytes were read.
+    pub(crate) fn len(&self) -> usize {
+        if let Read::Bytes(len) = self { *len } else { 0 }
+    }
+}
+
 impl Pipe {
     pub(crate) fn new(latency: Duration) -> Pipe {
         Pipe { latency, chunks: VecDeque::new(), on_the_way: 0, closes_at: None, stalled: false }

@@ -104,7 +104,7 @@ impl World {
             tunnel.fill(inbox, &mut self.pool, now, |space| {
                 let space_len = most.min(space.len());
                 read = conn.down.read(&mut space[..space_len], now);
-                if let Read::Bytes(len) = read { len } else { 0 }
+                read.len()
             });
             let mut is_over = matches!(read, Read::Closed);
             loop {

@@ -341,7 +341,7 @@ impl World {
             self.hub.receive(session, self.now, |space| {
                 let space_len = chunk(&mut self.rng, space.len());
                 read = conn.up.read(&mut space[..space_len], self.now);
-                if let Read::Bytes(len) = read { len } else { 0 }
+                read.len()
             });
             self.do_effects();
             match read {

@@ -11,33 +11,18 @@ use common::wire::place::Place;
 use common::wire::target::Target;
 use common::wire::tunnel::{Flushed, QUEUE_BYTES};
 use spoke::control::About;
-use spoke::uplink::routes::RoutePolicy;
 use spoke::uplink::trial::Outcome;
-use spoke::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Uplink};
+use spoke::uplink::{Attempt, Effect, Known, Uplink};
 
+use crate::attempts::{self, Attempts, GIVE_UP_AFTER, State, index};
 use crate::pipe::Read;
 use crate::world::{World, place};
-
-/// How long a dial lasts that nobody answers.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
-
-/// What the shell has under way for one attempt.
-#[derive(Clone, Copy, Debug, Default)]
-enum State {
-    #[default]
-    None,
-    Lookup(Instant, SocketAddr),
-    /// The hub is reached then, or it is known that it is not.
-    Dial(Instant, SocketAddr),
-    Link(usize),
-}
 
 pub(crate) struct Machine {
     pub(crate) key: PrivateKey,
     pub(crate) own: IpAddr,
     uplink: Uplink,
-    /// The link's, and those of trials.
-    attempts: [State; 1 + MAX_TRIALS],
+    attempts: Attempts,
     /// The file of hubs.
     pinned: Option<PublicKey>,
     pub(crate) told: Vec<(Place, PublicKey)>,
@@ -57,13 +42,6 @@ pub(crate) struct Newcomer {
     pub(crate) secret: Option<[u8; 16]>,
     /// The hub that it knows.
     pub(crate) first: usize,
-}
-
-fn index(attempt: Attempt) -> usize {
-    match attempt {
-        Attempt::Link => 0,
-        Attempt::Trial(slot) => 1 + slot,
-    }
 }
 
 fn first(newcomer: Option<&Newcomer>) -> Target {
@@ -195,19 +173,10 @@ fn uplink(
     seed: u64,
     now: Instant,
 ) -> Uplink {
-    let config = uplink::Config {
-        hubs: vec![first(newcomer)],
-        ways: vec![first(newcomer).into()],
-        hub_keys: Vec::new(),
-        addresses: if newcomer.is_some() { Vec::new() } else { vec![own] },
-        name: newcomer.map_or("s", |newcomer| newcomer.name.as_str()).parse().unwrap(),
-        invite: newcomer.and_then(|newcomer| newcomer.secret).map(Secret),
-        route_policy: RoutePolicy::default(),
-        mtu: None,
-        follows_members: false,
-        may_have_lane: true,
-        pins: "hubs".into(),
-    };
+    let name = newcomer.map_or("s", |newcomer| newcomer.name.as_str());
+    let addresses = if newcomer.is_some() { Vec::new() } else { vec![own] };
+    let invite = newcomer.and_then(|newcomer| newcomer.secret).map(Secret);
+    let config = attempts::config(first(newcomer), name, addresses, invite);
     Uplink::new(config, key.clone(), known, seed, now)
 }
 
@@ -224,15 +193,7 @@ impl World {
             let machine = &mut self.spokes[at];
             let State::Link(id) = machine.attempts[index(attempt)] else { return };
             let Some(conn) = self.conns.get_mut(&id) else { return };
-            let mut read = Read::Nothing;
-            let from = |space: &mut [u8]| {
-                read = conn.down.read(space, now);
-                if let Read::Bytes(len) = read { len } else { 0 }
-            };
-            match attempt {
-                Attempt::Link => machine.uplink.receive(now, from),
-                Attempt::Trial(slot) => machine.uplink.receive_trial(slot, now, from),
-            }
+            let read = attempts::receive(&mut machine.uplink, attempt, &mut conn.down, now);
             self.carry_out(at);
             match read {
                 Read::Bytes(_) => {}
@@ -298,16 +259,7 @@ impl World {
 
     fn tell(&mut self, at: usize, attempt: Attempt, outcome: Outcome) {
         let (now, uplink) = (self.now, &mut self.spokes[at].uplink);
-        match (attempt, outcome) {
-            (Attempt::Trial(slot), outcome) => uplink.handle_trial(slot, outcome, now),
-            (Attempt::Link, Outcome::Resolved(found)) => uplink.handle_resolved(found, now),
-            (Attempt::Link, Outcome::Unreachable(tried, error)) => {
-                uplink.handle_unreachable(tried, &error, now);
-            }
-            (Attempt::Link, Outcome::Connected(to, ephemeral)) => uplink.handle_connected(to, ephemeral, now),
-            (Attempt::Link, Outcome::Closed(error)) => uplink.handle_closed(&error, now),
-            (Attempt::Link, Outcome::NotOpened(..)) => unreachable!("there is nothing around the tunnel"),
-        }
+        attempts::tell(uplink, attempt, outcome, now);
         self.carry_out(at);
     }
 

@@ -457,7 +457,7 @@ impl World {
             let mut read = Read::Nothing;
             core.receive(session, now, |space| {
                 read = pipe.read(space, now);
-                if let Read::Bytes(len) = read { len } else { 0 }
+                read.len()
             });
             if let Read::Closed = read {
                 core.end(session, "it closed the connection".to_owned());

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures and prints")]
 #![allow(clippy::unwrap_used, reason = "what goes wrong shall end it")]
 
+#[path = "../../../tests/simulation_hubs/attempts.rs"]
+mod attempts;
 #[path = "../../../tests/simulation/disk.rs"]
 #[allow(dead_code, reason = "the simulation uses more of it")]
 mod disk;

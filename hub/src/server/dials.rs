@@ -219,8 +219,8 @@ impl Dials {
         self.by_hub.values().filter_map(|attempt| deadline(&attempt.stage)).min()
     }
 
-    /// Goes on with all of them; what became of one that has come to an end.
-    /// With the hub, and the link of which it is to be a lane.
+    /// Goes on with all of them; what became of one that has come to an end: its hub, and the link of which it was to be a
+    /// lane, if any.
     pub(super) fn poll(
         &mut self,
         registry: &Registry,

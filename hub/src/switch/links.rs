@@ -67,11 +67,14 @@ impl Switch {
     pub fn tell_sessions(&mut self, sessions: impl Iterator<Item = SessionId>, control: &ControlFrame) {
         let mut frame = Vec::new();
         control.encode(&mut frame);
-        for session in sessions {
-            match self.sessions[session.index()].tunnel.control_encoded(&frame) {
-                Ok(()) => self.mark_dirty(session),
-                Err(error) => self.end(session, End::Tunnel(error)),
-            }
+        sessions.for_each(|session| self.tell_encoded(session, &frame));
+    }
+
+    /// Queues a control frame that was encoded before, as many sessions get it.
+    pub(super) fn tell_encoded(&mut self, session: SessionId, frame: &[u8]) {
+        match self.sessions[session.index()].tunnel.control_encoded(frame) {
+            Ok(()) => self.mark_dirty(session),
+            Err(error) => self.end(session, End::Tunnel(error)),
         }
     }
 

@@ -8,45 +8,27 @@ use common::queue::tcp_info::TcpInfo;
 use common::wire::key::PrivateKey;
 use common::wire::target::Target;
 use common::wire::tunnel::Flushed;
-use spoke::uplink::routes::RoutePolicy;
 use spoke::uplink::trial::Outcome;
-use spoke::uplink::{self, Attempt, Effect, Known, MAX_TRIALS, Uplink};
+use spoke::uplink::{Attempt, Effect, Known, Uplink};
 
 use super::world::{Opener, World, hub_at, key, place};
+use crate::attempts::{self, Attempts, GIVE_UP_AFTER, State, index};
 use crate::pipe::Read;
 
-/// How long a dial lasts that nobody answers.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 /// What a lookup, and a connection, take.
 const LOOKUP: Duration = Duration::from_millis(2);
 const CONNECT: Duration = Duration::from_millis(20);
 
-#[derive(Clone, Copy, Debug, Default)]
-enum State {
-    #[default]
-    None,
-    Lookup(Instant, SocketAddr),
-    Dial(Instant, SocketAddr),
-    Link(usize),
-}
-
 pub(crate) struct Spoke {
     key: PrivateKey,
     uplink: Option<Box<Uplink>>,
-    attempts: [State; 1 + MAX_TRIALS],
+    attempts: Attempts,
     heard_at: Instant,
     /// When there is something to do, as far as is known.
     due: Option<Instant>,
     /// The hub that it is at, or was last, and since when.
     pub(crate) hub: usize,
     pub(crate) joined_at: Instant,
-}
-
-fn index(attempt: Attempt) -> usize {
-    match attempt {
-        Attempt::Link => 0,
-        Attempt::Trial(slot) => 1 + slot,
-    }
 }
 
 impl Spoke {
@@ -74,19 +56,7 @@ impl Spoke {
             told: vec![],
             joins: joins + at as u64,
         };
-        let config = uplink::Config {
-            hubs: vec![first.clone()],
-            ways: vec![first.into()],
-            hub_keys: Vec::new(),
-            addresses: Vec::new(),
-            name: "s".parse().unwrap(),
-            invite: None,
-            route_policy: RoutePolicy::default(),
-            mtu: None,
-            follows_members: false,
-            may_have_lane: true,
-            pins: "hubs".into(),
-        };
+        let config = attempts::config(first, "s", Vec::new(), None);
         self.uplink = Some(Box::new(Uplink::new(config, self.key.clone(), known, at as u64, now)));
         self.due = Some(now);
     }
@@ -166,15 +136,7 @@ impl World {
             let spoke = &mut self.spokes[at];
             let State::Link(id) = spoke.attempts[index(attempt)] else { return };
             let (Some(conn), Some(uplink)) = (self.conns.get_mut(id), &mut spoke.uplink) else { return };
-            let mut read = Read::Nothing;
-            let from = |space: &mut [u8]| {
-                read = conn.down.read(space, now);
-                if let Read::Bytes(len) = read { len } else { 0 }
-            };
-            match attempt {
-                Attempt::Link => uplink.receive(now, from),
-                Attempt::Trial(slot) => uplink.receive_trial(slot, now, from),
-            }
+            let read = attempts::receive(uplink, attempt, &mut conn.down, now);
             self.carry_out(at);
             match read {
                 Read::Bytes(_) => {}
@@ -207,16 +169,7 @@ impl World {
     fn tell(&mut self, at: usize, attempt: Attempt, outcome: Outcome) {
         let now = self.now;
         let Some(uplink) = &mut self.spokes[at].uplink else { return };
-        match (attempt, outcome) {
-            (Attempt::Trial(slot), outcome) => uplink.handle_trial(slot, outcome, now),
-            (Attempt::Link, Outcome::Resolved(found)) => uplink.handle_resolved(found, now),
-            (Attempt::Link, Outcome::Unreachable(tried, error)) => {
-                uplink.handle_unreachable(tried, &error, now);
-            }
-            (Attempt::Link, Outcome::Connected(to, ephemeral)) => uplink.handle_connected(to, ephemeral, now),
-            (Attempt::Link, Outcome::Closed(error)) => uplink.handle_closed(&error, now),
-            (Attempt::Link, Outcome::NotOpened(..)) => unreachable!("there is nothing around the tunnel"),
-        }
+        attempts::tell(uplink, attempt, outcome, now);
         self.carry_out(at);
     }
 

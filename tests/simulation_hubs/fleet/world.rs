@@ -296,7 +296,7 @@ impl World {
             let start = Instant::now();
             core.receive(session, now, |space| {
                 read = pipe.read(space, now);
-                if let Read::Bytes(len) = read { len } else { 0 }
+                read.len()
             });
             *spent += start.elapsed();
             if let Read::Closed = read {
