@@ -47,6 +47,9 @@ impl World {
                 ("net/ipv4/conf/eth1/forwarding", "1"),
                 ("net/ipv6/conf/all/forwarding", "1"),
                 ("net/ipv4/conf/hub0/forwarding", "0"),
+                // Each refusal is heard, however many there were while the routes were on their way.
+                ("net/ipv4/icmp_ratelimit", "0"),
+                ("net/ipv6/icmp/ratelimit", "0"),
             ] {
                 host.run(move || drop(fs::write(format!("/proc/sys/{switch}"), value)));
             }
