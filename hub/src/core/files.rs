@@ -415,6 +415,7 @@ mod tests {
 
     use std::time::Duration;
 
+    use common::wire::invite::Secret;
     use common::wire::key::PrivateKey;
 
     use super::*;
@@ -492,6 +493,32 @@ mod tests {
         core.handle_done(read(&text), now);
         assert_eq!(next(&mut core), (None, Some(Ok(()))));
         assert!(core.members().by_name(&"b".parse().unwrap()).is_some());
+    }
+
+    /// Else it would be good once the hub is started anew, and the one that it was to replace would be void.
+    #[test]
+    fn an_invite_whose_address_is_given_away_while_it_is_written_is_taken_out_of_the_file_again() {
+        let (mut core, now) = (core(), Instant::now());
+        let invite = |seed, addresses| {
+            let (hash, name) = (Secret([seed; 16]).hash(), "guest".parse().unwrap());
+            let (uses, routes, tags, is_hub) = (None, vec![], vec![], false);
+            Command::Invite(Invite { hash, name, uses, until: 100, addresses, routes, tags, is_hub }, None)
+        };
+        core.request(RequestId(1), invite(1, vec![]), now);
+        let (job, _) = next(&mut core);
+        let Some(Job::Write { invites: Some(before), .. }) = job else { panic!("{job:?}") };
+        core.handle_done(Done::Written { invites: Some(Ok(())), members: None }, now);
+        assert_eq!(next(&mut core), (None, Some(Ok(()))));
+        let address = "10.0.0.10".parse().unwrap();
+        core.request(RequestId(1), invite(2, vec![address]), now);
+        assert!(next(&mut core).0.is_some());
+        let Command::Allow(allow) = allow("a", 2) else { unreachable!() };
+        core.request(RequestId(2), Command::Allow(Allow { addresses: vec![address], ..allow }), now);
+        core.handle_done(Done::Written { invites: Some(Ok(())), members: None }, now);
+        let (job, answer) = next(&mut core);
+        assert_eq!(answer, Some(Err("10.0.0.10 is held by a".to_owned())));
+        let Some(Job::Write { invites: Some(text), .. }) = job else { panic!("{job:?}") };
+        assert_eq!(text, before);
     }
 
     #[test]

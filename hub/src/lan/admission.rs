@@ -311,9 +311,12 @@ impl Admission {
 
     /// Adds an invite that is written: `text` has it.
     pub fn add_invite(&mut self, invite: Invite, text: &str) -> Result<(), String> {
-        self.check_invite(&invite)?;
-        let added = self.invites.add(invite);
-        self.invites.set_saved_text(text);
+        let added = self.check_invite(&invite).and_then(|()| self.invites.add(invite));
+        match added {
+            Ok(()) => self.invites.set_saved_text(text),
+            // The list has changed while it was written: the text goes back to what the invites are.
+            Err(_) => self.invites.set_outdated(),
+        }
         self.reserve(None);
         added
     }

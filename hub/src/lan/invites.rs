@@ -168,14 +168,15 @@ impl Invites {
 
     /// Adds an invite. An earlier one for the same name is void from now on.
     pub fn add(&mut self, invite: Invite) -> Result<(), String> {
-        self.note_edits(|other| other.name == invite.name);
-        self.retain(|other| other.name != invite.name);
-        if let Some(what) = self.iter().find_map(|other| clash(other, &invite)) {
+        let others = || self.iter().filter(|other| other.name != invite.name);
+        if let Some(what) = others().find_map(|other| clash(other, &invite)) {
             return Err(format!("another invite has {what}"));
         }
-        if self.iter().count() >= MAX_INVITES {
+        if others().count() >= MAX_INVITES {
             return Err(format!("there are {MAX_INVITES} invites already"));
         }
+        self.note_edits(|other| other.name == invite.name);
+        self.retain(|other| other.name != invite.name);
         self.note_new(invite.hash);
         let line = format_invite(&invite);
         self.lines.push(Line::Invite(invite, line));
