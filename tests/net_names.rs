@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::house::{self, Lan, Net, SPOKE_ON_LAN, spawn_spoke};
+use crate::house::{
+    self, Binaries, Host, Lan, Net, SPOKE_ON_LAN, await_true, make_state, spawn_spoke, start_hub,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -283,4 +285,52 @@ fn the_hub_is_told_under_its_machines_name_which_no_member_can_have() {
     house::ask_hub(&lan.net, &["lock"]).good();
     house::ask_hub(&lan.net, &["rename", "laptop", "hub"]).fails_with(1, "hub is the hub's own name");
     house::ask_hub(&lan.net, &["invite", "hub"]).fails_with(1, "hub is the hub's own name");
+}
+
+/// What a host's device has received.
+fn received(host: &Host) -> u64 {
+    let devices = host.run(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+    let (_, counts) = devices.split_once("eth0:").unwrap();
+    counts.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn of_thousands_of_members_only_those_that_change_are_told_again() {
+    let net = Net::named(&["laptop", "desktop"]).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let directory = make_state(net.hub(), "hub").unwrap();
+    // Any 43 characters of base64 that end in zeros are a key.
+    let line = |at: usize| format!("{at:A<42}A= m{at:05} fd00::1:{at:x}\n");
+    fs::write(directory.join("members"), (0..5_000).map(line).collect::<String>()).unwrap();
+    let _hub = start_hub(&net, &binaries, &["--subnet", "fd00::/64"]).unwrap();
+    let file = net.spoke(0).private().join("lan.hosts");
+    let seen = net.spoke(0).path(&file);
+    let first = received(net.spoke(0));
+    let laptop = spawn_spoke(&net, &binaries, 0, &["--hosts", &file.display().to_string()]).unwrap();
+    laptop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let has = |line: &str| fs::read_to_string(&seen).unwrap_or_default().lines().any(|other| other == line);
+    await_true("the first list", SOON, || has("fd00::1:1387 m04999"));
+    let before = received(net.spoke(0));
+    assert!(before - first > 100_000, "{} bytes for all", before - first);
+
+    // One comes, one is called otherwise, one is gone, and all of them are told.
+    let desktop = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
+    desktop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    await_true("a newcomer", SOON, || has("10.0.0.3 desktop"));
+    house::ask_hub(&net, &["lock"]).good();
+    house::ask_hub(&net, &["rename", "m00007", "seven"]).good();
+    house::ask_hub(&net, &["forget", "m00008"]).good();
+    await_true("the changes", SOON, || {
+        has("fd00::1:7 seven")
+            && !has("fd00::1:7 m00007")
+            && !has("fd00::1:8 m00008")
+            && has("fd00::1:9 m00009")
+    });
+    // Who comes and goes is no change of names: nothing is told.
+    desktop.kill().unwrap();
+    let desktop = spawn_spoke(&net, &binaries, 1, &[]).unwrap();
+    desktop.wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let told = received(net.spoke(0)) - before;
+    assert!(told < 20_000, "{told} bytes for four changes");
 }

@@ -33,6 +33,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::node::names::zone::Directory;
 use common::packet::drops::Reason;
 use common::wire::hello::hello;
 use common::wire::name::Name;
@@ -331,12 +332,15 @@ fn settle(world: &mut World) {
 fn check_what_is_known(world: &World) {
     let members = world.hub.members();
     let hub = members.hub_name().expect("it was set");
-    let mut names: Vec<&Name> = members.after(None).map(|member| &member.name).chain([&hub]).collect();
-    names.sort();
+    let own = world.hub.addresses(&hub).expect("it has its name");
+    let listed = members.after(None).map(|member| (&member.name, &member.addresses)).chain([(&hub, &own)]);
+    let mut listed: Vec<(&Name, &Vec<IpAddr>)> = listed.collect();
+    listed.retain(|(_, addresses)| !addresses.is_empty());
+    listed.sort();
     for (at, spoke) in world.spokes.iter().enumerate().filter(|(_, spoke)| spoke.is_on_lan()) {
         let hosts = spoke.process.as_ref().and_then(|process| process.hosts.as_ref());
-        let known: Vec<&Name> = hosts.into_iter().flatten().map(|peer| &peer.name).collect();
-        assert_eq!(known, names, "spoke {at} follows the list of members");
+        let known: Vec<_> = hosts.into_iter().flatten().map(|peer| (&peer.name, &peer.addresses)).collect();
+        assert_eq!(known, listed, "spoke {at} follows the list of members");
         let own = members.by_key(&spoke.key.public());
         let mut behind = world.hub.prefixes_behind_others(own);
         // What it offers itself it reaches by itself.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, Peer};
+use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, PageKind, Peer};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 
@@ -24,7 +24,7 @@ use crate::lan::hubs::Hubs;
 use crate::lan::invites::Invites;
 use crate::lan::joins::SecondMachine;
 use crate::lan::keeper::{Keeper, LanFile};
-use crate::lan::members::{Access, Members};
+use crate::lan::members::{Access, Member, Members, Version};
 use crate::lan::moves::Moves;
 use crate::lan::peers::Peers;
 use crate::lan::pending::Pending;
@@ -83,6 +83,8 @@ struct Time {
 /// Notifications to the watchers of the list of members.
 #[derive(Default)]
 struct Notify {
+    /// The state of the list that the last one was for.
+    version: Option<Version>,
     /// When the next one is due.
     at: Option<Instant>,
     /// When the last one was sent.
@@ -233,18 +235,19 @@ impl Core {
 
     fn handle_control(&mut self, session: SessionId, control: ControlFrame, now: Instant) {
         match control {
-            ControlFrame::Online(members) => self.handle_online(session, members, now),
-            ControlFrame::Offline(members) => self.handle_offline(session, &members, now),
+            ControlFrame::Online(members) => self.handle_online(session, members),
+            ControlFrame::Offline(members) => self.handle_offline(session, &members),
             ControlFrame::Revoked(keys) => self.handle_revoked(&keys, now),
             // Only a hub that this one has dialled lets it in, or does not.
             ControlFrame::Welcome(welcome) => self.handle_hub_welcome(session, &welcome, now),
             ControlFrame::Refused { text, .. } => self.switch.end(session, End::NotLinked(text)),
             ControlFrame::Bye(_) => self.switch.end(session, End::Farewell("it said goodbye")),
-            ControlFrame::AskMembers { after, watch } => {
+            ControlFrame::AskMembers { after, watch, since } => {
                 if watch {
                     self.switch.set_watching(session);
                 }
-                let page = self.page_of_members(after.as_ref());
+                let changes = since.and_then(|since| self.changes_of_members(Version::after(since)));
+                let page = changes.unwrap_or_else(|| self.page_of_members(after.as_ref()));
                 self.switch.tell(session, &page);
             }
             ControlFrame::Lane(note) => self.handle_lane_note(session, note, now),
@@ -268,26 +271,43 @@ impl Core {
     }
 
     fn page_of_members(&self, after: Option<&Name>) -> ControlFrame {
-        let members = self.admission.members().after(after).map(|member| Peer {
-            name: member.name.clone(),
-            addresses: member.addresses.clone(),
-            online: member.is_online() || member.key == self.key.public(),
-        });
+        let members = self.members().after(after).map(|member| self.told_member(member));
         let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
         // The hub is told like a member, in the order of names: earlier versions of the spoke take it for one.
         if let Some(name) = self.members().hub_name().filter(|name| after.is_none_or(|after| name > after)) {
             let at = peers.partition_point(|peer| peer.name < name);
             peers.insert(at, Peer { name, addresses: self.own_addresses(), online: true });
         }
-        let last = peers.len() <= MAX_PEERS;
+        let page = if peers.len() <= MAX_PEERS { PageKind::Last } else { PageKind::Part };
         peers.truncate(MAX_PEERS);
-        ControlFrame::Members { peers, last }
+        ControlFrame::Members { peers, page, state: Some(self.members().version().changes()) }
     }
 
-    /// Schedules a notification to the watchers of the list of members.
+    /// What has changed in the list of members since an earlier state, unless that is not known, or too much.
+    fn changes_of_members(&self, since: Version) -> Option<ControlFrame> {
+        let members = self.members();
+        let names = members.touched_since(since).filter(|names| names.len() <= MAX_PEERS)?;
+        let peer = |name: &Name| match members.by_name(name) {
+            Some(id) => self.told_member(members.member(id)),
+            None => Peer { name: name.clone(), addresses: vec![], online: false },
+        };
+        let (peers, state) = (names.into_iter().map(peer).collect(), Some(members.version().changes()));
+        Some(ControlFrame::Members { peers, page: PageKind::Changes, state })
+    }
+
+    fn told_member(&self, member: &Member) -> Peer {
+        let online = member.is_online() || member.key == self.key.public();
+        Peer { name: member.name.clone(), addresses: member.addresses.clone(), online }
+    }
+
+    /// Schedules a notification to the watchers of the list of members where it has changed. Who is on the LAN is no
+    /// part of it: they keep names and addresses.
     fn notify_watchers(&mut self, now: Instant) {
-        let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
-        self.notify.at.get_or_insert(earliest.max(now));
+        let version = self.members().version();
+        if self.notify.version.replace(version) != Some(version) {
+            let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
+            self.notify.at.get_or_insert(earliest.max(now));
+        }
     }
 
     // ---- time
@@ -338,7 +358,8 @@ impl Core {
         }
         self.seal(now);
         self.refresh_hubs(now);
-        self.refresh_homes(now);
+        self.refresh_homes();
+        self.notify_watchers(now);
         self.tell_exports();
         self.tell_untold();
         self.start_job(now);
@@ -370,8 +391,7 @@ impl Core {
         let (key, stamp) = (member.key, member.stamp);
         self.tell_offline(key, stamp);
         self.withdraw_routes(id);
-        self.refresh_home(&key, now);
-        self.notify_watchers(now);
+        self.refresh_home(&key);
     }
 
     /// Sends a goodbye to all sessions, and writes the last changes.

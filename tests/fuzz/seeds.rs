@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use common::packet::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use common::packet::protocol;
 use common::wire::frame::{
-    ControlFrame, Edit, Farewell, Join, LaneNote, Peer, Presence, Record, RecordId, Refusal, Term, Welcome,
+    ControlFrame, Edit, Farewell, Join, LaneNote, PageKind, Peer, Presence, Record, RecordId, Refusal, Term,
+    Welcome,
 };
 use common::wire::hello::hello;
 use common::wire::key::PrivateKey;
@@ -129,8 +130,8 @@ fn controls() -> Vec<(&'static str, ControlFrame)> {
         ("bye", ControlFrame::Bye(Farewell::Stopping)),
         ("lane", ControlFrame::Lane(LaneNote::Attached)),
         ("routes", ControlFrame::Routes { added: networks(), removed: networks(), all: true }),
-        ("members", ControlFrame::Members { peers: vec![peer], last: true }),
-        ("ask-members", ControlFrame::AskMembers { after: Some(name), watch: true }),
+        ("members", ControlFrame::Members { peers: vec![peer], page: PageKind::Changes, state: Some(7) }),
+        ("ask-members", ControlFrame::AskMembers { after: Some(name), watch: true, since: Some(6) }),
     ]
 }
 

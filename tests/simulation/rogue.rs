@@ -52,7 +52,7 @@ impl World {
         let frame = match self.rng.below(4) {
             0 => ControlFrame::Pong(self.rng.next()),
             1 => ControlFrame::Welcome(Welcome::new(Name::nearest("x"), 1)),
-            _ => ControlFrame::AskMembers { after: None, watch: true },
+            _ => ControlFrame::AskMembers { after: None, watch: true, since: None },
         };
         if let Some((tunnel, _)) = &mut self.rogue.link {
             tunnel.control(&frame).unwrap();

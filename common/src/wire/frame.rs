@@ -23,12 +23,12 @@ mod parts;
 
 use fields::{
     Fields, OfJoin, OfList, absence, hubs, key, list, presence, put, put_absence, put_address, put_edit,
-    put_flag, put_hub, put_mark, put_network, put_peer, put_presence, put_record, put_term, tag,
+    put_flag, put_hub, put_mark, put_network, put_peer, put_presence, put_record, put_term, put_token, tag,
 };
 use parts::OPTIONAL;
 pub use parts::{
-    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_RECORD, MAX_ROUTES, MAX_TEXT, MAX_TOLD_HUBS, Peer, Presence,
-    Record, RecordId, Term,
+    BadFrame, Edit, HubInfo, INVITE_LEN, MAX_RECORD, MAX_ROUTES, MAX_TEXT, MAX_TOLD_HUBS, PageKind, Peer,
+    Presence, Record, RecordId, Term,
 };
 
 /// Length of a frame's header.
@@ -221,8 +221,10 @@ pub enum ControlFrame {
     Members {
         /// At most [`MAX_PEERS`] of them, in the order of their names.
         peers: Vec<Peer>,
-        /// Whether this is the last page.
-        last: bool,
+        /// Which page it is.
+        page: PageKind,
+        /// The state of the list, which grows with each change while the link is up; earlier versions do not tell it.
+        state: Option<u64>,
     },
     /// The spoke asks for a page of the list of members.
     AskMembers {
@@ -230,6 +232,8 @@ pub enum ControlFrame {
         after: Option<Name>,
         /// Whether to be told of changes from now on.
         watch: bool,
+        /// The state of the list that it has whole: then what has changed since is enough. Earlier versions skip it.
+        since: Option<u64>,
     },
     /// To a spoke that watches: the list of members is another one now.
     MembersChanged,
@@ -344,10 +348,16 @@ impl ControlFrame {
                 removed: fields.removed,
                 all: fields.code.is_some(),
             },
-            kind::MEMBERS => ControlFrame::Members { peers: fields.peers, last: fields.code.is_some() },
-            kind::ASK_MEMBERS => {
-                ControlFrame::AskMembers { after: fields.name, watch: fields.code.is_some() }
-            }
+            kind::MEMBERS => ControlFrame::Members {
+                peers: fields.peers,
+                page: PageKind::from_code(fields.code),
+                state: fields.token,
+            },
+            kind::ASK_MEMBERS => ControlFrame::AskMembers {
+                after: fields.name,
+                watch: fields.code.is_some(),
+                since: fields.token,
+            },
             kind::MEMBERS_CHANGED => ControlFrame::MembersChanged,
             kind::ONLINE => ControlFrame::Online(list(body, tag::ONLINE, presence)?),
             kind::OFFLINE => ControlFrame::Offline(list(body, tag::OFFLINE, absence)?),
@@ -398,11 +408,11 @@ impl ControlFrame {
                 kind::REFUSED
             }
             ControlFrame::Ping(token) => {
-                put(out, tag::TOKEN, &token.to_be_bytes());
+                put_token(out, Some(*token));
                 kind::PING
             }
             ControlFrame::Pong(token) => {
-                put(out, tag::TOKEN, &token.to_be_bytes());
+                put_token(out, Some(*token));
                 kind::PONG
             }
             ControlFrame::Bye(farewell) => {
@@ -415,16 +425,18 @@ impl ControlFrame {
                 put_flag(out, *all);
                 kind::ROUTES
             }
-            ControlFrame::Members { peers, last } => {
+            ControlFrame::Members { peers, page, state } => {
                 peers.iter().for_each(|peer| put_peer(out, peer));
-                put_flag(out, *last);
+                page.code().iter().for_each(|code| put(out, tag::CODE, &[*code]));
+                put_token(out, *state);
                 kind::MEMBERS
             }
-            ControlFrame::AskMembers { after, watch } => {
+            ControlFrame::AskMembers { after, watch, since } => {
                 if let Some(name) = after {
                     put(out, tag::NAME, name.as_str().as_bytes());
                 }
                 put_flag(out, *watch);
+                put_token(out, *since);
                 kind::ASK_MEMBERS
             }
             ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
@@ -461,12 +473,12 @@ impl ControlFrame {
                 kind::RECORDS
             }
             ControlFrame::Ask { token, edits } => {
-                put(out, tag::TOKEN, &token.to_be_bytes());
+                put_token(out, Some(*token));
                 edits.iter().for_each(|edit| put_edit(out, edit));
                 kind::ASK
             }
             ControlFrame::Answer { token, refused, records } => {
-                put(out, tag::TOKEN, &token.to_be_bytes());
+                put_token(out, Some(*token));
                 if let Some(text) = refused {
                     put(out, tag::TEXT, text.chars().take(MAX_TEXT / 4).collect::<String>().as_bytes());
                 }

@@ -399,7 +399,6 @@ impl Core {
             // Another hub may have told of it, and it may be let in again.
             self.peers.note_stranger(member.key);
             self.withdraw_routes(*id);
-            self.notify_watchers(now);
         }
         let revoked = changes.iter().filter(|change| change.outcome == Outcome::Revoked);
         self.tell_revoked(revoked.map(|change| change.member.key).collect());

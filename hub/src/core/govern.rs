@@ -85,7 +85,6 @@ impl Core {
         match renamed {
             Ok(change) => {
                 self.carry_out(std::slice::from_ref(&change), now);
-                self.notify_watchers(now);
                 let done = format!("{} is called {name}", change.member.name);
                 self.await_writing(request, Answer::Renamed(change, name), done, now);
             }

@@ -217,7 +217,6 @@ impl Core {
         self.tell_hubs(session, id, now);
         self.offer_lane(session);
         self.tell_online(id);
-        self.notify_watchers(now);
     }
 
     fn welcome_frame(&self, id: MemberId, routes: Vec<ipnetwork::IpNetwork>) -> Welcome {

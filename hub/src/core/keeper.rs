@@ -389,7 +389,6 @@ impl Core {
         }
         self.carry_out(&changes, now);
         self.reopen_pending(now);
-        self.notify_watchers(now);
         self.start_job(now);
     }
 

@@ -184,7 +184,7 @@ impl Core {
         if let Some(lane) = self.peers.take_lane(&hub) {
             self.switch.end(lane, End::Farewell("its link has ended"));
         }
-        told.iter().for_each(|key| self.refresh_home(key, now));
+        told.iter().for_each(|key| self.refresh_home(key));
         Some((hub, was_up))
     }
 
@@ -290,22 +290,22 @@ impl Core {
     }
 
     /// Another hub tells of members that are with it.
-    pub(super) fn handle_online(&mut self, link: SessionId, members: Vec<Presence>, now: Instant) {
+    pub(super) fn handle_online(&mut self, link: SessionId, members: Vec<Presence>) {
         let (own, highest) = (self.key.public(), self.highest_sequence());
         for presence in members.into_iter().filter(|one| one.key != own) {
             let key = presence.key;
             let sequence = presence.sequence.min(highest);
             let most = self.members().len() + MOST_STRANGERS;
             self.peers.set_online(link, Presence { sequence, ..presence }, most);
-            self.refresh_home(&key, now);
+            self.refresh_home(&key);
         }
     }
 
     /// Another hub tells of members that are not with it any more.
-    pub(super) fn handle_offline(&mut self, link: SessionId, members: &[(PublicKey, u64)], now: Instant) {
+    pub(super) fn handle_offline(&mut self, link: SessionId, members: &[(PublicKey, u64)]) {
         for (key, sequence) in members {
             self.peers.set_offline(link, key, *sequence);
-            self.refresh_home(key, now);
+            self.refresh_home(key);
         }
     }
 
@@ -328,13 +328,13 @@ impl Core {
     }
 
     /// Decides anew where a member is, after something was told of it, or it came or left here.
-    pub(super) fn refresh_home(&mut self, key: &PublicKey, now: Instant) {
+    pub(super) fn refresh_home(&mut self, key: &PublicKey) {
         let Some(id) = self.members().by_key(key) else {
             self.peers.note_stranger(*key);
             return;
         };
         let member = self.members().member(id);
-        let (session, before, stamp) = (member.session, member.elsewhere, member.stamp);
+        let (session, stamp) = (member.session, member.stamp);
         let home = self.peers.home(key).map(|(hub, link, told)| (hub, link, told.clone()));
         let elsewhere = home.as_ref().map(|(_, link, ..)| *link);
         self.admission.members_mut().set_elsewhere(id, elsewhere);
@@ -354,14 +354,11 @@ impl Core {
                 self.offer_routes(id, since, &routes);
             }
         }
-        if before.is_some() != elsewhere.is_some() {
-            self.notify_watchers(now);
-        }
     }
 
     /// Takes in what else hangs on the list of members: the addresses that this hub has alone, and where members are that
     /// were told of before the list had them.
-    pub(super) fn refresh_homes(&mut self, now: Instant) {
+    pub(super) fn refresh_homes(&mut self) {
         let version = self.members().version();
         if self.hubs.homes_of.replace(version) != Some(version) {
             let own = self.members().addresses_of(&self.key.public()).to_vec();
@@ -369,7 +366,7 @@ impl Core {
                 self.hubs.own_addresses.clone_from(&own);
                 self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));
             }
-            self.peers.take_strangers().iter().for_each(|key| self.refresh_home(key, now));
+            self.peers.take_strangers().iter().for_each(|key| self.refresh_home(key));
         }
     }
 

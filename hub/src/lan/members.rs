@@ -8,7 +8,7 @@
 //! A member that was revoked has `revoked` at the end of its line; delete the word, or the line, to undo that.
 //! A person may edit the text: comments, blank lines and the spacing of untouched lines stay as they are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -27,6 +27,7 @@ use addresses::Addresses;
 use lines::{Lines, fold};
 use member::{format_member, outdated, parse_member, parse_revoked};
 use names::Names;
+use touched::Touched;
 
 /// Most members that a hub remembers.
 pub const MAX_MEMBERS: usize = 131_072;
@@ -60,7 +61,8 @@ pub enum Decision {
     Refused(Refusal, String),
 }
 
-/// What was last read or written, compared with the list.
+/// What was last read or written, compared with the list, and what has changed.
+#[derive(Default)]
 struct Journal {
     /// The state that the list is in.
     version: Version,
@@ -69,6 +71,7 @@ struct Journal {
     /// Where hubs share the list: the members that are other ones than when this was last taken, with their lines as they
     /// were.
     edited: Option<BTreeMap<PublicKey, Option<String>>>,
+    touched: Touched,
 }
 
 /// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
@@ -115,7 +118,7 @@ impl Members {
             lines: Lines::new(text, folded.instead),
             size: 0,
             skipped: Vec::new(),
-            journal: Journal { version: Version::default(), saved: Version::default(), edited: None },
+            journal: Journal::default(),
             parties: 0,
         };
         for (number, line) in folded.lines {
@@ -139,6 +142,7 @@ impl Members {
             members.lines.push(id, Some(line.into_owned()));
         }
         members.lines.set_read();
+        members.journal.touched.note_all(members.version());
         // With what a person wrote around them.
         members.size = members.size.max(text.len());
         Ok(members)
@@ -269,6 +273,14 @@ impl Members {
         self.names.after(name).map(|(_, &id)| self.member(id))
     }
 
+    /// The names whose members are other ones than in an earlier state, or have other addresses; `None` where that is not
+    /// known, or the hub's own name may be another one.
+    pub fn touched_since(&self, state: Version) -> Option<BTreeSet<&Name>> {
+        let touched = self.journal.touched.since(state)?;
+        let is_renamed = |wanted| touched.contains(wanted) || self.names.member(wanted).is_some();
+        (!self.names.wanted_by_hub().is_some_and(is_renamed)).then_some(touched)
+    }
+
     /// The member that holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<MemberId> {
         self.addresses.holder(address)
@@ -380,6 +392,7 @@ impl Members {
         self.size += line_size(member);
         self.by_key.insert(member.key, id);
         self.names.insert(member.name.clone(), id);
+        self.journal.touched.note(self.journal.version.next(), member.name.clone());
         for &address in &member.addresses {
             self.addresses.hold(address, id);
         }
@@ -390,6 +403,7 @@ impl Members {
         self.size = self.size.saturating_sub(line_size(member));
         self.by_key.remove(&member.key);
         self.names.remove(&member.name);
+        self.journal.touched.note(self.journal.version.next(), member.name.clone());
         for address in &member.addresses {
             let subnet = self.subnets.iter().find(|subnet| subnet.is_ipv4() == address.is_ipv4());
             self.addresses.release(*address, subnet);
@@ -418,6 +432,7 @@ mod lines;
 mod member;
 mod names;
 mod shared;
+mod touched;
 
 pub use edit::{Change, Outcome};
 pub(crate) use lines::without_incomplete;

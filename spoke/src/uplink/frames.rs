@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::node::request::Ticket;
-use common::wire::frame::{ControlFrame, Farewell, Peer, Refusal, Welcome};
+use common::wire::frame::{ControlFrame, Farewell, Refusal, Welcome};
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
@@ -28,7 +28,10 @@ impl Uplink {
                     self.explain_routes();
                 }
             }
-            ControlFrame::Members { peers, last } => self.handle_members(peers, last, now),
+            ControlFrame::Members { peers, page, state } => {
+                let outcome = self.members.handle_page(peers, page, state);
+                self.handle_members(outcome, now);
+            }
             ControlFrame::MembersChanged => self.refresh_members(now),
             ControlFrame::Pending => self.handle_pending(),
             ControlFrame::Hubs(hubs) => self.handle_hubs(hubs, now),
@@ -222,16 +225,16 @@ impl Uplink {
         }
     }
 
-    fn ask(&mut self, Asked { after, watch }: Asked, now: Instant) {
+    fn ask(&mut self, Asked { after, watch, since }: Asked, now: Instant) {
         let Phase::Linked(linked) = &mut self.phase else { return };
-        if let Err(error) = linked.tunnel.control(&ControlFrame::AskMembers { after, watch }) {
+        if let Err(error) = linked.tunnel.control(&ControlFrame::AskMembers { after, watch, since }) {
             self.fail_link(error, now);
         }
     }
 
-    fn handle_members(&mut self, peers: Vec<Peer>, last: bool, now: Instant) {
-        match self.members.handle_page(peers, last) {
-            PageOutcome::Person(ticket, peers) => {
+    fn handle_members(&mut self, outcome: PageOutcome, now: Instant) {
+        match outcome {
+            PageOutcome::Person(ticket, peers, last) => {
                 let page = Page { members: peers.into_iter().map(MemberStatus::from).collect(), last };
                 self.effects.push_back(Effect::Answer(ticket, Ok(page)));
             }

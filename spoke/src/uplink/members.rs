@@ -1,14 +1,15 @@
 //! The list of members, read from the hub page by page for this spoke and for commands. Pure.
 //!
 //! The hub answers requests in order. This spoke itself has at most one request open: it reads the list from the first
-//! page to the last, and once more if the hub announced a change meanwhile. Pages of two readings therefore never mix,
-//! and the number of requests is bounded whatever the hub sends.
+//! page to the last, and then, each time that the hub announces a change, what has changed since; all of it again where
+//! the hub does not tell that. Pages of two readings therefore never mix, and the number of requests is bounded whatever
+//! the hub sends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use common::node::request::{MAX_CONNECTIONS, Ticket};
-use common::wire::frame::Peer;
+use common::wire::frame::{PageKind, Peer};
 use common::wire::name::Name;
 
 use crate::control::{MAX_MEMBERS, PATIENCE};
@@ -20,38 +21,43 @@ pub struct Asked {
     pub after: Option<Name>,
     /// Whether to hear of changes from now on.
     pub watch: bool,
+    /// The state of the list since which the changes are enough.
+    pub since: Option<u64>,
 }
 
 /// The recipient of a page, and the next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PageOutcome {
-    /// A person asked for it.
-    Person(Ticket, Vec<Peer>),
+    /// A person asked for it; whether it is the last one.
+    Person(Ticket, Vec<Peer>, bool),
     /// It is a part of the list, and this is the next question.
     GoOn(Asked),
-    /// The list is whole; where it has changed since the first page, it is to be asked for again.
+    /// The list is whole, here without those who have no address; where it has changed since the first page, the question
+    /// for that.
     Whole(Vec<Peer>, Option<Asked>),
     /// The command has given up, or there was no request.
     Nobody,
 }
 
 /// How far this spoke has read the list for itself.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Reading {
-    /// It does not read.
-    #[default]
-    Idle,
-    /// A question is open; these came before.
-    Pages(Vec<Peer>),
-    /// As above, and the list has changed since the first page was asked for.
-    Outdated(Vec<Peer>),
+#[derive(Debug, Default)]
+struct Reading {
+    /// Those that came before, by name.
+    peers: BTreeMap<Name, Peer>,
+    /// The state that the list had at the first of these pages.
+    state: Option<u64>,
+    /// Whether the list has changed since the question was asked that is open.
+    is_outdated: bool,
 }
 
-/// Questions to the hub that are not answered yet.
+/// Questions to the hub that are not answered yet, and the list as this spoke has read it.
 #[derive(Debug, Default)]
 pub struct MemberList {
     questions: VecDeque<Question>,
-    reading: Reading,
+    /// While a question of its own is open.
+    reading: Option<Reading>,
+    /// What was read last, if what changes in it can be asked for.
+    whole: Option<Reading>,
 }
 
 #[derive(Debug)]
@@ -79,52 +85,59 @@ impl MemberList {
             return Err("too many wait for the hub's answer");
         }
         self.questions.push_back(Question::Person(ticket, now + PATIENCE));
-        Ok(Asked { after, watch: false })
+        Ok(Asked { after, watch: false, since: None })
     }
 
-    /// The list is to be read anew: the question for its first page, unless one of its pages is awaited already.
+    /// The list is to be read anew: the question for it, unless one of its pages is awaited already.
     pub fn refresh(&mut self) -> Option<Asked> {
-        match std::mem::take(&mut self.reading) {
-            Reading::Idle => Some(self.begin()),
-            Reading::Pages(peers) | Reading::Outdated(peers) => {
-                self.reading = Reading::Outdated(peers);
-                None
+        if let Some(reading) = &mut self.reading {
+            reading.is_outdated = true;
+            return None;
+        }
+        self.reading = Some(Reading::default());
+        self.questions.push_back(Question::Own);
+        let since = self.whole.as_ref().and_then(|whole| whole.state);
+        Some(Asked { after: None, watch: true, since })
+    }
+
+    /// Takes a page from the hub, with the state that its list is in.
+    pub fn handle_page(&mut self, page: Vec<Peer>, kind: PageKind, state: Option<u64>) -> PageOutcome {
+        match self.questions.pop_front() {
+            Some(Question::Person(ticket, _)) => PageOutcome::Person(ticket, page, kind != PageKind::Part),
+            Some(Question::Abandoned) | None => PageOutcome::Nobody,
+            Some(Question::Own) => self.handle_own_page(page, kind, state),
+        }
+    }
+
+    fn handle_own_page(&mut self, page: Vec<Peer>, kind: PageKind, state: Option<u64>) -> PageOutcome {
+        let Some(mut reading) = self.reading.take() else { return PageOutcome::Nobody };
+        let is_first = reading.peers.is_empty();
+        if is_first {
+            reading.state = state;
+            // What has changed, of what was read before.
+            let whole = self.whole.take().filter(|_| kind == PageKind::Changes);
+            reading.peers = whole.map(|whole| whole.peers).unwrap_or_default();
+        }
+        // A page that leads no further would be asked for again and again, and a hub may have no end of others.
+        let last = page.last().map(|peer| peer.name.clone());
+        let is_last = kind != PageKind::Part || last.as_ref() <= reading.peers.keys().next_back();
+        for peer in page {
+            if kind == PageKind::Changes && peer.addresses.is_empty() {
+                reading.peers.remove(&peer.name);
+            } else {
+                reading.peers.insert(peer.name.clone(), peer);
             }
         }
-    }
-
-    fn begin(&mut self) -> Asked {
-        self.reading = Reading::Pages(Vec::new());
-        self.questions.push_back(Question::Own);
-        Asked { after: None, watch: true }
-    }
-
-    /// Takes a page from the hub.
-    pub fn handle_page(&mut self, page: Vec<Peer>, last: bool) -> PageOutcome {
-        match self.questions.pop_front() {
-            Some(Question::Person(ticket, _)) => PageOutcome::Person(ticket, page),
-            Some(Question::Abandoned) | None => PageOutcome::Nobody,
-            Some(Question::Own) => self.handle_own_page(page, last),
+        let is_full = reading.peers.len() >= MAX_MEMBERS;
+        if is_last || is_full {
+            let peers = reading.peers.values().filter(|peer| !peer.addresses.is_empty()).cloned().collect();
+            let is_outdated = reading.is_outdated;
+            self.whole = Some(reading).filter(|whole| whole.state.is_some() && !is_full);
+            return PageOutcome::Whole(peers, is_outdated.then(|| self.refresh()).flatten());
         }
-    }
-
-    fn handle_own_page(&mut self, mut page: Vec<Peer>, last: bool) -> PageOutcome {
-        let (mut peers, is_outdated) = match std::mem::take(&mut self.reading) {
-            Reading::Idle => return PageOutcome::Nobody,
-            Reading::Pages(peers) => (peers, false),
-            Reading::Outdated(peers) => (peers, true),
-        };
-        // A page without a member would be asked for again and again, and a hub may have no end of others.
-        let is_last = last || page.is_empty() || peers.len() + page.len() >= MAX_MEMBERS;
-        peers.append(&mut page);
-        if is_last {
-            let again = is_outdated.then(|| self.begin());
-            return PageOutcome::Whole(peers, again);
-        }
-        let after = peers.last().map(|peer| peer.name.clone());
         self.questions.push_back(Question::Own);
-        self.reading = if is_outdated { Reading::Outdated(peers) } else { Reading::Pages(peers) };
-        PageOutcome::GoOn(Asked { after, watch: true })
+        self.reading = Some(reading);
+        PageOutcome::GoOn(Asked { after: last, watch: true, since: None })
     }
 
     /// Someone who has waited for too long.
@@ -149,7 +162,7 @@ impl MemberList {
 
     /// The link is gone, and with it all answers: the persons who wait in vain.
     pub fn end_link(&mut self) -> impl Iterator<Item = Ticket> + use<> {
-        self.reading = Reading::Idle;
+        (self.reading, self.whole) = (None, None);
         std::mem::take(&mut self.questions).into_iter().filter_map(|question| match question {
             Question::Person(ticket, _) => Some(ticket),
             Question::Own | Question::Abandoned => None,
@@ -160,13 +173,24 @@ impl MemberList {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 mod tests {
+    use std::net::IpAddr;
     use std::time::Duration;
 
     use super::*;
 
     fn page(names: std::ops::Range<usize>) -> Vec<Peer> {
-        let name = |at| format!("m{at:04}").parse().unwrap();
-        names.map(|at| Peer { name: name(at), addresses: vec![], online: true }).collect()
+        let name = |at| format!("m{at:06}").parse().unwrap();
+        let address = IpAddr::from([10, 0, 0, 9]);
+        names.map(|at| Peer { name: name(at), addresses: vec![address], online: true }).collect()
+    }
+
+    fn asked(after: Option<Name>, since: Option<u64>) -> Asked {
+        Asked { after, watch: true, since }
+    }
+
+    /// Takes the last page from a hub of an earlier version.
+    fn last_page(list: &mut MemberList, names: std::ops::Range<usize>) -> PageOutcome {
+        list.handle_page(page(names), PageKind::Last, None)
     }
 
     #[test]
@@ -174,7 +198,7 @@ mod tests {
         let start = Instant::now();
         let [a, b, c] = [1, 2, 3].map(Ticket::for_test);
         let mut list = MemberList::default();
-        assert_eq!(list.handle_page(page(0..1), true), PageOutcome::Nobody, "unasked");
+        assert_eq!(last_page(&mut list, 0..1), PageOutcome::Nobody, "unasked");
         list.ask_for(a, None, start).unwrap();
         list.refresh().unwrap();
         list.ask_for(b, None, start + Duration::from_millis(1)).unwrap();
@@ -183,17 +207,13 @@ mod tests {
         assert_eq!(list.poll_late(start + PATIENCE), Some(a));
         assert_eq!(list.poll_late(start + PATIENCE), None);
         assert_eq!(list.deadline(), Some(start + PATIENCE + Duration::from_millis(1)));
-        assert_eq!(
-            list.handle_page(page(0..1), true),
-            PageOutcome::Nobody,
-            "that was for the one who gave up"
-        );
-        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Whole(page(0..2), None));
-        assert_eq!(list.handle_page(page(0..3), true), PageOutcome::Person(b, page(0..3)));
+        assert_eq!(last_page(&mut list, 0..1), PageOutcome::Nobody, "that was for the one who gave up");
+        assert_eq!(last_page(&mut list, 0..2), PageOutcome::Whole(page(0..2), None));
+        assert_eq!(last_page(&mut list, 0..3), PageOutcome::Person(b, page(0..3), true));
         list.refresh();
         assert_eq!(list.end_link().collect::<Vec<_>>(), [c]);
         assert_eq!(list.deadline(), None);
-        assert_eq!(list.handle_page(page(0..1), true), PageOutcome::Nobody);
+        assert_eq!(last_page(&mut list, 0..1), PageOutcome::Nobody);
     }
 
     #[test]
@@ -207,18 +227,44 @@ mod tests {
     #[test]
     fn a_list_that_changes_while_it_is_read_is_read_again_and_pages_do_not_mix() {
         let mut list = MemberList::default();
-        assert_eq!(list.refresh(), Some(Asked { after: None, watch: true }));
+        assert_eq!(list.refresh(), Some(asked(None, None)));
         let after = page(3..4)[0].name.clone();
-        assert_eq!(
-            list.handle_page(page(0..4), false),
-            PageOutcome::GoOn(Asked { after: Some(after), watch: true })
-        );
+        let outcome = list.handle_page(page(0..4), PageKind::Part, None);
+        assert_eq!(outcome, PageOutcome::GoOn(asked(Some(after), None)));
         assert_eq!(list.refresh(), None, "one question at a time");
         assert_eq!(list.refresh(), None);
-        let again = Some(Asked { after: None, watch: true });
-        assert_eq!(list.handle_page(page(4..6), true), PageOutcome::Whole(page(0..6), again));
-        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Whole(page(0..2), None));
-        assert_eq!(list.handle_page(page(0..2), true), PageOutcome::Nobody);
+        assert_eq!(last_page(&mut list, 4..6), PageOutcome::Whole(page(0..6), Some(asked(None, None))));
+        assert_eq!(last_page(&mut list, 0..2), PageOutcome::Whole(page(0..2), None));
+        assert_eq!(last_page(&mut list, 0..2), PageOutcome::Nobody);
+    }
+
+    #[test]
+    fn of_a_list_that_was_read_only_what_changes_is_asked_for() {
+        let mut list = MemberList::default();
+        list.refresh();
+        list.handle_page(page(0..4), PageKind::Part, Some(7));
+        list.refresh();
+        // The second page is of a later state, and the first one may lack what that one has.
+        let again = Some(asked(None, Some(7)));
+        assert_eq!(
+            list.handle_page(page(4..6), PageKind::Last, Some(9)),
+            PageOutcome::Whole(page(0..6), again)
+        );
+        let gone = Peer { addresses: vec![], ..page(1..2).remove(0) };
+        let changes = [vec![gone], page(6..7)].concat();
+        let whole = [page(0..1), page(2..7)].concat();
+        let outcome = list.handle_page(changes, PageKind::Changes, Some(9));
+        assert_eq!(outcome, PageOutcome::Whole(whole, None));
+        assert_eq!(list.refresh(), Some(asked(None, Some(9))));
+        // The hub does not know what has changed since, and tells all.
+        let after = page(2..3)[0].name.clone();
+        let outcome = list.handle_page(page(0..3), PageKind::Part, Some(12));
+        assert_eq!(outcome, PageOutcome::GoOn(asked(Some(after), None)));
+        let outcome = list.handle_page(page(3..4), PageKind::Last, Some(12));
+        assert_eq!(outcome, PageOutcome::Whole(page(0..4), None));
+        // States are those of one link.
+        drop(list.end_link());
+        assert_eq!(list.refresh(), Some(asked(None, None)));
     }
 
     #[test]
@@ -232,14 +278,25 @@ mod tests {
     fn a_list_without_end_is_cut_off() {
         let mut list = MemberList::default();
         list.refresh();
-        assert_eq!(
-            list.handle_page(vec![], false),
-            PageOutcome::Whole(vec![], None),
-            "an empty page is the last"
-        );
-        list.refresh();
-        let pages =
-            (0..).take_while(|_| matches!(list.handle_page(page(0..400), false), PageOutcome::GoOn(_)));
-        assert_eq!(pages.count(), MAX_MEMBERS / 400 - 1);
+        let outcome = list.handle_page(vec![], PageKind::Part, None);
+        assert_eq!(outcome, PageOutcome::Whole(vec![], None), "an empty page is the last");
+        let pages = |list: &mut MemberList, page_of: &dyn Fn(usize) -> Vec<Peer>| {
+            list.refresh();
+            let goes_on = |&at: &usize| {
+                let outcome = list.handle_page(page_of(at), PageKind::Part, Some(1));
+                matches!(outcome, PageOutcome::GoOn(_))
+            };
+            (0..).take_while(goes_on).count()
+        };
+        assert_eq!(pages(&mut list, &|_| page(0..400)), 1, "the same again");
+        assert_eq!(pages(&mut list, &|at| page(at * 400..(at + 1) * 400)), MAX_MEMBERS.div_ceil(400) - 1);
+        // And a hub that always tells of others has them all told again.
+        let mut most = 0;
+        for at in 0..MAX_MEMBERS / 400 + 10 {
+            list.refresh();
+            list.handle_page(page(at * 400..(at + 1) * 400), PageKind::Changes, Some(1));
+            most = most.max(list.whole.as_ref().map_or(0, |whole| whole.peers.len()));
+        }
+        assert!(most > 400 && most < MAX_MEMBERS, "{most}");
     }
 }

@@ -344,6 +344,12 @@ pub(super) fn put_flag(out: &mut Vec<u8>, flag: bool) {
     }
 }
 
+pub(super) fn put_token(out: &mut Vec<u8>, token: Option<u64>) {
+    if let Some(token) = token {
+        put(out, tag::TOKEN, &token.to_be_bytes());
+    }
+}
+
 /// A mark is there or not; earlier versions skip it.
 pub(super) fn put_mark(out: &mut Vec<u8>, tag: u8, is_there: bool) {
     if is_there {

@@ -37,6 +37,35 @@ pub struct Peer {
     pub online: bool,
 }
 
+/// What a page of the list of members is of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// There are more behind it.
+    Part,
+    /// The last one.
+    Last,
+    /// All that is another one than in a state that the spoke has; of who is gone, the name without addresses.
+    Changes,
+}
+
+impl PageKind {
+    pub(super) fn from_code(code: Option<u8>) -> PageKind {
+        match code {
+            None => PageKind::Part,
+            Some(2) => PageKind::Changes,
+            Some(_) => PageKind::Last,
+        }
+    }
+
+    pub(super) fn code(self) -> Option<u8> {
+        match self {
+            PageKind::Part => None,
+            PageKind::Last => Some(1),
+            PageKind::Changes => Some(2),
+        }
+    }
+}
+
 /// A hub of the LAN, as one of them tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubInfo {

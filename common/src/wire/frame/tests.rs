@@ -23,6 +23,10 @@ fn names() -> impl Strategy<Value = Name> {
     "[A-Za-z0-9._-]{1,63}".prop_map(|name| name.parse().unwrap())
 }
 
+fn page_kinds() -> impl Strategy<Value = PageKind> {
+    proptest::sample::select(vec![PageKind::Part, PageKind::Last, PageKind::Changes])
+}
+
 fn hubs() -> impl Strategy<Value = Vec<HubInfo>> {
     let place = ("(tls://|wss://|ws://|)[a-z0-9.-]{1,253}", 1..=u16::MAX);
     let place = place.prop_map(|(host, port)| format!("{host}:{port}").parse().unwrap());
@@ -106,10 +110,10 @@ fn controls() -> impl Strategy<Value = ControlFrame> {
             removed,
             all
         }),
-        (proptest::collection::vec(peers, 0..20), any::<bool>())
-            .prop_map(|(peers, last)| ControlFrame::Members { peers, last }),
-        (proptest::option::of(names()), any::<bool>())
-            .prop_map(|(after, watch)| ControlFrame::AskMembers { after, watch }),
+        (proptest::collection::vec(peers, 0..20), page_kinds(), any::<Option<u64>>())
+            .prop_map(|(peers, page, state)| ControlFrame::Members { peers, page, state }),
+        (proptest::option::of(names()), any::<bool>(), any::<Option<u64>>())
+            .prop_map(|(after, watch, since)| ControlFrame::AskMembers { after, watch, since }),
         Just(ControlFrame::MembersChanged),
         Just(ControlFrame::Pending),
         hubs().prop_map(ControlFrame::Hubs),

@@ -151,6 +151,7 @@ impl Members {
     /// chosen anew when their members come back.
     pub fn renumber(&mut self, subnets: Subnets, moves: &Moves) {
         let version = self.change();
+        self.journal.touched.note_all(version);
         self.subnets = subnets;
         for (_, member) in &mut self.table {
             let moved = member.addresses.iter().map(|&address| moves.translate(address));
@@ -255,6 +256,7 @@ impl Members {
         self.revoked = new.revoked;
         self.newly_revoked = new.newly_revoked;
         new.journal.edited = self.journal.edited.take();
+        new.journal.touched.note_all(new.journal.version);
         self.journal = new.journal;
         self.parties += 1;
         changes

@@ -24,6 +24,16 @@ const MAX_TAGS: usize = 32;
 pub struct Version(u64);
 
 impl Version {
+    /// The state after so many changes, as others are told it.
+    pub(crate) fn after(changes: u64) -> Version {
+        Version(changes)
+    }
+
+    /// After how many changes it is.
+    pub(crate) fn changes(self) -> u64 {
+        self.0
+    }
+
     /// The state after one more change.
     pub(crate) fn next(self) -> Version {
         Version(self.0 + 1)

@@ -1,6 +1,7 @@
 //! Records from an attacker on the way, and frames that an authenticated end should not say.
 
 use super::*;
+use crate::wire::frame::PageKind;
 
 // ---- records from an attacker
 
@@ -133,7 +134,7 @@ fn unknown_kinds_are_skipped_from_128_on_and_break_the_link_below() {
 fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
     let refused = ControlFrame::Refused { reason: Refusal::Full, text: String::new() };
     let routes = ControlFrame::Routes { added: vec![], removed: vec![], all: true };
-    let members = ControlFrame::Members { peers: vec![], last: true };
+    let members = ControlFrame::Members { peers: vec![], page: PageKind::Last, state: None };
     // Who may hear it: a hub that decides, a hub, a spoke that waits, a spoke.
     let table: &[(ControlFrame, [bool; 4])] = &[
         (ControlFrame::Ping(1), [true; 4]),
@@ -143,7 +144,7 @@ fn each_end_says_only_what_is_its_to_say_and_only_in_time() {
         (refused, [false, false, true, false]),
         (routes, [false, false, false, true]),
         (members, [false, false, false, true]),
-        (ControlFrame::AskMembers { after: None, watch: false }, [false, true, false, false]),
+        (ControlFrame::AskMembers { after: None, watch: false, since: None }, [false, true, false, false]),
     ];
     for (control, allowed) in table {
         for (at, &allowed) in allowed.iter().enumerate() {

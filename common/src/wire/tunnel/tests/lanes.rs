@@ -66,7 +66,7 @@ fn packets_go_both_ways_by_a_lane_and_frames_about_the_lan_end_it() {
     lane.hub.enqueue(&packet, lane.now);
     lane.exchange();
     assert_eq!((lane.hub.packets(), lane.spoke.packets()), (vec![packet.clone()], vec![packet]));
-    let asking = ControlFrame::AskMembers { after: None, watch: true };
+    let asking = ControlFrame::AskMembers { after: None, watch: true, since: None };
     for frame in [asking, CLOSED, OFFERED] {
         let mut lane = attached(&link, 20, link.now);
         let record = lane.spoke.control_record(&frame);
