@@ -237,7 +237,9 @@ impl Core {
             _ => debug_assert!(false, "a job that nobody gave"),
         }
         self.start_job(now);
-        self.switch.release(|version| self.saving.is_settled(version));
+        for id in self.switch.release(|version| self.saving.is_settled(version)) {
+            self.tell_online(id);
+        }
     }
 
     fn handle_written(
