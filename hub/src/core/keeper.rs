@@ -483,8 +483,8 @@ impl Core {
         let is_due = self.switch.is_live(link)
             && self.switch.waiting_control(link) < TELL_AHEAD
             && !self.keeper.telling.has_page(link)
-            // A store may not agree to what the list says now.
-            && !(self.keeper.store().is_some() && self.keeper.waiting() > 0);
+            // The keeper, or the store, may not agree to what the list says now.
+            && (self.keeper.decides_alone() || self.keeper.waiting() == 0);
         if is_due {
             let first = *told == Told::Nothing;
             let (records, told) = self.page(told);

@@ -77,3 +77,40 @@ impl Lane {
         self.state = State::None;
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn lossy(resent: u32) -> TcpInfo {
+        TcpInfo { shortest: Some(Duration::from_millis(100)), resent, ..TcpInfo::default() }
+    }
+
+    #[test]
+    fn one_is_tried_where_the_other_hub_takes_it_and_one_at_a_time() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        assert!(!lane.begin(&lossy(9), now), "the other hub has not said that it takes one");
+        lane.offered();
+        assert!(lane.begin(&lossy(9), now) && lane.is_dialling());
+        assert!(!lane.begin(&lossy(20), now));
+        assert_eq!(lane.session(), None);
+        let session = SessionId::new(7);
+        lane.dialled(session);
+        assert!(!lane.is_dialling() && lane.session() == Some(session) && !lane.begin(&lossy(30), now));
+        lane.opened(session, now);
+        assert!(lane.session() == Some(session) && !lane.may_begin());
+    }
+
+    #[test]
+    fn one_that_fails_is_tried_again_later() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        lane.offered();
+        assert!(lane.begin(&lossy(9), now));
+        lane.failed(now);
+        assert!(lane.may_begin() && !lane.begin(&lossy(20), now));
+        assert!(lane.begin(&lossy(30), now + Duration::from_secs(10)));
+    }
+}
