@@ -14,9 +14,15 @@ use crate::field::Field;
 use crate::house::{Context, Failure, Host, Process, Result, wait_for_port};
 use crate::systems::{Running, START, Way, command, inner_address};
 
-/// OpenVPN over TCP: AES-256-GCM, the server passes packets from client to client. No certificate authority:
-/// each side knows the other's fingerprint (openvpn(8), --peer-fingerprint).
+/// OpenVPN over TCP.
 pub(crate) fn openvpn(field: Field) -> Result<Running> {
+    openvpn_by(field, ["tcp-server\ntcp-nodelay", "tcp-client"])
+}
+
+/// OpenVPN: AES-256-GCM, the server passes packets from client to client. No certificate authority: each side knows the
+/// other's fingerprint (openvpn(8), --peer-fingerprint). `protocols`: the server's and the clients'.
+pub(crate) fn openvpn_by(field: Field, protocols: [&str; 2]) -> Result<Running> {
+    let [of_it, of_clients] = protocols;
     let server = fingerprint(&field.hub, "server")?;
     let clients: Vec<_> =
         field.ends.iter().enumerate().map(|(i, end)| fingerprint(end, &client(i))).collect::<Result<_>>()?;
@@ -28,11 +34,11 @@ pub(crate) fn openvpn(field: Field) -> Result<Running> {
         write(&field.hub, &private.join(client(i)), &format!("ifconfig-push {address} 255.255.255.0\n"))?;
     }
     let config = format!(
-        "mode server\ntls-server\ndev tun\ntopology subnet\nproto tcp-server\nport 1194\n\
+        "mode server\ntls-server\ndev tun\ntopology subnet\nproto {of_it}\nport 1194\n\
          ifconfig 10.0.0.1 255.255.255.0\npush \"topology subnet\"\nclient-to-client\n\
          client-config-dir {directory}\nccd-exclusive\n\
          cert {directory}/server.crt\nkey {directory}/server.key\ndh none\ndata-ciphers AES-256-GCM\n\
-         keepalive 10 60\ntcp-nodelay\n\
+         keepalive 10 60\n\
          <peer-fingerprint>\n{}\n</peer-fingerprint>\n",
         clients.join("\n")
     );
@@ -41,7 +47,7 @@ pub(crate) fn openvpn(field: Field) -> Result<Running> {
     for (i, end) in field.ends.iter().enumerate() {
         let (name, directory) = (client(i), end.private().display());
         let config = format!(
-            "client\ndev tun\nproto tcp-client\nremote {} 1194\nnobind\n\
+            "client\ndev tun\nproto {of_clients}\nremote {} 1194\nnobind\n\
              cert {directory}/{name}.crt\nkey {directory}/{name}.key\npeer-fingerprint {server}\n\
              data-ciphers AES-256-GCM\n",
             Field::hub_address(i)

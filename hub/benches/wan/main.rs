@@ -175,6 +175,10 @@ fn contenders(builds: Option<&str>) -> Result<Vec<Contender>> {
         // A segment that is lost holds up one connection of eight.
         peers::softether_by(field, 8)
     }));
+    contenders.push(contender("openvpn udp", |field| {
+        system("openvpn")?.require()?;
+        peers::openvpn_by(field, ["udp"; 2])
+    }));
     for name in ["openvpn", "tinc", "wireguard-go"] {
         contenders.push(contender(name, move |field| known(name, field)));
     }
