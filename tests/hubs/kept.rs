@@ -1,7 +1,8 @@
 //! Hubs that share one list, which one of them keeps: who joins where, and what holds while the keeper is away.
 
+use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -273,6 +274,51 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
         (&world.status(B)["keeper"]["this"], &world.status(A)["keeper"]["term"]),
         (&true.into(), &2.into())
     );
+}
+
+/// Its list is lost, or of a time when there was hardly a member.
+#[test]
+fn a_hub_with_an_old_list_or_none_has_that_of_ten_thousand_members_within_a_second() {
+    const STRANGERS: usize = 10_000;
+    let _place = place();
+    let mut world = World::of_two();
+    world.kill(A);
+    world.kill(B);
+    let list = |world: &World, hub: usize| state(world.host(hub), "hub").join("members");
+    // Any 43 characters of base64 that end in zeros are a key.
+    let lines: String = (0..STRANGERS).map(|number| format!("{number:A<42}A= m{number} -\n")).collect();
+    let old = fs::read_to_string(list(&world, A)).unwrap();
+    fs::write(list(&world, A), old + &lines).unwrap();
+    world.start(A);
+    for (host, name, is_lost) in [(LAPTOP, "laptop", false), (DESK, "desk", true)] {
+        if is_lost {
+            fs::remove_file(list(&world, B)).unwrap();
+        }
+        world.start(B);
+        let start = Instant::now();
+        // Nobody is let in but by the list as it is.
+        world.spoke(host, &["--hub", &World::place(B), "--name", name], SPOKE_ON_LAN);
+        let took = start.elapsed();
+        println!("a newcomer is let in {took:?} after the hub's start, its list lost: {is_lost}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        let names = |hub: usize| {
+            let without_home = |line: &String| line.rsplit_once(' ').unwrap().0.to_owned();
+            world.members(hub).iter().map(without_home).collect::<Vec<_>>()
+        };
+        let members = names(B);
+        assert!(members.len() > STRANGERS && members == names(A), "{}", members.len());
+        world.kill(B);
+    }
+    // The keeper does not have the others lose theirs.
+    world.kill(A);
+    fs::remove_file(list(&world, A)).unwrap();
+    let host = world.host(A);
+    let mut command = Command::new(&world.binaries.hub);
+    command.args(["--subnet", "10.0.0.0/24", "--state"]).arg(host.private().join("hub"));
+    run(host, command).fails_with(1, "copy that file from another hub, whose own is the same");
+    fs::copy(list(&world, B), list(&world, A)).unwrap();
+    world.start(A);
+    assert!(world.members(A).len() > STRANGERS);
 }
 
 #[test]

@@ -53,6 +53,13 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The file is missing or empty where it must not be.
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Why it has to be there, and what to do.
+        why: String,
+    },
     /// The file is a link to one elsewhere, which would be replaced.
     Link(PathBuf),
     /// The state directory is a link to one that is not there.
@@ -107,6 +114,7 @@ impl fmt::Display for Error {
                 "{}, line {line}: {why}; mend or delete the line (the file was left as it is)",
                 path.display()
             ),
+            Error::Lost { path, why } => write!(f, "{} is missing or empty: {why}", path.display()),
             Error::Link(path) => write!(
                 f,
                 "cannot write {}: it is a link, which is left to whoever made it: what it leads to is read, and may be \

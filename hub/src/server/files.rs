@@ -81,6 +81,9 @@ impl StateFiles {
         }
         let files = StateFiles { state, subnets, moves, written: None };
         let text = files.state.read(MEMBERS)?.unwrap_or_default();
+        if !has_lines(&text) {
+            files.check_lost()?;
+        }
         let found = files.read_at_start(&text).map_err(|error| files.other_subnet(error, &known))?;
         let now = files.moves.to_text();
         if before.as_ref() != Some(&now)
@@ -107,6 +110,21 @@ impl StateFiles {
             moves: self.moves.clone(),
             lan: read_lan(&self.state)?,
         })
+    }
+
+    /// The list is missing or empty: no hub starts with that if others would take it for theirs.
+    fn check_lost(&self) -> Result<(), state::Error> {
+        let LanFile { term, is_stored, .. } = read_lan(&self.state)?;
+        let own = self.state.key()?.public();
+        if is_stored || term.is_none_or(|term| term.number == 0 || term.keeper != own) {
+            return Ok(());
+        }
+        let why = format!(
+            "this hub keeps the list of members, and the other hubs would lose theirs with it; copy that file from another \
+             hub, whose own is the same, or, if there is none, delete {}",
+            self.state.path().join(LAN).display()
+        );
+        Err(state::Error::Lost { path: self.members_file(), why })
     }
 
     /// Says how to take everybody along to another subnet, if that is why a line is invalid.
@@ -307,6 +325,11 @@ fn read_moves(state: &State) -> Result<(Option<String>, Moves), state::Error> {
     let moves = Moves::parse(text.as_deref().unwrap_or_default());
     let moves = moves.map_err(|bad| state.damaged(SUBNETS, bad.line, bad.why))?;
     Ok((text, moves))
+}
+
+/// Whether a list has lines that are no comments.
+pub(super) fn has_lines(text: &str) -> bool {
+    text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
 }
 
 /// What `lan` says.

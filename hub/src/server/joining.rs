@@ -18,7 +18,7 @@ use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::place::Place;
 use common::wire::tunnel::{self, Event, Tunnel, outbox};
 use ipnetwork::IpNetwork;
-use log::info;
+use log::{info, warn};
 
 use super::dials::{Connected, Dials, Outcome};
 use super::files::{self, LAN, LOCKED, MEMBERS};
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The LAN that a hub has joined: its prefixes, and its largest packet.
 pub type Joined = (Vec<IpNetwork>, u32);
 
-/// Joins, unless that was done before.
+/// Joins, unless that was done before and the list is there that it was told.
 ///
 /// # Errors
 /// A sentence that says what to do.
@@ -43,11 +43,13 @@ pub fn join(
 ) -> Result<Joined, String> {
     let state = State::open_as(state, user.map(User::uid)).map_err(text)?;
     let known = files::read_lan(&state).map_err(text)?;
+    let has_list = files::has_lines(&state.read(MEMBERS).map_err(text)?.unwrap_or_default());
     if let (false, Some(mtu)) = (known.subnets.is_empty(), known.mtu) {
-        return Ok((known.subnets, mtu));
-    }
-    let list = state.read(MEMBERS).map_err(text)?.unwrap_or_default();
-    if list.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+        if has_list {
+            return Ok((known.subnets, mtu));
+        }
+        warn!("the list of members is lost: this hub joins anew to be told it");
+    } else if has_list {
         return Err(format!(
             "{} has members of a LAN of its own: give the hub that joins another --state, or remove that file",
             state.path().join(MEMBERS).display()
