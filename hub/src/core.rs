@@ -47,6 +47,7 @@ mod names;
 mod offers;
 mod renumber;
 mod store;
+mod telling;
 
 pub use access::Case;
 

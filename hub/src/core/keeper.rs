@@ -1,19 +1,18 @@
-//! The list that hubs share: what this hub asks the keeper for, or agrees to as the keeper, and tells the others. Pure.
+//! The list that hubs share: what this hub asks the keeper for, or agrees to as the keeper. Pure.
 //!
 //! A copy decides by its own list and asks the keeper to agree before anyone hears of it. Where another hub was quicker, it
 //! takes over what the list says and decides anew; where the keeper does not answer, it takes back what it decided.
 
 use std::time::Instant;
 
-use common::wire::frame::{ControlFrame, Edit, Join, MAX_RECORDS, Record, RecordId, Refusal, Term};
+use common::wire::frame::{ControlFrame, Edit, Join, Record, RecordId, Refusal, Term};
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
 
 use super::Core;
-use super::links::TELL_AHEAD;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::keeper::{Asked, KEEPER_TIME, State, Store, Then, Told, Untold, parts, size};
+use crate::lan::keeper::{Asked, KEEPER_TIME, Store, Then, parts};
 use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
@@ -115,7 +114,7 @@ impl Core {
         self.keeper.is_fresh() || self.keeper.other().as_ref().is_some_and(is_strange)
     }
 
-    fn tell_keeper(&mut self, link: SessionId, hub: PublicKey) {
+    pub(super) fn tell_keeper(&mut self, link: SessionId, hub: PublicKey) {
         if let Some(term) = self.keeper.term() {
             let wants_all = term.keeper == hub || self.takes_any_list();
             self.switch.tell(link, &ControlFrame::Keeper { term, wants_all });
@@ -203,10 +202,6 @@ impl Core {
             let state = self.state_of_list();
             self.keeper.telling.note(state, edits.into_iter().map(|edit| edit.record));
         }
-    }
-
-    fn state_of_list(&self) -> State {
-        (self.members().version(), self.invites().version())
     }
 
     /// Does what was to be done once the keeper agrees.
@@ -313,8 +308,18 @@ impl Core {
             keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
             KEEPER_TIME.as_secs()
         );
-        let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
+        let then = overdue.into_iter().flat_map(|asked| asked.then);
+        let (answers, then): (Vec<Then>, _) = then.partition(|then| matches!(then, Then::Answer(..)));
         self.take_back(records, then, &why, now);
+        for answer in answers {
+            // It was asked, and may agree all the same.
+            if let Then::Answer(request, _) = answer {
+                self.answer(
+                    request,
+                    Err(format!("{why}: it may still be done, `hub status` shows whether it is")),
+                );
+            }
+        }
         // It may be written down all the same.
         if let Some(store) = self.keeper.store_mut() {
             store.is_attached = false;
@@ -426,117 +431,6 @@ impl Core {
         }
     }
 
-    /// Answers a question with why nothing is changed, and these records as they are.
-    fn refuse_question(&mut self, link: SessionId, token: u64, why: &str, ids: &[RecordId]) {
-        let mut room = MAX_RECORDS;
-        let records = ids.iter().map(|id| self.admission.record(*id));
-        let records = records.take_while(|record| take_room(&mut room, record)).collect();
-        let answer = ControlFrame::Answer { token, refused: Some(why.to_owned()), records };
-        let state = self.state_of_list();
-        self.keeper.telling.note_frame(state, link, answer);
-    }
-
-    // ---- what others are told
-
-    /// Tells the other hubs what is written, and of the whole list what they take.
-    pub(super) fn tell_records(&mut self) {
-        if self.keeper.term().is_none() {
-            return;
-        }
-        loop {
-            self.tell_written();
-            // A page is told once what it says is written, too.
-            let whole = self.keeper.telling.whole();
-            if !whole.into_iter().any(|(link, told)| self.note_page(link, &told)) {
-                return;
-            }
-        }
-    }
-
-    fn tell_written(&mut self) {
-        let mut records = Vec::new();
-        loop {
-            let Core { keeper, saving, admission, .. } = self;
-            let (members, invites) = (admission.members(), admission.invites());
-            let untold = keeper.telling.next_untold(|state| saving.is_written(state, members, invites));
-            let frame = match untold {
-                Some(Untold::Record(record)) => {
-                    records.push(record);
-                    continue;
-                }
-                Some(Untold::Frame(link, frame)) => Some((link, frame)),
-                None => None,
-            };
-            for records in chunks(std::mem::take(&mut records)) {
-                self.tell_links(&ControlFrame::Records { records, first: false, last: false });
-            }
-            match frame {
-                Some((link, frame)) if self.switch.is_live(link) => self.switch.tell(link, &frame),
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
-    /// Notes the next page of the whole list for a link, if that takes more and none waits.
-    fn note_page(&mut self, link: SessionId, told: &Told) -> bool {
-        let is_due = self.switch.is_live(link)
-            && self.switch.waiting_control(link) < TELL_AHEAD
-            && !self.keeper.telling.has_page(link)
-            // The keeper, or the store, may not agree to what the list says now.
-            && (self.keeper.decides_alone() || self.keeper.waiting() == 0);
-        if is_due {
-            let first = *told == Told::Nothing;
-            let (records, told) = self.page(told);
-            let frame = ControlFrame::Records { records, first, last: told.is_none() };
-            let state = self.state_of_list();
-            self.keeper.telling.note_frame(state, link, frame);
-            self.keeper.telling.told(link, told);
-        }
-        is_due
-    }
-
-    /// The records behind those that were told, and how far that is; `None`: everything.
-    pub(super) fn page(&self, told: &Told) -> (Vec<Record>, Option<Told>) {
-        let (mut records, mut room) = (Vec::new(), MAX_RECORDS);
-        let mut take = |record: Record| {
-            let has_room = take_room(&mut room, &record);
-            if has_room {
-                records.push(record);
-            }
-            has_room
-        };
-        let Told::Members(last) = told else {
-            let mut others = self.admission.other_records();
-            others.sort_by_key(|record| record.id);
-            let is_told = |record: &&Record| matches!(told, Told::Others(last) if record.id <= *last);
-            let is_whole = others.iter().skip_while(is_told).all(|record| take(record.clone()));
-            let last = records.last().filter(|_| !is_whole).map(|record| Told::Others(record.id));
-            return (records, Some(last.unwrap_or(Told::Members(None))));
-        };
-        let mut last = last.clone();
-        for member in self.members().after(last.clone().as_ref()) {
-            if !take(self.members().record(&member.key)) {
-                return (records, Some(Told::Members(last)));
-            }
-            last = Some(member.name.clone());
-        }
-        (records, None)
-    }
-
-    /// Tells all hubs the whole list anew, as a person has edited it; a copy asks for it.
-    pub(super) fn share_anew(&mut self) {
-        drop(self.admission.take_edits());
-        let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
-        for (link, hub) in links {
-            if self.keeper.is_own() {
-                self.keeper.telling.tell_whole(link);
-            } else if self.keeper.other() == Some(hub) {
-                self.tell_keeper(link, hub);
-            }
-        }
-    }
-
     /// Has this hub in the list that is about to be shared, as one that is reached there.
     pub(super) fn found(&mut self, place: Option<Place>, now: Instant) -> Result<(), String> {
         self.admission.list_hub(self.key.public(), &self.lan.hub_name, place)?;
@@ -571,27 +465,4 @@ impl Core {
             }
         }
     }
-}
-
-/// Takes what a record needs of the room in a frame, where there is any; a last one may need more.
-fn take_room(room: &mut usize, record: &Record) -> bool {
-    let has_room = *room > 0;
-    *room = room.saturating_sub(size(record));
-    has_room
-}
-
-/// Records in parts of at most [`MAX_RECORDS`] bytes, or of one record.
-fn chunks(records: Vec<Record>) -> Vec<Vec<Record>> {
-    let (mut chunks, mut room): (Vec<Vec<Record>>, usize) = (Vec::new(), 0);
-    for record in records {
-        if room < size(&record) || chunks.is_empty() {
-            chunks.push(Vec::new());
-            room = MAX_RECORDS;
-        }
-        room = room.saturating_sub(size(&record));
-        if let Some(chunk) = chunks.last_mut() {
-            chunk.push(record);
-        }
-    }
-    chunks
 }
