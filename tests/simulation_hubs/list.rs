@@ -325,8 +325,11 @@ impl World {
         for (name, secret) in &list.good {
             let is_there =
                 invites.iter().any(|line| line.starts_with(&Secret([*secret; 16]).hash().to_string()));
-            // Whom it let in may have been taken off again before it heard so.
-            let is_used = list.entered.contains_key(&Some(*secret)) || list.used.contains(secret);
+            // Whom it let in may have been taken off again before it heard so, and before the keeper's turn ended.
+            let is_taken_off = |at: &usize| self.secret_of(*at) == Some(*secret);
+            let is_used = list.entered.contains_key(&Some(*secret))
+                || list.used.contains(secret)
+                || list.removed.iter().any(is_taken_off);
             assert!(is_there || is_used, "the invite for {name} is lost");
         }
         for name in list.void.iter().filter(|name| list.issued[*name] <= 2) {
