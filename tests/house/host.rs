@@ -249,7 +249,12 @@ impl Host {
         let what = format!("{}: connect to {address}", self.name);
         let socket =
             self.run(move || Socket::new(Domain::for_address(address), Type::STREAM, None)).context(&what)?;
-        socket.connect_timeout(&address.into(), timeout).context(&what)?;
+        let connected = socket.connect_timeout(&address.into(), timeout).map_err(|error| {
+            // The kernel may close it a moment before it says why.
+            let why = if error.raw_os_error().is_none() { socket.take_error().ok().flatten() } else { None };
+            why.unwrap_or(error)
+        });
+        connected.context(&what)?;
         Ok(socket.into())
     }
 
