@@ -105,7 +105,7 @@ impl Disk {
         let whole = without_torn_line(&moved, bad.line).expect(&bad.why);
         let mut members = Members::parse(whole, self.subnets).map_err(|bad| bad.why).unwrap();
         self.append_from.iter().for_each(|&(new, changed)| members.append_from(new, changed));
-        members.set_damaged();
+        members.set_outdated();
         members
     }
 

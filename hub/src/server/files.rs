@@ -244,7 +244,8 @@ impl StateFiles {
         };
         let Some(whole) = without_torn_line(text, bad.line) else { return Err(self.damaged(bad)) };
         let mut members = self.parse_members(whole).map_err(|bad| self.damaged(bad))?;
-        members.set_damaged();
+        // Written at once: `hub reload` would not read it.
+        members.set_outdated();
         let (file, torn) = (self.members_file(), text.get(whole.len()..).unwrap_or_default());
         warn!("{}: left out the incomplete last line: {}", file.display(), Printable(torn));
         Ok(members)
@@ -531,6 +532,7 @@ mod tests {
         for torn in ["x", &key(1).to_string()[..20], "\0\0\0", &format!("{} m1 10.0.0.", key(1))] {
             let mut scratch = Scratch::new(&format!("{}{torn}", many()));
             assert_eq!(scratch.members.to_text(), many(), "{torn:?}");
+            assert!(scratch.members.is_changed(), "a reload would not read {torn:?}");
             scratch.join(2);
             assert!(matches!(scratch.save(), (Patch::Replace(_), Written::Saved)), "{torn:?}");
             assert_eq!(scratch.text(), scratch.members.to_text());
