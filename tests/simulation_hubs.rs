@@ -52,8 +52,8 @@ const STEPS: usize = 60;
 /// the link was lost; a first hub that was never there, a handshake that takes too long.
 const KEPT: [u64; 5] = [98, 183, 393, 526, 824];
 /// Those of a shared list: one that was told twice to wait, one whose line was changed again before the answer; a hub that
-/// took for agreed, once it was started anew, what it had only asked for, twice; files that are read while the list changes; an invite
-/// whose address was given away while it was written; a torn line that stayed in the file until the next change.
+/// took for agreed, once it was started anew, what it had only asked for, twice; files that are read while the list changes;
+/// an invite whose address was given away while it was written; a torn line that stayed in the file until the next change.
 const KEPT_LISTS: [u64; 7] = [163, 199, 1_015_989, 1_063_050, 1_068_401, 3_053_440, 30_202_078];
 
 fn ms(time: u64) -> Duration {

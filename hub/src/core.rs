@@ -84,7 +84,7 @@ struct Time {
 /// Notifications to the watchers of the list of members.
 #[derive(Default)]
 struct Notify {
-    /// The state of the list that the last one was for.
+    /// The state of the list that was taken in last.
     version: Option<Version>,
     /// When the next one is due.
     at: Option<Instant>,
@@ -301,14 +301,11 @@ impl Core {
         Peer { name: member.name.clone(), addresses: member.addresses.clone(), online }
     }
 
-    /// Schedules a notification to the watchers of the list of members where it has changed. Who is on the LAN is no
-    /// part of it: they keep names and addresses.
+    /// Schedules a notification to the watchers of the list of members. Who is on the LAN is no part of it: they keep names
+    /// and addresses.
     fn notify_watchers(&mut self, now: Instant) {
-        let version = self.members().version();
-        if self.notify.version.replace(version) != Some(version) {
-            let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
-            self.notify.at.get_or_insert(earliest.max(now));
-        }
+        let earliest = self.notify.last.map_or(now, |at| at + NOTIFY_EVERY);
+        self.notify.at.get_or_insert(earliest.max(now));
     }
 
     // ---- time
@@ -359,8 +356,11 @@ impl Core {
         }
         self.seal(now);
         self.refresh_hubs(now);
-        self.refresh_homes();
-        self.notify_watchers(now);
+        let version = self.members().version();
+        if self.notify.version.replace(version) != Some(version) {
+            self.refresh_homes();
+            self.notify_watchers(now);
+        }
         self.tell_exports();
         self.tell_untold();
         self.start_job(now);

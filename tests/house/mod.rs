@@ -41,8 +41,8 @@ pub(crate) use authority::{Authority, Valid};
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, allow_cubic};
 pub(crate) use lan::{
-    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_state, make_tun, require_tun,
-    spawn_spoke, spoke_command, start_hub, state,
+    Binaries, HUB_LISTENS, Lan, SPOKE_ON_LAN, copy_state, hub_command, make_state, make_tun, nobodys_key,
+    require_tun, spawn_spoke, spoke_command, start_hub, state,
 };
 pub(crate) use names::serve_names;
 pub(crate) use net::{Direction, Net, host_behind};

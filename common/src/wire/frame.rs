@@ -408,11 +408,11 @@ impl ControlFrame {
                 kind::REFUSED
             }
             ControlFrame::Ping(token) => {
-                put_token(out, Some(*token));
+                put_token(out, *token);
                 kind::PING
             }
             ControlFrame::Pong(token) => {
-                put_token(out, Some(*token));
+                put_token(out, *token);
                 kind::PONG
             }
             ControlFrame::Bye(farewell) => {
@@ -428,7 +428,7 @@ impl ControlFrame {
             ControlFrame::Members { peers, page, state } => {
                 peers.iter().for_each(|peer| put_peer(out, peer));
                 page.code().iter().for_each(|code| put(out, tag::CODE, &[*code]));
-                put_token(out, *state);
+                state.iter().for_each(|state| put_token(out, *state));
                 kind::MEMBERS
             }
             ControlFrame::AskMembers { after, watch, since } => {
@@ -436,7 +436,7 @@ impl ControlFrame {
                     put(out, tag::NAME, name.as_str().as_bytes());
                 }
                 put_flag(out, *watch);
-                put_token(out, *since);
+                since.iter().for_each(|since| put_token(out, *since));
                 kind::ASK_MEMBERS
             }
             ControlFrame::MembersChanged => kind::MEMBERS_CHANGED,
@@ -473,12 +473,12 @@ impl ControlFrame {
                 kind::RECORDS
             }
             ControlFrame::Ask { token, edits } => {
-                put_token(out, Some(*token));
+                put_token(out, *token);
                 edits.iter().for_each(|edit| put_edit(out, edit));
                 kind::ASK
             }
             ControlFrame::Answer { token, refused, records } => {
-                put_token(out, Some(*token));
+                put_token(out, *token);
                 if let Some(text) = refused {
                     put(out, tag::TEXT, text.chars().take(MAX_TEXT / 4).collect::<String>().as_bytes());
                 }

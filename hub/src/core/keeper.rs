@@ -17,6 +17,9 @@ use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
 
+/// What came of a change that is taken back before anyone may have agreed to it.
+pub(super) const UNCHANGED: &str = "nothing is changed";
+
 impl Core {
     /// Who keeps the list of members, if hubs share it.
     pub fn keeper(&self) -> Option<Term> {
@@ -191,7 +194,7 @@ impl Core {
                 let Asked { edits, then, .. } = *asked;
                 let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
                 let before = edits.into_iter().map(before).collect();
-                self.take_back(before, then, "too much waits for the keeper of the list", now);
+                self.take_back(before, then, ("too much waits for the keeper of the list", UNCHANGED), now);
             }
         }
     }
@@ -277,7 +280,7 @@ impl Core {
                 }
             }
             Then::Link(session, ..) if !self.keeper.try_again(session) => self.refuse_for_now(session, why),
-            Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+            Then::Answer(request, _) => self.answer(request, Err(format!("{why}: {UNCHANGED}"))),
             Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) | Then::Reply(..) => {
                 self.conclude(then, now);
             }
@@ -308,26 +311,24 @@ impl Core {
             keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
             KEEPER_TIME.as_secs()
         );
-        let then = overdue.into_iter().flat_map(|asked| asked.then);
-        let (answers, then): (Vec<Then>, _) = then.partition(|then| matches!(then, Then::Answer(..)));
-        self.take_back(records, then, &why, now);
-        for answer in answers {
-            // It was asked, and may agree all the same.
-            if let Then::Answer(request, _) = answer {
-                self.answer(
-                    request,
-                    Err(format!("{why}: it may still be done, `hub status` shows whether it is")),
-                );
-            }
-        }
+        let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
+        let outcome = "it may still be done, `hub status` shows whether it is";
+        self.take_back(records, then, (&why, outcome), now);
         // It may be written down all the same.
         if let Some(store) = self.keeper.store_mut() {
             store.is_attached = false;
         }
     }
 
-    /// Makes the list what it is without changes that are taken back. A membership that was revoked here stays so.
-    pub(super) fn take_back(&mut self, records: Vec<Record>, waiting: Vec<Then>, why: &str, now: Instant) {
+    /// Makes the list what it is without changes that are taken back, and says why, and to a person what came of theirs. A
+    /// membership that was revoked here stays so.
+    pub(super) fn take_back(
+        &mut self,
+        records: Vec<Record>,
+        waiting: Vec<Then>,
+        (why, outcome): (&str, &str),
+        now: Instant,
+    ) {
         let ids: Vec<RecordId> = records.iter().map(|record| record.id).collect();
         ids.iter().for_each(|id| self.admission.write_again(*id));
         self.put(records, now);
@@ -336,7 +337,7 @@ impl Core {
                 Then::Welcome(session, _) | Then::Decide(session, ..) | Then::Link(session, ..) => {
                     self.refuse_for_now(session, why);
                 }
-                Then::Answer(request, _) => self.answer(request, Err(format!("{why}: nothing is changed"))),
+                Then::Answer(request, _) => self.answer(request, Err(format!("{why}: {outcome}"))),
                 Then::Reply(link, token) => self.refuse_question(link, token, why, &ids),
                 Then::Nothing => {}
             }

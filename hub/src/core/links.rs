@@ -359,15 +359,12 @@ impl Core {
     /// Takes in what else hangs on the list of members: the addresses that this hub has alone, and where members are that
     /// were told of before the list had them.
     pub(super) fn refresh_homes(&mut self) {
-        let version = self.members().version();
-        if self.hubs.homes_of.replace(version) != Some(version) {
-            let own = self.members().addresses_of(&self.key.public()).to_vec();
-            if own != self.hubs.own_addresses {
-                self.hubs.own_addresses.clone_from(&own);
-                self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));
-            }
-            self.peers.take_strangers().iter().for_each(|key| self.refresh_home(key));
+        let own = self.members().addresses_of(&self.key.public()).to_vec();
+        if own != self.hubs.own_addresses {
+            self.hubs.own_addresses.clone_from(&own);
+            self.effects.push_back(Effect::SetSubnets(self.lan.subnets, own));
         }
+        self.peers.take_strangers().iter().for_each(|key| self.refresh_home(key));
     }
 
     // ---- what is asked about them

@@ -8,6 +8,7 @@ use std::time::Instant;
 use common::wire::frame::{Edit, Record, RecordId, Term};
 
 use super::Core;
+use super::keeper::UNCHANGED;
 use crate::ids::SessionId;
 use crate::lan::keeper::{Asked, Store, Told};
 
@@ -91,7 +92,7 @@ impl Core {
         store.is_attached = false;
         let (asked, records) = self.keeper.take_asked();
         let then = asked.into_iter().flat_map(|asked| asked.then).collect();
-        self.take_back(records, then, why, now);
+        self.take_back(records, then, (why, UNCHANGED), now);
     }
 
     /// All records are told: takes off the list what was not among them.

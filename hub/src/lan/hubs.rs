@@ -9,7 +9,7 @@ use common::wire::frame::{HubInfo, MAX_TOLD_HUBS};
 use common::wire::key::PublicKey;
 
 use crate::ids::{MemberId, SessionId};
-use crate::lan::members::{MAX_HUBS, Member, Members, Version};
+use crate::lan::members::{MAX_HUBS, Member, Members};
 
 /// A hub that drains sends so many members away at once, and the next ones after this time: the hubs that take them need
 /// half a millisecond for each, and have members of their own.
@@ -36,8 +36,6 @@ pub(crate) struct Hubs {
     is_listed: bool,
     /// The state of [`Members::parties`] that they were read from.
     parties: Option<u64>,
-    /// The state of the list of members by which it was decided where those are that other hubs tell of.
-    pub(crate) homes_of: Option<Version>,
     /// The addresses on the device that this hub has alone, beside those that each hub has.
     pub(crate) own_addresses: Vec<IpAddr>,
 }

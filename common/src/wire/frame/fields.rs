@@ -344,10 +344,8 @@ pub(super) fn put_flag(out: &mut Vec<u8>, flag: bool) {
     }
 }
 
-pub(super) fn put_token(out: &mut Vec<u8>, token: Option<u64>) {
-    if let Some(token) = token {
-        put(out, tag::TOKEN, &token.to_be_bytes());
-    }
+pub(super) fn put_token(out: &mut Vec<u8>, token: u64) {
+    put(out, tag::TOKEN, &token.to_be_bytes());
 }
 
 /// A mark is there or not; earlier versions skip it.

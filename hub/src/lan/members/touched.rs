@@ -40,3 +40,24 @@ impl Touched {
         (state >= self.forgotten).then(|| touched.map(|(_, name)| name).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_touched_since_a_state_is_known_for_a_while() {
+        let name = |at: u64| format!("m{at}").parse::<Name>().unwrap();
+        let mut touched = Touched::default();
+        let most = MOST as u64;
+        (1..=most).for_each(|at| touched.note(Version::after(at), name(at)));
+        assert_eq!(touched.since(Version::after(0)).map(|names| names.len()), Some(MOST));
+        assert_eq!(touched.since(Version::after(most - 1)), Some([&name(most)].into()));
+        touched.note(Version::after(most + 1), name(most));
+        assert_eq!(touched.since(Version::after(0)), None, "the first one is forgotten");
+        assert_eq!(touched.since(Version::after(most - 1)), Some([&name(most)].into()), "told once");
+        touched.note_all(Version::after(most + 2));
+        assert_eq!(touched.since(Version::after(most + 1)), None);
+        assert_eq!(touched.since(Version::after(most + 2)), Some(BTreeSet::new()));
+    }
+}
