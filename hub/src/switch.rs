@@ -511,9 +511,8 @@ impl Switch {
 
     // ---- sending
 
-    /// Releases the sessions that waited for states of the list of members that are settled now: whose.
-    pub fn release(&mut self, is_settled: impl Fn(Version) -> bool) -> Vec<MemberId> {
-        let mut released = Vec::new();
+    /// Releases the sessions that waited for states of the list of members that are settled now.
+    pub fn release(&mut self, is_settled: impl Fn(Version) -> bool) {
         while let Some(&(version, session)) =
             self.sending.held.front().filter(|(version, _)| is_settled(*version))
         {
@@ -522,11 +521,9 @@ impl Switch {
             let entry = self.sessions.get_mut(session.index());
             if let Some(entry) = entry.filter(|entry| entry.hold == Some(version)) {
                 entry.hold = None;
-                released.extend(entry.member().filter(|_| entry.end.is_none()));
                 self.mark_dirty(session);
             }
         }
-        released
     }
 
     /// Has this session flushed at the end of the turn.

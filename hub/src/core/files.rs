@@ -237,9 +237,7 @@ impl Core {
             _ => debug_assert!(false, "a job that nobody gave"),
         }
         self.start_job(now);
-        for id in self.switch.release(|version| self.saving.is_settled(version)) {
-            self.tell_online(id);
-        }
+        self.switch.release(|version| self.saving.is_settled(version));
     }
 
     fn handle_written(

@@ -186,7 +186,7 @@ impl Core {
     }
 
     /// Lets a member in, and replaces any other link that it has. Its welcome is sent once its line in the list of
-    /// members is written; until then another hub that it comes from is not told either, and goes on serving it.
+    /// members is written.
     pub(super) fn welcome(&mut self, session: SessionId, welcomed: Welcomed, now: Instant) {
         let Welcomed { id, join, is_new, has_used_invite, evicted } = welcomed;
         let Some(source) = self.switch.source(session) else { return };
@@ -216,9 +216,7 @@ impl Core {
         self.tell_all_routes(session, id);
         self.tell_hubs(session, id, now);
         self.offer_lane(session);
-        if hold.is_none() {
-            self.tell_online(id);
-        }
+        self.tell_online(id);
     }
 
     fn welcome_frame(&self, id: MemberId, routes: Vec<ipnetwork::IpNetwork>) -> Welcome {

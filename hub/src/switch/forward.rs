@@ -186,11 +186,8 @@ impl Switch {
         now: Instant,
     ) {
         let member = fabric.members.member(to);
-        let there = member.elsewhere.filter(|_| !matches!(self.origin(from), Origin::Link(_)));
-        // The other hub serves it until it may come here.
-        let is_held = member.session.is_some_and(|session| self.is_held(session));
-        let ways = if is_held { [there, member.session] } else { [member.session, there] };
-        let Some(to) = ways.into_iter().flatten().find(|&session| self.is_live(session)) else {
+        let mut ways = [member.session, member.elsewhere].into_iter().flatten();
+        let Some(to) = ways.find(|&session| self.is_live(session)) else {
             let answer = self.refusal(icmp::unreachable, from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
         };
@@ -202,11 +199,6 @@ impl Switch {
             return self.buffers.pool.give(packet);
         }
         self.drop_answered(from, packet, Reason::TooBig, answer, effects, now);
-    }
-
-    /// Whether nothing goes out to a member yet, as its line is not written.
-    fn is_held(&self, session: SessionId) -> bool {
-        self.session(session).is_some_and(|session| session.hold.is_some())
     }
 
     fn drop(&mut self, from: Option<SessionId>, packet: Buf, reason: Reason) {
@@ -392,10 +384,6 @@ impl Switch {
             let is_allowed = match entry.role {
                 // It may have come here while what it had sent was on the way from the hub where it was.
                 Role::Member(id) if Some(id) == sender => false,
-                // The other hub serves it until it may come here.
-                Role::Member(id) if self.is_held(to) && fabric.members.member(id).elsewhere.is_some() => {
-                    false
-                }
                 Role::Member(id) => self.allows(sender, Verdict::To(id), bytes, header, fabric, now),
                 // It holds the packet against the rules for each of its members.
                 Role::Hub => !stays_here,
