@@ -1,8 +1,9 @@
 //! A hundred hubs and a hundred thousand members in memory, and what that takes of each hub's processor: the times of one
 //! core, that others may use meanwhile.
 //!
-//! `cargo bench --bench fleet`, `-- --hubs N --members N` for another size. With 100,000 members it needs 13 GB, and
-//! `MALLOC_MMAP_THRESHOLD_=65536`, without which it is 40: buffers of which each program uses little.
+//! `cargo bench --bench fleet`, `-- --hubs N --members N` for another size. With 100,000 members it needs 15 GB, and
+//! `MALLOC_MMAP_MAX_=1000000 MALLOC_TOP_PAD_=4096 MALLOC_MMAP_THRESHOLD_=65536`: each spoke has large buffers of which it uses
+//! little, and the C library must not clear what it takes for them.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures and prints")]
 #![allow(clippy::unwrap_used, reason = "what goes wrong shall end it")]
