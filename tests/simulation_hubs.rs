@@ -18,6 +18,8 @@ mod checks;
 #[path = "simulation/disk.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod disk;
+#[path = "simulation_hubs/etcd.rs"]
+mod etcd;
 #[path = "simulation_hubs/fleet.rs"]
 mod fleet;
 #[path = "simulation_hubs/hostile.rs"]
@@ -37,6 +39,8 @@ mod pipe;
 #[path = "simulation/rng.rs"]
 #[allow(dead_code, reason = "the other simulation uses more of it")]
 mod rng;
+#[path = "simulation_hubs/store.rs"]
+mod store;
 #[path = "simulation_hubs/trace.rs"]
 mod trace;
 #[path = "simulation_hubs/world.rs"]
@@ -183,15 +187,25 @@ fn act(world: &mut World) {
 /// Hubs share one list, which one of them keeps: `SEEDS=n` tells so many stories, `SEED=n` one.
 #[test]
 fn hubs_that_share_a_list_agree_in_the_end_and_nobody_is_let_in_twice_or_lost() {
+    tell_of_lists(&KEPT_LISTS, list::tell);
+}
+
+/// They keep it in etcd.
+#[test]
+fn hubs_that_have_a_store_agree_in_the_end_with_what_is_in_it_without_a_person() {
+    tell_of_lists(&[], list::tell_stored);
+}
+
+fn tell_of_lists(kept: &[u64], tell: fn(u64, usize) -> (u64, u64)) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let first = number("FROM").unwrap_or(0);
     let seeds: Vec<u64> = match number("SEED") {
         Some(seed) => vec![seed],
-        None => KEPT_LISTS.into_iter().chain(first..first + number("SEEDS").unwrap_or(SEEDS)).collect(),
+        None => kept.iter().copied().chain(first..first + number("SEEDS").unwrap_or(SEEDS)).collect(),
     };
     let (mut done, mut entered, count) = (0, 0, seeds.len() as u64);
     for seed in seeds {
-        let told = std::panic::catch_unwind(|| list::tell(seed, STEPS));
+        let told = std::panic::catch_unwind(|| tell(seed, STEPS));
         let (more, newcomers) = told.unwrap_or_else(|_| panic!("that was SEED={seed}"));
         (done, entered) = (done + more, entered + newcomers);
     }

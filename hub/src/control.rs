@@ -28,7 +28,7 @@ mod store;
 pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
-pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord};
+pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord, serve_store};
 
 /// Most changes that the answer to a reload names.
 pub const MAX_CHANGES: usize = 100;

@@ -2,7 +2,8 @@
 //!
 //! One of these processes leads, by a key of etcd's that lasts as long as the process and its hub do: its hub keeps the list,
 //! and agrees to a change once etcd has it. Each write says that this process still leads, so that a hub that was cut off
-//! can change nothing. Where the key is gone, the next process takes its place, and brings its hub what etcd has.
+//! can change nothing. Where the key is gone, the next process takes its place, and brings its hub what etcd has
+//! (`leader.rs`).
 #![expect(clippy::disallowed_methods, reason = "an IO file: it owns the clock and connections")]
 
 use std::fs::File;
@@ -23,27 +24,26 @@ use log::{info, warn};
 use nix::unistd::{Gid, Uid};
 use ureq::http::Uri;
 
-use crate::control::{Request, StoreRequest, StoreWork, StoredRecord};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::control::{Request, StoreRequest};
 
 mod etcd;
+mod http;
+mod leader;
 
-pub use etcd::Certificates;
+pub use etcd::{Cluster, Error};
+pub use http::Certificates;
+pub use leader::{Leader, Outside};
 
-use etcd::{Change, Error, Etcd};
+use etcd::Etcd;
+use http::Endpoints;
 
-/// How long the leader's key outlives its process.
-const LEASE_SECONDS: u64 = 2;
 /// How often the lease is renewed.
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// How often to look again where there is nothing to do but wait.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The leader's key.
-const LEADER: &str = "keeper";
-/// What records of the list are below.
-const LIST: &str = "list/";
-/// Bytes of records in one request to the hub, with room for what is around them.
-const MAX_TAKEN: usize = 8 * 1024;
-
 /// What to write where.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -72,9 +72,10 @@ impl Lease {
     }
 }
 
-struct Run {
+/// What is outside: etcd, and the hub behind its control socket.
+struct Sockets {
     state: PathBuf,
-    etcd: Etcd,
+    endpoints: Endpoints,
     lease: Lease,
     /// The last line that was logged about what is wrong.
     problem: Option<String>,
@@ -87,7 +88,7 @@ struct Run {
 pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
     let [authority, certificate, key] = &options.files;
     let read = |what: &str, path: &Option<PathBuf>| {
-        path.as_deref().map(|path: &Path| etcd::read(what, path)).transpose()
+        path.as_deref().map(|path: &Path| http::read(what, path)).transpose()
     };
     let own = match (read("--cert", certificate)?, read("--key", key)?) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -95,19 +96,14 @@ pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
         (Some(_), None) | (None, Some(_)) => return Err("--cert and --key go together".to_owned()),
     };
     let certificates = Certificates { authority: read("--ca", authority)?, own };
-    let etcd = Etcd::new(&options.endpoints, &options.prefix, &certificates)?;
+    let endpoints = Endpoints::new(&options.endpoints, &certificates)?;
     confine(options)?;
     let lease = Lease::default();
-    renew(etcd.clone(), lease.clone());
-    end_at_signal(etcd.clone(), lease.clone(), signals)?;
-    let mut run = Run { state: options.state.clone(), etcd, lease, problem: None };
-    loop {
-        if let Err(why) = run.lead() {
-            run.complain(why);
-        }
-        run.resign();
-        sleep(LOOK_EVERY);
-    }
+    renew(endpoints.clone(), lease.clone());
+    end_at_signal(endpoints.clone(), lease.clone(), signals)?;
+    let sockets = Sockets { state: options.state.clone(), endpoints, lease, problem: None };
+    Leader::new(sockets, &options.prefix).run();
+    Ok(())
 }
 
 /// The hub's state directory, for a process that only goes to the socket in it.
@@ -147,12 +143,12 @@ fn confine(options: &StoreOptions) -> Result<(), String> {
 }
 
 /// Renews the lease for as long as there is one.
-fn renew(mut etcd: Etcd, lease: Lease) {
+fn renew(mut endpoints: Endpoints, lease: Lease) {
     std::thread::spawn(move || {
         loop {
             sleep(RENEW_EVERY);
             let Some(id) = lease.held() else { continue };
-            if let Ok(false) = etcd.renew(&id) {
+            if let Ok(false) = etcd(&mut endpoints).renew(&id) {
                 lease.lock().take_if(|held| *held == id);
             }
         }
@@ -160,12 +156,12 @@ fn renew(mut etcd: Etcd, lease: Lease) {
 }
 
 /// Gives the lease back at once where the process is to end.
-fn end_at_signal(mut etcd: Etcd, lease: Lease, mut signals: UnixStream) -> Result<(), String> {
+fn end_at_signal(mut endpoints: Endpoints, lease: Lease, mut signals: UnixStream) -> Result<(), String> {
     signals.set_nonblocking(false).map_err(|error| format!("cannot wait for signals: {error}"))?;
     std::thread::spawn(move || {
         let _ = signals.read(&mut [0]);
         if let Some(id) = lease.held() {
-            let _ = etcd.revoke(&id);
+            let _ = etcd(&mut endpoints).revoke(&id);
         }
         info!("stopping");
         std::process::exit(0);
@@ -173,127 +169,50 @@ fn end_at_signal(mut etcd: Etcd, lease: Lease, mut signals: UnixStream) -> Resul
     Ok(())
 }
 
-impl Run {
-    /// Says what is wrong, once.
-    fn complain(&mut self, why: String) {
-        if !why.is_empty() && self.problem.as_ref() != Some(&why) {
-            warn!("{why}");
-            self.problem = Some(why);
-        }
-    }
+/// A lease needs no prefix.
+fn etcd(cluster: &mut Endpoints) -> Etcd<'_, Endpoints> {
+    Etcd { cluster, prefix: "" }
+}
 
-    /// Gives the leader's key back, if it is this process's.
-    fn resign(&mut self) {
-        let id = self.lease.lock().take();
-        if let Some(id) = id {
-            let _ = self.etcd.revoke(&id);
-        }
+impl Cluster for Sockets {
+    fn post(&mut self, path: &str, body: &Value) -> Result<Value, Error> {
+        self.endpoints.post(path, body)
     }
+}
 
-    /// Becomes the leader, unless there is one, and does its work for as long as it is. An empty text: there is another one.
-    fn lead(&mut self) -> Result<(), String> {
-        // Before anything else, the hub has to be there. What it knows of the store is by an earlier process, or is not yet.
-        let work = self.wait(Vec::new(), Some("`hub store` has just begun".to_owned()))?;
-        if self.etcd.leader(LEADER).map_err(|error| error.to_string())?.is_some() {
-            return Err(String::new());
-        }
-        let id = self.etcd.lease(LEASE_SECONDS).map_err(|error| error.to_string())?;
-        *self.lease.lock() = Some(id.clone());
-        let number = match self.etcd.lead(LEADER, &work.key.to_string(), &id) {
-            Ok(number) => number,
-            Err(Error::NotLeader) => return Err(String::new()),
-            Err(error) => return Err(error.to_string()),
-        };
-        // A number of before etcd kept the list counts, too.
-        let term = number.max(work.term + 1);
-        loop {
-            self.attach(number, term)?;
-            self.problem = None;
-            self.serve(number)?;
-            if self.lease.held().is_none() {
-                return Err("the lease in etcd has ended".to_owned());
-            }
-        }
-    }
-
-    /// Brings the hub what etcd has, or etcd what the hub has, and has the hub keep the list.
-    fn attach(&mut self, number: u64, term: u64) -> Result<(), String> {
-        let records = self.etcd.records(LIST).map_err(|error| error.to_string())?;
-        let is_taken = !records.is_empty();
-        if is_taken {
-            let records = records.into_iter().filter_map(|(name, text)| {
-                Some(StoredRecord { id: name.strip_prefix(LIST)?.to_owned(), text: Some(text) })
-            });
-            let (mut part, mut size, mut first) = (Vec::new(), 0, true);
-            for record in records {
-                size += record.id.len() + record.text.as_ref().map_or(0, String::len);
-                part.push(record);
-                if size > MAX_TAKEN {
-                    self.ask::<()>(StoreRequest::Take { records: std::mem::take(&mut part), first })?;
-                    (size, first) = (0, false);
-                }
-            }
-            self.ask::<()>(StoreRequest::Take { records: part, first })?;
-            info!("the hub has the list from etcd");
-        } else {
-            let (mut first, mut count) = (true, 0);
-            loop {
-                let records: Vec<StoredRecord> = self.ask(StoreRequest::List { first })?;
-                if records.is_empty() {
-                    break;
-                }
-                count += records.len();
-                let changes: Vec<Vec<Change>> =
-                    records.into_iter().map(|record| vec![change(record)]).collect();
-                self.etcd.write(LEADER, number, &changes).map_err(|error| error.to_string())?;
-                first = false;
-            }
-            info!("etcd has the list from the hub: {count} records");
-        }
-        self.ask(StoreRequest::Keep { term, taken: is_taken })
-    }
-
-    /// Writes down what the hub wants, until it was started anew or etcd refuses. An error leaves the hub without a store.
-    fn serve(&mut self, number: u64) -> Result<(), String> {
-        let mut written = Vec::new();
-        loop {
-            let work = match self.wait(std::mem::take(&mut written), None) {
-                Ok(work) if work.attached => work,
-                Ok(_) => return Ok(()),
-                Err(why) if why.is_empty() => continue,
-                Err(why) => return Err(why),
-            };
-            let changes = work.changes.iter().map(|change| change.records.iter().cloned().map(self::change));
-            let changes: Vec<Vec<Change>> = changes.map(Iterator::collect).collect();
-            if let Err(error) = self.etcd.write(LEADER, number, &changes) {
-                // What is written and what is not is known again once the hub is brought up to date.
-                let lost = error.to_string();
-                self.wait(Vec::new(), Some(lost.clone()))?;
-                return match error {
-                    Error::NotLeader => Err(lost),
-                    Error::Unreachable(_) => {
-                        self.complain(lost);
-                        Ok(())
-                    }
-                };
-            }
-            written = work.changes.into_iter().map(|change| change.token).collect();
-        }
-    }
-
-    /// Tells the hub what is written, and waits until there is more. An empty text: there was nothing for some seconds.
-    fn wait(&self, written: Vec<u64>, lost: Option<String>) -> Result<StoreWork, String> {
-        self.ask(StoreRequest::Wait { written, lost })
-    }
-
-    fn ask<T: serde::de::DeserializeOwned>(&self, request: StoreRequest) -> Result<T, String> {
+impl Outside for Sockets {
+    fn ask<T: DeserializeOwned>(&mut self, request: StoreRequest) -> Result<T, String> {
         ask(&self.state, &Request::Store { request }).map_err(|error| {
             // The hub closes a connection on which it has nothing to say.
             if matches!(error, AskError::Garbled(_)) { String::new() } else { error.to_string() }
         })
     }
-}
 
-fn change(record: StoredRecord) -> Change {
-    (format!("{LIST}{}", record.id), record.text)
+    fn hold(&mut self, lease: String) {
+        *self.lease.lock() = Some(lease);
+    }
+
+    fn held(&self) -> Option<String> {
+        self.lease.held()
+    }
+
+    fn let_go(&mut self) -> Option<String> {
+        self.lease.lock().take()
+    }
+
+    fn complain(&mut self, why: Option<String>) {
+        if why.is_some() && self.problem != why {
+            why.iter().for_each(|why| warn!("{why}"));
+        }
+        self.problem = why;
+    }
+
+    fn note(&mut self, text: &str) {
+        info!("{text}");
+    }
+
+    fn pause(&mut self) -> bool {
+        sleep(LOOK_EVERY);
+        true
+    }
 }

@@ -178,6 +178,46 @@ fn the_list_in_etcd_outlives_the_hub_that_keeps_it_and_etcds_leader() {
 }
 
 #[test]
+fn the_list_of_the_hub_that_a_person_has_keep_it_goes_before_that_in_etcd() {
+    if is_missing("etcd", "etcd-server") || is_missing("etcdctl", "etcd-client") {
+        return;
+    }
+    let _place = place();
+    let mut stored = Stored::new();
+    // While `hub store` runs, etcd gets the list of that hub, which keeps it in etcd.
+    stored.world.ask(B, &["keep"]).good();
+    await_true("it keeps the list in etcd", SOON, || {
+        stored.keeps(B) && [A, C].iter().all(|&hub| stored.world.status(hub)["keeper"]["this"] == false)
+    });
+    stored.newcomer(LAPTOP, "one", C);
+    assert!(stored.in_etcd("/hub/list/member/").contains(" one "));
+    // Without it, the list is in that hub's files, and etcd's is an old one.
+    for hub in [A, B, C] {
+        stored.stores[hub].take().unwrap().kill().unwrap();
+    }
+    assert_eq!(stored.world.ask(C, &["keep"]).good(), "this hub keeps the list of members\n");
+    await_true("the others know", SOON, || stored.world.status(A)["keeper"]["name"] == "hub-c");
+    stored.newcomer(DESK, "two", A);
+    assert!(!stored.in_etcd("/hub/list/member/").contains(" two "));
+    stored.start_store(A);
+    let says = "etcd has an old list, and another hub keeps it: run `hub store` there, or `hub keep` here";
+    stored.stores[A].as_ref().unwrap().wait_for_line(says, SOON).unwrap();
+    stored.start_store(C);
+    await_true("it keeps the list in etcd", SOON, || stored.keeps(C));
+    await_true("etcd has it", SOON, || stored.in_etcd("/hub/list/member/").contains(" two "));
+    for hub in [A, B, C] {
+        let lines = stored.world.members(hub);
+        let is_there = |name: &str| lines.iter().any(|line| line.starts_with(name));
+        assert!(is_there("one ") && is_there("two "), "{lines:?}");
+    }
+    // The hub that keeps it dies while the others' processes run: one of them takes over all of it.
+    stored.start_store(B);
+    stored.world.kill(C);
+    let (keeper, _) = stored.await_keeper(&[A, B]);
+    assert!(stored.world.members(keeper).iter().any(|line| line.starts_with("two ")));
+}
+
+#[test]
 fn where_hubs_and_etcd_are_cut_in_two_nobody_gets_what_another_has() {
     if is_missing("etcd", "etcd-server") || is_missing("etcdctl", "etcd-client") {
         return;

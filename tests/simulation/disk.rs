@@ -17,6 +17,8 @@ pub(crate) struct Disk {
     pub(crate) locked: bool,
     /// Who keeps the list that hubs share.
     pub(crate) term: Option<Term>,
+    /// Whether this hub does, in a store.
+    is_stored: bool,
     /// Nothing can be written now.
     pub(crate) is_full: bool,
     /// Something could not be written once.
@@ -35,16 +37,25 @@ impl Disk {
             access: if self.locked { Access::Locked } else { Access::Open },
             rules: None,
             moves: self.moves.clone(),
-            lan: LanFile { term: self.term, ..LanFile::default() },
+            lan: LanFile { term: self.term, is_stored: self.is_stored, ..LanFile::default() },
         }
     }
 
     pub(crate) fn new(subnets: Subnets, members: String, locked: bool) -> Disk {
         let mut moves = Moves::default();
         moves.start(subnets);
-        let (is_full, has_failed) = (false, false);
-        let (invites, append_from) = (String::new(), None);
-        Disk { subnets, moves, members, invites, locked, term: None, is_full, has_failed, append_from }
+        Disk {
+            subnets,
+            moves,
+            members,
+            invites: String::new(),
+            locked,
+            term: None,
+            is_stored: false,
+            is_full: false,
+            has_failed: false,
+            append_from: None,
+        }
     }
 
     /// The process dies while it adds lines to `members`: only so many bytes of them are on the disk.
@@ -91,7 +102,9 @@ impl Disk {
                 }
                 Done::Moved(written)
             }
-            Job::WriteTerm(term, _) => Done::TermWritten(self.write().map(|()| self.term = Some(term))),
+            Job::WriteTerm(term, is_stored) => Done::TermWritten(self.write().map(|()| {
+                (self.term, self.is_stored) = (Some(term), is_stored);
+            })),
             Job::Read => Done::Read(self.read()),
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct List {
     /// Nobody is let in but by an invite or a person.
     is_locked: bool,
     /// Whether a hub has kept the list in another one's place: then what the old one agreed to may be lost.
-    has_kept: bool,
+    pub(crate) has_kept: bool,
     /// Whether all hubs but the first have just joined it, and were never told the list.
     has_new: bool,
     last_request: u64,
@@ -232,6 +232,8 @@ impl World {
     }
 
     pub(crate) fn keep(&mut self, hub: usize) {
+        // One that was the keeper of a store may be so no more, and not know it.
+        self.list().has_kept |= self.stores.is_some();
         self.list().has_kept |= self.hubs[hub]
             .core
             .as_ref()
@@ -403,6 +405,67 @@ pub(crate) fn tell(seed: u64, steps: usize) -> (u64, u64) {
     world.check_reach();
     let list = world.list();
     (list.done, list.entered.values().map(|entered| entered.len() as u64).sum())
+}
+
+/// Tells a story in which the list is in etcd: in the end, too, nobody has to say which hub keeps it.
+pub(crate) fn tell_stored(seed: u64, steps: usize) -> (u64, u64) {
+    let mut world = World::storing(seed);
+    world.pass(ms(3_000));
+    for _ in 0..steps {
+        if world.rng.one_in(3) {
+            act_on_store(&mut world);
+        } else {
+            act(&mut world);
+        }
+        let time = match world.rng.below(6) {
+            0 => world.rng.below(10_000),
+            1 | 2 => world.rng.below(2_000),
+            _ => world.rng.below(60),
+        };
+        world.pass(ms(time as u64));
+    }
+    // Quiet; in some stories without one hub, whichever it is.
+    world.join_stores();
+    let gone = world.rng.one_in(4).then(|| world.rng.below(world.hubs.len()));
+    for hub in 0..world.hubs.len() {
+        world.mend(hub);
+        if !world.hubs[hub].is_alive() {
+            world.start_hub(hub);
+        }
+        world.start_store(hub);
+    }
+    world.join_up();
+    world.pass(Duration::from_secs(20));
+    if let Some(hub) = gone {
+        world.kill_hub(hub);
+        world.kill_store(hub);
+    }
+    world.pass(Duration::from_secs(20));
+    for at in world.newcomers() {
+        if world.spokes[at].is_out {
+            world.restart_spoke(at);
+        }
+    }
+    world.pass(Duration::from_secs(60));
+    world.check_lists();
+    world.check_store();
+    world.check_newcomers();
+    world.check_reach();
+    let list = world.list();
+    (list.done, list.entered.values().map(|entered| entered.len() as u64).sum())
+}
+
+/// One thing happens to the store.
+fn act_on_store(world: &mut World) {
+    let hub = world.rng.below(world.hubs.len());
+    match world.rng.below(32) {
+        0..4 => world.kill_store(hub),
+        4..12 => world.start_store(hub),
+        12..16 => world.part_store(hub),
+        16..20 => world.lose_majority(),
+        20 => world.wipe_store(),
+        _ => world.join_stores(),
+    }
 }
 
 /// One thing happens.

@@ -18,6 +18,7 @@ use crate::machine::Machine;
 use crate::packets::{Book, HUB_V4, Place, udp};
 use crate::pipe::{Pipe, Read};
 use crate::rng::Rng;
+use crate::store::Stores;
 use crate::trace::{self, Trace};
 
 /// A turn that comes round so often within one step is a loop without end.
@@ -95,6 +96,8 @@ pub(crate) struct World {
     pub(crate) left: HashMap<(usize, usize, SessionId), Instant>,
     /// What the hubs' list is to be like, where they share one.
     pub(crate) list: Option<Box<List>>,
+    /// Where they keep it in etcd.
+    pub(crate) stores: Option<Box<Stores>>,
     /// What was told of it so far, where it is told as it happens.
     pub(crate) trace: Option<Box<Trace>>,
 }
@@ -161,6 +164,7 @@ impl World {
             losses: 0,
             left: HashMap::new(),
             list: None,
+            stores: None,
             trace: std::env::var("TRACE").is_ok().then(Box::default),
             apart: BTreeSet::new(),
             start: now,
@@ -190,6 +194,7 @@ impl World {
                 (_, len) => self.hubs[hub].disk.tear(&job, len % 400),
             }
         }
+        self.end_wait(hub);
         self.hubs[hub].dials.clear();
         let (now, is_dark) = (self.now, self.hubs[hub].is_dark);
         for conn in self.conns.values_mut() {
@@ -391,11 +396,13 @@ impl World {
             self.hubs.iter().flat_map(|hub| hub.dials.iter().map(|(since, ..)| Some(*since + DIAL_TIME)));
         let spokes = self.spokes.iter().map(Machine::next_at);
         let jobs = self.hubs.iter().map(|hub| hub.job.as_ref().map(|(at, _)| *at));
-        pipes.chain(hubs).chain(dials).chain(spokes).chain(jobs).flatten().min()
+        let stores = [self.next_of_stores()];
+        pipes.chain(hubs).chain(dials).chain(spokes).chain(jobs).chain(stores).flatten().min()
     }
 
     fn turn(&mut self) {
         (0..self.spokes.len()).for_each(|spoke| self.read_spoke(spoke));
+        self.turn_stores();
         (0..self.hubs.len()).for_each(|hub| self.hub_turn(hub));
         for spoke in 0..self.spokes.len() {
             self.time_out_spoke(spoke);

@@ -1,9 +1,14 @@
 //! What `hub store` asks the hub and tells it, by the control socket. Pure.
 
+use std::time::Instant;
+
 use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::SecretHash;
 use common::wire::key::PublicKey;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, to_value};
+
+use crate::core::Core;
 
 /// A request of `hub store`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +34,11 @@ pub enum StoreRequest {
         /// Whether these are the first ones.
         first: bool,
     },
-    /// Keep the list, by this number.
+    /// Keep the list, by this number; the ids of records that are to be taken off the store, as those members are revoked.
     Keep {
         /// The number, which grows.
         term: u64,
-        /// Whether all records of the store were brought: the list is those and no others.
+        /// Whether all records of the store were brought: the list becomes those and no others.
         taken: bool,
     },
 }
@@ -65,8 +70,53 @@ pub struct StoreWork {
     pub attached: bool,
     /// The number of the keeper that it knows; 0: none.
     pub term: u64,
+    /// Whether this hub keeps the list, or shares it with nobody.
+    pub keeps: bool,
     /// Changes.
     pub changes: Vec<StoreChange>,
+}
+
+/// Serves a request; `None`: it is to wait until there is work.
+pub fn serve_store(core: &mut Core, request: StoreRequest, now: Instant) -> Option<Result<Value, String>> {
+    fn ok(answer: impl Serialize) -> Result<Value, String> {
+        to_value(answer).map_err(|error| error.to_string())
+    }
+    Some(match request {
+        StoreRequest::Wait { written, lost } => {
+            written.into_iter().for_each(|token| core.handle_stored(token, now));
+            if let Some(why) = lost {
+                core.lose_store(&why, now);
+            }
+            if core.is_stored() {
+                return None;
+            }
+            ok(StoreWork::take(core))
+        }
+        StoreRequest::List { first } => core
+            .page_for_store(first)
+            .and_then(|records| ok(records.into_iter().map(StoredRecord::new).collect::<Vec<_>>())),
+        StoreRequest::Take { records, first } => {
+            let read: Result<Vec<_>, String> = records.into_iter().map(StoredRecord::read).collect();
+            read.and_then(|records| core.take_stored(records, first)).and_then(ok)
+        }
+        StoreRequest::Keep { term, taken } => core.keep_in_store(term, taken, now).and_then(|revoked| {
+            let ids = revoked.into_iter().map(|id| StoredRecord::new(Record { id, text: None }).id);
+            ok(ids.collect::<Vec<_>>())
+        }),
+    })
+}
+
+impl StoreWork {
+    /// What there is now.
+    pub fn take(core: &mut Core) -> StoreWork {
+        StoreWork {
+            key: core.key(),
+            attached: core.is_stored(),
+            term: core.keeper().map_or(0, |term| term.number),
+            keeps: core.keeps_list(),
+            changes: core.work_for_store().into_iter().map(StoreChange::new).collect(),
+        }
+    }
 }
 
 impl StoredRecord {

@@ -12,13 +12,15 @@ use common::wire::place::Place;
 use super::Core;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
-use crate::lan::keeper::{Asked, KEEPER_TIME, Store, Then, parts};
+use crate::lan::keeper::{Asked, KEEPER_TIME, MOST_EDITS, Store, Then, parts};
 use crate::lan::members::Access;
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
 
 /// What came of a change that is taken back before anyone may have agreed to it.
 pub(super) const UNCHANGED: &str = "nothing is changed";
+/// The same where somebody was asked and has not answered.
+pub(super) const UNKNOWN: &str = "it may still be done, `hub status` shows whether it is";
 
 impl Core {
     /// Who keeps the list of members, if hubs share it.
@@ -160,7 +162,11 @@ impl Core {
             self.note_records(edits);
             return Some(then);
         }
-        self.agree(edits, then, now);
+        // Of a change that is too large for one question, the last part is the one that is waited for.
+        let mut parts = parts(edits);
+        let last = parts.pop()?;
+        parts.into_iter().for_each(|part| self.agree(part, Then::Nothing, now));
+        self.agree(last, then, now);
         None
     }
 
@@ -281,9 +287,8 @@ impl Core {
             }
             Then::Link(session, ..) if !self.keeper.try_again(session) => self.refuse_for_now(session, why),
             Then::Answer(request, _) => self.answer(request, Err(format!("{why}: {UNCHANGED}"))),
-            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) | Then::Reply(..) => {
-                self.conclude(then, now);
-            }
+            Then::Reply(link, token) => self.refuse_question(link, token, why, &[]),
+            Then::Nothing | Then::Welcome(..) | Then::Decide(..) | Then::Link(..) => self.conclude(then, now),
         }
     }
 
@@ -312,8 +317,7 @@ impl Core {
             KEEPER_TIME.as_secs()
         );
         let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
-        let outcome = "it may still be done, `hub status` shows whether it is";
-        self.take_back(records, then, (&why, outcome), now);
+        self.take_back(records, then, (&why, UNKNOWN), now);
         // It may be written down all the same.
         if let Some(store) = self.keeper.store_mut() {
             store.is_attached = false;
@@ -330,8 +334,7 @@ impl Core {
         now: Instant,
     ) {
         let ids: Vec<RecordId> = records.iter().map(|record| record.id).collect();
-        ids.iter().for_each(|id| self.admission.write_again(*id));
-        self.put(records, now);
+        self.put_back(records, now);
         for then in waiting {
             match then {
                 Then::Welcome(session, _) | Then::Decide(session, ..) | Then::Link(session, ..) => {
@@ -342,6 +345,12 @@ impl Core {
                 Then::Nothing => {}
             }
         }
+    }
+
+    /// Makes these records what they were before changes that are taken back.
+    pub(super) fn put_back(&mut self, records: Vec<Record>, now: Instant) {
+        records.iter().for_each(|record| self.admission.write_again(record.id));
+        self.put(records, now);
     }
 
     // ---- what others tell
@@ -360,11 +369,11 @@ impl Core {
             return;
         }
         self.seal(now);
-        let records = self.keeper.arrived((Some(link), is_keeper), records, is_first);
+        let records = self.keeper.arrived((link, is_keeper), records, is_first);
         self.put(records, now);
         if is_last {
             let was_fresh = self.keeper.is_fresh();
-            self.end_records(Some(link), now);
+            self.end_records(link, now);
             if was_fresh && !self.keeper.is_fresh() {
                 self.write_soon(Command::NoteTerm, now);
             }
@@ -409,17 +418,12 @@ impl Core {
             true if self.keeper.telling.is_busy() => {
                 Err("too much waits for the disk of the keeper".to_owned())
             }
-            true => self.admission.apply(asked),
+            true if asked.len() > MOST_EDITS => Err(format!("a change has {MOST_EDITS} records at most")),
+            true => self.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
         match applied {
-            Ok(put) => {
-                let mut edits = self.admission.take_edits();
-                if put.access.is_some() {
-                    let before = self.admission.record(RecordId::Access).text;
-                    let asked = asked.iter().find(|edit| edit.record.id == RecordId::Access);
-                    edits.extend(asked.map(|edit| Edit { before, ..edit.clone() }));
-                }
+            Ok((edits, put)) => {
                 self.agree(edits, Then::Reply(link, token), now);
                 // Behind the answer: it may change more, as those who are let in by it.
                 self.take_put(put, now);
@@ -429,6 +433,29 @@ impl Core {
                 let ids = if self.keeper.is_own() { ids } else { Vec::new() };
                 self.refuse_question(link, token, &why, &ids);
             }
+        }
+    }
+
+    /// Makes these changes, if that can be: what is another record then.
+    fn apply(&mut self, asked: &[Edit]) -> Result<(Vec<Edit>, Put), String> {
+        let put = self.admission.apply(asked)?;
+        let mut edits = self.admission.take_edits();
+        if put.access.is_some() {
+            let before = self.admission.record(RecordId::Access).text;
+            let asked = asked.iter().find(|edit| edit.record.id == RecordId::Access);
+            edits.extend(asked.map(|edit| Edit { before, ..edit.clone() }));
+        }
+        Ok((edits, put))
+    }
+
+    /// Has a change that was asked for decided by the list as it is now, which does not have it.
+    pub(super) fn ask_anew(&mut self, Asked { edits: asked, then, .. }: Asked, now: Instant) {
+        match self.apply(&asked) {
+            Ok((edits, put)) => {
+                then.into_iter().for_each(|then| self.agree(edits.clone(), then, now));
+                self.take_put(put, now);
+            }
+            Err(why) => then.into_iter().for_each(|then| self.conclude_refused(then, &why, now)),
         }
     }
 

@@ -3,12 +3,13 @@
 //! Where the list is in a store, the hub that keeps it agrees to no change before that process has written it down. Which
 //! hub that is the store decides, with a number that grows: it is the keeper's term.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use common::wire::frame::{Edit, Record, RecordId, Term};
 
 use super::Core;
-use super::keeper::UNCHANGED;
+use super::keeper::UNKNOWN;
 use crate::ids::SessionId;
 use crate::lan::keeper::{Asked, Store, Told};
 
@@ -19,6 +20,11 @@ impl Core {
     /// Whether the process that writes to the store has brought this hub up to date, and this hub keeps the list.
     pub fn is_stored(&self) -> bool {
         self.keeper.store().is_some_and(|store| store.is_attached)
+    }
+
+    /// Whether this hub keeps the list, or shares it with nobody: a store is filled from it.
+    pub fn keeps_list(&self) -> bool {
+        self.keeper.other().is_none()
     }
 
     /// Whether this hub keeps the list in a store.
@@ -56,48 +62,85 @@ impl Core {
     }
 
     /// Begins or goes on telling the whole list to the store; nothing where all of it was told.
-    pub fn page_for_store(&mut self, is_first: bool) -> Vec<Record> {
+    ///
+    /// # Errors
+    /// Where this hub does not keep the list in a store any more.
+    pub fn page_for_store(&mut self, is_first: bool) -> Result<Vec<Record>, String> {
+        if !self.has_store() {
+            return Err("another hub has begun to keep the list".to_owned());
+        }
         let told = match self.keeper.telling.told_to_store() {
             _ if is_first => Told::Nothing,
             Some(told) => told,
-            None => return Vec::new(),
+            None => return Ok(Vec::new()),
         };
         let (records, told) = self.page(&told);
         self.keeper.telling.set_told_to_store(told);
-        records
+        Ok(records)
     }
 
-    /// Takes records of the store, the first of all or others.
-    pub fn take_stored(&mut self, records: Vec<Record>, is_first: bool, now: Instant) {
-        self.seal(now);
-        let records = self.keeper.arrived((None, true), records, is_first);
-        self.put(records, now);
+    /// Takes note of records of the store, the first of all or others: they count once they are all there.
+    ///
+    /// # Errors
+    /// Where there are too many.
+    pub fn take_stored(&mut self, records: Vec<Record>, is_first: bool) -> Result<(), String> {
+        self.keeper.bring(records, is_first)
     }
 
-    /// Has this hub keep the list: it has taken all records of the store, if there were any, and the store says that it is
-    /// the one, with this number.
-    pub fn keep_in_store(&mut self, number: u64, has_records: bool, now: Instant) {
-        if has_records {
-            self.end_records(None, now);
-        }
-        let store = Store::attached();
+    /// Has this hub keep the list, as the store says that it is the one, with this number: the list here, or the one that the
+    /// store has brought. Returns which records of that one are to be taken off it, as those members are revoked.
+    ///
+    /// # Errors
+    /// Where another hub keeps the list by a later number.
+    pub fn keep_in_store(
+        &mut self,
+        number: u64,
+        is_brought: bool,
+        now: Instant,
+    ) -> Result<Vec<RecordId>, String> {
         let term = Term { number, keeper: self.key.public() };
-        self.take_for_keeper(term, Some(store), now);
+        if !self.keeper.is_newer(term) {
+            return Err("another hub has begun to keep the list".to_owned());
+        }
+        self.seal(now);
+        let (asked, revoked) = if is_brought { self.take_brought(now) } else { (vec![], vec![]) };
+        self.take_for_keeper(term, Some(Store::attached()), now);
         self.share_anew();
+        asked.into_iter().for_each(|asked| self.ask_anew(asked, now));
+        Ok(revoked)
     }
 
-    /// The store says that another hub keeps the list, or does not answer: changes that wait are taken back.
+    /// Makes the list the one that the store has brought. Returns what was asked for and is in it no more, and what is in it of
+    /// members that are revoked.
+    fn take_brought(&mut self, now: Instant) -> (Vec<Asked>, Vec<RecordId>) {
+        let (asked, before) = self.keeper.take_asked();
+        self.put_back(before, now);
+        let brought = self.keeper.take_brought();
+        let ids: BTreeSet<RecordId> = brought.iter().map(|record| record.id).collect();
+        self.put(brought, now);
+        self.take_off_others(&ids, now);
+        let is_revoked =
+            |id: &RecordId| matches!(id, RecordId::Member(key) if self.members().is_revoked(key));
+        (asked, ids.into_iter().filter(is_revoked).collect())
+    }
+
+    /// The store says that another hub keeps the list, or does not answer: changes that wait are taken back here.
     pub fn lose_store(&mut self, why: &str, now: Instant) {
         let Some(store) = self.keeper.store_mut() else { return };
         store.is_attached = false;
         let (asked, records) = self.keeper.take_asked();
         let then = asked.into_iter().flat_map(|asked| asked.then).collect();
-        self.take_back(records, then, (why, UNCHANGED), now);
+        self.take_back(records, then, (why, UNKNOWN), now);
     }
 
-    /// All records are told: takes off the list what was not among them.
-    pub(super) fn end_records(&mut self, link: Option<SessionId>, now: Instant) {
-        let Some(told) = self.keeper.complete(link) else { return };
+    /// All records are told by a link: takes off the list what was not among them.
+    pub(super) fn end_records(&mut self, link: SessionId, now: Instant) {
+        if let Some(told) = self.keeper.complete(link) {
+            self.take_off_others(&told, now);
+        }
+    }
+
+    fn take_off_others(&mut self, told: &BTreeSet<RecordId>, now: Instant) {
         let members = self.members().iter().map(|(_, member)| RecordId::Member(member.key));
         let invites = self.invites().iter().map(|invite| RecordId::Invite(invite.hash.0));
         let gone = members.chain(invites).filter(|id| !told.contains(id));

@@ -40,7 +40,7 @@ const MOST_AHEAD: u64 = 1 << 48;
 
 mod telling;
 
-pub(crate) use telling::{State, Told, Untold, parts, size};
+pub(crate) use telling::{MOST_EDITS, State, Told, Untold, parts, size};
 use telling::{Telling, size_of_edits};
 
 /// What is to be done once the keeper has agreed to a change, or not.
@@ -79,14 +79,16 @@ pub(crate) struct Keeper {
     told: BTreeMap<RecordId, Option<String>>,
     /// How often the join of a session was refused as another hub was quicker.
     tries: BTreeMap<SessionId, u32>,
-    /// The link by which a whole list comes, if not from a store, and the records that were told since the first one.
-    arriving: Option<(Option<SessionId>, BTreeSet<RecordId>)>,
+    /// The link by which a whole list comes, and the records that were told since the first one.
+    arriving: Option<(SessionId, BTreeSet<RecordId>)>,
     /// What others are to be told.
     pub(crate) telling: Telling,
     /// The last question of each hub that was decided: over a new link it asks again what was not answered.
     decided: BTreeMap<PublicKey, u64>,
     /// Where this hub writes the list down before it agrees, if that is not in its own files alone.
     store: Option<Store>,
+    /// What a store has brought so far of the list that it has: it counts once that is whole.
+    brought: Vec<Record>,
 }
 
 /// A store of the list beside the hub's own files, as the process sees it that writes there.
@@ -125,6 +127,7 @@ impl Keeper {
             arriving: None,
             telling: Telling::default(),
             decided: BTreeMap::new(),
+            brought: Vec::new(),
         }
     }
 
@@ -167,6 +170,27 @@ impl Keeper {
     /// The same, to be changed.
     pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
         if self.is_own() { self.store.as_mut() } else { None }
+    }
+
+    /// Takes note of what a store brings of its list, the first records or others.
+    ///
+    /// # Errors
+    /// Where that is more than a list has.
+    pub(crate) fn bring(&mut self, records: Vec<Record>, is_first: bool) -> Result<(), String> {
+        if is_first {
+            self.brought.clear();
+        }
+        self.brought.extend(records);
+        if self.brought.len() > MAX_TOLD {
+            self.brought.clear();
+            return Err(format!("a list has {MAX_TOLD} records at most"));
+        }
+        Ok(())
+    }
+
+    /// All that it has brought.
+    pub(crate) fn take_brought(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.brought)
     }
 
     /// The questions that the store was not given yet, at most so many.
@@ -319,7 +343,7 @@ impl Keeper {
     /// Takes note that a link tells these records, the first of all or others. Returns those that count now.
     pub(crate) fn arrived(
         &mut self,
-        (link, is_keeper): (Option<SessionId>, bool),
+        (link, is_keeper): (SessionId, bool),
         records: Vec<Record>,
         is_first: bool,
     ) -> Vec<Record> {
@@ -355,7 +379,7 @@ impl Keeper {
 
     /// All records are told by this link: which these are, and those of which a change waits. `None` where the first ones
     /// were not told.
-    pub(crate) fn complete(&mut self, link: Option<SessionId>) -> Option<BTreeSet<RecordId>> {
+    pub(crate) fn complete(&mut self, link: SessionId) -> Option<BTreeSet<RecordId>> {
         let (_, mut arrived) = self.arriving.take_if(|(from, _)| *from == link)?;
         self.is_fresh = false;
         for id in self.asked_ids() {
@@ -391,7 +415,7 @@ impl Keeper {
         self.telling.forget_session(session);
         self.tries.remove(&session);
         // It is told anew.
-        self.arriving.take_if(|(from, _)| *from == Some(session));
+        self.arriving.take_if(|(from, _)| *from == session);
     }
 }
 

@@ -11,6 +11,9 @@ use crate::lan::members::Version;
 /// Most bytes of what other hubs are to be told that are not written yet, beyond which none of them changes anything.
 const MAX_UNTOLD: usize = 1024 * 1024;
 
+/// Most records of one change: a transaction of etcd has 128 operations.
+pub(crate) const MOST_EDITS: usize = 100;
+
 /// What a record takes in a frame beside its text.
 const RECORD_BYTES: usize = 42;
 
@@ -143,13 +146,13 @@ fn size_of_frame(answer: &ControlFrame) -> usize {
     RECORD_BYTES + records.iter().map(size).sum::<usize>()
 }
 
-/// Changes for which nobody waits in parts that fit into a frame.
+/// Changes for which nobody waits in parts that fit into a frame, and into a transaction of a store.
 pub(crate) fn parts(edits: Vec<Edit>) -> Vec<Vec<Edit>> {
     let (mut parts, mut bytes): (Vec<Vec<Edit>>, usize) = (Vec::new(), 0);
     for edit in edits {
         let len = size_of_edits(std::slice::from_ref(&edit));
         match parts.last_mut() {
-            Some(part) if bytes + len <= MAX_RECORDS => part.push(edit),
+            Some(part) if bytes + len <= MAX_RECORDS && part.len() < MOST_EDITS => part.push(edit),
             _ => {
                 parts.push(vec![edit]);
                 bytes = 0;
