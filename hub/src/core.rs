@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::packet::drops::Drops;
 use common::queue::Buf;
-use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, PageKind, Peer};
+use common::wire::frame::{ControlFrame, Farewell, MAX_PEERS, PageKind, Peer, Refusal};
 use common::wire::key::{PrivateKey, PublicKey};
 use common::wire::name::Name;
 
@@ -241,7 +241,12 @@ impl Core {
             ControlFrame::Revoked(keys) => self.handle_revoked(&keys, now),
             // Only a hub that this one has dialled lets it in, or does not.
             ControlFrame::Welcome(welcome) => self.handle_hub_welcome(session, &welcome, now),
-            ControlFrame::Refused { text, .. } => self.switch.end(session, End::NotLinked(text)),
+            ControlFrame::Refused { reason, text } => {
+                if reason == Refusal::Revoked {
+                    self.leave(now);
+                }
+                self.switch.end(session, End::NotLinked(text));
+            }
             ControlFrame::Bye(_) => self.switch.end(session, End::Farewell("it said goodbye")),
             ControlFrame::AskMembers { after, watch, since } => {
                 if watch {
@@ -336,6 +341,7 @@ impl Core {
     pub fn handle_timeouts(&mut self, now: Instant) {
         self.handle_routes(now);
         self.handle_overdue(now);
+        self.handle_silent_store(now);
         self.dial_peers(now);
         self.tell_untold_hubs(now);
         if self.notify.at.take_if(|at| *at <= now).is_some() {

@@ -142,6 +142,8 @@ pub enum Notice {
     HubLost(Name, String),
     /// This hub cannot be reached, or gives no link, and why.
     HubUnreachable(Name, String),
+    /// Other hubs say that this one's membership was revoked.
+    HubRevoked,
     /// Who keeps the list of members from now on, since which term, and whether it is this hub.
     Keeper(String, u64, bool),
     /// The keeper tells a record that makes no sense here, and why.

@@ -158,6 +158,10 @@ impl Logbook {
             Notice::HubLinked(name, at) => info!("linked to the hub {name}, at {at}"),
             Notice::HubLost(name, why) => warn!("the link to the hub {name} is lost: {why}"),
             Notice::HubUnreachable(name, why) => warn!("no link to the hub {name}: {why}"),
+            Notice::HubRevoked => warn!(
+                "this hub's membership was revoked at another one: it sends its members to the others, and is no hub of the \
+                 LAN any more"
+            ),
             Notice::Keeper(_, term, true) => {
                 info!("this hub keeps the list of members from now on (term {term})")
             }

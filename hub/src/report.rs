@@ -94,10 +94,8 @@ fn keeper(keeper: &KeeperStatus) -> String {
         KeeperStatus { this: true, store: true, reached: true, .. } => {
             "this hub keeps the list of members, in a store".to_owned()
         }
-        KeeperStatus { this: true, store: true, .. } => {
-            "this hub keeps the list of members in a store, for which `hub \
-             store` does not run here: known machines can join, new ones wait"
-                .to_owned()
+        KeeperStatus { this: true, problem: Some(why), .. } => {
+            format!("{why}; known machines can join, new ones wait")
         }
         KeeperStatus { this: true, .. } => "this hub keeps the list of members".to_owned(),
         KeeperStatus { reached: true, .. } => format!("{name} keeps the list of members"),

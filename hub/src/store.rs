@@ -77,8 +77,6 @@ struct Sockets {
     state: PathBuf,
     endpoints: Endpoints,
     lease: Lease,
-    /// The last line that was logged about what is wrong.
-    problem: Option<String>,
 }
 
 /// Runs until a signal comes.
@@ -101,7 +99,7 @@ pub fn run(options: &StoreOptions, signals: UnixStream) -> Result<(), String> {
     let lease = Lease::default();
     renew(endpoints.clone(), lease.clone());
     end_at_signal(endpoints.clone(), lease.clone(), signals)?;
-    let sockets = Sockets { state: options.state.clone(), endpoints, lease, problem: None };
+    let sockets = Sockets { state: options.state.clone(), endpoints, lease };
     Leader::new(sockets, &options.prefix).run();
     Ok(())
 }
@@ -200,11 +198,8 @@ impl Outside for Sockets {
         self.lease.lock().take()
     }
 
-    fn complain(&mut self, why: Option<String>) {
-        if why.is_some() && self.problem != why {
-            why.iter().for_each(|why| warn!("{why}"));
-        }
-        self.problem = why;
+    fn warn(&mut self, text: &str) {
+        warn!("{text}");
     }
 
     fn note(&mut self, text: &str) {

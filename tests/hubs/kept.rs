@@ -301,12 +301,8 @@ fn a_hub_with_an_old_list_or_none_has_that_of_ten_thousand_members_within_a_seco
         let took = start.elapsed();
         println!("a newcomer is let in {took:?} after the hub's start, its list lost: {is_lost}");
         assert!(took < Duration::from_secs(2), "{took:?}");
-        let names = |hub: usize| {
-            let without_home = |line: &String| line.rsplit_once(' ').unwrap().0.to_owned();
-            world.members(hub).iter().map(without_home).collect::<Vec<_>>()
-        };
-        let members = names(B);
-        assert!(members.len() > STRANGERS && members == names(A), "{}", members.len());
+        let members = names(&world, B);
+        assert!(members.len() > STRANGERS && members == names(&world, A), "{}", members.len());
         world.kill(B);
     }
     // The keeper does not have the others lose theirs.
@@ -319,6 +315,55 @@ fn a_hub_with_an_old_list_or_none_has_that_of_ten_thousand_members_within_a_seco
     fs::copy(list(&world, B), list(&world, A)).unwrap();
     world.start(A);
     assert!(world.members(A).len() > STRANGERS);
+}
+
+/// It has lost its files but for its key, or has those of a backup from before it kept the list.
+#[test]
+fn a_keeper_that_has_not_the_list_that_it_has_kept_takes_it_from_the_others() {
+    let _place = place();
+    let mut world = World::of_two();
+    let files = |world: &World| state(world.host(B), "hub");
+    let read = |world: &World, name: &str| fs::read(files(world).join(name)).unwrap_or_default();
+    let is_told = || String::from_utf8(read(&world, "lan")).unwrap().contains("term 1");
+    await_true("it was told the list", SOON, is_told);
+    let backup = ["lan", "members"].map(|name| (name, read(&world, name)));
+    world.ask(B, &["keep"]).good();
+    // One that comes by itself would come again, as a new one.
+    world.ask(B, &["allow", &house::nobodys_key(1).to_string(), "--name", "absent"]).good();
+    for (is_lost, host, name) in [(true, DESK, "desk"), (false, NAS, "nas")] {
+        await_true("the list is whole", SOON, || {
+            world.members(A).iter().any(|one| one.starts_with("absent "))
+        });
+        let before = names(&world, A);
+        world.kill(B);
+        if is_lost {
+            for entry in fs::read_dir(files(&world)).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() && entry.file_name() != "key" {
+                    fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        } else {
+            backup.iter().for_each(|(name, text)| fs::write(files(&world).join(name), text).unwrap());
+        }
+        world.start(B);
+        world.await_linked(A, B);
+        await_true("it keeps the list, as it was", SOON, || {
+            world.status(B)["keeper"]["this"] == true && names(&world, B) == before
+        });
+        assert_eq!(names(&world, A), before, "nobody is taken off");
+        world.spoke(host, &["--hub", &World::place(A), "--name", name], SPOKE_ON_LAN);
+        await_true("both have who is new", SOON, || {
+            let both = [A, B].map(|hub| names(&world, hub));
+            both[0] == both[1] && both[0].len() == before.len() + 1
+        });
+    }
+}
+
+/// The members that a hub has: names and addresses.
+fn names(world: &World, hub: usize) -> Vec<String> {
+    let without_home = |line: &String| line.rsplit_once(' ').unwrap().0.to_owned();
+    world.members(hub).iter().map(without_home).collect()
 }
 
 #[test]

@@ -263,6 +263,26 @@ fn who_is_revoked_at_one_hub_is_off_at_all() {
 }
 
 #[test]
+fn a_hub_that_is_revoked_sends_its_members_to_the_others() {
+    let _place = place();
+    let world = World::linked();
+    assert!(world.is_at(DESK, HUB_B) && world.is_at(LAPTOP, HUB_A));
+    let start = Instant::now();
+    world.ask(HUB_A, &["revoke", "hub-b"]).good();
+    await_true("its member is at the other hub", SOON, || world.is_at(DESK, HUB_A));
+    println!("a hub is revoked, its member is at the other one after {:?}", start.elapsed());
+    ping_until(world.net.spoke(LAPTOP), desk_v4(), SOON).unwrap();
+    world.hubs[HUB_B].as_ref().unwrap().wait_for_line("this hub's membership was revoked", SOON).unwrap();
+    await_true("it is told so each time", SOON, || {
+        let said = world.ask(HUB_B, &["status"]).good();
+        said.contains("draining") && said.contains("was revoked")
+    });
+    // What comes now, by the connection that the link was, is no hub's.
+    let status = world.json(HUB_A);
+    assert_eq!((&status["online"], &status["elsewhere"]), (&2.into(), &0.into()), "{status}");
+}
+
+#[test]
 fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revoked() {
     let _place = place();
     let mut world = World::linked();
@@ -314,7 +334,7 @@ fn a_hub_in_other_hands_speaks_for_its_members_alone_and_is_out_once_it_is_revok
     let took = start.elapsed();
     assert!(took <= Duration::from_secs(1), "{took:?}");
     let refused = wire().join_as(&key, &request).map(drop).unwrap_err().to_string();
-    assert!(refused.contains("no hub with this key"), "{refused}");
+    assert!(refused.contains("was revoked"), "{refused}");
 }
 
 fn desk_v4() -> IpAddr {

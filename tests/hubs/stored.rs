@@ -161,6 +161,10 @@ fn the_list_in_etcd_outlives_the_hub_that_keeps_it_and_etcds_leader() {
     // Without a majority, who is known comes and goes, and who is new hears why it has to wait.
     let second = stored.leader_of_rest(leader);
     stored.etcds[second].take().unwrap().kill().unwrap();
+    await_true("the keeper says so, though nothing changes", SOON, || {
+        let said = stored.world.ask(keeper, &["status"]).good();
+        said.contains("etcd does not answer") && said.contains("known machines can join, new ones wait")
+    });
     stored.world.spokes.retain(|(of, _)| *of != LAPTOP);
     stored.world.spoke(LAPTOP, &["--hub", &World::place(keeper), "--name", "one"], SPOKE_ON_LAN);
     stored.world.spokes.retain(|(of, _)| *of != DESK);

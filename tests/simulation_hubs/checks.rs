@@ -31,6 +31,13 @@ impl World {
 
     pub(crate) fn check(&mut self) {
         self.check_list();
+        for core in
+            self.hubs.iter().filter_map(|hub| hub.core.as_ref()).filter(|core| core.members().len() < 100)
+        {
+            for (id, member) in core.members().iter().filter(|(_, member)| member.elsewhere.is_some()) {
+                assert!(core.home(id).is_some(), "{} is at a hub that is none", member.name);
+            }
+        }
         for at in 0..self.spokes.len() {
             let machine = &self.spokes[at];
             if machine.is_out {

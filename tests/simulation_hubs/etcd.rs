@@ -111,8 +111,7 @@ impl Etcd {
         if let Some(put) = operation.get("requestPut") {
             let value = put["value"].as_str().unwrap().to_owned();
             let lease = put["lease"].as_str().map(str::to_owned);
-            let pair = self.pairs.entry(bytes(&put["key"]).unwrap());
-            pair.insert_entry(Pair { value, lease });
+            self.pairs.insert(bytes(&put["key"]).unwrap(), Pair { value, lease });
         } else {
             let gone = &operation["requestDeleteRange"];
             let from = bytes(&gone["key"]).unwrap();

@@ -74,7 +74,7 @@ impl Outside for Wires {
         self.lease.lock().unwrap().take()
     }
 
-    fn complain(&mut self, _: Option<String>) {}
+    fn warn(&mut self, _: &str) {}
 
     fn note(&mut self, _: &str) {}
 
@@ -118,7 +118,7 @@ impl Process {
         self.answers.send(answer).expect("it runs");
         self.pending = match self.calls.recv().expect("it runs") {
             Call::Pause => Pending::Answer(now + LOOK_EVERY, Ok(Value::Null)),
-            call => Pending::Call(now + takes, call),
+            call @ (Call::Post(..) | Call::Ask(_)) => Pending::Call(now + takes, call),
         };
     }
 }

@@ -58,6 +58,9 @@ pub struct KeeperStatus {
     /// Whether it writes the list to a store before it agrees to a change.
     #[serde(default)]
     pub store: bool,
+    /// Why no new machine can join, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Whether a hub sends its members to others.
@@ -104,6 +107,7 @@ pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
         term: term.number,
         reached: core.reaches_keeper(),
         store: core.has_store(),
+        problem: core.keeper_problem().map(|why| Printable(&why).to_string()),
     })
 }
 

@@ -81,6 +81,7 @@ pub fn serve_store(core: &mut Core, request: StoreRequest, now: Instant) -> Opti
     fn ok(answer: impl Serialize) -> Result<Value, String> {
         to_value(answer).map_err(|error| error.to_string())
     }
+    core.hear_store(now);
     Some(match request {
         StoreRequest::Wait { written, lost } => {
             written.into_iter().for_each(|token| core.handle_stored(token, now));

@@ -11,7 +11,9 @@ use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::keeper::Then;
 use crate::lan::members::{Access, Change, Outcome, Version};
-use crate::lan::saving::{Answer, Awaited, Command, Done, Files, Job, ReadMembers, Running, Seen, Written};
+use crate::lan::saving::{
+    Answer, Awaited, Command, Done, Files, Job, NOBODY, ReadMembers, Running, Seen, Written,
+};
 
 impl Core {
     /// Starts a command of the administrator; its outcome is an [`Effect::Answer`].
@@ -41,9 +43,8 @@ impl Core {
             command @ (Command::Cancel(_)
             | Command::SetAccess(_)
             | Command::Renumber(_)
-            | Command::WriteTerm(..)
-            | Command::NoteTerm
-            | Command::NoteAccess
+            | Command::WriteTerm
+            | Command::WriteAccess
             | Command::Reload) => self.enqueue(request, command, now),
         }
     }
@@ -86,17 +87,20 @@ impl Core {
                     Some(Job::SetLocked(access != Access::Open))
                 }
                 Command::Renumber(subnets) => self.start_renumber(request, subnets),
-                Command::WriteTerm(term, is_stored) => {
-                    self.saving.run(Running::Term(request));
-                    Some(Job::WriteTerm(term, is_stored))
-                }
-                Command::NoteTerm => {
+                Command::WriteTerm => {
+                    // What it is the keeper of goes first.
+                    let write = self.write_changes(now);
+                    if write.is_some() {
+                        self.saving.put_back(request, Command::WriteTerm);
+                        self.effects.extend(write.map(|job| Effect::Save(Box::new(job))));
+                        continue;
+                    }
                     let term = self.keeper.term();
-                    term.iter().for_each(|_| self.saving.run(Running::Noted));
+                    term.iter().for_each(|_| self.saving.run(Running::Term(request)));
                     term.map(|term| Job::WriteTerm(term, self.keeper.store().is_some()))
                 }
-                Command::NoteAccess => {
-                    self.saving.run(Running::Noted);
+                Command::WriteAccess => {
+                    self.saving.run(Running::Told);
                     Some(Job::SetLocked(self.admission.access() != Access::Open))
                 }
                 Command::Reload => {
@@ -134,6 +138,9 @@ impl Core {
         self.seal(now);
         if self.saving.is_running() {
             return;
+        }
+        if self.saving.enqueue_failed(now) {
+            return self.start_job(now);
         }
         if let Some(job) = self.write_changes(now) {
             self.effects.push_back(Effect::Save(Box::new(job)));
@@ -212,13 +219,21 @@ impl Core {
                 }
                 Err(error) => self.answer(request, Err(format!("{error}; nothing is changed"))),
             },
-            (Some(Running::Noted), Done::TermWritten(written) | Done::SetLocked(written)) => {
-                if let Err(error) = written {
-                    self.note(Notice::NotSaved(error));
-                }
+            (Some(Running::Told), Done::SetLocked(Err(error))) => {
+                self.note_failed(Command::WriteAccess, error, now);
             }
+            (Some(Running::Told), Done::SetLocked(Ok(()))) => {}
             (Some(Running::Term(request)), Done::TermWritten(written)) => {
-                self.answer(request, written.map(|()| Answer::Kept));
+                if let Err(error) = &written {
+                    self.note_failed(Command::WriteTerm, error.clone(), now);
+                }
+                if request != NOBODY {
+                    let kept = written.and_then(|()| match self.keeper.is_own() {
+                        true => Ok(Answer::Kept),
+                        false => Err("another hub has begun to keep the list of members".to_owned()),
+                    });
+                    self.answer(request, kept);
+                }
             }
             (Some(Running::Move(request, steps, moves, to)), Done::Moved(written)) => {
                 let answer = written.map(|()| Answer::Renumbered(self.renumber(steps, moves, to)));
@@ -282,6 +297,12 @@ impl Core {
             self.note(Notice::NotSaved(trouble));
         }
         self.answer_awaited();
+    }
+
+    fn note_failed(&mut self, command: Command, error: String, now: Instant) {
+        if let Some(trouble) = self.saving.fail_command(command, error, now) {
+            self.note(Notice::NotSaved(trouble));
+        }
     }
 
     fn end_trouble(&mut self) {

@@ -74,10 +74,17 @@ impl Core {
             let text = "there is no other hub to go to: a line of `members` with hub=HOST:PORT names one";
             return self.answer(request, Err(text.to_owned()));
         }
-        if self.hubs.set_draining(is_draining) {
+        self.drain_to_others(is_draining, now);
+        self.answer(request, Ok(Answer::Draining(is_draining)));
+    }
+
+    /// The same; whether it is news.
+    pub(super) fn drain_to_others(&mut self, is_draining: bool, now: Instant) -> bool {
+        let is_news = self.hubs.set_draining(is_draining);
+        if is_news {
             self.tell_all_hubs(now);
         }
-        self.answer(request, Ok(Answer::Draining(is_draining)));
+        is_news
     }
 }
 

@@ -31,8 +31,8 @@ impl Core {
     /// Whether the keeper of the list agrees to changes at once: this hub is the keeper, or linked to it, or has none.
     pub fn reaches_keeper(&self) -> bool {
         match self.keeper.store() {
-            Some(store) => store.is_attached,
-            None => self.keeper.other().is_none() || self.keeper_link().is_some(),
+            Some(store) => store.is_attached(),
+            None => self.keeper.has_original() || self.keeper_link().is_some(),
         }
     }
 
@@ -46,16 +46,20 @@ impl Core {
     }
 
     /// Why a change of the list cannot be made now.
-    pub(super) fn keeper_problem(&self) -> Option<String> {
+    pub fn keeper_problem(&self) -> Option<String> {
         if self.reaches_keeper() {
             return None;
         }
         let Some(keeper) = self.keeper.other() else {
-            return Some(
-                "the list of members is in a store, for which `hub store` has to run here: start it, or, if the store is \
-                 lost for good, `hub keep`"
+            return Some(match self.keeper.store() {
+                Some(store) => format!(
+                    "the list of members is in a store, which takes no changes: {}; if the store is lost for good, `hub keep`",
+                    store.problem().unwrap_or("`hub store` does not run here")
+                ),
+                None => "this hub keeps the list of members and has lost it: it waits until another hub tells it; if there \
+                         is none, `hub keep` at one that has a list"
                     .to_owned(),
-            );
+            });
         };
         Some(format!(
             "{} keeps the list of members and cannot be reached: wait until it is back, or, if it is lost for good, `hub \
@@ -81,9 +85,7 @@ impl Core {
             let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
             self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
         }
-        if let Some(term) = self.keeper.term() {
-            self.enqueue(request, Command::WriteTerm(term, self.keeper.store().is_some()), now);
-        }
+        self.enqueue(request, Command::WriteTerm, now);
     }
 
     /// Takes this one for the keeper, and has that written.
@@ -95,7 +97,7 @@ impl Core {
             self.note(Notice::Keeper(self.hub_called(&term.keeper), term.number, self.keeper.is_own()));
         }
         if !self.keeper.is_fresh() {
-            self.write_soon(Command::NoteTerm, now);
+            self.write_soon(Command::WriteTerm, now);
         }
         // It is the new keeper's to agree to that.
         for Asked { edits, then, .. } in asked {
@@ -111,7 +113,7 @@ impl Core {
     }
 
     /// Whether this hub takes the list from any other: it has none yet, or one that does not have the keeper.
-    fn takes_any_list(&self) -> bool {
+    pub(super) fn takes_any_list(&self) -> bool {
         let is_strange = |keeper: &PublicKey| {
             let known = self.members().by_key(keeper).map(|id| self.members().member(id));
             known.is_none_or(|member| member.hub.is_none()) && !self.members().is_revoked(keeper)
@@ -138,6 +140,10 @@ impl Core {
     /// Another hub tells who keeps the list, as far as it knows.
     pub(super) fn handle_keeper(&mut self, link: SessionId, term: Term, wants_all: bool, now: Instant) {
         if self.keeper.is_newer(term) {
+            // Where this hub does not know that it keeps the list, its own one is from before.
+            if term.keeper == self.key.public() {
+                self.keeper.set_fresh(true);
+            }
             self.take_for_keeper(term, None, now);
         }
         if wants_all && !self.keeper.is_fresh() && self.peers.of(link).is_some() {
@@ -301,7 +307,7 @@ impl Core {
 
     /// When changes that wait for the keeper are given up.
     pub(super) fn keeper_deadline(&self) -> Option<Instant> {
-        self.keeper.deadline()
+        self.keeper.deadline().into_iter().chain(self.keeper.store_deadline()).min()
     }
 
     /// Gives up changes to which the keeper does not agree in time.
@@ -313,14 +319,19 @@ impl Core {
         let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
         let why = format!(
             "{} the list of members and has not answered within {} s",
-            keeper.map_or_else(|| "the store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
+            keeper.map_or_else(|| "another one keeps".to_owned(), |keeper| format!("{keeper} keeps")),
             KEEPER_TIME.as_secs()
         );
         let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
         self.take_back(records, then, (&why, UNKNOWN), now);
         // It may be written down all the same.
-        if let Some(store) = self.keeper.store_mut() {
-            store.is_attached = false;
+        self.keeper.store_mut().into_iter().for_each(|store| store.lose(None));
+    }
+
+    /// Takes the process that writes to the store for gone, where it has asked for nothing in time.
+    pub(super) fn handle_silent_store(&mut self, now: Instant) {
+        if self.keeper.store_deadline().is_some_and(|at| at <= now) {
+            self.lose_store("`hub store` does not run here", now);
         }
     }
 
@@ -365,7 +376,7 @@ impl Core {
     ) {
         let Some(hub) = self.peers.of(link) else { return };
         let is_keeper = self.keeper.other() == Some(hub);
-        if !is_keeper && (self.keeper.is_own() || !self.takes_any_list()) {
+        if !is_keeper && !self.takes_any_list() {
             return;
         }
         self.seal(now);
@@ -375,7 +386,11 @@ impl Core {
             let was_fresh = self.keeper.is_fresh();
             self.end_records(link, now);
             if was_fresh && !self.keeper.is_fresh() {
-                self.write_soon(Command::NoteTerm, now);
+                self.saving.rewrite_now();
+                self.write_soon(Command::WriteTerm, now);
+                if self.keeper.is_own() {
+                    self.share_anew();
+                }
             }
         }
     }
@@ -395,7 +410,7 @@ impl Core {
     fn take_put(&mut self, Put { changes, access, bad }: Put, now: Instant) {
         if let Some(access) = access {
             self.set_access(access);
-            self.write_soon(Command::NoteAccess, now);
+            self.write_soon(Command::WriteAccess, now);
         }
         if let Some(why) = bad.first() {
             let others = bad.len() - 1;
@@ -418,6 +433,7 @@ impl Core {
             true if self.keeper.telling.is_busy() => {
                 Err("too much waits for the disk of the keeper".to_owned())
             }
+            true if self.keeper.is_fresh() => Err("the hub that keeps the list has lost it".to_owned()),
             true if asked.len() > MOST_EDITS => Err(format!("a change has {MOST_EDITS} records at most")),
             true => self.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),

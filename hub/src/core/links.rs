@@ -37,10 +37,17 @@ impl Core {
     /// Brings the other hubs up to date with the list of members.
     pub(super) fn refresh_peers(&mut self, now: Instant) {
         let others = self.hubs.known().get(1..).unwrap_or_default();
-        for session in self.peers.set(others, now) {
+        let gone = self.peers.sessions_besides(others);
+        for &session in &gone {
             let why = End::Farewell("it is no hub of this LAN any more");
             self.switch.dismiss(session, Farewell::Changed, why);
         }
+        // Nobody is with it from now on.
+        for session in gone {
+            self.forget_link(session, now);
+        }
+        let others = self.hubs.known().get(1..).unwrap_or_default();
+        self.peers.set(others, now);
     }
 
     /// Has the hubs reached that are due.
@@ -90,6 +97,10 @@ impl Core {
             Wish::Later => {
                 let why = End::Farewell("this hub has begun to make a link of its own");
                 return self.switch.dismiss(session, Farewell::Replaced, why);
+            }
+            Wish::Unknown if self.members().is_revoked(&hub) => {
+                let text = "this hub's membership was revoked".to_owned();
+                return self.switch.refuse(session, Refusal::Revoked, text);
             }
             Wish::Unknown if self.admit_hub(session, hub, join, now) => return,
             Wish::Unknown => {
@@ -185,6 +196,11 @@ impl Core {
             self.switch.end(lane, End::Farewell("its link has ended"));
         }
         told.iter().for_each(|key| self.refresh_home(key));
+        // Another one tells the list, if that one was about to.
+        if self.takes_any_list() {
+            let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
+            links.into_iter().for_each(|(link, hub)| self.tell_keeper(link, hub));
+        }
         Some((hub, was_up))
     }
 
@@ -313,6 +329,9 @@ impl Core {
     /// of what is news: it only grows, so that each hub tells of a key once.
     pub(super) fn handle_revoked(&mut self, keys: &[PublicKey], now: Instant) {
         let own = self.key.public();
+        if keys.contains(&own) {
+            self.leave(now);
+        }
         let (mut changes, mut strangers) = (Vec::new(), Vec::new());
         for key in keys.iter().filter(|key| **key != own) {
             match self.members().by_key(key) {
@@ -325,6 +344,13 @@ impl Core {
         self.carry_out(&changes, now);
         self.seal(now);
         self.reopen_pending(now);
+    }
+
+    /// Sends the members to the other hubs, as those say that this one is none any more.
+    pub(super) fn leave(&mut self, now: Instant) {
+        if self.drain_to_others(true, now) {
+            self.note(Notice::HubRevoked);
+        }
     }
 
     /// Decides anew where a member is, after something was told of it, or it came or left here.

@@ -19,12 +19,17 @@ const MAX_QUESTIONS: usize = 64;
 impl Core {
     /// Whether the process that writes to the store has brought this hub up to date, and this hub keeps the list.
     pub fn is_stored(&self) -> bool {
-        self.keeper.store().is_some_and(|store| store.is_attached)
+        self.keeper.store().is_some_and(|store| store.is_attached())
     }
 
     /// Whether this hub keeps the list, or shares it with nobody: a store is filled from it.
     pub fn keeps_list(&self) -> bool {
-        self.keeper.other().is_none()
+        self.keeper.has_original()
+    }
+
+    /// The process that writes to the store asks for something.
+    pub fn hear_store(&mut self, now: Instant) {
+        self.keeper.store_mut().into_iter().for_each(|store| store.hear(now));
     }
 
     /// Whether this hub keeps the list in a store.
@@ -50,9 +55,7 @@ impl Core {
         self.seal(now);
         let Some((Asked { edits, then, .. }, _)) = self.keeper.answered(token, None) else {
             // It was taken back meanwhile: the list here is another one than that in the store.
-            if let Some(store) = self.keeper.store_mut() {
-                store.is_attached = false;
-            }
+            self.keeper.store_mut().into_iter().for_each(|store| store.lose(None));
             return;
         };
         self.write_again(&edits);
@@ -104,7 +107,7 @@ impl Core {
         }
         self.seal(now);
         let (asked, revoked) = if is_brought { self.take_brought(now) } else { (vec![], vec![]) };
-        self.take_for_keeper(term, Some(Store::attached()), now);
+        self.take_for_keeper(term, Some(Store::attached(now)), now);
         self.share_anew();
         asked.into_iter().for_each(|asked| self.ask_anew(asked, now));
         Ok(revoked)
@@ -116,6 +119,7 @@ impl Core {
         let (asked, before) = self.keeper.take_asked();
         self.put_back(before, now);
         let brought = self.keeper.take_brought();
+        self.keeper.set_fresh(false);
         let ids: BTreeSet<RecordId> = brought.iter().map(|record| record.id).collect();
         self.put(brought, now);
         self.take_off_others(&ids, now);
@@ -127,7 +131,7 @@ impl Core {
     /// The store says that another hub keeps the list, or does not answer: changes that wait are taken back here.
     pub fn lose_store(&mut self, why: &str, now: Instant) {
         let Some(store) = self.keeper.store_mut() else { return };
-        store.is_attached = false;
+        store.lose(Some(why));
         let (asked, records) = self.keeper.take_asked();
         let then = asked.into_iter().flat_map(|asked| asked.then).collect();
         self.take_back(records, then, (why, UNKNOWN), now);

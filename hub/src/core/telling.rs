@@ -100,7 +100,7 @@ impl Core {
         drop(self.admission.take_edits());
         let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
         for (link, hub) in links {
-            if self.keeper.is_own() {
+            if self.keeper.is_own() && !self.keeper.is_fresh() {
                 self.keeper.telling.tell_whole(link);
             } else if self.keeper.other() == Some(hub) {
                 self.tell_keeper(link, hub);

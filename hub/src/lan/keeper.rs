@@ -34,9 +34,10 @@ const MAX_ASKED_BYTES: usize = 128 * 1024;
 const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
 /// Bits of a question's number below those that tell the run of the hub.
 const RUN: u32 = 32;
-/// A term is further ahead of the one that is known at most by this: a store's counts all its changes, and it must not run out
-/// of numbers.
-const MOST_AHEAD: u64 = 1 << 48;
+/// A term is further ahead of the one that is known at most by this: it counts keepers, and nobody may use its numbers up.
+const MOST_AHEAD: u64 = 1 << 20;
+/// The process that writes to a store asks for work each few seconds: after this time without, it is gone.
+const STORE_SILENT: Duration = Duration::from_secs(10);
 
 mod telling;
 
@@ -71,7 +72,7 @@ pub(crate) struct Asked {
 pub(crate) struct Keeper {
     own: PublicKey,
     term: Option<Term>,
-    /// Whether this hub has joined the LAN and was never told the whole list.
+    /// Whether this hub has yet to be told the whole list: it has just joined the LAN, or keeps the list and has lost it.
     is_fresh: bool,
     last_token: u64,
     asked: VecDeque<Asked>,
@@ -94,16 +95,43 @@ pub(crate) struct Keeper {
 /// A store of the list beside the hub's own files, as the process sees it that writes there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Store {
-    /// Whether that process has brought this hub up to date.
-    pub(crate) is_attached: bool,
+    /// Since when that process, which has brought this hub up to date, has asked for nothing; `None`: it has not, or is gone.
+    heard_at: Option<Instant>,
+    /// Why it takes no changes, as it says.
+    problem: Option<String>,
     /// The last question that it was given.
     given: u64,
 }
 
 impl Store {
     /// One whose process has brought this hub up to date.
-    pub(crate) fn attached() -> Store {
-        Store { is_attached: true, given: 0 }
+    pub(crate) fn attached(now: Instant) -> Store {
+        Store { heard_at: Some(now), ..Store::default() }
+    }
+
+    /// Whether it takes changes.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.heard_at.is_some()
+    }
+
+    /// Notes that its process asks for something.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.heard_at = self.heard_at.map(|_| now);
+    }
+
+    /// Notes that it takes no changes any more, before it has brought this hub up to date again.
+    pub(crate) fn lose(&mut self, problem: Option<&str>) {
+        (self.heard_at, self.problem) = (None, problem.map(str::to_owned));
+    }
+
+    /// Why it takes none, as far as is known.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// When its process is gone, if it asks for nothing before.
+    pub(crate) fn silent_at(&self) -> Option<Instant> {
+        Some(self.heard_at? + STORE_SILENT)
     }
 }
 
@@ -146,9 +174,19 @@ impl Keeper {
         self.term.map(|term| term.keeper).filter(|keeper| *keeper != self.own)
     }
 
-    /// Whether this hub was never told the whole list.
+    /// Whether this hub has yet to be told the whole list.
     pub(crate) fn is_fresh(&self) -> bool {
         self.is_fresh
+    }
+
+    /// Sets that.
+    pub(crate) fn set_fresh(&mut self, is_fresh: bool) {
+        self.is_fresh = is_fresh;
+    }
+
+    /// Whether this hub has the list of which all others' are copies, or shares it with nobody.
+    pub(crate) fn has_original(&self) -> bool {
+        self.other().is_none() && !self.is_fresh
     }
 
     /// Whether this one is to be taken for the keeper, in place of the one that is known.
@@ -159,7 +197,7 @@ impl Keeper {
 
     /// Whether this hub agrees to changes without asking anyone.
     pub(crate) fn decides_alone(&self) -> bool {
-        self.other().is_none() && self.store.is_none()
+        self.has_original() && self.store.is_none()
     }
 
     /// The store, if this hub has one.
@@ -195,7 +233,7 @@ impl Keeper {
 
     /// The questions that the store was not given yet, at most so many.
     pub(crate) fn questions_for_store(&mut self, most: usize) -> Vec<(u64, Vec<Edit>)> {
-        let Some(store) = self.store.as_mut().filter(|store| store.is_attached) else { return Vec::new() };
+        let Some(store) = self.store.as_mut().filter(|store| store.is_attached()) else { return Vec::new() };
         let new = self.asked.iter().filter(|asked| asked.token > store.given).take(most);
         let questions: Vec<(u64, Vec<Edit>)> = new.map(|asked| (asked.token, asked.edits.clone())).collect();
         store.given = questions.last().map_or(store.given, |(token, _)| *token);
@@ -204,7 +242,7 @@ impl Keeper {
 
     /// Whether there are some.
     pub(crate) fn has_questions_for_store(&self) -> bool {
-        let given = self.store().filter(|store| store.is_attached).map(|store| store.given);
+        let given = self.store().filter(|store| store.is_attached()).map(|store| store.given);
         given.is_some_and(|given| self.asked.back().is_some_and(|asked| asked.token > given))
     }
 
@@ -213,7 +251,6 @@ impl Keeper {
     pub(crate) fn set_term(&mut self, term: Term, store: Option<Store>) -> Vec<Asked> {
         self.store = store;
         self.term = Some(term);
-        self.is_fresh &= term.keeper != self.own;
         self.arriving = None;
         self.told.clear();
         self.telling = Telling::default();
@@ -306,6 +343,11 @@ impl Keeper {
     /// When changes that wait are given up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.asked.front().map(|asked| asked.since + KEEPER_TIME)
+    }
+
+    /// When the process of the store is gone, if it asks for nothing before.
+    pub(crate) fn store_deadline(&self) -> Option<Instant> {
+        self.store()?.silent_at()
     }
 
     /// The changes that have waited for too long, and all behind them, and what their records are without them.

@@ -108,21 +108,23 @@ impl Peer {
 impl Peers {
     // ---- which hubs there are
 
-    /// Sets the other hubs. Returns the links and attempts of those that are none any more.
-    pub(crate) fn set(&mut self, hubs: &[HubInfo], now: Instant) -> Vec<SessionId> {
+    /// The links and attempts of hubs that are none of these any more.
+    pub(crate) fn sessions_besides(&self, hubs: &[HubInfo]) -> Vec<SessionId> {
+        let is_gone = |key: &PublicKey| hubs.iter().all(|hub| hub.key != *key || hub.place.is_none());
+        let gone = self.by_key.iter().filter(|(key, _)| is_gone(key));
+        gone.filter_map(|(_, peer)| peer.session()).collect()
+    }
+
+    /// Sets the other hubs. The sessions of those that are none any more have ended.
+    pub(crate) fn set(&mut self, hubs: &[HubInfo], now: Instant) {
         let place =
             |key: &PublicKey| hubs.iter().find(|hub| hub.key == *key).and_then(|hub| hub.place.clone());
-        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
         self.by_key.retain(|key, peer| match place(key) {
             Some(place) => {
                 peer.place = place;
                 true
             }
-            None => {
-                gone.extend(peer.session());
-                forgotten.extend(peer.told.drain().map(|(key, _)| key));
-                false
-            }
+            None => false,
         });
         for hub in hubs {
             if let Some(place) = hub.place.clone() {
@@ -136,8 +138,6 @@ impl Peers {
                 });
             }
         }
-        forgotten.iter().for_each(|key| self.untell(key));
-        gone
     }
 
     fn untell(&mut self, key: &PublicKey) {
@@ -407,7 +407,7 @@ mod tests {
         );
         (10..20).for_each(|seed| peers.set_online(one, presence(seed, 1), 3));
         assert_eq!(peers.told().len(), 3, "and of no more than there can be");
-        assert_eq!(peers.set(&[hub(2)], now), [one], "a hub that is none any more loses its link");
+        assert_eq!(peers.sessions_besides(&[hub(2)]), [one], "a hub that is none any more loses its link");
     }
 
     #[test]

@@ -160,12 +160,10 @@ pub enum Command {
     Drain(bool),
     /// Keep the list of members that the hubs share.
     Keep,
-    /// Write who does, and whether that is this hub with a store.
-    WriteTerm(Term, bool),
-    /// The same, whoever it is by then, though nobody waits for it.
-    NoteTerm,
-    /// Write who may join, as another hub says, whatever it is by then.
-    NoteAccess,
+    /// Write who does by then, and whether that is this hub with a store.
+    WriteTerm,
+    /// Write who may join by then, as another hub says.
+    WriteAccess,
     /// Read the files again.
     Reload,
 }
@@ -184,9 +182,8 @@ impl Command {
             | Command::Renumber(_)
             | Command::Drain(_)
             | Command::Keep
-            | Command::WriteTerm(..)
-            | Command::NoteTerm
-            | Command::NoteAccess
+            | Command::WriteTerm
+            | Command::WriteAccess
             | Command::Reload => false,
         }
     }
@@ -281,8 +278,8 @@ pub(crate) enum Running {
     Move(RequestId, Vec<Step>, Moves, Subnets),
     /// Who keeps the list.
     Term(RequestId),
-    /// Who keeps it, or who may join, for which nobody waits.
-    Noted,
+    /// Who may join, as another hub says.
+    Told,
     /// The files as they are, and what the list was when they began to be read.
     Reload(RequestId, Seen),
 }
@@ -299,9 +296,14 @@ pub(crate) struct Awaited {
     pub(crate) done: String,
 }
 
+/// Who waits for a command that is nobody's.
+pub(crate) const NOBODY: RequestId = RequestId(0);
+
 /// Which job is done, and what waits for it.
 pub struct Saving {
     running: Option<Running>,
+    /// What could not be written, beside the list, and is to be tried again.
+    failed: Vec<Command>,
     requests: VecDeque<(RequestId, Command)>,
     awaited: Vec<Awaited>,
     /// The state of the list of members of which writing has ended, well or not.
@@ -325,6 +327,7 @@ impl Saving {
     pub fn new(taken: Fingerprint) -> Saving {
         Saving {
             running: None,
+            failed: Vec::new(),
             requests: VecDeque::new(),
             awaited: Vec::new(),
             attempted: Version::default(),
@@ -361,13 +364,13 @@ impl Saving {
         members: &Members,
         invites: &Invites,
     ) -> bool {
-        let is_access = |command: &Command| matches!(command, Command::SetAccess(_) | Command::NoteAccess);
+        let is_access = |command: &Command| matches!(command, Command::SetAccess(_) | Command::WriteAccess);
         // What was read is written.
         let are_saved =
             (members.is_saved(version) || self.is_settled(version)) && invites.is_saved(invites_version);
         self.retry_at.is_some()
             || are_saved
-                && !matches!(self.running, Some(Running::Access(..) | Running::Noted))
+                && !matches!(self.running, Some(Running::Access(..) | Running::Told | Running::Term(_)))
                 && !self.requests.iter().any(|(_, command)| is_access(command))
     }
 
@@ -389,7 +392,7 @@ impl Saving {
     /// Puts a command in line for which nobody waits, unless it is there.
     pub(crate) fn enqueue_once(&mut self, command: Command) {
         if !self.requests.iter().any(|(_, other)| *other == command) {
-            self.requests.push_back((RequestId(0), command));
+            self.requests.push_back((NOBODY, command));
         }
     }
 
@@ -421,7 +424,7 @@ impl Saving {
 
     /// Whether it is still to be written who may join.
     pub(crate) fn has_access_to_write(&self) -> bool {
-        self.requests.iter().any(|(_, command)| *command == Command::NoteAccess)
+        self.requests.iter().any(|(_, command)| *command == Command::WriteAccess)
     }
 
     pub(crate) fn run(&mut self, running: Running) {
@@ -436,6 +439,11 @@ impl Saving {
     /// Has writing tried again at once: it may succeed now, or someone waits for the answer.
     pub(crate) fn retry_now(&mut self) {
         self.retry_at = None;
+    }
+
+    /// Has a long text written as a whole as soon as it changes, though it was lately.
+    pub(crate) fn rewrite_now(&mut self) {
+        self.rewritten_at = None;
     }
 
     /// Has a long text written as a whole now, if lines of it have others in their place.
@@ -495,6 +503,25 @@ impl Saving {
     /// Notes that writing the changes up to this state failed; returns the reason if it should be logged.
     pub(crate) fn fail(&mut self, version: Version, trouble: String, now: Instant) -> Option<String> {
         self.settle(version);
+        self.put_off(trouble, now)
+    }
+
+    /// Notes that something else could not be written; returns the reason if it should be logged.
+    pub(crate) fn fail_command(&mut self, command: Command, trouble: String, now: Instant) -> Option<String> {
+        self.failed.push(command);
+        self.put_off(trouble, now)
+    }
+
+    /// Puts in line again what could not be written, when it is time; whether there was something.
+    pub(crate) fn enqueue_failed(&mut self, now: Instant) -> bool {
+        if self.failed.is_empty() || self.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        std::mem::take(&mut self.failed).into_iter().for_each(|command| self.enqueue_once(command));
+        true
+    }
+
+    fn put_off(&mut self, trouble: String, now: Instant) -> Option<String> {
         self.retry_at = Some(now + SAVE_PAUSE);
         // Writing is retried; only the first failure is logged.
         let is_new = self.trouble.as_ref() != Some(&trouble);

@@ -71,10 +71,10 @@ pub fn join(
         mtu: Some(welcome.mtu),
     };
     let line = format!("{hub_key} {} - hub={}\n", welcome.name, to_join.hub);
-    // Nobody is let in before the list is told.
+    // Nobody is let in before the list is told. Where not all of it gets written, the next start joins anew.
     state.write(LOCKED, files::LOCKED_TEXT).map_err(text)?;
-    state.write(MEMBERS, &line).map_err(text)?;
     state.write(LAN, &lan.to_text()).map_err(text)?;
+    state.write(MEMBERS, &line).map_err(text)?;
     state.give_to_owner().map_err(text)?;
     info!("joined the LAN of the hub {} at {}", welcome.name, to_join.hub);
     Ok((welcome.addresses, welcome.mtu))

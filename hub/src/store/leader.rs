@@ -42,8 +42,8 @@ pub trait Outside: Cluster {
     /// Renews it no more.
     fn let_go(&mut self) -> Option<String>;
 
-    /// Says what is wrong, or, without a text, that nothing is.
-    fn complain(&mut self, why: Option<String>);
+    /// Says what is wrong.
+    fn warn(&mut self, text: &str);
 
     /// Says what was done.
     fn note(&mut self, text: &str);
@@ -52,26 +52,30 @@ pub trait Outside: Cluster {
     fn pause(&mut self) -> bool;
 }
 
+/// Why a process does nothing: it is as it should be.
+const WAITS: &str = "`hub store` beside another hub leads, and this one takes its place when it is gone";
+
 /// A process.
 pub struct Leader<O> {
     outside: O,
     /// What all keys begin with.
     prefix: String,
+    /// Why it does not lead, or cannot write.
+    problem: String,
 }
 
 impl<O: Outside> Leader<O> {
     /// One that has done nothing yet.
     pub fn new(outside: O, prefix: &str) -> Leader<O> {
-        Leader { outside, prefix: prefix.to_owned() }
+        let problem = "`hub store` has just begun".to_owned();
+        Leader { outside, prefix: prefix.to_owned(), problem }
     }
 
     /// Leads where nobody does, and looks again and again whether that is so.
     pub fn run(mut self) {
         loop {
-            if let Err(why) = self.lead()
-                && !why.is_empty()
-            {
-                self.outside.complain(Some(why));
+            if let Err(why) = self.lead() {
+                self.say(why);
             }
             // The next one need not wait until the lease ends.
             if let Some(lease) = self.outside.let_go() {
@@ -83,28 +87,41 @@ impl<O: Outside> Leader<O> {
         }
     }
 
+    /// Says why it does not lead, or cannot write, once.
+    fn say(&mut self, why: String) {
+        if why == self.problem || why.is_empty() {
+            return;
+        }
+        if why == WAITS {
+            self.outside.note(&why)
+        } else {
+            self.outside.warn(&why)
+        }
+        self.problem = why;
+    }
+
     fn etcd(&mut self) -> Etcd<'_, O> {
         Etcd { cluster: &mut self.outside, prefix: &self.prefix }
     }
 
-    /// Becomes the leader, unless there is one, and does its work for as long as it is. An empty text: there is another one.
+    /// Becomes the leader, unless there is one, and does its work for as long as it is. Ends with why it does not.
     fn lead(&mut self) -> Result<(), String> {
         // Before anything else, the hub has to be there. What it knows of the store is by an earlier process, or is not yet.
-        let mut work = self.wait(Vec::new(), Some("`hub store` has just begun".to_owned()))?;
+        let mut work = self.wait(Vec::new(), Some(self.problem.clone()))?;
         if self.etcd().record(LEADER).map_err(to_text)?.is_some() {
-            return Err(String::new());
+            return Err(WAITS.to_owned());
         }
         self.term(&work)?;
         let lease = self.etcd().lease(LEASE_SECONDS).map_err(to_text)?;
         self.outside.hold(lease.clone());
         match self.etcd().lead(LEADER, &work.key.to_string(), &lease) {
             Ok(()) => {}
-            Err(Error::NotLeader) => return Err(String::new()),
+            Err(Error::NotLeader) => return Err(WAITS.to_owned()),
             Err(error) => return Err(error.to_string()),
         }
         while self.outside.held().is_some() {
             self.attach(&lease, &work)?;
-            self.outside.complain(None);
+            self.problem.clear();
             work = self.serve(&lease)?;
         }
         Err("the lease in etcd has ended".to_owned())
@@ -194,27 +211,31 @@ impl<O: Outside> Leader<O> {
     fn serve(&mut self, lease: &str) -> Result<StoreWork, String> {
         let mut written = Vec::new();
         loop {
-            let work = match self.wait(std::mem::take(&mut written), None) {
-                Ok(work) if work.attached => work,
-                Ok(work) => return Ok(work),
-                Err(why) if why.is_empty() && self.outside.held().is_some() => continue,
+            let tokens = std::mem::take(&mut written);
+            let outcome = match self.wait(tokens, None) {
+                Ok(work) if !work.attached => return Ok(work),
+                Ok(work) => {
+                    written = work.changes.iter().map(|change| change.token).collect();
+                    let changes =
+                        work.changes.into_iter().map(|change| change.records.into_iter().map(self::change));
+                    let changes: Vec<Vec<Change>> = changes.map(Iterator::collect).collect();
+                    self.etcd().write((LEADER, lease), &changes)
+                }
+                // There was nothing to write, so that nobody knows whether it could be.
+                Err(why) if why.is_empty() && self.outside.held().is_some() => {
+                    self.etcd().record(LEADER).map(drop)
+                }
                 Err(why) => return Err(why),
             };
-            let changes = work.changes.iter().map(|change| change.records.iter().cloned().map(self::change));
-            let changes: Vec<Vec<Change>> = changes.map(Iterator::collect).collect();
-            if let Err(error) = self.etcd().write((LEADER, lease), &changes) {
+            if let Err(error) = outcome {
                 // What is written and what is not is known again once the hub is brought up to date.
-                let lost = error.to_string();
-                let work = self.wait(Vec::new(), Some(lost.clone()))?;
+                self.say(error.to_string());
+                let work = self.wait(Vec::new(), Some(error.to_string()))?;
                 return match error {
-                    Error::NotLeader => Err(lost),
-                    Error::Unreachable(_) => {
-                        self.outside.complain(Some(lost));
-                        Ok(work)
-                    }
+                    Error::NotLeader => Err(error.to_string()),
+                    Error::Unreachable(_) => Ok(work),
                 };
             }
-            written = work.changes.into_iter().map(|change| change.token).collect();
         }
     }
 

@@ -187,7 +187,7 @@ impl Switch {
     ) {
         let member = fabric.members.member(to);
         let mut ways = [member.session, member.elsewhere].into_iter().flatten();
-        let Some(to) = ways.find(|&session| self.is_live(session)) else {
+        let Some(to) = ways.find(|&session| self.leads_to(session, to)) else {
             let answer = self.refusal(icmp::unreachable, from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
         };
@@ -199,6 +199,17 @@ impl Switch {
             return self.buffers.pool.give(packet);
         }
         self.drop_answered(from, packet, Reason::TooBig, answer, effects, now);
+    }
+
+    /// Whether a session is this member's, or the link of a hub.
+    fn leads_to(&self, session: SessionId, to: MemberId) -> bool {
+        self.session(session).filter(|session| session.end.is_none()).is_some_and(|session| {
+            match session.role {
+                Role::Member(id) => id == to,
+                Role::Hub => true,
+                Role::Unknown => false,
+            }
+        })
     }
 
     fn drop(&mut self, from: Option<SessionId>, packet: Buf, reason: Reason) {
