@@ -33,12 +33,17 @@ pub(super) struct World {
 impl World {
     /// One hub, and nobody else.
     pub(super) fn new() -> World {
+        World::in_subnet("10.0.0.0/24")
+    }
+
+    /// The same in this subnet.
+    pub(super) fn in_subnet(subnet: &str) -> World {
         house::require_tun().unwrap();
         let net = Net::named(&["hub-b", "hub-c", "laptop", "desk", "nas"]).unwrap();
         let mut world = World {
             spokes: Vec::new(),
             hubs: [None, None, None],
-            lines: [vec!["--subnet".to_owned(), "10.0.0.0/24".to_owned()], Vec::new(), Vec::new()],
+            lines: [vec!["--subnet".to_owned(), subnet.to_owned()], Vec::new(), Vec::new()],
             net,
             binaries: Binaries::find().unwrap(),
         };
@@ -72,6 +77,13 @@ impl World {
         let process = host.spawn(["hub-a", "hub-b", "hub-c"][hub], &command).unwrap();
         process.wait_for_line(HUB_LISTENS, SOON).unwrap();
         self.hubs[hub] = Some(process);
+    }
+
+    /// Stops it as a service is stopped.
+    pub(super) fn stop(&mut self, hub: usize) {
+        let process = self.hubs[hub].take().unwrap();
+        process.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+        process.wait_exit(Duration::from_secs(5)).unwrap();
     }
 
     pub(super) fn kill(&mut self, hub: usize) {
