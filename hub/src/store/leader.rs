@@ -55,6 +55,9 @@ pub trait Outside: Cluster {
 /// Why a process does nothing: it is as it should be.
 const WAITS: &str = "`hub store` beside another hub leads, and this one takes its place when it is gone";
 
+/// Why one does not lead any more.
+const ENDED: &str = "the lease in etcd has ended";
+
 /// A process.
 pub struct Leader<O> {
     outside: O,
@@ -89,15 +92,11 @@ impl<O: Outside> Leader<O> {
 
     /// Says why it does not lead, or cannot write, once.
     fn say(&mut self, why: String) {
-        if why == self.problem || why.is_empty() {
-            return;
+        if why != self.problem {
+            let say = if why == WAITS { O::note } else { O::warn };
+            say(&mut self.outside, &why);
+            self.problem = why;
         }
-        if why == WAITS {
-            self.outside.note(&why)
-        } else {
-            self.outside.warn(&why)
-        }
-        self.problem = why;
     }
 
     fn etcd(&mut self) -> Etcd<'_, O> {
@@ -124,7 +123,7 @@ impl<O: Outside> Leader<O> {
             self.problem.clear();
             work = self.serve(&lease)?;
         }
-        Err("the lease in etcd has ended".to_owned())
+        Err(ENDED.to_owned())
     }
 
     /// The number under which etcd's list was kept last, if it is the one to take over; `None`: etcd is to be filled.
@@ -146,8 +145,8 @@ impl<O: Outside> Leader<O> {
     /// Brings the hub what etcd has, or etcd what the hub has, and has the hub keep the list.
     fn attach(&mut self, lease: &str, work: &StoreWork) -> Result<(), String> {
         match self.term(work)? {
-            Some(last) => self.take(lease, last + 1),
-            None => self.fill(lease, work.term + 1),
+            Some(last) => self.take(lease, last.saturating_add(1)),
+            None => self.fill(lease, work.term.saturating_add(1)),
         }
     }
 
@@ -222,9 +221,10 @@ impl<O: Outside> Leader<O> {
                     self.etcd().write((LEADER, lease), &changes)
                 }
                 // There was nothing to write, so that nobody knows whether it could be.
-                Err(why) if why.is_empty() && self.outside.held().is_some() => {
-                    self.etcd().record(LEADER).map(drop)
-                }
+                Err(why) if why.is_empty() => match self.outside.held() {
+                    Some(_) => self.etcd().record(LEADER).map(drop),
+                    None => return Err(ENDED.to_owned()),
+                },
                 Err(why) => return Err(why),
             };
             if let Err(error) = outcome {
