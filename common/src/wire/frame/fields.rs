@@ -123,8 +123,10 @@ fn record(value: &[u8]) -> Result<Record, BadFrame> {
     Ok(Record { id, text })
 }
 
+/// It is one line of a file.
 fn record_text(value: &[u8]) -> Result<String, BadFrame> {
-    if value.len() > MAX_RECORD { Err(BadFrame) } else { Ok(text(value)?.to_owned()) }
+    let is_line = |text: &&str| text.len() <= MAX_RECORD && !text.contains(char::is_control);
+    text(value).ok().filter(is_line).map(str::to_owned).ok_or(BadFrame)
 }
 
 /// The record as it is to be, as a field, then its text as it was, if there was one.

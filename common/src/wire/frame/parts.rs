@@ -93,7 +93,7 @@ pub enum RecordId {
 pub struct Record {
     /// Which one.
     pub id: RecordId,
-    /// Its text, at most [`MAX_RECORD`] bytes; `None` where there is none.
+    /// Its text, at most [`MAX_RECORD`] bytes without control characters; `None` where there is none.
     pub text: Option<String>,
 }
 

@@ -52,7 +52,7 @@ fn presences() -> impl Strategy<Value = Presence> {
 }
 
 fn texts() -> impl Strategy<Value = Option<String>> {
-    proptest::option::of(".{0,200}")
+    proptest::option::of("\\PC{0,200}")
 }
 
 fn records() -> impl Strategy<Value = Record> {
@@ -200,6 +200,24 @@ fn of_hubs_that_a_later_version_tells_those_are_taken_that_can_be_read() {
     assert_eq!(hubs(&many), Ok(Some(ControlFrame::Hubs(vec![known; MAX_TOLD_HUBS]))));
     for bad in [vec![], vec![0; 32], value(0, &[0; 32], "hub-b"), [&told[0][..33], &[0xff]].concat()] {
         assert_eq!(hubs(&[bad]), Err(BadFrame));
+    }
+}
+
+#[test]
+fn a_record_is_one_line() {
+    for (text, is_line) in
+        [("locked", true), ("ü -", true), ("locked\nopen", false), ("open\r", false), ("\t", false)]
+    {
+        let record = Record { id: RecordId::Access, text: Some(text.to_owned()) };
+        let before = Edit { record: Record { text: None, ..record.clone() }, before: record.text.clone() };
+        for frame in [
+            ControlFrame::Records { records: vec![record.clone()], first: false, last: false },
+            ControlFrame::Ask { token: 7, edits: vec![before] },
+        ] {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            assert_eq!(decode(&bytes), if is_line { Ok(Some(frame)) } else { Err(BadFrame) }, "{text:?}");
+        }
     }
 }
 

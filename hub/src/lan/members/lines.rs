@@ -233,7 +233,7 @@ impl Lines {
         &mut self,
         format: impl Fn(MemberId) -> String,
         waits: impl Fn(MemberId) -> bool,
-        (unagreed, before): (&Unagreed, &[&str]),
+        (unagreed, before): (&Unagreed, &[String]),
     ) -> Patch {
         let can_append = self.can_append(unagreed);
         let mut text = String::new();
@@ -264,7 +264,7 @@ impl Lines {
             text.push('\n');
         }
         if !can_append {
-            before.iter().for_each(|line| text.extend([line, "\n"]));
+            before.iter().for_each(|line| text.extend([line.as_str(), "\n"]));
         }
         self.text.lines = to;
         self.text.len = if can_append { self.text.len + text.len() } else { text.len() };

@@ -55,14 +55,13 @@ impl Members {
         }
     }
 
-    /// The lines that these members had, without those that are at odds with what is written of the others.
-    pub(super) fn lines_before<'a>(&self, unagreed: &'a Unagreed) -> Vec<&'a str> {
+    /// The lines that these members had, without those that are at odds with what is written of the others. They are made anew:
+    /// what another hub told may be more than a line.
+    pub(super) fn lines_before(&self, unagreed: &Unagreed) -> Vec<String> {
         let is_written = |id: MemberId| !unagreed.contains_key(&self.member(id).key);
         let (mut names, mut addresses, mut lines) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for (key, line) in unagreed.iter().filter(|(key, _)| !self.is_revoked(key)) {
-            let Some((line, member)) =
-                line.as_deref().and_then(|line| Some((line, self.parse_record(key, line).ok()?)))
-            else {
+            let Some(member) = line.as_deref().and_then(|line| self.parse_record(key, line).ok()) else {
                 continue;
             };
             let is_free = self.by_name(&member.name).is_none_or(|id| !is_written(id))
@@ -71,9 +70,9 @@ impl Members {
                     self.holder(*address).is_none_or(|id| !is_written(id)) && !addresses.contains(address)
                 });
             if is_free {
+                lines.push(format_member(&member));
                 names.insert(member.name);
                 addresses.extend(member.addresses);
-                lines.push(line);
             }
         }
         lines

@@ -402,6 +402,15 @@ fn what_waits_for_the_keeper_of_the_list_is_written_as_it_was() {
 }
 
 #[test]
+fn what_another_hub_tells_of_a_member_that_waits_is_one_line() {
+    let mut members = Members::parse(&format!("{} x 10.0.0.2\n", key(1)), subnets()).unwrap();
+    let Patch::Replace(written) = members.begin_save(&unagreed(&[(1, Some("a 10.0.0.2\n-"))])) else {
+        panic!()
+    };
+    assert_eq!(written, format!("{} a 10.0.0.2\n", key(1)));
+}
+
+#[test]
 fn to_a_long_list_nothing_is_added_behind_what_waits_for_the_keeper() {
     let text: String =
         (100..=255).map(|seed| format!("{} {} -\n", key(seed), "m".repeat(59) + &seed.to_string())).collect();
