@@ -32,7 +32,7 @@ pub(crate) struct Peers {
     tellers: HashMap<u64, u32>,
     /// The hub that told last.
     last: Option<PublicKey>,
-    /// Who was told of and is not in the list of members.
+    /// Those who are told of now and are not in the list of members.
     strangers: BTreeSet<PublicKey>,
 }
 
@@ -140,7 +140,11 @@ impl Peers {
         }
     }
 
+    /// Forgets that a hub told of a member, after it was taken out of what that hub has told.
     fn untell(&mut self, key: &PublicKey) {
+        if self.strangers.contains(key) && !self.is_told_by_any(key) {
+            self.strangers.remove(key);
+        }
         if let Entry::Occupied(mut tellers) = self.tellers.entry(first_bytes(key)) {
             *tellers.get_mut() -= 1;
             if *tellers.get() == 0 {
@@ -328,9 +332,14 @@ impl Peers {
 
     /// Notes that a member is not in the list, of whom a hub may have told.
     pub(crate) fn note_stranger(&mut self, key: PublicKey) {
-        if self.tellers.contains_key(&first_bytes(&key)) {
+        if self.is_told_by_any(&key) {
             self.strangers.insert(key);
         }
+    }
+
+    fn is_told_by_any(&self, key: &PublicKey) -> bool {
+        self.tellers.contains_key(&first_bytes(key))
+            && self.by_key.values().any(|peer| peer.told.contains_key(key))
     }
 
     /// Those who were not in the list of members.
@@ -408,6 +417,28 @@ mod tests {
         (10..20).for_each(|seed| peers.set_online(one, presence(seed, 1), 3));
         assert_eq!(peers.told().len(), 3, "and of no more than there can be");
         assert_eq!(peers.sessions_besides(&[hub(2)]), [one], "a hub that is none any more loses its link");
+    }
+
+    #[test]
+    fn a_stranger_is_forgotten_once_no_hub_tells_of_it() {
+        let (now, [one, two]) = (Instant::now(), [1, 2].map(SessionId::new));
+        let mut peers = linked(now);
+        // A key that begins as another one that is told of.
+        let mut bytes = *key(9).as_bytes();
+        bytes[31] ^= 1;
+        let alike = PublicKey::from_bytes(bytes).unwrap();
+        peers.set_online(one, presence(9, 1), 3);
+        peers.note_stranger(alike);
+        assert!(peers.strangers.is_empty());
+        peers.set_online(one, Presence { key: alike, ..presence(9, 1) }, 3);
+        peers.set_online(two, presence(8, 1), 3);
+        peers.set_online(one, presence(8, 1), 3);
+        [alike, key(8), key(9)].into_iter().for_each(|key| peers.note_stranger(key));
+        peers.set_offline(one, &alike, 1);
+        peers.set_offline(two, &key(8), 1);
+        assert_eq!(peers.strangers, [key(8), key(9)].into());
+        peers.ended(one, now);
+        assert!(peers.strangers.is_empty());
     }
 
     #[test]
