@@ -48,6 +48,8 @@ mod offers;
 mod renumber;
 mod store;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 pub use access::Case;
 

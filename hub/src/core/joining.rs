@@ -201,10 +201,11 @@ impl Core {
             self.switch.dismiss(old, Farewell::Replaced, End::Farewell("the same key joined again"));
         }
         let stamp = self.stamp(id, join.sequence);
-        let offered = self.without_ungranted(id, &join.routes);
-        let routes = self.offer_routes(id, stamp.since, &offered);
         self.admission.members_mut().set_online(id, session);
         self.admission.members_mut().set_stamp(id, stamp);
+        let offered = self.without_ungranted(id, &join.routes);
+        // The other hubs hear with its routes that it is here.
+        let routes = self.offer_routes(id, stamp.since, &offered);
         self.note_export(id);
         let who = self.who(id);
         self.note(Notice::Joined { session, who, source, is_new });
@@ -216,7 +217,6 @@ impl Core {
         self.tell_all_routes(session, id);
         self.tell_hubs(session, id, now);
         self.offer_lane(session);
-        self.tell_online(id);
     }
 
     fn welcome_frame(&self, id: MemberId, routes: Vec<ipnetwork::IpNetwork>) -> Welcome {

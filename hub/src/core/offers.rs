@@ -79,9 +79,12 @@ impl Core {
         self.lan.hub_networks = networks;
     }
 
-    /// Tells the other hubs what a member that is here has now. On an open hub the list of members says it too, beside what
-    /// a person granted it: a locked one grants what it says.
+    /// Tells the other hubs what a member that is here has now; of one that is elsewhere its hub tells. On an open hub the list of
+    /// members says it too, beside what a person granted it: a locked one grants what it says.
     fn record_routes(&mut self, id: MemberId) {
+        if self.members().member(id).session.is_none() {
+            return;
+        }
         self.tell_online(id);
         if self.admission.access() != Access::Open || !self.reaches_keeper() {
             return;
