@@ -426,14 +426,15 @@ impl Core {
     pub(super) fn handle_ask(&mut self, link: SessionId, token: u64, asked: &[Edit], now: Instant) {
         self.seal(now);
         let Some(hub) = self.peers.of(link) else { return };
+        // Who asks gives up by itself; an answer would wait with what waits already, or for ever.
+        if self.keeper.term().is_none() || self.keeper.telling.is_busy() {
+            return;
+        }
         let applied = match self.keeper.is_own() {
+            true if self.keeper.is_fresh() => Err("the hub that keeps the list has lost it".to_owned()),
             true if self.keeper.decide(hub, token) && !self.admission.has(asked) => {
                 Err("this was asked before, and is another matter now".to_owned())
             }
-            true if self.keeper.telling.is_busy() => {
-                Err("too much waits for the disk of the keeper".to_owned())
-            }
-            true if self.keeper.is_fresh() => Err("the hub that keeps the list has lost it".to_owned()),
             true if asked.len() > MOST_EDITS => Err(format!("a change has {MOST_EDITS} records at most")),
             true => self.apply(asked),
             false => Err("this hub does not keep the list of members".to_owned()),

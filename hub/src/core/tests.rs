@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 
 use common::queue::Pool;
-use common::wire::frame::{Join, Presence};
+use common::wire::frame::{Edit, Join, Presence, Record, RecordId, Term};
 use common::wire::inbox::Inbox;
 use common::wire::tunnel::{Tunnel, outbox};
 
@@ -91,4 +91,27 @@ fn what_a_member_offers_is_written_down_by_the_hub_that_it_is_with_alone() {
     join(&mut core, 3, &Join { routes: routes.clone(), ..Join::new("nas".parse().unwrap()) }, now);
     assert!(core.members().member(nas).session.is_some());
     assert_eq!(core.members().member(nas).routes, [routes[1]]);
+}
+
+#[test]
+fn questions_wait_for_no_disk_without_end() {
+    let now = Instant::now();
+    let (mut core, link) = linked("", LanFile::default(), &[]);
+    (0..9).for_each(|token| core.handle_ask(link, token, &[], now));
+    assert!(core.keeper.telling.next_untold(|_| true).is_none(), "none of them keeps a list");
+
+    let routes: Vec<String> =
+        (0..64).map(|at| format!("fd44:1111:2222:3333:4444:5555:6666:{at:x}/128")).collect();
+    let members: String =
+        (3..11).map(|seed| member(seed, &format!("m{seed} - route={}", routes.join(",")))).collect();
+    let term = Some(Term { number: 1, keeper: key(1).public() });
+    let (mut core, link) = linked(&members, LanFile { term, ..LanFile::default() }, &[]);
+    // Another hub was quicker, always.
+    let record = |seed| Record { id: RecordId::Member(key(seed).public()), text: None };
+    let edits: Vec<Edit> = (3..11).map(|seed| Edit { record: record(seed), before: None }).collect();
+    (0..1_000).for_each(|token| core.handle_ask(link, token, &edits, now));
+    let answers = std::iter::from_fn(|| core.keeper.telling.next_untold(|_| true)).count();
+    assert!((10..100).contains(&answers), "{answers}");
+    // It is asked again over another link.
+    assert!(!core.keeper.decide(key(2).public(), 999));
 }

@@ -8,7 +8,7 @@ use common::wire::name::Name;
 use crate::ids::SessionId;
 use crate::lan::members::Version;
 
-/// Most bytes of what other hubs are to be told that are not written yet, beyond which none of them changes anything.
+/// Most bytes of what other hubs are to be told that are not written yet, beyond which their questions are dropped.
 const MAX_UNTOLD: usize = 1024 * 1024;
 
 /// Most records of one change: a transaction of etcd has 128 operations.
@@ -141,9 +141,10 @@ pub(super) fn size_of_edits(edits: &[Edit]) -> usize {
     edits.iter().map(|edit| size(&edit.record) + edit.before.as_ref().map_or(0, String::len)).sum()
 }
 
+/// What an answer takes. A page counts for nothing: one waits for each link, and it keeps nobody from asking.
 fn size_of_frame(answer: &ControlFrame) -> usize {
-    let ControlFrame::Answer { records, .. } = answer else { return 0 };
-    RECORD_BYTES + records.iter().map(size).sum::<usize>()
+    let ControlFrame::Answer { refused, records, .. } = answer else { return 0 };
+    RECORD_BYTES + refused.as_ref().map_or(0, String::len) + records.iter().map(size).sum::<usize>()
 }
 
 /// Changes for which nobody waits in parts that fit into a frame, and into a transaction of a store.
