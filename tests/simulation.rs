@@ -332,8 +332,8 @@ fn settle(world: &mut World) {
 fn check_what_is_known(world: &World) {
     let members = world.hub.members();
     let hub = members.hub_name().expect("it was set");
-    let own = world.hub.addresses(&hub).expect("it has its name");
-    let listed = members.after(None).map(|member| (&member.name, &member.addresses)).chain([(&hub, &own)]);
+    let own = world.hub.addresses(hub).expect("it has its name");
+    let listed = members.after(None).map(|member| (&member.name, &member.addresses)).chain([(hub, &own)]);
     let mut listed: Vec<(&Name, &Vec<IpAddr>)> = listed.collect();
     listed.retain(|(_, addresses)| !addresses.is_empty());
     listed.sort();

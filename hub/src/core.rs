@@ -282,9 +282,9 @@ impl Core {
         let members = self.members().after(after).map(|member| self.told_member(member));
         let mut peers: Vec<Peer> = members.take(MAX_PEERS + 1).collect();
         // The hub is told like a member, in the order of names: earlier versions of the spoke take it for one.
-        if let Some(name) = self.members().hub_name().filter(|name| after.is_none_or(|after| name > after)) {
-            let at = peers.partition_point(|peer| peer.name < name);
-            peers.insert(at, Peer { name, addresses: self.own_addresses(), online: true });
+        if let Some(name) = self.members().hub_name().filter(|name| after.is_none_or(|after| *name > after)) {
+            let at = peers.partition_point(|peer| peer.name < *name);
+            peers.insert(at, Peer { name: name.clone(), addresses: self.own_addresses(), online: true });
         }
         let page = if peers.len() <= MAX_PEERS { PageKind::Last } else { PageKind::Part };
         peers.truncate(MAX_PEERS);

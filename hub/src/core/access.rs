@@ -40,7 +40,7 @@ impl Core {
     /// Puts access rules in force, or lets all reach all. Logged where that is a change.
     pub(super) fn set_rules(&mut self, mut rules: Option<Rules>) {
         if let (Some(rules), Some(name)) = (&mut rules, self.members().hub_name()) {
-            rules.name_hub(&name);
+            rules.name_hub(name);
         }
         if self.access_rules().map(AccessControl::rules) != rules.as_ref() {
             self.switch.set_rules(rules);
@@ -80,7 +80,7 @@ impl Core {
     /// Where packets of this name or address come from or go to.
     fn place(&self, who: &str) -> Result<Place, String> {
         let members = self.admission.members();
-        let is_hubs_name = |name: Name| members.hub_name().as_ref() == Some(&name);
+        let is_hubs_name = |name: Name| members.hub_name() == Some(&name);
         if who == "hub" || who.parse().is_ok_and(is_hubs_name) {
             let addresses = self.lan.subnets.hub().map(|hub| hub.ip()).collect();
             return Ok(Place { member: None, addresses });

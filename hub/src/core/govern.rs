@@ -68,7 +68,7 @@ impl Core {
         }
         let name = match (name, wanted) {
             (Some(name), _) => name,
-            (None, Some(wanted)) => members.name_for(wanted, &key),
+            (None, Some(wanted)) => self.admission.members_mut().name_for(wanted, &key),
             (None, None) => return Err("this machine does not wait: give it a name with --name".to_owned()),
         };
         self.admission.members_mut().allow(key, name, Rights { addresses, routes, tags })

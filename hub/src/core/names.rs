@@ -24,14 +24,14 @@ impl Directory for Core {
         let members = self.members();
         match members.by_name(name).filter(|_| name.check_host().is_ok()) {
             Some(id) => Some(members.member(id).addresses.clone()),
-            None => (members.hub_name().as_ref() == Some(name)).then(|| self.own_addresses()),
+            None => (members.hub_name() == Some(name)).then(|| self.own_addresses()),
         }
     }
 
     fn name(&self, address: IpAddr) -> Option<Name> {
         let members = self.members();
         if self.lan.subnets.is_hub(address) {
-            return members.hub_name();
+            return members.hub_name().cloned();
         }
         let holder = members.member(members.holder(address)?);
         holder.name.check_host().is_ok().then(|| holder.name.clone())

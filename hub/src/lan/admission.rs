@@ -328,7 +328,7 @@ impl Admission {
                 invite.name
             ));
         }
-        if self.members.hub_name().as_ref() == Some(&invite.name) {
+        if self.members.hub_name() == Some(&invite.name) {
             return Err(format!("{} is the hub's own name: choose another", invite.name));
         }
         // A text that cannot be parsed must not be written: the hub would not start.

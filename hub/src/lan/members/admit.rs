@@ -7,14 +7,12 @@ use common::wire::key::PublicKey;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
+use super::names::is_numbered;
 use super::{Access, Decision, FULL, MAX_MEMBERS, Member, Members};
 use crate::ids::MemberId;
 
-/// The numbers that are tried in turn for a taken name. Beyond these, the search would take time in proportion to the
-/// members with that name, which unauthenticated peers could exploit.
-const FIRST_NUMBERS: std::ops::Range<usize> = 2..100;
-
-/// Pseudo-random numbers for a name, always the same for a key.
+/// Pseudo-random numbers for a name, always the same for a key. To search for the lowest free number instead would take time in
+/// proportion to the members with that name, which unauthenticated peers could exploit.
 fn key_numbers(key: &PublicKey) -> impl Iterator<Item = usize> {
     let (words, _) = key.as_bytes().as_chunks::<4>();
     words.iter().map(|&word| u32::from_le_bytes(word) as usize)
@@ -165,23 +163,18 @@ impl Members {
 
     /// The wanted name, or a numbered one that neither another member nor the hub has: the first, or one that goes by the key where
     /// many have that name. What can be no host's name is changed into one first, or numbered too.
-    pub(super) fn free_name(&self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
+    pub(super) fn free_name(&mut self, wanted: &Name, key: &PublicKey, own: Option<MemberId>) -> Name {
         let wanted =
             if wanted.check_host().is_ok() { wanted.clone() } else { Name::nearest(wanted.as_str()) };
-        let free = |name: &Name| self.names.is_free(name, own);
-        if wanted.check_host().is_ok() && free(&wanted) {
+        if wanted.check_host().is_ok() && self.names.is_free(&wanted, own) {
             return wanted;
         }
         // A member that was given a number before keeps it.
         if let Some(current) = own.map(|id| &self.member(id).name)
-            && FIRST_NUMBERS.chain(key_numbers(key)).any(|number| wanted.numbered(number) == *current)
+            && is_numbered(current, &wanted)
         {
             return current.clone();
         }
-        let numbers = FIRST_NUMBERS.chain(key_numbers(key)).chain(2..);
-        numbers
-            .map(|number| wanted.numbered(number))
-            .find(free)
-            .expect("there are fewer members than numbers")
+        self.names.numbered(&wanted, key_numbers(key), own)
     }
 }

@@ -52,7 +52,7 @@ impl Members {
     }
 
     /// The hub's name, which no member has; `None` where none was set.
-    pub fn hub_name(&self) -> Option<Name> {
+    pub fn hub_name(&self) -> Option<&Name> {
         self.names.hub()
     }
 

@@ -35,7 +35,7 @@ impl Members {
     }
 
     /// The name that a machine gets which would like to have this one.
-    pub(crate) fn name_for(&self, wanted: &Name, key: &PublicKey) -> Name {
+    pub(crate) fn name_for(&mut self, wanted: &Name, key: &PublicKey) -> Name {
         self.free_name(wanted, key, None)
     }
 
@@ -81,7 +81,7 @@ impl Members {
         name.check_host().map_err(|why| format!("{name}: {why}"))?;
         match self.by_name(name) {
             Some(_) => Err(format!("{name} is the name of another member")),
-            None if self.hub_name().as_ref() == Some(name) => Err(format!("{name} is the hub's own name")),
+            None if self.hub_name() == Some(name) => Err(format!("{name} is the hub's own name")),
             None => Ok(()),
         }
     }
