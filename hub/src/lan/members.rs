@@ -74,11 +74,14 @@ struct Journal {
     touched: Touched,
 }
 
-/// From which estimated length on, in bytes, newcomers' routes are not recorded, and from which on strangers make room
-/// for newcomers, and beyond which nothing is taken that another hub tells: all below what can be read again.
+/// From which estimated length on, in bytes, newcomers' routes are not recorded, nor what revoked members had but for names and
+/// addresses, and from which on strangers make room for newcomers, and beyond which nothing is taken that another hub tells: all
+/// below what can be read again.
 const FULL_FOR_ROUTES: usize = MAX_FILE / 2;
 const FULL: usize = MAX_FILE / 4 * 3;
 const FULL_FOR_ALL: usize = MAX_FILE / 8 * 7;
+/// Most keys of members and of those who were revoked.
+const MAX_KEYS: usize = 2 * MAX_MEMBERS;
 /// There is room for all members, each with a few networks.
 const _: () = assert!(MAX_MEMBERS * 240 < FULL_FOR_ROUTES);
 
@@ -124,17 +127,17 @@ impl Members {
         for (number, line) in folded.lines {
             let bad = |why| BadLine { line: number, why };
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
-                members.lines.push_text(line.into_owned());
+                members.push_text(line.into_owned());
                 continue;
             }
             if let Some(why) = outdated(&line, members.names.members()) {
                 members.skipped.push(bad(why));
-                members.lines.push_text(line.into_owned());
+                members.push_text(line.into_owned());
                 continue;
             }
             if let Some(key) = parse_revoked(&line).map_err(bad)? {
                 members.insert_revoked(key).map_err(bad)?;
-                members.lines.push_text(line.into_owned());
+                members.push_text(line.into_owned());
                 continue;
             }
             let member = parse_member(&line, subnets).map_err(bad)?;
@@ -336,6 +339,17 @@ impl Members {
             Refusal::AddressHeld,
             format!("{address} is held by {holder}: choose another with --ip, or leave it out"),
         )
+    }
+
+    /// Whether there is no room for one more key.
+    fn is_full(&self) -> bool {
+        self.size >= FULL || self.table.len() + self.revoked.len() >= MAX_KEYS
+    }
+
+    /// Adds a line that is no member's.
+    fn push_text(&mut self, text: String) {
+        self.size += text.len() + 1;
+        self.lines.push_text(text);
     }
 
     fn forget(&mut self, id: MemberId) {

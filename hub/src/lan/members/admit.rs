@@ -8,7 +8,7 @@ use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 
 use super::names::is_numbered;
-use super::{Access, Decision, FULL, MAX_MEMBERS, Member, Members};
+use super::{Access, Decision, MAX_MEMBERS, Member, Members};
 use crate::ids::MemberId;
 
 /// Pseudo-random numbers for a name, always the same for a key. To search for the lowest free number instead would take time in
@@ -35,7 +35,7 @@ impl Members {
             let text = "the hub is locked and does not know this key: ask for an invite".to_owned();
             return Decision::Refused(Refusal::Locked, text);
         }
-        let is_full = known.is_none() && (self.table.len() >= MAX_MEMBERS || self.size >= FULL);
+        let is_full = known.is_none() && (self.table.len() >= MAX_MEMBERS || self.is_full());
         let forgotten = if is_full && access == Access::Open { self.most_forgettable() } else { None };
         if is_full && forgotten.is_none() {
             return Decision::Refused(Refusal::Full, "the hub's list of members is full".to_owned());

@@ -8,8 +8,8 @@ use common::wire::name::Name;
 use slab::Slab;
 
 use super::lines::Line;
-use super::member::{Member, format_member, parse_revoked};
-use super::{FULL, MAX_MEMBERS, Members};
+use super::member::{Member, format_member, parse_revoked, rights_text};
+use super::{FULL_FOR_ROUTES, Members};
 use crate::ids::MemberId;
 use crate::lan::moves::{MEMBERS_COLUMN, Moves};
 use crate::lan::subnets::Subnets;
@@ -96,7 +96,8 @@ impl Members {
         Ok(())
     }
 
-    /// Strikes a member off the list; its key may not come back, its name and addresses are free.
+    /// Strikes a member off the list; its key may not come back, its name and addresses are free. Its line stays, for a person to
+    /// undo that, as far as there is room.
     pub fn revoke(&mut self, id: MemberId) -> Change {
         self.note_edit(id);
         self.unindex(id);
@@ -104,24 +105,31 @@ impl Members {
         self.parties += 1;
         let member = self.table.remove(id.index());
         self.revoked.insert(member.key);
+        let is_short = self.size >= FULL_FOR_ROUTES;
         let revoked = |text: Option<&str>| {
-            let text = text.map_or_else(|| format_member(&member), |text| text.trim_end().to_owned());
+            let text = match text {
+                _ if is_short => {
+                    format!("{} {} {}", member.key, member.name, rights_text(&member.addresses, &[], &[]))
+                }
+                Some(text) => text.trim_end().to_owned(),
+                None => format_member(&member),
+            };
             format!("{text} revoked")
         };
-        let text = self.lines.strike(id, member.key, revoked);
-        self.newly_revoked.extend(text.map(|text| (member.key, text, version)));
+        if let Some(text) = self.lines.strike(id, member.key, revoked) {
+            self.size += text.len() + 1;
+            self.newly_revoked.push((member.key, text, version));
+        }
         Change { id, member, outcome: Outcome::Revoked }
     }
 
     /// Keeps a key out that is no member's; whether that is news, and there is room for its line.
     pub(crate) fn keep_out(&mut self, key: PublicKey) -> bool {
-        let is_news =
-            self.lines.len() < 2 * MAX_MEMBERS && self.size < FULL && self.insert_revoked(key).is_ok();
+        let is_news = !self.is_full() && self.insert_revoked(key).is_ok();
         if is_news {
             let (line, version) = (format!("{key} - - revoked"), self.change());
-            self.size += line.len() + 1;
             self.newly_revoked.push((key, line.clone(), version));
-            self.lines.push_text(line);
+            self.push_text(line);
         }
         is_news
     }
@@ -198,7 +206,7 @@ impl Members {
                 new.revoke(id);
             } else if new.insert_revoked(key).is_ok() {
                 let version = new.change();
-                new.lines.push_text(line.clone());
+                new.push_text(line.clone());
                 new.newly_revoked.push((key, line, version));
             }
         }

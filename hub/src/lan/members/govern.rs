@@ -5,7 +5,7 @@ use common::wire::name::Name;
 
 use super::edit::{Change, Outcome};
 use super::member::{Member, Rights};
-use super::{FULL, MAX_MEMBERS, Members};
+use super::{MAX_MEMBERS, Members};
 use crate::ids::MemberId;
 
 impl Members {
@@ -16,7 +16,7 @@ impl Members {
     pub(crate) fn allow(&mut self, key: PublicKey, name: Name, rights: Rights) -> Result<MemberId, String> {
         self.check_key(&key)?;
         self.check_name(&name)?;
-        if self.len() >= MAX_MEMBERS || self.size >= FULL {
+        if self.len() >= MAX_MEMBERS || self.is_full() {
             return Err("the list of members is full".to_owned());
         }
         let Rights { addresses, routes, tags } = rights;

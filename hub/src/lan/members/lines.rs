@@ -107,10 +107,6 @@ impl Lines {
         self.text.append_from = (new, changed);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lines.len()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter()
     }

@@ -10,7 +10,7 @@ use common::wire::place::Place;
 
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
-use super::{FULL, FULL_FOR_ALL, MAX_HUBS, MAX_MEMBERS, Members, Unagreed, line_size};
+use super::{FULL_FOR_ALL, MAX_HUBS, MAX_KEYS, MAX_MEMBERS, Members, Unagreed, line_size};
 use crate::ids::MemberId;
 
 impl Members {
@@ -156,7 +156,7 @@ impl Members {
             }
             newcomers += usize::from(self.by_key(key).is_none());
         }
-        let is_full = self.len() + newcomers > MAX_MEMBERS + gone.len() || self.size >= FULL;
+        let is_full = self.len() + newcomers > MAX_MEMBERS + gone.len() || self.is_full();
         if newcomers > 0 && is_full { Err("the list of members is full".to_owned()) } else { Ok(()) }
     }
 
@@ -208,7 +208,8 @@ impl Members {
 
     /// Those of them for which there is room.
     fn fitting(&self, puts: Vec<(Option<MemberId>, Member)>) -> Vec<(Option<MemberId>, Member)> {
-        let mut members = MAX_MEMBERS.saturating_sub(self.len());
+        let most = MAX_MEMBERS.min(MAX_KEYS.saturating_sub(self.revoked_count()));
+        let mut members = most.saturating_sub(self.len());
         let mut bytes = FULL_FOR_ALL.saturating_sub(self.size);
         let mut has_room = |(id, put): &(Option<MemberId>, Member)| {
             let before = id.map_or(0, |id| line_size(self.member(id)));

@@ -307,13 +307,17 @@ fn an_open_hub_records_what_is_offered_and_keeps_what_a_person_granted() {
     assert_eq!(members.member(id).routes, [net("198.51.100.0/24")]);
 }
 
+/// As many as a member has at most, as long as they are at most.
+fn long_routes() -> Vec<IpNetwork> {
+    let route = |i: u16| format!("fd12:3456:789a:{i:x}:bcde:f012:3456:0/112").parse().unwrap();
+    (0..MAX_ROUTES as u16).map(route).collect()
+}
+
 #[test]
 fn the_text_never_grows_past_what_can_be_read() {
     let both = ["10.0.0.0/8", "fd00::/64"].map(|text| text.parse().unwrap());
     let mut members = Members::parse("", Subnets::new(&both).unwrap()).unwrap();
-    let routes: Vec<IpNetwork> = (0..MAX_ROUTES as u16)
-        .map(|i| format!("fd12:3456:789a:{i:x}:bcde:f012:3456:0/112").parse().unwrap())
-        .collect();
+    let routes = long_routes();
     for seed in 0..=255 {
         admit(&mut members, seed, &format!("{seed:a<63}"), None);
         members.record_routes(members.by_key(&key(seed)).unwrap(), &routes);
@@ -344,6 +348,37 @@ fn the_text_never_grows_past_what_can_be_read() {
         members.admit(invited, &join, Access::Invited, &[]),
         Decision::Refused(Refusal::Full, _)
     ));
+}
+
+#[test]
+fn whoever_comes_and_is_revoked_leaves_a_text_that_can_be_read() {
+    let mut members = empty();
+    let (routes, key) = (long_routes(), |seed| PublicKey::from_str(&format!("{seed:A<42}A=")).unwrap());
+    let come_and_go = |members: &mut Members, seed: usize, ip: &str| {
+        let key = key(seed);
+        let line = format!("{key} m{seed} {ip} route={}", member::comma_separated(&routes));
+        let put = members.parse_record(&key, &line).unwrap();
+        let is_let_in = members.check_put(std::slice::from_ref(&put), &[], &[]).is_ok();
+        if is_let_in {
+            members.put(vec![put], &[]);
+            members.revoke(members.by_key(&key).unwrap());
+        }
+        is_let_in.then_some(line)
+    };
+    let line = come_and_go(&mut members, 1, "10.0.0.2").unwrap();
+    assert_eq!(members.to_text(), line + " revoked\n", "a person may undo it");
+    let before = (FULL - 10_000, members.to_text().len());
+    members.size = before.0;
+    let count = (2..1_000).take_while(|&seed| come_and_go(&mut members, seed, "10.0.0.3").is_some()).count();
+    let text = members.to_text();
+    assert!(text.ends_with(" 10.0.0.3 revoked\n") && count > 100, "{count}");
+    assert_eq!(text.len() - before.1, members.size - before.0);
+    let read = Members::parse(&text, subnets()).unwrap();
+    assert_eq!((read.size, read.revoked_count()), (text.len(), count + 1));
+    // There are not more keys than that either.
+    members.size = 0;
+    assert!((1_000..).take_while(|&seed| members.keep_out(key(seed))).count() > MAX_MEMBERS);
+    assert_eq!((members.revoked_count(), come_and_go(&mut members, 999, "-")), (MAX_KEYS, None));
 }
 
 #[test]
