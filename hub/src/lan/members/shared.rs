@@ -99,11 +99,8 @@ impl Members {
         rights: Rights,
         place: Place,
     ) -> Result<(), String> {
-        let is_new = self.by_key(&key).is_none_or(|id| self.member(id).hub.is_none());
-        if is_new && self.iter().filter(|(_, member)| member.hub.is_some()).count() >= MAX_HUBS {
-            return Err(format!("the LAN has {MAX_HUBS} hubs, and can have no more"));
-        }
         if let Some(id) = self.by_key(&key) {
+            self.check_hubs(&[key], &[])?;
             self.update(id, |member| member.hub = Some(place));
             return Ok(());
         }
@@ -157,7 +154,25 @@ impl Members {
             newcomers += usize::from(self.by_key(key).is_none());
         }
         let is_full = self.len() + newcomers > MAX_MEMBERS + gone.len() || self.is_full();
-        if newcomers > 0 && is_full { Err("the list of members is full".to_owned()) } else { Ok(()) }
+        if newcomers > 0 && is_full {
+            return Err("the list of members is full".to_owned());
+        }
+        let (hubs, others): (Vec<&Member>, Vec<&Member>) = puts.iter().partition(|put| put.hub.is_some());
+        let hubs: Vec<PublicKey> = hubs.iter().map(|put| put.key).collect();
+        let others = others.iter().map(|put| put.key).chain(gone.iter().copied());
+        self.check_hubs(&hubs, &others.collect::<Vec<_>>())
+    }
+
+    /// Whether these can be hubs once those with the keys `others` are none.
+    fn check_hubs(&self, hubs: &[PublicKey], others: &[PublicKey]) -> Result<(), String> {
+        let is_hub = |member: &Member| member.hub.is_some();
+        let is_new = |key: &&PublicKey| !self.by_key(key).is_some_and(|id| is_hub(self.member(id)));
+        let new = hubs.iter().filter(is_new).count();
+        let stays = |(_, member): &(MemberId, &Member)| is_hub(member) && !others.contains(&member.key);
+        if new > 0 && self.iter().filter(stays).count() + new > MAX_HUBS {
+            return Err(format!("the LAN has {MAX_HUBS} hubs, and can have no more"));
+        }
+        Ok(())
     }
 
     /// Makes these members what the keeper of the list says, and takes off those with the keys `gone`. A member that was

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::SessionId;
 use crate::lan::admission::Contact;
-use crate::lan::members::{Members, Rights};
+use crate::lan::members::{MAX_HUBS, Members, Rights};
 use crate::lan::subnets::Subnets;
 
 /// Nobody was heard.
@@ -404,5 +404,29 @@ fn two_that_change_places_do_so_in_one_batch() {
     assert!(list.apply(&[edit(1, 2)]).is_err());
     // The same twice in one.
     assert!(list.apply(&[edit(1, 2), edit(2, 1), edit(1, 2)]).is_err());
+    list.check();
+}
+
+/// Each of two hubs lets one more in, as it has not heard of the other one's.
+#[test]
+fn of_two_hubs_that_are_the_last_for_which_there_is_room_one_is_agreed_to() {
+    let key = |seed: usize| format!("{seed:A<42}A=").parse::<PublicKey>().unwrap();
+    let edit = |seed: usize| {
+        let text = format!("{} hub-{seed} - hub=192.0.2.1:5678", key(seed));
+        Edit { record: Record { id: RecordId::Member(key(seed)), text: Some(text) }, before: None }
+    };
+    let mut list = List::new();
+    let edits: Vec<Edit> = (1..MAX_HUBS).map(edit).collect();
+    assert_eq!(list.apply(&edits), Ok(()));
+    let more = [MAX_HUBS, MAX_HUBS + 1].map(edit);
+    assert!(list.apply(&more).is_err());
+    assert_eq!(list.apply(&more[..1]), Ok(()));
+    assert!(list.apply(&more[1..]).is_err_and(|why| why.contains("hubs")));
+    let none = edits[0].record.text.clone().map(|text| text.replace(" hub=192.0.2.1:5678", ""));
+    let ends = Edit {
+        record: Record { text: none, ..edits[0].record.clone() },
+        before: edits[0].record.text.clone(),
+    };
+    assert_eq!(list.apply(&[ends, more[1].clone()]), Ok(()), "in its place");
     list.check();
 }
