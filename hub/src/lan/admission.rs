@@ -79,7 +79,7 @@ struct Request {
     key: PublicKey,
     join: Join,
     /// Holders of addresses that it asks for that did not answer, and since when.
-    found_dead: Vec<(MemberId, Instant)>,
+    found_dead: Vec<(PublicKey, Instant)>,
 }
 
 impl Request {
@@ -88,10 +88,11 @@ impl Request {
     }
 }
 
-/// A request for an address whose holder was asked for a sign of life.
+/// A request for an address whose holder was asked for a sign of life. While it waits, the holder may be forgotten, and its place in
+/// the list be another one's.
 struct Dispute {
     request: Request,
-    holder: MemberId,
+    holder: PublicKey,
     asked_at: Instant,
 }
 
@@ -107,7 +108,7 @@ pub struct Admission {
     unix_time: u64,
     disputes: BTreeMap<SessionId, Dispute>,
     /// When holders were last asked for a sign of life.
-    asked: BTreeMap<MemberId, Instant>,
+    asked: BTreeMap<PublicKey, Instant>,
     /// How often keys join.
     pub(crate) joins: Joins,
     /// Who waits for a person.
@@ -184,8 +185,9 @@ impl Admission {
         now: Instant,
     ) -> Ruling {
         // A holder found dead may have come back while another one was asked.
-        request.found_dead.retain(|&(holder, asked_at)| !self.was_heard(holder, asked_at, contact));
-        let dead: Vec<MemberId> = request.found_dead.iter().map(|&(holder, _)| holder).collect();
+        request.found_dead.retain(|(holder, asked_at)| !self.was_heard(holder, *asked_at, contact));
+        let dead = request.found_dead.iter().filter_map(|(holder, _)| self.members.by_key(holder));
+        let dead: Vec<MemberId> = dead.collect();
         let Request { key, join, .. } = &mut request;
         let claim = match self.claim(key, join) {
             Ok(claim) => claim,
@@ -221,22 +223,23 @@ impl Admission {
         now: Instant,
     ) -> Ruling {
         self.asked.retain(|_, asked_at| now < *asked_at + DISPUTE_TIME);
-        let asked = self.asked.get(&holder).copied();
+        let key = self.members.member(holder).key;
+        let asked = self.asked.get(&key).copied();
         if let Some(asked_at) = asked
-            && self.was_heard(holder, asked_at, contact)
-            && let Some((reason, text)) = self.refusal(&request, holder)
+            && self.was_heard(&key, asked_at, contact)
+            && let Some((reason, text)) = self.refusal(&request, &key)
         {
             return request.refused(reason, text);
         }
         let asked_at = asked.unwrap_or(now);
-        self.asked.insert(holder, asked_at);
-        self.disputes.insert(session, Dispute { request, holder, asked_at });
+        self.asked.insert(key, asked_at);
+        self.disputes.insert(session, Dispute { request, holder: key, asked_at });
         Ruling::Dispute { holder, is_asked: asked.is_some() }
     }
 
     /// The refusal of a request for an address that this member holds.
-    fn refusal(&self, request: &Request, holder: MemberId) -> Option<(Refusal, String)> {
-        let addresses = &request.join.addresses;
+    fn refusal(&self, request: &Request, holder: &PublicKey) -> Option<(Refusal, String)> {
+        let (addresses, holder) = (&request.join.addresses, self.members.by_key(holder)?);
         let held = addresses.iter().find(|&&address| self.members.holder(address) == Some(holder));
         held.map(|&address| self.members.held(holder, address))
     }
@@ -264,14 +267,14 @@ impl Admission {
     /// Settles a dispute if the holder was heard since or is gone, or if its time is over; `None` while it is open.
     pub fn settle(&mut self, session: SessionId, contact: &impl Contact, now: Instant) -> Option<Ruling> {
         let dispute = self.disputes.get(&session)?;
-        let is_online = self.members.member(dispute.holder).session.is_some();
-        let heard = self.was_heard(dispute.holder, dispute.asked_at, contact);
+        let is_online = self.session(&dispute.holder).is_some();
+        let heard = self.was_heard(&dispute.holder, dispute.asked_at, contact);
         if is_online && !heard && now < dispute.asked_at + DISPUTE_TIME {
             return None;
         }
         let Dispute { mut request, holder, asked_at } = self.disputes.remove(&session)?;
         if heard {
-            if let Some((reason, text)) = self.refusal(&request, holder) {
+            if let Some((reason, text)) = self.refusal(&request, &holder) {
                 return Some(request.refused(reason, text));
             }
         } else {
@@ -287,8 +290,13 @@ impl Admission {
     }
 
     /// Whether a member is on the LAN and was heard, or came, after `since`.
-    fn was_heard(&self, id: MemberId, since: Instant, contact: &impl Contact) -> bool {
-        self.members.member(id).session.is_some_and(|session| contact.was_heard(session, since))
+    fn was_heard(&self, key: &PublicKey, since: Instant, contact: &impl Contact) -> bool {
+        self.session(key).is_some_and(|session| contact.was_heard(session, since))
+    }
+
+    /// The session of the member with this key, if it is on the LAN through this hub.
+    fn session(&self, key: &PublicKey) -> Option<SessionId> {
+        self.members.member(self.members.by_key(key)?).session
     }
 
     // ---- invites

@@ -8,6 +8,7 @@ use common::wire::frame::Join;
 use common::wire::key::PrivateKey;
 
 use super::*;
+use crate::lan::admission::{Admission, Contact, Ruling};
 
 mod lines;
 
@@ -181,6 +182,46 @@ fn only_a_holder_that_was_found_dead_loses_its_address() {
     assert_eq!(ask(&[]), Decision::Dispute(dead));
     assert_eq!(ask(&[dead]), Decision::Dispute(alive));
     assert!(matches!(ask(&[dead, alive]), Decision::Member { evicted, .. } if evicted.len() == 2));
+}
+
+/// Nobody was heard.
+struct Silence;
+
+impl Contact for Silence {
+    fn was_heard(&self, _: SessionId, _: Instant) -> bool {
+        false
+    }
+}
+
+#[test]
+fn who_waits_for_a_holder_does_not_wait_for_the_one_that_has_its_place_in_the_list() {
+    let text = format!("{} a 10.0.0.2\n", key(1));
+    let now = Instant::now();
+    for is_place_taken in [true, false] {
+        let members = Members::parse(&text, subnets()).unwrap();
+        let mut admission = Admission::new(members, Access::Open, subnets());
+        set_online(admission.members_mut(), 1);
+        let wish = join("b", Some("10.0.0.2"));
+        let ruling = admission.ask(SessionId::new(2), key(2), wish, &Silence, now);
+        let holder = admission.members().by_key(&key(1)).unwrap();
+        assert!(matches!(ruling, Ruling::Dispute { holder: asked, .. } if asked == holder));
+        assert!(admission.settle(SessionId::new(2), &Silence, now).is_none());
+        let members = admission.members_mut();
+        members.set_offline(holder, now);
+        if is_place_taken {
+            // A full list forgets who is offline.
+            members.size = FULL;
+            admit(members, 3, "c", None);
+            assert_eq!(members.by_key(&key(3)), Some(holder));
+            set_online(members, 3);
+            members.size = 0;
+        } else {
+            members.remove(holder);
+        }
+        let ruling = admission.settle(SessionId::new(2), &Silence, now);
+        assert!(matches!(ruling, Some(Ruling::Welcome(_))), "{ruling:?}");
+        assert!(admission.members().holder("10.0.0.2".parse().unwrap()).is_some());
+    }
 }
 
 #[test]
