@@ -209,10 +209,12 @@ impl Server {
 
     /// Says that all is ready.
     fn announce(&mut self) {
-        let (key, About { listening, device, .. }) = (self.core.key(), &self.about);
+        let (key, About { listening, .. }) = (self.core.key(), &self.about);
+        let device = self.machine.as_ref().map(|machine| format!("the device {}", machine.tun.name()));
+        let device = device.unwrap_or_else(|| "no device".to_owned());
         info!("key {key}");
         let (places, subnets) = (report::join(listening), self.core.lan().subnets);
-        info!("listening on {places}; the LAN is {subnets}, on the device {device}");
+        info!("listening on {places}; the LAN is {subnets}, on {device}");
         if self.links.serves_pings() {
             info!("listening for pings, too: spoke --hub icmp://HOST");
         }

@@ -465,6 +465,7 @@ fn a_hub_without_a_device_needs_no_rights_and_serves_its_members() {
     );
     command.args(["-c", &start]);
     let second = host.spawn("second", &command).unwrap();
+    second.wait_for_line("the LAN is 10.0.0.0/24, on no device", SOON).unwrap();
     second.wait_for_line("linked to the hub", SOON).unwrap();
     world.spoke(LAPTOP, &["--hub", &format!("{}:5679", Net::hub_v4()), "--name", "laptop"], SPOKE_ON_LAN);
     world.spoke(DESK, &["--hub", &World::place(A), "--name", "desk"], SPOKE_ON_LAN);
