@@ -279,3 +279,30 @@ fn what_a_hub_gave_the_kernel_goes_with_it() {
     hub.wait_exit(SOON).unwrap();
     assert_eq!(ours(world.host(HUB_A)), "");
 }
+
+#[test]
+fn a_device_that_is_not_there_is_said() {
+    house::require_tun().unwrap();
+    let net = Net::named(&["other"]).unwrap();
+    let (hub, binaries) = (net.hub(), Binaries::find().unwrap());
+    make_state(hub, "hub").unwrap();
+    let mut command = Command::new(&binaries.hub);
+    command.args(["--subnet", "10.0.0.0/24", "--export", "eth9", "--state"]).arg(hub.private().join("hub"));
+    let process = hub.spawn("hub", &command).unwrap();
+    let text = "--export eth9: this machine has no network device of that name";
+    process.wait_for_line(text, SOON).unwrap();
+    process.wait_for_line(HUB_LISTENS, SOON).unwrap();
+    let status = || {
+        let mut command = Command::new(&binaries.hub);
+        command.args(["status", "--state"]).arg(hub.private().join("hub"));
+        run(hub, command).good()
+    };
+    assert!(status().contains(&format!("problem: {text}")), "{}", status());
+    // It comes, and goes again.
+    cable(hub, "eth9", net.spoke(0), "eth9");
+    await_true("no problem", SOON, || !status().contains("problem: "));
+    let mark = process.mark();
+    hub.ip("link del eth9").unwrap();
+    process.wait_for_line_after(mark, text, SOON).unwrap();
+    assert!(status().contains(&format!("problem: {text}")), "{}", status());
+}

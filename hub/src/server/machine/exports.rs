@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use common::linux::netlink::{DeviceName, Family, MAIN_TABLE, Route, Rule, RuleAction};
 use common::linux::tun::Tun;
 use ipnetwork::IpNetwork;
-use log::warn;
+use log::{debug, warn};
 
 use crate::options;
 
@@ -35,6 +35,8 @@ const MAIN_RULE: u32 = 32_766;
 pub(super) struct Exports {
     /// By which the other members are reached.
     devices: Vec<DeviceName>,
+    /// Those of them that are not there.
+    missing: Vec<DeviceName>,
     /// Those that are here, and why the kernel has no route there.
     addresses: BTreeMap<IpAddr, Option<String>>,
     /// Why the kernel does not forward.
@@ -46,7 +48,8 @@ impl Exports {
     pub(super) fn new(device: &options::Device) -> Option<Exports> {
         let devices: Vec<DeviceName> =
             device.exports.iter().filter_map(|name| DeviceName::new(name)).collect();
-        (!devices.is_empty()).then(|| Exports { devices, addresses: BTreeMap::new(), failed: None })
+        let (missing, addresses) = (Vec::new(), BTreeMap::new());
+        (!devices.is_empty()).then_some(Exports { devices, missing, addresses, failed: None })
     }
 
     /// The rules of one family, in the order in which the kernel lists them, marked as `owner`'s. `own`: the hub's device;
@@ -129,13 +132,34 @@ impl Exports {
             warn!("{error}: members do not reach those that are elsewhere");
         }
         self.failed = set.err();
+        self.look_for_devices(tun);
+    }
+
+    /// Warns of each named device that is not there, once each time that it is gone. The rules name it, and hold once it is
+    /// there.
+    fn look_for_devices(&mut self, tun: &Tun) {
+        let links = match tun.netlink().links() {
+            Ok(links) => links,
+            Err(error) => return debug!("{error}"),
+        };
+        let is_missing = |device: &&DeviceName| !links.iter().any(|link| DeviceName::new(&link.name) == Some(**device));
+        let missing: Vec<DeviceName> = self.devices.iter().filter(is_missing).copied().collect();
+        for device in missing.iter().filter(|device| !self.missing.contains(device)) {
+            warn!("{}", no_device(*device));
+        }
+        self.missing = missing;
     }
 
     /// The problems that last, a sentence each; few.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let failed = self.addresses.values().flatten().take(4);
-        self.failed.iter().chain(failed).cloned()
+        let missing = self.missing.iter().copied().map(no_device);
+        missing.chain(self.failed.iter().chain(failed).cloned())
     }
+}
+
+fn no_device(device: DeviceName) -> String {
+    format!("--export {device:?}: this machine has no network device of that name, so no member is reached by it")
 }
 
 fn route(tun: &Tun, address: IpAddr) -> Route {
