@@ -35,6 +35,7 @@ use crate::switch::tally::Tally;
 use crate::switch::{Asked, Effects, Ended, Fabric, LinkFacts, Switch};
 
 mod access;
+mod edited;
 mod exports;
 mod files;
 mod govern;

@@ -276,8 +276,17 @@ impl Core {
                 Ok(())
             }
             Some(Written::Edited(edited)) => {
-                self.note(Notice::Edited);
-                self.take_members(*edited, now);
+                match self.check_edited_members(&edited.members) {
+                    Ok(()) => {
+                        self.note(Notice::Edited);
+                        self.take_members(*edited, now);
+                    }
+                    Err(text) => {
+                        self.note(Notice::NotSaved(format!("{text}; what was edited is put back")));
+                        self.saving.take(edited.fingerprint);
+                        self.admission.members_mut().set_damaged();
+                    }
+                }
                 // What was to be written goes into the next job, with what was edited.
                 return;
             }
@@ -370,6 +379,7 @@ impl Core {
 
     /// Takes over the files as they were read. An error leaves everything as it was.
     fn take_files(&mut self, files: Files, now: Instant) -> Result<Vec<Change>, String> {
+        self.check_edits(&files)?;
         let changes = match files.members {
             Ok(members) => self.take_members(*members, now),
             Err(missing) if !self.admission.members().is_empty() => return Err(missing),

@@ -69,7 +69,7 @@ impl Core {
     }
 
     /// The name of a hub, or its key where the list does not have it.
-    fn hub_called(&self, key: &PublicKey) -> String {
+    pub(super) fn hub_called(&self, key: &PublicKey) -> String {
         self.members().by_key(key).map_or_else(|| format!("the hub {key}"), |id| self.name(id).to_string())
     }
 

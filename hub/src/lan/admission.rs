@@ -1,7 +1,7 @@
 //! Admission: who may join, under which name and address, by which invite, and who gets a disputed address.
 //! Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -354,6 +354,14 @@ impl Admission {
         self.invites.replace(invites);
         self.invites.prune(self.unix_time);
         self.reserve(None);
+    }
+
+    /// Whether a text that was read has other invites that can be used than those that were written.
+    pub(crate) fn has_other_invites(&self, read: &Invites) -> bool {
+        let lines = |invites: &Invites| -> BTreeSet<String> {
+            invites.iter().filter(|invite| self.unix_time < invite.until).map(format_invite).collect()
+        };
+        !self.invites.is_changed() && lines(read) != lines(&self.invites)
     }
 
     /// Whether anything has to be written.

@@ -142,7 +142,8 @@ impl Exports {
             Ok(links) => links,
             Err(error) => return debug!("{error}"),
         };
-        let is_missing = |device: &&DeviceName| !links.iter().any(|link| DeviceName::new(&link.name) == Some(**device));
+        let is_missing =
+            |device: &&DeviceName| !links.iter().any(|link| DeviceName::new(&link.name) == Some(**device));
         let missing: Vec<DeviceName> = self.devices.iter().filter(is_missing).copied().collect();
         for device in missing.iter().filter(|device| !self.missing.contains(device)) {
             warn!("{}", no_device(*device));
@@ -159,7 +160,9 @@ impl Exports {
 }
 
 fn no_device(device: DeviceName) -> String {
-    format!("--export {device:?}: this machine has no network device of that name, so no member is reached by it")
+    format!(
+        "--export {device:?}: this machine has no network device of that name, so no member is reached by it"
+    )
 }
 
 fn route(tun: &Tun, address: IpAddr) -> Route {
