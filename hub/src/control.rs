@@ -25,7 +25,7 @@ mod links;
 mod rules;
 mod store;
 
-pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, others};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord, serve_store};
@@ -326,6 +326,9 @@ pub struct Revoked {
     pub online: bool,
     /// The file in which its line is marked.
     pub file: PathBuf,
+    /// The LAN's other hubs, in whose files it is marked, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<Name>,
 }
 
 /// A LAN that has moved to other subnets.

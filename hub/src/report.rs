@@ -223,9 +223,12 @@ pub fn named_ports(ports: &[u16]) -> String {
 
 /// The answer to `hub revoke`.
 pub fn revoked(revoked: &Revoked) -> String {
+    let others = match &revoked.hubs[..] {
+        [] => ", then `hub reload`".to_owned(),
+        hubs => format!(" and in `members` of {}, then `hub reload` at each", join(hubs)),
+    };
     format!(
-        "{} ({}) is revoked{}: key {} cannot join again\nto undo that, delete `revoked` at the end of its line in \
-         {}, then `hub reload`\n",
+        "{} ({}) is revoked{}: key {} cannot join again\nto undo that, delete `revoked` at the end of its line in {}{others}\n",
         revoked.name,
         list(&revoked.addresses),
         if revoked.online { " and off the LAN" } else { "" },
@@ -471,6 +474,23 @@ pub(crate) mod tests {
             lines[6].starts_with("phone   10.0.0.3  -       2 h ago     -                -  "),
             "{report}"
         );
+    }
+
+    #[test]
+    fn a_revoked_member_is_let_in_again_at_each_hub() {
+        let mut facts = Revoked {
+            name: "nas".parse().unwrap(),
+            key: PrivateKey::from_random([1; 32]).public(),
+            addresses: vec![],
+            online: false,
+            file: "/var/lib/hub/members".into(),
+            hubs: vec![],
+        };
+        assert!(revoked(&facts).ends_with(" its line in /var/lib/hub/members, then `hub reload`\n"));
+        facts.hubs = ["hub-b", "hub-c"].map(|hub| hub.parse().unwrap()).to_vec();
+        assert!(revoked(&facts).ends_with(
+            " its line in /var/lib/hub/members and in `members` of hub-b and hub-c, then `hub reload` at each\n"
+        ));
     }
 
     #[test]

@@ -96,6 +96,12 @@ pub(super) fn hubs(core: &Core, now: Instant) -> Vec<HubStatus> {
     if hubs.iter().all(|hub| hub.this) { Vec::new() } else { hubs }
 }
 
+/// The names of the LAN's other hubs.
+pub fn others(core: &Core) -> Vec<Name> {
+    let others = core.hubs().into_iter().filter(|hub| hub.key != core.key());
+    others.map(|hub| hub.name.clone()).collect()
+}
+
 /// Who keeps the list, if hubs share it.
 pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
     let term = core.keeper()?;

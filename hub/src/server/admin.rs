@@ -230,6 +230,7 @@ impl Server {
             addresses: change.member.addresses,
             online: change.member.session.is_some(),
             file: self.store.members_file(),
+            hubs: control::others(&self.core),
         }
     }
 }
