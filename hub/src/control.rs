@@ -344,6 +344,9 @@ pub struct Moved {
     pub invites: usize,
     /// Routes of members that the LAN itself covers now, with the members' names; a few.
     pub hidden: Vec<(IpNetwork, Name)>,
+    /// The LAN's other hubs, which have not moved with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<Name>,
     /// Whether a running hub has done it.
     pub running: bool,
 }
@@ -466,11 +469,12 @@ pub fn standing(core: &Core, about: &About) -> Standing {
     }
 }
 
-/// What a renumbering did.
-pub fn renumbered(done: &Renumbered, running: bool) -> Moved {
-    let Renumbered { steps, members, online, invites, hidden } = done.clone();
+/// What a renumbering did, of the hub with this key.
+pub fn renumbered(done: &Renumbered, own: PublicKey, running: bool) -> Moved {
+    let Renumbered { steps, members, online, invites, hidden, hubs } = done.clone();
     let steps = steps.into_iter().map(|step| (step.from, step.to)).collect();
-    Moved { steps, members, online, invites, hidden, running }
+    let hubs = hubs.into_iter().filter(|(key, _)| *key != own).map(|(_, name)| name).collect();
+    Moved { steps, members, online, invites, hidden, hubs, running }
 }
 
 /// What a reload did.

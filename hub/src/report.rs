@@ -336,6 +336,14 @@ pub fn moved(moved: &Moved) -> String {
         let _ =
             writeln!(text, "the route {route} of {name} is in the new subnet: it does not count any more");
     }
+    if !moved.hubs.is_empty() {
+        let hubs = join(&moved.hubs);
+        let _ = writeln!(
+            text,
+            "run the same at {hubs}: a hub that has not moved has no link to one that has, and its members keep their old \
+             addresses"
+        );
+    }
     let list = |end: fn(&(IpNetwork, IpNetwork)) -> IpNetwork| -> Vec<String> {
         moved.steps.iter().map(|step| end(step).to_string()).collect()
     };
@@ -491,6 +499,23 @@ pub(crate) mod tests {
         assert!(revoked(&facts).ends_with(
             " its line in /var/lib/hub/members and in `members` of hub-b and hub-c, then `hub reload` at each\n"
         ));
+    }
+
+    #[test]
+    fn a_lan_with_several_hubs_is_moved_at_each() {
+        let step = ("10.0.0.0/24".parse().unwrap(), "10.44.0.0/24".parse().unwrap());
+        let mut facts = Moved {
+            steps: vec![step],
+            members: 2,
+            online: 0,
+            invites: 0,
+            hidden: vec![],
+            hubs: vec![],
+            running: true,
+        };
+        assert!(!moved(&facts).contains("run the same at"));
+        facts.hubs = ["hub-b", "hub-c"].map(|hub| hub.parse().unwrap()).to_vec();
+        assert!(moved(&facts).contains("\nrun the same at hub-b and hub-c: "), "{}", moved(&facts));
     }
 
     #[test]

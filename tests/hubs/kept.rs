@@ -386,6 +386,8 @@ fn a_lan_with_several_hubs_moves_to_another_subnet_hub_by_hub() {
     for hub in [A, B] {
         let said = world.ask(hub, &["renumber", "10.44.0.0/24"]).good();
         assert!(said.contains("moved 10.0.0.0/24 to 10.44.0.0/24"), "{said}");
+        let others = if hub == A { "run the same at hub-b: " } else { "run the same at hub" };
+        assert!(said.contains(others), "{said}");
     }
     world.await_linked(A, B);
     await_true("the member is back, with its address of the other subnet", SOON, || {

@@ -15,6 +15,7 @@ use common::wire::place::Place;
 use ipnetwork::IpNetwork;
 
 use crate::ids::RequestId;
+use crate::lan::hubs;
 use crate::lan::invites::{Invite, Invites};
 use crate::lan::members::{Access, Change, Members, Patch, Unagreed, Version, without_incomplete};
 use crate::lan::moves::{Moves, Step};
@@ -246,6 +247,8 @@ pub struct Renumbered {
     pub invites: usize,
     /// Routes of members that lie in a new subnet and do not count any more, with the members' names; few.
     pub hidden: Vec<(IpNetwork, Name)>,
+    /// The hubs of the list.
+    pub hubs: Vec<(PublicKey, Name)>,
 }
 
 impl Renumbered {
@@ -254,7 +257,9 @@ impl Renumbered {
         let routes =
             members.iter().flat_map(|(_, member)| member.routes.iter().map(|&route| (route, &member.name)));
         let hidden = routes.filter(|(route, _)| steps.iter().any(|step| overlap(step.to, *route)));
+        let hubs = hubs::of(members).into_iter().map(|hub| (hub.key, hub.name.clone())).collect();
         Renumbered {
+            hubs,
             members: members.len(),
             online: members.iter().filter(|(_, member)| member.session.is_some()).count(),
             invites: invites.iter().filter(|invite| !invite.addresses.is_empty()).count(),

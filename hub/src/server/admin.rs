@@ -210,7 +210,9 @@ impl Server {
         match answer {
             Ok(Answer::Access(_)) => encode(Ok(control::standing(&self.core, &self.about))),
             Ok(Answer::Draining(_)) => encode(Ok(control::draining(&self.core, self.clock.now))),
-            Ok(Answer::Renumbered(renumbered)) => encode(Ok(control::renumbered(&renumbered, true))),
+            Ok(Answer::Renumbered(renumbered)) => {
+                encode(Ok(control::renumbered(&renumbered, self.core.key(), true)))
+            }
             Ok(Answer::Reloaded(changes)) => {
                 let certificate = self.certificate.file();
                 encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))

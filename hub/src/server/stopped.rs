@@ -27,5 +27,6 @@ pub fn renumber_stopped(state: &Path, user: Option<&User>, new: Subnets) -> Resu
     store::write_audit(&state, &entry.line());
     // The hub may run as another user than who does this.
     state.give_to_owner().map_err(|error| error.to_string())?;
-    Ok(renumbered(&done?, false))
+    let own = state.key().map_err(|error| error.to_string())?.public();
+    Ok(renumbered(&done?, own, false))
 }
