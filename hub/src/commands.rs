@@ -220,8 +220,8 @@ fn members(own: &Settings, state: &Path, json: bool) -> Result<(), Failure> {
     let part = own.one("name", values::any::<String>)?.map(|part| part.to_ascii_lowercase());
     let mut status = whole_status(state)?;
     status.members.retain(|member: &MemberStatus| {
-        (!online || member.link.is_some())
-            && (!offline || member.link.is_none())
+        (!online || member.is_online())
+            && (!offline || !member.is_online())
             && tag.as_ref().is_none_or(|tag| member.tags.contains(tag))
             && part.as_ref().is_none_or(|part| member.name.as_str().contains(part.as_str()))
     });

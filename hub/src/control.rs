@@ -223,7 +223,7 @@ pub struct Status {
     /// Who keeps the list of members, where hubs share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperStatus>,
-    /// Members that are online here.
+    /// Members that are online here. Hubs are left out of this and the next two.
     pub online: usize,
     /// Members that are online at other hubs.
     #[serde(default)]
@@ -285,6 +285,13 @@ pub struct MemberStatus {
     pub also_from: Option<IpAddr>,
 }
 
+impl MemberStatus {
+    /// Whether it is on the LAN, here or at another hub.
+    pub fn is_online(&self) -> bool {
+        self.link.is_some() || self.home.is_some()
+    }
+}
+
 /// An invite that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invited {
@@ -303,7 +310,7 @@ pub struct Invited {
 pub struct Standing {
     /// Whether only members may.
     pub locked: bool,
-    /// Members.
+    /// Members, hubs left out.
     pub known: usize,
     /// Those of them that are online.
     pub online: usize,
@@ -443,7 +450,7 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         keeper: hubs::keeper(core),
         online: online(members),
         elsewhere: elsewhere(members),
-        known: members.len(),
+        known: known(members),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
         pending: core.pending().len(),
@@ -462,7 +469,7 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
 pub fn standing(core: &Core, about: &About) -> Standing {
     Standing {
         locked: core.access() != Access::Open,
-        known: core.members().len(),
+        known: known(core.members()),
         online: online(core.members()),
         invites: core.invites().iter().count(),
         ports: about.ports(),
@@ -526,14 +533,20 @@ fn rule_count(core: &Core) -> Option<usize> {
     core.access_rules().map(|access| access.rules().len())
 }
 
-/// Members, other hubs left out, that are with another hub.
+/// Members, hubs left out: those have lines of their own.
+fn known(members: &Members) -> usize {
+    members.iter().filter(|(_, member)| member.hub.is_none()).count()
+}
+
+/// Those of them that are with another hub.
 fn elsewhere(members: &Members) -> usize {
     let is_there = |member: &Member| member.session.is_none() && member.is_online() && member.hub.is_none();
     members.iter().filter(|(_, member)| is_there(member)).count()
 }
 
+/// Those of them that are here.
 fn online(members: &Members) -> usize {
-    members.iter().filter(|(_, member)| member.session.is_some()).count()
+    members.iter().filter(|(_, member)| member.session.is_some() && member.hub.is_none()).count()
 }
 
 /// The name of the hub that a member is with that is not here; that of a hub is its own.

@@ -30,7 +30,8 @@ fn standing(status: &Status) -> Vec<Metric> {
         Metric::gauge("hub_build_info", "The version that runs.").of([("version", &status.version)], 1_u64),
         Metric::gauge("process_start_time_seconds", "When the hub started, in Unix seconds.")
             .value(status.started_unix),
-        Metric::gauge("hub_members", "Members, by whether they are on the LAN.").each("state", members),
+        Metric::gauge("hub_members", "Members, without hubs, by whether they are on the LAN.")
+            .each("state", members),
         Metric::gauge("hub_linked_hubs", "Other hubs of the LAN, by whether there is a link to them.").each(
             "state",
             [
@@ -107,8 +108,9 @@ fn counts(reasons: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> 
 
 /// The metrics of each member. Counts begin with its link.
 pub fn of_members(members: &[MemberStatus]) -> Vec<Metric> {
-    let online = Metric::gauge("hub_member_online", "Whether the member is on the LAN.")
-        .each("member", members.iter().map(|member| (member.name.as_str(), member.link.is_some())));
+    let online =
+        Metric::gauge("hub_member_online", "Whether the member is on the LAN, at this hub or another one.")
+            .each("member", members.iter().map(|member| (member.name.as_str(), member.is_online())));
     let counter = |name, help, of: fn(&LinkStatus) -> u64| {
         Metric::counter(name, help).each("member", of_links(members, |link| Some(of(link))))
     };
@@ -219,10 +221,12 @@ mod tests {
 
     #[test]
     fn members_and_rules_have_series_of_their_own() {
-        let text = text(&of_members(&[online("laptop"), member("nas", "10.0.0.3")]));
+        let elsewhere = MemberStatus { home: "hub-b".parse().ok(), ..member("desk", "10.0.0.4") };
+        let text = text(&of_members(&[online("laptop"), member("nas", "10.0.0.3"), elsewhere]));
         for line in [
             "hub_member_online{member=\"laptop\"} 1",
             "hub_member_online{member=\"nas\"} 0",
+            "hub_member_online{member=\"desk\"} 1",
             "hub_member_round_trip_seconds{member=\"laptop\"} 0.0025",
             "hub_member_lane{member=\"laptop\"} 0",
             "hub_member_queue_bytes{member=\"laptop\"} 7",

@@ -197,6 +197,19 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
         list.sort();
         world.await_members(hub, &list.iter().map(String::as_str).collect::<Vec<_>>());
     }
+    // Who is at another hub is online, and hubs are counted apart.
+    let text = world.ask(A, &["status"]).good();
+    assert!(text.contains(": 0 of 2 members online, 2 with other hubs"), "{text}");
+    let text = world.ask(B, &["status"]).good();
+    assert!(text.contains(": 1 of 2 members online, 1 with other hubs"), "{text}");
+    let listed = |words: &[&str]| world.ask(B, &[&["members"], words].concat()).good();
+    let (online, offline) = (listed(&["--online"]), listed(&["--offline"]));
+    assert!(online.contains("laptop ") && online.contains("desk ") && online.contains("hub-b "), "{online}");
+    assert_eq!(offline.lines().count(), 1, "{offline}");
+    let metrics = world.ask(A, &["metrics", "--members"]).good();
+    for line in ["hub_members{state=\"offline\"} 0", "hub_member_online{member=\"desk\"} 1"] {
+        assert!(metrics.lines().any(|one| one == line), "{line} is missing: {metrics}");
+    }
     // They reach each other, over the link of their hubs.
     let desk = "10.0.0.250".parse().unwrap();
     house::ping_until(world.net.spoke(LAPTOP), desk, SOON).unwrap();
