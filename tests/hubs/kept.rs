@@ -238,6 +238,13 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
             !world.members(hub).iter().any(|line| line.starts_with("desk"))
         });
     }
+    // A machine waits at one hub, and is let in by its key from any.
+    world.spoke(NAS, &["--hub", &World::place(B), "--name", "nas"], "waits until the hub's owner lets it in");
+    let key = ask_spoke(&world.net, NAS, &["key"]).good();
+    world.ask(A, &["allow", "nas"]).fails("it may wait at another hub (`hub pending` there)");
+    world.ask(A, &["allow", key.trim()]).fails("this machine does not wait here, but maybe at another hub");
+    world.ask(A, &["allow", key.trim(), "--name", "nas"]).good();
+    world.said(NAS).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
     // Each has it in its own files: they start anew without each other.
     for hub in [A, B, C] {
         world.kill(hub);

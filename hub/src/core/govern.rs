@@ -39,6 +39,10 @@ impl Core {
         let waiting = who.parse().map(|name: Name| pending.by_name(&name)).unwrap_or_default();
         match waiting[..] {
             [machine] => Ok((machine.key, Some(machine.join.name.clone()))),
+            [] if self.hubs.are_several() => Err(format!(
+                "no machine waits here under the name or key {who:?}: it may wait at another hub (`hub pending` there); \
+                 `hub allow KEY --name NAME` lets it in from here"
+            )),
             [] => Err(format!("no machine waits under the name or key {who:?}: `hub pending` lists them")),
             _ => {
                 let one = |machine: &&crate::lan::pending::Waiting| {
@@ -69,6 +73,11 @@ impl Core {
         let name = match (name, wanted) {
             (Some(name), _) => name,
             (None, Some(wanted)) => self.admission.members_mut().name_for(wanted, &key),
+            (None, None) if self.hubs.are_several() => {
+                let text = "this machine does not wait here, but maybe at another hub (`hub pending` there): give it a \
+                            name with --name";
+                return Err(text.to_owned());
+            }
             (None, None) => return Err("this machine does not wait: give it a name with --name".to_owned()),
         };
         self.admission.members_mut().allow(key, name, Rights { addresses, routes, tags })
