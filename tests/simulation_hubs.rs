@@ -307,6 +307,27 @@ fn a_hub_that_dies_or_is_silent_is_left_in_time_and_packets_are_carried_over() {
     }
 }
 
+/// Its hub lives, however far it is.
+#[test]
+fn a_member_that_is_changed_joins_the_same_hub_again() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.pass(Duration::from_secs(10));
+        let (at, link) = (world.hub_of(0).expect("it is on the LAN"), world.spokes[0].link());
+        (0..world.hubs.len()).for_each(|hub| world.set_latency(hub, ms(if hub == at { 90 } else { 5 })));
+        world.rename(at, "s0", "another");
+        world.pass(Duration::from_secs(2));
+        assert_ne!(world.spokes[0].link(), link, "seed {seed}: it comes back for its new name");
+        assert_eq!(world.hub_of(0), Some(at), "seed {seed}");
+        // That hub dies before it is back.
+        world.rename(at, "another", "s0");
+        world.pass(ms(20));
+        world.kill_hub(at);
+        world.pass(Duration::from_secs(3));
+        assert!(world.hub_of(0).is_some_and(|other| other != at), "seed {seed}");
+    }
+}
+
 fn pass_minutes(world: &mut World, minutes: u64) {
     (0..minutes).for_each(|_| world.pass(Duration::from_secs(60)));
 }

@@ -300,6 +300,13 @@ impl World {
         self.do_effects(hub);
     }
 
+    /// A person gives a member another name, at one hub.
+    pub(crate) fn rename(&mut self, hub: usize, from: &str, to: &str) {
+        let command = Command::Rename(from.to_owned(), to.parse().unwrap());
+        self.hubs[hub].core.as_mut().unwrap().request(RequestId(1), command, self.now);
+        self.do_effects(hub);
+    }
+
     pub(crate) fn set_latency(&mut self, hub: usize, latency: Duration) {
         self.hubs[hub].latency = latency;
     }

@@ -436,10 +436,31 @@ impl Uplink {
             self.trials.choice.avoid(own, now);
         }
         self.try_again(why, now);
-        if was_on_lan && self.ways.are_several_hubs() && matches!(self.phase, Phase::Paused(_)) {
+        if was_on_lan {
+            self.race_at_once(now);
+        }
+    }
+
+    /// The hub has ended the link so that this spoke joins again: it is tried first, and others once it does not answer.
+    pub(super) fn join_again(&mut self, why: String, now: Instant) {
+        let is_leaving = self.trials.choice.leave_at().is_some();
+        if is_leaving || !self.is_on_lan() {
+            return self.fail_over(why, now);
+        }
+        self.try_again(why, now);
+        if self.race_at_once(now) {
+            self.trials.next_at = Some(now + UNANSWERED_FIRST);
+        }
+    }
+
+    /// Tries the hubs without a pause, where there are several and this spoke is at none; whether it does.
+    fn race_at_once(&mut self, now: Instant) -> bool {
+        let begins = self.ways.are_several_hubs() && matches!(self.phase, Phase::Paused(_));
+        if begins {
             self.begin_race(now);
             self.poll_elsewhere(now);
         }
+        begins && matches!(self.phase, Phase::Racing)
     }
 
     // ---- measuring

@@ -109,11 +109,10 @@ impl Uplink {
         match farewell {
             // There is another machine, or will be too soon.
             Farewell::Replaced | Farewell::TooOften => self.try_again(why, now),
-            Farewell::Stopping
-            | Farewell::Revoked
-            | Farewell::AddressLost
-            | Farewell::Changed
-            | Farewell::Other(_) => self.fail_over(why, now),
+            Farewell::Changed => self.join_again(why, now),
+            Farewell::Stopping | Farewell::Revoked | Farewell::AddressLost | Farewell::Other(_) => {
+                self.fail_over(why, now);
+            }
         }
     }
 
