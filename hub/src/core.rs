@@ -363,6 +363,7 @@ impl Core {
         while let Some(ended) = self.switch.poll_ended(now) {
             self.forget(ended, now);
         }
+        self.claim_place(now);
         self.seal(now);
         self.refresh_hubs(now);
         let version = self.members().version();

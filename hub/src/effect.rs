@@ -144,6 +144,8 @@ pub enum Notice {
     HubUnreachable(Name, String),
     /// Other hubs say that this one's membership was revoked.
     HubRevoked,
+    /// The list of members says another place where this hub is reached: the former one, and the new one.
+    Place(Place, Place),
     /// Who keeps the list of members from now on, since which term, and whether it is this hub.
     Keeper(String, u64, bool),
     /// The keeper tells a record that makes no sense here, and why.

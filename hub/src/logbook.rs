@@ -162,6 +162,11 @@ impl Logbook {
                 "this hub's membership was revoked at another one: it sends its members to the others, and is no hub of the \
                  LAN any more"
             ),
+            Notice::Place(before, place) => {
+                info!(
+                    "the list of members says that this hub is reached at {place}, not at {before} any more"
+                )
+            }
             Notice::Keeper(_, term, true) => {
                 info!("this hub keeps the list of members from now on (term {term})")
             }

@@ -92,6 +92,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let signals = cli::on_signals(&[SIGINT, SIGTERM])?;
     let hangups = cli::on_signals(&[SIGHUP])?;
     let mut server = Server::new(&config, signals, hangups)?;
+    options.host.into_iter().for_each(|place| server.set_place(place));
     let tls = config.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
     let readable: Vec<PathBuf> =
         tls.chain(server.linked_files()).flat_map(|file| sandbox::directories_of(&file)).collect();

@@ -338,6 +338,8 @@ pub struct Device {
 pub struct Options {
     /// Which LAN.
     pub lan: WhichLan,
+    /// Where spokes and other hubs reach this hub, if that is given.
+    pub host: Option<Place>,
     /// How others come in.
     pub ways_in: WaysIn,
     /// Where metrics are served.
@@ -370,10 +372,16 @@ impl Options {
         let routes = settings.many("route", values::prefix)?;
         values::refuse_host_bits("--route", &routes)?;
         let listen = listen(settings)?;
-        let lan = which_lan(settings, &prefixes, &listen)?;
+        let port = listen.first().map_or(DEFAULT_PORT, |listen| match listen {
+            Listen::Port(port) => *port,
+            Listen::Address(at) => at.port(),
+        });
+        let host = settings.one("host", values::any::<Place>)?.map(|host| host.with_port(port));
+        let lan = which_lan(settings, &prefixes, port, host.clone())?;
         Ok(Options {
             metrics: metrics(settings, &prefixes)?,
             lan,
+            host,
             ways_in: WaysIn { listen, icmp: settings.switch("icmp")?, tls: tls(settings)? },
             outbound: Outbound::read(settings)?,
             device: device(settings)?,
@@ -387,18 +395,18 @@ impl Options {
     }
 }
 
-fn which_lan(settings: &Settings, prefixes: &[IpNetwork], listen: &[Listen]) -> Result<WhichLan, String> {
+fn which_lan(
+    settings: &Settings,
+    prefixes: &[IpNetwork],
+    port: u16,
+    host: Option<Place>,
+) -> Result<WhichLan, String> {
     let Some(hub) = settings.one("join", values::any::<Place>)? else {
         return Ok(WhichLan::Own(Subnets::new(prefixes).map_err(|error| error.to_string())?));
     };
     if !prefixes.is_empty() {
         return Err("the LAN to --join says which --subnet it has: leave that out".to_owned());
     }
-    let port = listen.first().map_or(DEFAULT_PORT, |listen| match listen {
-        Listen::Port(port) => *port,
-        Listen::Address(at) => at.port(),
-    });
-    let host = settings.one("host", values::any::<Place>)?.map(|host| host.with_port(port));
     Ok(WhichLan::Joined(Box::new(ToJoin {
         hub,
         hub_key: settings.one("hub-key", values::any)?,

@@ -427,6 +427,51 @@ fn a_lan_with_several_hubs_moves_to_another_subnet_hub_by_hub() {
 }
 
 #[test]
+fn a_hub_that_is_started_with_another_place_changes_its_line() {
+    let _place = place();
+    let mut world = World::of_two();
+    world.spoke(LAPTOP, &["--hub", &World::place(A), "--name", "laptop"], SPOKE_ON_LAN);
+    let host = Net::spoke_v4(B - 1).to_string();
+    let joined = world.lines[B].clone();
+    let await_place = |world: &World, place: &str| {
+        let is_it = |hub: &Value| hub["place"] == place;
+        for hub in [A, B] {
+            await_true("the new place", SOON, || {
+                world.status(hub)["hubs"].as_array().unwrap().iter().any(is_it)
+            });
+        }
+        await_true("the spoke hears of it", SOON, || {
+            ask_spoke(&world.net, LAPTOP, &["status"]).good().contains(place)
+        });
+        let list = |hub: usize| fs::read_to_string(state(world.host(hub), "hub").join("members")).unwrap();
+        await_true("it is written down", SOON, || {
+            [A, B].iter().all(|&hub| list(hub).contains(&format!(" hub={place}\n")))
+        });
+    };
+    // The port is that which it listens on.
+    world.kill(B);
+    world.lines[B].extend(["--host", &host, "--listen", "5679"].map(str::to_owned));
+    world.start(B);
+    await_place(&world, &format!("{host}:5679"));
+    let log = world.hubs[B].as_ref().unwrap();
+    log.wait_for_line(&format!("is reached at {host}:5679, not at {host}:5678 any more"), SOON).unwrap();
+    // While the keeper is away, and once it is back.
+    world.kill(B);
+    world.kill(A);
+    world.lines[B] = [joined, ["--host", &host].map(str::to_owned).to_vec()].concat();
+    world.start(B);
+    std::thread::sleep(Duration::from_secs(1));
+    world.start(A);
+    await_place(&world, &format!("{host}:5678"));
+    // The keeper itself.
+    world.kill(A);
+    let host = Net::hub_v4().to_string();
+    world.lines[A].extend(["--host", &host, "--listen", "5680"].map(str::to_owned));
+    world.start(A);
+    await_place(&world, &format!("{host}:5680"));
+}
+
+#[test]
 fn what_is_wrong_with_joining_is_said() {
     let _place = place();
     let mut world = World::new();

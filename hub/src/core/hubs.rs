@@ -1,15 +1,20 @@
 //! Tells members which hubs the LAN has, and sends them to the others. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::wire::frame::{ControlFrame, HubInfo};
+use common::wire::frame::{ControlFrame, HubInfo, RecordId};
+use common::wire::place::Place;
 
 use super::Core;
+use crate::effect::Notice;
 use crate::ids::{MemberId, RequestId, SessionId};
-use crate::lan::hubs::{self, PORTION, distance, told_to};
+use crate::lan::hubs::{self, PORTION, WantedPlace, distance, told_to};
 use crate::lan::members::{Member, Members};
 use crate::lan::peers::Peer;
 use crate::lan::saving::Answer;
+
+/// After so long the keeper of the list is asked again to agree to where this hub is reached.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl Core {
     /// The hubs of the list of members, this one among them where it has a line, by name.
@@ -20,6 +25,36 @@ impl Core {
     /// Whether this hub sends its members to the others.
     pub fn is_draining(&self) -> bool {
         self.hubs.is_draining()
+    }
+
+    /// Where this hub is reached, as a person has started it: its line in the list is to say so, if it has one.
+    pub fn set_place(&mut self, place: Place, now: Instant) {
+        self.hubs.wanted_place = Some(WantedPlace { place, ask_at: now });
+    }
+
+    /// Has the list say where this hub is reached, once whoever keeps it can agree.
+    pub(super) fn claim_place(&mut self, now: Instant) {
+        let key = self.key.public();
+        let Some(WantedPlace { place, ask_at }) = &mut self.hubs.wanted_place else { return };
+        let members = self.admission.members();
+        let listed = members.by_key(&key).and_then(|id| members.member(id).hub.clone());
+        let is_known = listed.as_ref() == Some(&*place);
+        if is_known && !self.keeper.is_asked(&RecordId::Member(key)) {
+            self.hubs.wanted_place = None;
+            return;
+        }
+        let Some(before) = listed.filter(|_| !is_known && now >= *ask_at) else { return };
+        let place = place.clone();
+        if self.keeper.is_fresh() || !self.reaches_keeper() {
+            return;
+        }
+        if let Some(wanted) = &mut self.hubs.wanted_place {
+            wanted.ask_at = now + ASK_AGAIN_AFTER;
+        }
+        match self.admission.list_hub(key, &self.lan.hub_name, Some(place.clone())) {
+            Ok(()) => self.note(Notice::Place(before, place)),
+            Err(text) => self.note(Notice::NotSaved(text)),
+        }
     }
 
     /// Tells the members which hubs there are, if that is not what they were told.

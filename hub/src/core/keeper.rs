@@ -478,7 +478,8 @@ impl Core {
 
     /// Has this hub in the list that is about to be shared, as one that is reached there.
     pub(super) fn found(&mut self, place: Option<Place>, now: Instant) -> Result<(), String> {
-        self.admission.list_hub(self.key.public(), &self.lan.hub_name, place)?;
+        let wanted = self.hubs.wanted_place.take().map(|wanted| wanted.place);
+        self.admission.list_hub(self.key.public(), &self.lan.hub_name, place.or(wanted))?;
         if self.keeper.term().is_none() {
             self.take_for_keeper(Term { number: 1, keeper: self.key.public() }, None, now);
         }

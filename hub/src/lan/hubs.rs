@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::wire::frame::{HubInfo, MAX_TOLD_HUBS};
 use common::wire::key::PublicKey;
+use common::wire::place::Place;
 
 use crate::ids::{MemberId, SessionId};
 use crate::lan::members::{MAX_HUBS, Member, Members};
@@ -38,6 +39,15 @@ pub(crate) struct Hubs {
     parties: Option<u64>,
     /// The addresses on the device that this hub has alone, beside those that each hub has.
     pub(crate) own_addresses: Vec<IpAddr>,
+    /// Where this hub is reached, as it was started, until the list says so.
+    pub(crate) wanted_place: Option<WantedPlace>,
+}
+
+/// Where this hub is reached, as it was started.
+pub(crate) struct WantedPlace {
+    pub(crate) place: Place,
+    /// When whoever keeps the list is asked to agree, once that can be reached.
+    pub(crate) ask_at: Instant,
 }
 
 /// Members that are told something by and by.

@@ -17,6 +17,11 @@ use crate::ids::SessionId;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Server {
+    /// Where this hub is reached, as it was started: the list of members is to say so.
+    pub fn set_place(&mut self, place: Place) {
+        self.core.set_place(place, self.clock.now);
+    }
+
     /// The connections that it makes once it is confined, and the TCP ports that they go to.
     pub fn connects(&self) -> (Profile, Vec<u16>) {
         let places = dials::places(self.core.members(), &self.core.key());
