@@ -4,8 +4,8 @@
 //! and of spokes that start anew. What must hold is checked after each turn: nobody is at two hubs for longer than it takes
 //! a hub to notice that a link is dead, no packet arrives twice, nobody gives up; and in the end everybody is at one hub
 //! that lives, and at none that drains where there is another one, and reaches everybody, at whichever hub. `SEED=n` runs
-//! one seed, `SEEDS=n` that many, `TRACE=1` tells what happens. Other stories are of a list that the hubs share (`list.rs`), and of one hub of them in other
-//! hands.
+//! one seed, `SEEDS=n` that many, `TRACE=1` tells what happens. Other stories are of a list that the hubs share (`list.rs`), of
+//! one that they keep in etcd (`store.rs`), and of one hub of them in other hands (`hostile.rs`).
 
 #![allow(clippy::disallowed_methods, reason = "a test: it reads the environment and starts virtual time")]
 #![allow(clippy::unwrap_used, reason = "a test: what goes wrong shall end it")]

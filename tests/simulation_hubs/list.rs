@@ -367,12 +367,7 @@ pub(crate) fn tell(seed: u64, steps: usize) -> (u64, u64) {
     let mut world = World::sharing(seed);
     for _ in 0..steps {
         act(&mut world);
-        let time = match world.rng.below(6) {
-            0 => world.rng.below(10_000),
-            1 | 2 => world.rng.below(2_000),
-            _ => world.rng.below(60),
-        };
-        world.pass(ms(time as u64));
+        pass_some_time(&mut world);
     }
     // Quiet; in some stories with the keeper gone for good.
     let keeper = world.hubs.iter().find_map(|hub| hub.core.as_ref()?.keeper()).map(|term| term.keeper);
@@ -393,18 +388,7 @@ pub(crate) fn tell(seed: u64, steps: usize) -> (u64, u64) {
     if is_gone {
         world.keep(others[0]);
     }
-    world.pass(Duration::from_secs(20));
-    for at in world.newcomers() {
-        if world.spokes[at].is_out {
-            world.restart_spoke(at);
-        }
-    }
-    world.pass(Duration::from_secs(60));
-    world.check_lists();
-    world.check_newcomers();
-    world.check_reach();
-    let list = world.list();
-    (list.done, list.entered.values().map(|entered| entered.len() as u64).sum())
+    end(&mut world)
 }
 
 /// Tells a story in which the list is in etcd: in the end, too, nobody has to say which hub keeps it.
@@ -417,12 +401,7 @@ pub(crate) fn tell_stored(seed: u64, steps: usize) -> (u64, u64) {
         } else {
             act(&mut world);
         }
-        let time = match world.rng.below(6) {
-            0 => world.rng.below(10_000),
-            1 | 2 => world.rng.below(2_000),
-            _ => world.rng.below(60),
-        };
-        world.pass(ms(time as u64));
+        pass_some_time(&mut world);
     }
     // Quiet; in some stories without one hub, whichever it is.
     world.join_stores();
@@ -440,6 +419,22 @@ pub(crate) fn tell_stored(seed: u64, steps: usize) -> (u64, u64) {
         world.kill_hub(hub);
         world.kill_store(hub);
     }
+    let told = end(&mut world);
+    world.check_store();
+    told
+}
+
+fn pass_some_time(world: &mut World) {
+    let time = match world.rng.below(6) {
+        0 => world.rng.below(10_000),
+        1 | 2 => world.rng.below(2_000),
+        _ => world.rng.below(60),
+    };
+    world.pass(ms(time as u64));
+}
+
+/// What holds once all is quiet: how many commands were agreed to, and how many machines let in.
+fn end(world: &mut World) -> (u64, u64) {
     world.pass(Duration::from_secs(20));
     for at in world.newcomers() {
         if world.spokes[at].is_out {
@@ -448,7 +443,6 @@ pub(crate) fn tell_stored(seed: u64, steps: usize) -> (u64, u64) {
     }
     world.pass(Duration::from_secs(60));
     world.check_lists();
-    world.check_store();
     world.check_newcomers();
     world.check_reach();
     let list = world.list();
