@@ -44,6 +44,7 @@ use http::Endpoints;
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// How often to look again where there is nothing to do but wait.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// What to write where.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {

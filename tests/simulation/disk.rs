@@ -58,9 +58,11 @@ impl Disk {
         }
     }
 
-    /// The process dies while it adds lines to `members`: only so many bytes of them are on the disk.
-    pub(crate) fn tear(&mut self, job: &Job, len: usize) {
-        if let Job::Write { members: Some(Patch::Append(lines)), .. } = job {
+    /// The process dies while it adds lines to `members`: only so many bytes of them are on the disk, behind what it has written
+    /// before.
+    pub(crate) fn tear(&mut self, job: Job, len: usize) {
+        if let Job::Write { members: Some(Patch::Append(lines)), invites, .. } = job {
+            self.invites = invites.unwrap_or(std::mem::take(&mut self.invites));
             let len = (0..=len.min(lines.len())).rev().find(|&len| lines.is_char_boundary(len));
             self.members.push_str(&lines[..len.unwrap()]);
         }

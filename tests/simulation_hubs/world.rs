@@ -191,7 +191,7 @@ impl World {
             match (random % 2, random >> 8) {
                 (0, _) => drop(self.hubs[hub].disk.run(job)),
                 // Or a part of it.
-                (_, len) => self.hubs[hub].disk.tear(&job, len % 400),
+                (_, len) => self.hubs[hub].disk.tear(job, len % 400),
             }
         }
         self.end_wait(hub);

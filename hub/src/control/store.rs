@@ -34,7 +34,8 @@ pub enum StoreRequest {
         /// Whether these are the first ones.
         first: bool,
     },
-    /// Keep the list, by this number; the ids of records that are to be taken off the store, as those members are revoked.
+    /// Have the hub keep the list, by this number. The answer: the ids of records that are to be taken off the store, as those
+    /// members are revoked.
     Keep {
         /// The number, which grows.
         term: u64,
@@ -71,6 +72,7 @@ pub struct StoreWork {
     /// The number of the keeper that it knows; 0: none.
     pub term: u64,
     /// Whether this hub keeps the list, or shares it with nobody.
+    #[serde(default)]
     pub keeps: bool,
     /// Changes.
     pub changes: Vec<StoreChange>,

@@ -88,11 +88,19 @@ impl Core {
                 }
                 Command::Renumber(subnets) => self.start_renumber(request, subnets),
                 Command::WriteTerm => {
-                    // What it is the keeper of goes first.
+                    // The list goes first, and the term waits until that is written.
+                    self.saving.rewrite_now();
                     let write = self.write_changes(now);
                     if write.is_some() {
                         self.saving.put_back(request, Command::WriteTerm);
                         self.effects.extend(write.map(|job| Effect::Save(Box::new(job))));
+                        continue;
+                    }
+                    if self.admission.is_changed() {
+                        let trouble = self.saving.postpone(Command::WriteTerm);
+                        if request != NOBODY {
+                            self.answer(request, Err(trouble));
+                        }
                         continue;
                     }
                     let term = self.keeper.term();
@@ -109,6 +117,10 @@ impl Core {
                     if write.is_some() {
                         self.saving.put_back(request, Command::Reload);
                         write
+                    } else if let Some(trouble) = self.saving.unwritten_access() {
+                        self.saving.retry_now();
+                        self.answer(request, Err(format!("{trouble}; nothing is changed")));
+                        None
                     } else if self.saving.has_access_to_write() {
                         self.read_later(request);
                         None
@@ -139,11 +151,10 @@ impl Core {
         if self.saving.is_running() {
             return;
         }
-        if self.saving.enqueue_failed(now) {
-            return self.start_job(now);
-        }
         if let Some(job) = self.write_changes(now) {
             self.effects.push_back(Effect::Save(Box::new(job)));
+        } else if self.saving.enqueue_failed(now) {
+            self.start_job(now);
         } else if !self.admission.is_changed() && self.saving.is_due(now) {
             // There is nothing left to write, so the earlier failure is over.
             self.end_trouble();

@@ -29,18 +29,20 @@ impl Core {
 
     /// Where this hub is reached, as a person has started it: its line in the list is to say so, if it has one.
     pub fn set_place(&mut self, place: Place, now: Instant) {
-        self.hubs.wanted_place = Some(WantedPlace { place, ask_at: now });
+        self.hubs.wanted_place = Some(WantedPlace { place, ask_at: now, before: None });
     }
 
     /// Has the list say where this hub is reached, once whoever keeps it can agree.
     pub(super) fn claim_place(&mut self, now: Instant) {
         let key = self.key.public();
-        let Some(WantedPlace { place, ask_at }) = &mut self.hubs.wanted_place else { return };
+        let Some(WantedPlace { place, ask_at, .. }) = &mut self.hubs.wanted_place else { return };
         let members = self.admission.members();
         let listed = members.by_key(&key).and_then(|id| members.member(id).hub.clone());
         let is_known = listed.as_ref() == Some(&*place);
         if is_known && !self.keeper.is_asked(&RecordId::Member(key)) {
-            self.hubs.wanted_place = None;
+            if let Some(WantedPlace { place, before: Some(before), .. }) = self.hubs.wanted_place.take() {
+                self.note(Notice::Place(before, place));
+            }
             return;
         }
         let Some(before) = listed.filter(|_| !is_known && now >= *ask_at) else { return };
@@ -49,11 +51,10 @@ impl Core {
             return;
         }
         if let Some(wanted) = &mut self.hubs.wanted_place {
-            wanted.ask_at = now + ASK_AGAIN_AFTER;
+            (wanted.ask_at, wanted.before) = (now + ASK_AGAIN_AFTER, Some(before));
         }
-        match self.admission.list_hub(key, &self.lan.hub_name, Some(place.clone())) {
-            Ok(()) => self.note(Notice::Place(before, place)),
-            Err(text) => self.note(Notice::NotSaved(text)),
+        if let Err(text) = self.admission.list_hub(key, &self.lan.hub_name, Some(place)) {
+            self.note(Notice::NotSaved(text));
         }
     }
 

@@ -28,7 +28,8 @@ impl Core {
         self.keeper.term()
     }
 
-    /// Whether the keeper of the list agrees to changes at once: this hub is the keeper, or linked to it, or has none.
+    /// Whether changes of the list can be agreed to: this hub has the original, and its store, if any, takes changes; or it is
+    /// linked to the keeper.
     pub fn reaches_keeper(&self) -> bool {
         match self.keeper.store() {
             Some(store) => store.is_attached(),
@@ -78,7 +79,7 @@ impl Core {
     /// Has this hub keep the list from now on, as a person says, or as its list is about to be shared.
     pub(super) fn keep(&mut self, request: RequestId, now: Instant) {
         if self.keeper.is_fresh() {
-            let text = "this hub was never told the list: `hub keep` at one that has it";
+            let text = "this hub has yet to be told the list: `hub keep` at one that has it";
             return self.answer(request, Err(text.to_owned()));
         }
         if !(self.keeper.is_own() && self.keeper.store().is_none()) {
@@ -196,6 +197,13 @@ impl Core {
             self.note_records(edits);
             return self.conclude(then, now);
         }
+        // Nobody answers.
+        if let Some(problem) =
+            self.keeper_problem().filter(|_| self.keeper.is_own() && self.keeper.is_fresh())
+        {
+            let before = edits.into_iter().map(before).collect();
+            return self.take_back(before, vec![then], (&problem, UNCHANGED), now);
+        }
         match self.keeper.ask(edits, then, now) {
             Ok(question) => {
                 if let Some(link) = self.keeper_link() {
@@ -204,7 +212,6 @@ impl Core {
             }
             Err(asked) => {
                 let Asked { edits, then, .. } = *asked;
-                let before = |edit: Edit| Record { id: edit.record.id, text: edit.before };
                 let before = edits.into_iter().map(before).collect();
                 self.take_back(before, then, ("too much waits for the keeper of the list", UNCHANGED), now);
             }
@@ -319,7 +326,7 @@ impl Core {
         let keeper = self.keeper.other().map(|keeper| self.hub_called(&keeper));
         let why = format!(
             "{} the list of members and has not answered within {} s",
-            keeper.map_or_else(|| "another one keeps".to_owned(), |keeper| format!("{keeper} keeps")),
+            keeper.map_or_else(|| "a store keeps".to_owned(), |keeper| format!("{keeper} keeps")),
             KEEPER_TIME.as_secs()
         );
         let then = overdue.into_iter().flat_map(|asked| asked.then).collect();
@@ -447,7 +454,8 @@ impl Core {
             }
             Err(why) => {
                 let ids = asked.iter().map(|edit| edit.record.id).collect::<Vec<_>>();
-                let ids = if self.keeper.is_own() { ids } else { Vec::new() };
+                // As they are in the original: a copy, or a keeper that has lost its list, has nothing to say of them.
+                let ids = if self.keeper.has_original() { ids } else { Vec::new() };
                 self.refuse_question(link, token, &why, &ids);
             }
         }
@@ -466,7 +474,11 @@ impl Core {
     }
 
     /// Has a change that was asked for decided by the list as it is now, which does not have it.
-    pub(super) fn ask_anew(&mut self, Asked { edits: asked, then, .. }: Asked, now: Instant) {
+    pub(super) fn ask_anew(&mut self, Asked { edits: asked, mut then, .. }: Asked, now: Instant) {
+        // Whoever waited may be gone.
+        if then.is_empty() {
+            then.push(Then::Nothing);
+        }
         match self.apply(&asked) {
             Ok((edits, put)) => {
                 then.into_iter().for_each(|then| self.agree(edits.clone(), then, now));
@@ -511,4 +523,9 @@ impl Core {
             }
         }
     }
+}
+
+/// The record as it was before a change.
+fn before(edit: Edit) -> Record {
+    Record { id: edit.record.id, text: edit.before }
 }

@@ -36,8 +36,8 @@ impl Core {
 
     /// Brings the other hubs up to date with the list of members.
     pub(super) fn refresh_peers(&mut self, now: Instant) {
-        let others = self.hubs.known().get(1..).unwrap_or_default();
-        let gone = self.peers.sessions_besides(others);
+        let others = self.hubs.known().get(1..).unwrap_or_default().to_vec();
+        let gone = self.peers.sessions_besides(&others);
         for &session in &gone {
             let why = End::Farewell("it is no hub of this LAN any more");
             self.switch.dismiss(session, Farewell::Changed, why);
@@ -46,8 +46,7 @@ impl Core {
         for session in gone {
             self.forget_link(session, now);
         }
-        let others = self.hubs.known().get(1..).unwrap_or_default();
-        self.peers.set(others, now);
+        self.peers.set(&others, now);
     }
 
     /// Has the hubs reached that are due.
@@ -197,7 +196,7 @@ impl Core {
         }
         told.iter().for_each(|key| self.refresh_home(key));
         // Another one tells the list, if that one was about to.
-        if self.takes_any_list() {
+        if self.keeper.stop_arriving(session) && self.takes_any_list() {
             let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();
             links.into_iter().for_each(|(link, hub)| self.tell_keeper(link, hub));
         }

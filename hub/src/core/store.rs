@@ -24,7 +24,8 @@ impl Core {
 
     /// Whether this hub keeps the list, or shares it with nobody: a store is filled from it.
     pub fn keeps_list(&self) -> bool {
-        self.keeper.has_original()
+        // An empty one is a lost one.
+        self.keeper.has_original() && (self.keeper.term().is_none() || !self.members().is_empty())
     }
 
     /// The process that writes to the store asks for something.
@@ -128,7 +129,7 @@ impl Core {
         (asked, ids.into_iter().filter(is_revoked).collect())
     }
 
-    /// The store says that another hub keeps the list, or does not answer: changes that wait are taken back here.
+    /// The store takes no changes for now: those that wait are taken back here.
     pub fn lose_store(&mut self, why: &str, now: Instant) {
         let Some(store) = self.keeper.store_mut() else { return };
         store.lose(Some(why));

@@ -48,6 +48,8 @@ pub(crate) struct WantedPlace {
     pub(crate) place: Place,
     /// When whoever keeps the list is asked to agree, once that can be reached.
     pub(crate) ask_at: Instant,
+    /// What the list has said, if it was asked to say another one.
+    pub(crate) before: Option<Place>,
 }
 
 /// Members that are told something by and by.

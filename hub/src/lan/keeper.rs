@@ -415,6 +415,12 @@ impl Keeper {
         now
     }
 
+    /// Notes that a link has ended, by which the whole list may have come; whether it comes by no other now.
+    pub(crate) fn stop_arriving(&mut self, link: SessionId) -> bool {
+        self.arriving.take_if(|(from, _)| *from == link);
+        self.arriving.is_none()
+    }
+
     fn asked_ids(&self) -> BTreeSet<RecordId> {
         self.asked.iter().flat_map(|asked| asked.edits.iter().map(|edit| edit.record.id)).collect()
     }
@@ -456,8 +462,7 @@ impl Keeper {
         }
         self.telling.forget_session(session);
         self.tries.remove(&session);
-        // It is told anew.
-        self.arriving.take_if(|(from, _)| *from == session);
+        self.stop_arriving(session);
     }
 }
 

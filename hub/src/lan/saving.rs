@@ -517,6 +517,17 @@ impl Saving {
         self.put_off(trouble, now)
     }
 
+    /// Has a command done once writing is tried again; why it cannot be done now.
+    pub(crate) fn postpone(&mut self, command: Command) -> String {
+        self.failed.push(command);
+        self.trouble.clone().unwrap_or_else(|| "the list of members is not written yet".to_owned())
+    }
+
+    /// Why it could not be written who may join, if it could not.
+    pub(crate) fn unwritten_access(&self) -> Option<String> {
+        self.trouble.clone().filter(|_| self.failed.contains(&Command::WriteAccess))
+    }
+
     /// Puts in line again what could not be written, when it is time; whether there was something.
     pub(crate) fn enqueue_failed(&mut self, now: Instant) -> bool {
         if self.failed.is_empty() || self.retry_at.is_some_and(|at| now < at) {

@@ -92,7 +92,7 @@ impl<O: Outside> Leader<O> {
 
     /// Says why it does not lead, or cannot write, once.
     fn say(&mut self, why: String) {
-        if why != self.problem {
+        if why != self.problem && !why.is_empty() {
             let say = if why == WAITS { O::note } else { O::warn };
             say(&mut self.outside, &why);
             self.problem = why;
@@ -105,10 +105,16 @@ impl<O: Outside> Leader<O> {
 
     /// Becomes the leader, unless there is one, and does its work for as long as it is. Ends with why it does not.
     fn lead(&mut self) -> Result<(), String> {
-        // Before anything else, the hub has to be there. What it knows of the store is by an earlier process, or is not yet.
+        // Before anything else, the hub has to be there. What it knows of a store comes from an earlier process, and holds no more.
         let mut work = self.wait(Vec::new(), Some(self.problem.clone()))?;
-        if self.etcd().record(LEADER).map_err(to_text)?.is_some() {
-            return Err(WAITS.to_owned());
+        match self.etcd().record(LEADER).map_err(to_text)? {
+            Some(key) if key == work.key.to_string() => {
+                return Err(
+                    "the lease of an earlier `hub store` beside this hub has not ended yet".to_owned()
+                );
+            }
+            Some(_) => return Err(WAITS.to_owned()),
+            None => {}
         }
         self.term(&work)?;
         let lease = self.etcd().lease(LEASE_SECONDS).map_err(to_text)?;
@@ -153,8 +159,6 @@ impl<O: Outside> Leader<O> {
     /// etcd's list becomes the hub's.
     fn take(&mut self, lease: &str, term: u64) -> Result<(), String> {
         let records = self.etcd().records(LIST).map_err(to_text)?;
-        // Before the hub knows of the number, or a hub that hears of it would take its list for a later one than etcd's.
-        self.write_term(lease, term)?;
         let records = records.into_iter().filter_map(|(name, text)| {
             Some(StoredRecord { id: name.strip_prefix(LIST)?.to_owned(), text: Some(text) })
         });
@@ -172,6 +176,8 @@ impl<O: Outside> Leader<O> {
         for (at, records) in parts.into_iter().enumerate() {
             self.outside.ask::<()>(StoreRequest::Take { records, first: at == 0 })?;
         }
+        // Before the hub knows of the number, or one that hears of it would take its list for a later one than etcd's.
+        self.write_term(lease, term)?;
         let revoked: Vec<String> = self.outside.ask(StoreRequest::Keep { term, taken: true })?;
         let revoked = revoked.into_iter().map(|id| vec![change(StoredRecord { id, text: None })]);
         let revoked: Vec<Vec<Change>> = revoked.collect();
