@@ -149,7 +149,7 @@ impl World {
             match (random % 2, random >> 8) {
                 (0, _) => drop(self.disk.run(*job)),
                 // Or to a part of its lines.
-                (_, len) => self.disk.tear(&job, len % 400),
+                (_, len) => self.disk.tear(*job, len % 400),
             }
         }
         let lan = lan(self.disk.subnets);

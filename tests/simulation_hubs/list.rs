@@ -408,6 +408,7 @@ pub(crate) fn tell_stored(seed: u64, steps: usize) -> (u64, u64) {
     let gone = world.rng.one_in(4).then(|| world.rng.below(world.hubs.len()));
     for hub in 0..world.hubs.len() {
         world.mend(hub);
+        world.hubs[hub].disk.is_full = false;
         if !world.hubs[hub].is_alive() {
             world.start_hub(hub);
         }
@@ -449,7 +450,7 @@ fn end(world: &mut World) -> (u64, u64) {
     (list.done, list.entered.values().map(|entered| entered.len() as u64).sum())
 }
 
-/// One thing happens to the store.
+/// One thing happens to the store, or to the disk of a hub.
 fn act_on_store(world: &mut World) {
     let hub = world.rng.below(world.hubs.len());
     match world.rng.below(32) {
@@ -458,6 +459,8 @@ fn act_on_store(world: &mut World) {
         12..16 => world.part_store(hub),
         16..20 => world.lose_majority(),
         20 => world.wipe_store(),
+        21 | 22 => world.hubs[hub].disk.is_full = true,
+        23..26 => world.hubs[hub].disk.is_full = false,
         _ => world.join_stores(),
     }
 }

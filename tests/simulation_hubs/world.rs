@@ -185,6 +185,9 @@ impl World {
     pub(crate) fn kill_hub(&mut self, hub: usize) {
         self.say(|| format!("kill {hub}"));
         (self.hubs[hub].core, self.hubs[hub].is_draining) = (None, false);
+        // What could not be written is lost.
+        let is_sound = self.hubs[hub].disk.is_sound();
+        self.list.iter_mut().for_each(|list| list.has_kept |= !is_sound);
         // What it was writing may be on the disk.
         if let Some((_, job)) = self.hubs[hub].job.take() {
             let random = self.rng.next() as usize;

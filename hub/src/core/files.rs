@@ -31,6 +31,11 @@ impl Core {
             Command::Rename(who, name) => self.rename(request, &who, name, now),
             Command::Forget(who) => self.forget_member(request, &who, now),
             Command::Drain(is_draining) => self.drain(request, is_draining, now),
+            Command::Reload => {
+                // A person may have mended why nothing could be written.
+                self.saving.retry_now();
+                self.enqueue(request, Command::Reload, now);
+            }
             Command::Keep => self.keep(request, now),
             Command::Invite(invite, place) => {
                 if invite.is_hub
@@ -44,8 +49,7 @@ impl Core {
             | Command::SetAccess(_)
             | Command::Renumber(_)
             | Command::WriteTerm
-            | Command::WriteAccess
-            | Command::Reload) => self.enqueue(request, command, now),
+            | Command::WriteAccess) => self.enqueue(request, command, now),
         }
     }
 
@@ -112,14 +116,16 @@ impl Core {
                     Some(Job::SetLocked(self.admission.access() != Access::Open))
                 }
                 Command::Reload => {
-                    // What is to be written goes first: else the files say less than other hubs were told.
+                    // What is to be written goes first: else the files say less than other hubs were told, or than holds here.
+                    self.saving.rewrite_now();
                     let write = self.write_changes(now);
                     if write.is_some() {
                         self.saving.put_back(request, Command::Reload);
                         write
-                    } else if let Some(trouble) = self.saving.unwritten_access() {
-                        self.saving.retry_now();
-                        self.answer(request, Err(format!("{trouble}; nothing is changed")));
+                    } else if self.admission.is_changed() || self.saving.has_failed(&Command::WriteAccess) {
+                        let trouble = self.saving.trouble().unwrap_or("what has changed is not written yet");
+                        let text = format!("{trouble}; nothing is read");
+                        self.answer(request, Err(text));
                         None
                     } else if self.saving.has_access_to_write() {
                         self.read_later(request);

@@ -381,7 +381,8 @@ impl Saving {
 
     /// When there is something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = self.retry_at.into_iter().chain(self.rewrite_at).chain(self.fold_at).min();
+        // Nothing is written before it is tried again.
+        let deadline = self.retry_at.or(self.rewrite_at.into_iter().chain(self.fold_at).min());
         deadline.filter(|_| self.running.is_none())
     }
 
@@ -513,19 +514,25 @@ impl Saving {
 
     /// Notes that something else could not be written; returns the reason if it should be logged.
     pub(crate) fn fail_command(&mut self, command: Command, trouble: String, now: Instant) -> Option<String> {
-        self.failed.push(command);
+        self.set_failed(command);
         self.put_off(trouble, now)
     }
 
     /// Has a command done once writing is tried again; why it cannot be done now.
     pub(crate) fn postpone(&mut self, command: Command) -> String {
-        self.failed.push(command);
+        self.set_failed(command);
         self.trouble.clone().unwrap_or_else(|| "the list of members is not written yet".to_owned())
     }
 
-    /// Why it could not be written who may join, if it could not.
-    pub(crate) fn unwritten_access(&self) -> Option<String> {
-        self.trouble.clone().filter(|_| self.failed.contains(&Command::WriteAccess))
+    fn set_failed(&mut self, command: Command) {
+        if !self.has_failed(&command) {
+            self.failed.push(command);
+        }
+    }
+
+    /// Whether this could not be done, and is to be tried again.
+    pub(crate) fn has_failed(&self, command: &Command) -> bool {
+        self.failed.contains(command)
     }
 
     /// Puts in line again what could not be written, when it is time; whether there was something.
