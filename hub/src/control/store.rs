@@ -39,8 +39,8 @@ pub enum StoreRequest {
     Keep {
         /// The number, which grows.
         term: u64,
-        /// Whether all records of the store were brought: the list becomes those and no others.
-        taken: bool,
+        /// How many records were brought, if the list is to become those and no others.
+        brought: Option<usize>,
     },
 }
 
@@ -102,7 +102,7 @@ pub fn serve_store(core: &mut Core, request: StoreRequest, now: Instant) -> Opti
             let read: Result<Vec<_>, String> = records.into_iter().map(StoredRecord::read).collect();
             read.and_then(|records| core.take_stored(records, first)).and_then(ok)
         }
-        StoreRequest::Keep { term, taken } => core.keep_in_store(term, taken, now).and_then(|revoked| {
+        StoreRequest::Keep { term, brought } => core.keep_in_store(term, brought, now).and_then(|revoked| {
             let ids = revoked.into_iter().map(|id| StoredRecord::new(Record { id, text: None }).id);
             ok(ids.collect::<Vec<_>>())
         }),

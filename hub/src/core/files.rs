@@ -122,11 +122,6 @@ impl Core {
                     if write.is_some() {
                         self.saving.put_back(request, Command::Reload);
                         write
-                    } else if self.admission.is_changed() || self.saving.has_failed(&Command::WriteAccess) {
-                        let trouble = self.saving.trouble().unwrap_or("what has changed is not written yet");
-                        let text = format!("{trouble}; nothing is read");
-                        self.answer(request, Err(text));
-                        None
                     } else if self.saving.has_access_to_write() {
                         self.read_later(request);
                         None
@@ -402,15 +397,19 @@ impl Core {
             Err(missing) if !self.admission.members().is_empty() => return Err(missing),
             Err(_) => Vec::new(),
         };
-        self.admission.replace_invites(files.invites);
-        self.share_anew();
+        // What could not be written is newer than the files.
+        if !self.admission.invites().is_changed() && self.admission.has_other_invites(&files.invites) {
+            self.admission.replace_invites(files.invites);
+            self.share_edited(now);
+        }
+        let access = if files.locked { Access::Locked } else { Access::Open };
+        if access != self.admission.access() && !self.saving.has_failed(&Command::WriteAccess) {
+            self.set_access(access);
+            self.share_edited(now);
+        }
         self.set_rules(files.rules);
         // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
-        let access = if files.locked { Access::Locked } else { Access::Open };
-        if access != self.admission.access() {
-            self.set_access(access);
-        }
         self.reopen_pending(now);
         self.note(Notice::Reloaded(self.admission.members().len(), changes.len()));
         Ok(changes)
@@ -418,8 +417,11 @@ impl Core {
 
     fn take_members(&mut self, read: ReadMembers, now: Instant) -> Vec<Change> {
         self.saving.take(read.fingerprint);
+        let is_other = self.members().to_text() != read.members.to_text();
         let changes = self.admission.replace_members(read.members);
-        self.share_anew();
+        if is_other {
+            self.share_edited(now);
+        }
         self.carry_out(&changes, now);
         self.reopen_pending(now);
         changes

@@ -91,23 +91,26 @@ impl Core {
         self.keeper.bring(records, is_first)
     }
 
-    /// Has this hub keep the list, as the store says that it is the one, with this number: the list here, or the one that the
-    /// store has brought. Returns which records of that one are to be taken off it, as those members are revoked.
+    /// Has this hub keep the list, as the store says that it is the one, with this number: the list here, or the one of which
+    /// the store has brought so many records. Returns which records of that one are to be taken off it, as those members are revoked.
     ///
     /// # Errors
-    /// Where another hub keeps the list by a later number.
+    /// Where another hub keeps the list by a later number, or some of what was brought is not here.
     pub fn keep_in_store(
         &mut self,
         number: u64,
-        is_brought: bool,
+        brought: Option<usize>,
         now: Instant,
     ) -> Result<Vec<RecordId>, String> {
         let term = Term { number, keeper: self.key.public() };
         if !self.keeper.is_newer(term) {
             return Err("another hub has begun to keep the list".to_owned());
         }
+        if brought.is_some_and(|count| count != self.keeper.brought()) {
+            return Err("the hub was started anew before it had the whole list".to_owned());
+        }
         self.seal(now);
-        let (asked, revoked) = if is_brought { self.take_brought(now) } else { (vec![], vec![]) };
+        let (asked, revoked) = if brought.is_some() { self.take_brought(now) } else { (vec![], vec![]) };
         self.take_for_keeper(term, Some(Store::attached(now)), now);
         self.share_anew();
         asked.into_iter().for_each(|asked| self.ask_anew(asked, now));

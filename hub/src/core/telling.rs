@@ -1,6 +1,8 @@
 //! What the other hubs are told of the list that hubs share, once it is written. Pure.
 
-use common::wire::frame::{ControlFrame, MAX_RECORDS, Record, RecordId};
+use std::time::Instant;
+
+use common::wire::frame::{ControlFrame, MAX_RECORDS, Record, RecordId, Term};
 use common::wire::key::PublicKey;
 
 use super::Core;
@@ -95,7 +97,18 @@ impl Core {
         (records, None)
     }
 
-    /// Tells all hubs the whole list anew, as a person has edited it; a copy asks for it.
+    /// Tells all hubs the whole list anew, as a person has edited it, and has a store filled with it.
+    pub(super) fn share_edited(&mut self, now: Instant) {
+        drop(self.admission.take_edits());
+        // To its process it is a later list than the store's.
+        if let Some(term) = self.keeper.term().filter(|_| self.keeper.store().is_some()) {
+            let number = term.number.saturating_add(1);
+            self.take_for_keeper(Term { number, ..term }, None, now);
+        }
+        self.share_anew();
+    }
+
+    /// Tells all hubs the whole list anew; a copy asks for it.
     pub(super) fn share_anew(&mut self) {
         drop(self.admission.take_edits());
         let links: Vec<(SessionId, PublicKey)> = self.peers.links().collect();

@@ -226,6 +226,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// How many records it has brought.
+    pub(crate) fn brought(&self) -> usize {
+        self.brought.len()
+    }
+
     /// All that it has brought.
     pub(crate) fn take_brought(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.brought)

@@ -173,12 +173,13 @@ impl<O: Outside> Leader<O> {
                 size = 0;
             }
         }
+        let brought = Some(parts.iter().map(Vec::len).sum());
         for (at, records) in parts.into_iter().enumerate() {
             self.outside.ask::<()>(StoreRequest::Take { records, first: at == 0 })?;
         }
         // Before the hub knows of the number, or one that hears of it would take its list for a later one than etcd's.
         self.write_term(lease, term)?;
-        let revoked: Vec<String> = self.outside.ask(StoreRequest::Keep { term, taken: true })?;
+        let revoked: Vec<String> = self.outside.ask(StoreRequest::Keep { term, brought })?;
         let revoked = revoked.into_iter().map(|id| vec![change(StoredRecord { id, text: None })]);
         let revoked: Vec<Vec<Change>> = revoked.collect();
         self.etcd().write((LEADER, lease), &revoked).map_err(to_text)?;
@@ -188,7 +189,7 @@ impl<O: Outside> Leader<O> {
 
     /// The hub's list becomes etcd's. What changes meanwhile waits until etcd has all of it.
     fn fill(&mut self, lease: &str, term: u64) -> Result<(), String> {
-        self.outside.ask::<Vec<String>>(StoreRequest::Keep { term, taken: false })?;
+        self.outside.ask::<Vec<String>>(StoreRequest::Keep { term, brought: None })?;
         self.etcd().clear((LEADER, lease), TERM, LIST).map_err(to_text)?;
         let (mut first, mut count) = (true, 0);
         loop {
