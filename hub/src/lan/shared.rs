@@ -182,9 +182,17 @@ impl Admission {
     /// A sentence that says why none is made.
     pub(crate) fn apply(&mut self, edits: &[Edit]) -> Result<Put, String> {
         let mut parsed = Parsed::default();
+        let is_new = |Edit { record, before }: &Edit| {
+            matches!(record.id, RecordId::Member(_))
+                && before.is_none()
+                && self.record(record.id).text.is_none()
+        };
+        // Of an invite by which somebody comes, each use counts, though two leave the same behind.
+        let lets_in = edits.iter().any(is_new);
         for Edit { record, before } in edits {
             let now = self.record(record.id).text;
-            if now == record.text {
+            let is_use = lets_in && matches!(record.id, RecordId::Invite(_));
+            if now == record.text && !is_use {
                 continue;
             }
             if now != *before {

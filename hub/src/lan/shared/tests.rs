@@ -430,3 +430,31 @@ fn of_two_hubs_that_are_the_last_for_which_there_is_room_one_is_agreed_to() {
     assert_eq!(list.apply(&[ends, more[1].clone()]), Ok(()), "in its place");
     list.check();
 }
+
+/// One hub has let somebody in by an invite for two, or for one; another hub, which has not heard of it, does so, too.
+#[test]
+fn each_use_of_an_invite_counts_though_two_leave_the_same_behind() {
+    for uses in [None, Some(2)] {
+        let mut list = List::new();
+        list.act(&Op::Invite { secret: 1, name: 4, ip: None, uses, is_hub: false });
+        let invite =
+            list.records().into_iter().find(|record| matches!(record.id, RecordId::Invite(_))).unwrap();
+        let left = uses.map(|_| invite.text.clone().unwrap().replace("uses=2", "uses=1"));
+        let used = Edit { record: Record { id: invite.id, text: left }, before: invite.text.clone() };
+        let comes = |seed: u8| {
+            let text = Some(format!("{} m{seed} 10.0.0.{}", key(seed), 1 + seed));
+            Edit { record: Record { id: RecordId::Member(key(seed)), text }, before: None }
+        };
+        let first = [comes(1), used.clone()];
+        assert_eq!(list.apply(&first), Ok(()));
+        assert_eq!(list.apply(&first), Ok(()), "asked again over another link");
+        // Nor where the first one is gone again.
+        for op in [None, Some(Op::Forget(1))] {
+            if let Some(op) = &op {
+                list.act(op);
+            }
+            assert!(list.apply(&[comes(2), used.clone()]).is_err(), "{uses:?}");
+        }
+        list.check();
+    }
+}
