@@ -91,15 +91,9 @@ impl Core {
                     Some(Job::SetLocked(access != Access::Open))
                 }
                 Command::Renumber(subnets) => self.start_renumber(request, subnets),
+                // The list goes first, and the term waits until that is written.
+                Command::WriteTerm if self.writes_first(request, Command::WriteTerm, now) => None,
                 Command::WriteTerm => {
-                    // The list goes first, and the term waits until that is written.
-                    self.saving.rewrite_now();
-                    let write = self.write_changes(now);
-                    if write.is_some() {
-                        self.saving.put_back(request, Command::WriteTerm);
-                        self.effects.extend(write.map(|job| Effect::Save(Box::new(job))));
-                        continue;
-                    }
                     if self.admission.is_changed() {
                         let trouble = self.saving.postpone(Command::WriteTerm);
                         if request != NOBODY {
@@ -115,20 +109,15 @@ impl Core {
                     self.saving.run(Running::Told);
                     Some(Job::SetLocked(self.admission.access() != Access::Open))
                 }
+                // The same: else the files say less than other hubs were told, or than holds here.
+                Command::Reload if self.writes_first(request, Command::Reload, now) => None,
+                Command::Reload if self.saving.has_access_to_write() => {
+                    self.read_later(request);
+                    None
+                }
                 Command::Reload => {
-                    // What is to be written goes first: else the files say less than other hubs were told, or than holds here.
-                    self.saving.rewrite_now();
-                    let write = self.write_changes(now);
-                    if write.is_some() {
-                        self.saving.put_back(request, Command::Reload);
-                        write
-                    } else if self.saving.has_access_to_write() {
-                        self.read_later(request);
-                        None
-                    } else {
-                        self.saving.run(Running::Reload(request, self.seen()));
-                        Some(Job::Read)
-                    }
+                    self.saving.run(Running::Reload(request, self.seen()));
+                    Some(Job::Read)
                 }
                 Command::Revoke(_)
                 | Command::Allow(_)
@@ -145,6 +134,15 @@ impl Core {
     /// agreed.
     fn write_changes(&mut self, now: Instant) -> Option<Job> {
         self.admission.write_changes(&mut self.saving, &self.keeper.unagreed(), now)
+    }
+
+    /// Has what has changed written before a command, which is put off until then, if there is something to write.
+    fn writes_first(&mut self, request: RequestId, command: Command, now: Instant) -> bool {
+        self.saving.rewrite_now();
+        let Some(job) = self.write_changes(now) else { return false };
+        self.saving.put_back(request, command);
+        self.effects.push_back(Effect::Save(Box::new(job)));
+        true
     }
 
     fn start_writing(&mut self, now: Instant) {
@@ -398,7 +396,7 @@ impl Core {
             Err(_) => Vec::new(),
         };
         // What could not be written is newer than the files.
-        if !self.admission.invites().is_changed() && self.admission.has_other_invites(&files.invites) {
+        if self.admission.has_other_invites(&files.invites) {
             self.admission.replace_invites(files.invites);
             self.share_edited(now);
         }

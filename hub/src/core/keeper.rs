@@ -83,10 +83,15 @@ impl Core {
             return self.answer(request, Err(text.to_owned()));
         }
         if !(self.keeper.is_own() && self.keeper.store().is_none()) {
-            let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
-            self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
+            self.keep_anew(now);
         }
         self.enqueue(request, Command::WriteTerm, now);
+    }
+
+    /// Has this hub keep the list in its own files, by the next number: to a store it is a later list than the one there.
+    pub(super) fn keep_anew(&mut self, now: Instant) {
+        let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
+        self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
     }
 
     /// Takes this one for the keeper, and has that written.
@@ -393,7 +398,6 @@ impl Core {
             let was_fresh = self.keeper.is_fresh();
             self.end_records(link, now);
             if was_fresh && !self.keeper.is_fresh() {
-                self.saving.rewrite_now();
                 self.write_soon(Command::WriteTerm, now);
                 if self.keeper.is_own() {
                     self.share_anew();

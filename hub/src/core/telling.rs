@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use common::wire::frame::{ControlFrame, MAX_RECORDS, Record, RecordId, Term};
+use common::wire::frame::{ControlFrame, MAX_RECORDS, Record, RecordId};
 use common::wire::key::PublicKey;
 
 use super::Core;
@@ -100,10 +100,8 @@ impl Core {
     /// Tells all hubs the whole list anew, as a person has edited it, and has a store filled with it.
     pub(super) fn share_edited(&mut self, now: Instant) {
         drop(self.admission.take_edits());
-        // To its process it is a later list than the store's.
-        if let Some(term) = self.keeper.term().filter(|_| self.keeper.store().is_some()) {
-            let number = term.number.saturating_add(1);
-            self.take_for_keeper(Term { number, ..term }, None, now);
+        if self.has_store() {
+            self.keep_anew(now);
         }
         self.share_anew();
     }
