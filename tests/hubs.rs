@@ -18,7 +18,7 @@ mod world;
 use std::fs;
 use std::time::Duration;
 
-use crate::house::{Lan, SPOKE_ON_LAN, place, state};
+use crate::house::{Lan, SPOKE_ON_LAN, alone, place, state};
 use traffic::{Beat, through};
 use world::{HUB_A, HUB_B, LAPTOP, SILENCE, SOON, World};
 
@@ -57,7 +57,7 @@ fn a_hub_whose_line_is_silent_is_left_after_two_seconds() {
 
 #[test]
 fn a_hub_that_drains_sends_its_members_away_and_nothing_is_interrupted() {
-    let _place = place();
+    let _alone = alone();
     let mut world = World::with_spokes();
     let hubs = [world.host(HUB_A), world.host(HUB_B)];
     let beat = Beat::start(world.net.spoke(LAPTOP), &hubs, (Lan::hub_address(), 4_009).into());

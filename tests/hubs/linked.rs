@@ -10,7 +10,7 @@ use common::wire::frame::{ControlFrame, Join, Presence};
 use super::traffic::through;
 use super::world::{DESK, HUB_A, HUB_B, LAPTOP, SOON, World, own};
 use crate::house::wire::{Wire, udp_packet};
-use crate::house::{self, Host, Lan, Net, await_true, long_or, ping, ping_until, place, transfer};
+use crate::house::{self, Host, Lan, Net, alone, await_true, long_or, ping, ping_until, place, transfer};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 /// Between the hosts of the hubs everything is lost in silence.
@@ -232,7 +232,7 @@ fn a_transfer_goes_on_while_the_hubs_are_killed_in_turn() {
 
 #[test]
 fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
-    let _place = place();
+    let _alone = alone();
     let mut world = World::linked_with([HUB_A, HUB_A]);
     let (gap, stall) =
         through(&mut world, "drained, from spoke to spoke, with a link between the hubs", |world| {

@@ -7,7 +7,7 @@ use super::fleet::{self, Fleet, SOURCES, Story};
 use super::kept::{self, A, B, C};
 use super::traffic::{Beat, Trickle};
 use super::world::{DESK, HUB_A, HUB_B, LAPTOP, SECOND, World};
-use crate::house::{Host, Lan, Net, SPOKE_ON_LAN, await_true, long_or, place, state};
+use crate::house::{Host, Lan, Net, SPOKE_ON_LAN, alone, await_true, long_or, state};
 
 /// So many of them send packets, and their gaps are measured.
 const TALKERS: usize = 50;
@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_secs(31);
 /// `SOAK=1` has 1,000 of them.
 #[test]
 fn many_members_are_sent_to_another_hub_and_none_misses_a_moment() {
-    let _place = place();
+    let _alone = alone();
     let count = long_or(1_000, 80);
     // With an address in each family, so that no hub has to write its list before others hear of who comes.
     let list: String = (0..count)
@@ -58,7 +58,7 @@ fn all_hubs_are_upgraded_in_turn_under_many_members() {
         return;
     }
     const COUNT: usize = 1_000;
-    let _place = place();
+    let _alone = alone();
     let mut world = kept::World::in_subnet("10.0.0.0/16");
     world.stop(A);
     let list = state(world.host(A), "hub").join("members");
