@@ -6,7 +6,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of IO")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const SECOND: usize = 0;
 const LAPTOP: usize = 1;
 const DESK: usize = 2;
 const PROXY: usize = 3;
+/// None to other machines; what goes to the LAN is in a tunnel.
+const NO_TCP_OUTSIDE: &str = "table inet only {\nchain output {\ntype filter hook output priority 0\n\
+    ct state new ip daddr 192.0.2.0/24 meta l4proto tcp drop\n}\n}\n";
 
 struct World {
     net: Net,
@@ -84,16 +87,23 @@ impl World {
         run(host, command)
     }
 
-    /// The words that the first hub's invite for the second one, reached at `place`, says to run there.
+    /// The words that the first hub, reached at `place`, says to run at the second one.
     fn invited(&self, place: &str) -> Vec<String> {
-        let line = self.ask(self.net.hub(), &["invite", "hub-b", "--hub", "--host", place]).good();
+        self.invited_by(self.net.hub(), place, "hub-b")
+    }
+
+    fn invited_by(&self, hub: &Host, place: &str, name: &str) -> Vec<String> {
+        let line = self.ask(hub, &["invite", name, "--hub", "--host", place]).good();
         line.trim().strip_prefix("hub ").unwrap().split(' ').map(str::to_owned).collect()
     }
 
-    /// The link to the other hub as the second one has it; that is at `place`.
+    /// The link to the first hub, which is at `place`, as the second one has it.
     fn link(&self, place: &str) -> Option<Value> {
-        let status: Value =
-            serde_json::from_str(&self.ask(self.second(), &["status", "--json"]).good()).unwrap();
+        self.link_of(self.second(), place)
+    }
+
+    fn link_of(&self, hub: &Host, place: &str) -> Option<Value> {
+        let status: Value = serde_json::from_str(&self.ask(hub, &["status", "--json"]).good()).unwrap();
         let hubs = status["hubs"].as_array().unwrap().clone();
         hubs.into_iter().find(|hub| hub["place"] == place).filter(|hub| hub["link"].is_object())
     }
@@ -218,4 +228,45 @@ fn a_hub_links_through_proxies_which_it_waits_for_and_never_passes_by() {
         second.kill().unwrap();
         proxy.kill().unwrap();
     }
+}
+
+#[test]
+fn hubs_link_where_only_pings_pass_one_to_two_others_and_come_back() {
+    let world = World::new("meta l4proto icmp");
+    let (at_first, at_second) = (Net::hub_v4(), Net::spoke_v4(SECOND));
+    let (to_first, to_second) = (format!("icmp://{at_first}"), format!("icmp://{at_second}"));
+    let start_first = || world.start(world.net.hub(), &["--subnet", "10.0.0.0/24", "--icmp"]);
+    let first = start_first();
+    let line = world.invited(&to_first);
+    assert_eq!(line[..2], ["--join", &to_first]);
+    let second = world.start(world.second(), &[words(&line), vec!["--icmp"]].concat());
+    await_true("a link by pings", SOON, || world.link(&to_first).is_some());
+    // The third one reaches both by pings, through the same sockets.
+    let third = world.net.spoke(PROXY);
+    for host in [third, world.net.spoke(LAPTOP)] {
+        host.nft(NO_TCP_OUTSIDE).unwrap();
+    }
+    make_state(third, "hub").unwrap();
+    let line = world.invited_by(world.second(), &to_second, "hub-c");
+    let _third = world.start(third, &words(&line));
+    let both = || [&to_first, &to_second].iter().all(|place| world.link_of(third, place).is_some());
+    await_true("two links by pings", SOON, both);
+    // A spoke that goes by pings itself is told of hubs that it reaches so.
+    let laptop = world.spoke(LAPTOP, &["--hub", &to_first, "--ip", "10.0.0.2"]);
+    let desk_at = |hub: Ipv4Addr| world.spoke(DESK, &["--hub", &hub.to_string(), "--ip", "10.0.0.3"]);
+    let desk = desk_at(at_second);
+    world.works();
+    desk.kill().unwrap();
+    let _desk = desk_at(Net::spoke_v4(PROXY));
+    world.works();
+
+    let mark = laptop.mark();
+    first.kill().unwrap();
+    second.wait_for_line("no link to the hub", SOON).unwrap();
+    let line = laptop.wait_for_line_after(mark, SPOKE_ON_LAN, SOON).unwrap();
+    assert!(line.ends_with(&format!("through pings to {at_second}")), "{line}");
+    world.works();
+    let _first = start_first();
+    await_true("two links by pings again", SOON, both);
+    world.works();
 }

@@ -15,7 +15,7 @@ use crate::house::{
     hub_command, long_or, ping, start_hub, transfer,
 };
 use common::linux::netlink::Family;
-use common::transport::ping::{PingLink, client_socket};
+use common::transport::ping::{ClientSocket, PingLink};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -248,7 +248,7 @@ fn tunnels_that_nobody_proves_a_key_on_are_bounded_as_connections_are() {
         let now = Instant::now;
         let mut links: Vec<PingLink> = (0..TUNNELS)
             .map(|n| {
-                let socket = Rc::new(client_socket(Family::V4).unwrap());
+                let socket = Rc::new(ClientSocket::open(Family::V4).unwrap());
                 let mut random = [n as u8; 32];
                 random[..2].copy_from_slice(&(n as u16).to_be_bytes());
                 PingLink::begin(socket, Net::hub_v4().into(), random, now()).unwrap()

@@ -1,5 +1,5 @@
 //! What both programs run on. `cli`, `control`, `dial`, `event_loop`, `logger`, `names::server`, `opening`,
-//! `state` and `synced_file` are IO, the others are pure.
+//! `ping_dial`, `state` and `synced_file` are IO, the others are pure.
 
 pub mod advice;
 pub mod args;
@@ -19,6 +19,7 @@ pub mod names;
 pub mod nearest;
 pub mod opening;
 pub mod outbound;
+pub mod ping_dial;
 pub mod request;
 pub mod state;
 pub mod synced_file;

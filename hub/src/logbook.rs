@@ -155,6 +155,10 @@ impl Logbook {
                     info!("link from {source} closed before it joined: {end}");
                 }
             }
+            // Pings have no port.
+            Notice::HubLinked(name, at) if at.port() == 0 => {
+                info!("linked to the hub {name}, by pings to {}", at.ip());
+            }
             Notice::HubLinked(name, at) => info!("linked to the hub {name}, at {at}"),
             Notice::HubLost(name, why) => warn!("the link to the hub {name} is lost: {why}"),
             Notice::HubUnreachable(name, why) => warn!("no link to the hub {name}: {why}"),

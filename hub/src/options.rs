@@ -56,7 +56,7 @@ pub static PROGRAM: Program = Program {
         Setting::one(
             "join",
             "HUB",
-            "be one more hub of the LAN that the hub at HOST[:PORT], tls://HOST or wss://HOST/PATH has: as `hub invite --hub` prints it",
+            "be one more hub of the LAN that the hub at HOST[:PORT], tls://HOST, wss://HOST/PATH or icmp://HOST has: as `hub invite --hub` prints it",
         ),
         Setting::one("hub-key", "KEY", "the key of the hub to join"),
         Setting::one("invite", "SECRET", "the invite that `hub invite --hub` made for this hub").secret(),
@@ -64,13 +64,13 @@ pub static PROGRAM: Program = Program {
         Setting::one(
             "host",
             "HUB",
-            "where spokes and other hubs reach this hub: HOST[:PORT], tls://HOST or wss://HOST/PATH (default: its own address)",
+            "where spokes and other hubs reach this hub: HOST[:PORT], tls://HOST, wss://HOST/PATH or icmp://HOST (default: its own address)",
         ),
         PROXY,
         TLS_CA,
         Setting::switch(
             "icmp",
-            "serve tunnels in pings, too, for spokes with --hub icmp://HOST; needs CAP_NET_RAW at the start",
+            "serve tunnels in pings, too, for spokes and hubs that come by icmp://HOST; needs CAP_NET_RAW at the start",
         ),
         Setting::one(
             "tls-cert",

@@ -17,14 +17,14 @@ use common::linux::service_manager::ServiceManager;
 use common::node::cli;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::event_loop::{EventLoop, MAX_NUMBER, Ready, Source};
-use common::node::link;
+use common::node::link::{Link, Outcome};
 use common::node::names::server::NameServer;
 use common::node::names::zone::Zone;
 use common::node::request::Ticket;
 use common::node::state::{self, State};
 use common::transport::icmp::server::Number;
 use common::transport::stream::Stream;
-use common::transport::tcp::Link;
+use common::transport::tcp;
 use common::wire::name::Name;
 use ipnetwork::IpNetwork;
 use log::{info, warn};
@@ -63,7 +63,7 @@ use certificate::Certificate;
 pub use config::{Config, Error};
 use dials::Dials;
 pub use joining::{Joined, join};
-use links::{Links, Pinged};
+use links::{Links, Pinged, source_of};
 use listener::{Accepted, Listener};
 use machine::Machine;
 use requester::Asked;
@@ -200,6 +200,7 @@ impl Server {
                 events.register(&mut listener.socket, Source::Listener(number))
             })
             .and_then(|()| server.machine.as_mut().map_or(Ok(()), |machine| machine.register(events)))
+            .and_then(|()| server.dials.register(events))
             .and_then(|()| events.register(&mut server.signals.stop, Source::Stop))
             .and_then(|()| events.register(&mut server.signals.reload, Source::Reload))
             .map_err(system("register with the event queue"))?;
@@ -266,6 +267,7 @@ impl Server {
                     Source::ControlListener | Source::Control(_) => self.serve_control(ready.source, now),
                     Source::Listener(number) => self.accept(number, now),
                     Source::Ping(number) => self.take_pings(number, now),
+                    Source::Replies(_) => self.take_replies(now),
                     Source::Device => self.read_device(now),
                     Source::Link(number) => {
                         self.serve_link(SessionId::new(number as usize), ready, now);
@@ -303,6 +305,9 @@ impl Server {
         self.do_effects(now);
         self.flush(now);
         self.links.send_pings();
+        if self.dials.has_left_replies() {
+            self.events.again(Source::Replies(0));
+        }
         self.core.finish_turn(now);
         self.do_effects(now);
         self.tell_store(now);
@@ -429,13 +434,13 @@ impl Server {
         source: SocketAddr,
         now: Instant,
     ) -> std::io::Result<()> {
-        let mut link = Stream::server(Link::new(stream)?, self.certificate.config());
+        let mut stream = Stream::server(tcp::Link::new(stream)?, self.certificate.config());
         let ephemeral = state::random()?;
         let Some(session) = self.core.accept(source, ephemeral, now) else { return Ok(()) };
-        if let Err(error) = link.register(self.events.registry(), source_of(session).token()) {
+        if let Err(error) = stream.register(self.events.registry(), source_of(session).token()) {
             self.core.end(session, error.to_string());
         }
-        self.links.insert(session, link);
+        self.links.insert(session, Link::Tcp(stream));
         Ok(())
     }
 
@@ -469,6 +474,15 @@ impl Server {
         }
     }
 
+    /// Replies came to what goes to other hubs in pings, or is to go there.
+    fn take_replies(&mut self, now: Instant) {
+        for session in self.links.pinging.clone() {
+            self.core.mark_dirty(session);
+            self.read_link(session, now);
+        }
+        self.poll_dials(now);
+    }
+
     fn read_device(&mut self, now: Instant) {
         let Server { machine: Some(machine), core, .. } = self else { return };
         if machine.tun.read_turn(|read| core.send(now, read)) {
@@ -491,8 +505,8 @@ impl Server {
         let outcome = self.links.read(session, now, |read| self.core.receive(session, now, read));
         self.do_effects(now);
         match outcome {
-            Ok(link::Outcome::More) => self.events.again(source_of(session)),
-            Ok(link::Outcome::Drained) => {}
+            Ok(Outcome::More) => self.events.again(self.links.source(session)),
+            Ok(Outcome::Drained) => {}
             Err(why) => self.core.end(session, why.to_string()),
         }
     }
@@ -555,11 +569,6 @@ impl Drop for Server {
             let _ = self.store.state().remove(socket::SOCKET);
         }
     }
-}
-
-/// What a session's socket is reported as.
-fn source_of(session: SessionId) -> Source {
-    Source::Link(session.index() as u32)
 }
 
 /// Listens for questions about names, on the hub's own addresses.

@@ -15,7 +15,7 @@ use common::linux::tun;
 use common::node::control::{self as socket, ControlSocket};
 use common::node::dial::{Dial, Lookup, Translation, time_to_dial};
 use common::node::event_loop::{EventLoop, Ready, Source};
-use common::node::link;
+use common::node::link::{self, Link};
 use common::node::names::server::NameServer;
 use common::node::names::zone::{NameTable, Zone};
 use common::node::opening::{Opening, Plan, trust};
@@ -36,13 +36,12 @@ use crate::uplink::{self, Attempt, Effect, MAX_TRIALS, Notice, Uplink, hosts};
 
 pub(crate) mod connection;
 pub(crate) mod machine;
-pub(crate) mod ping;
 mod reach;
 mod remembered;
 
-use connection::{Connection, Connections, Link};
+use common::node::ping_dial::{PingDial, Pings};
+use connection::{Connection, Connections};
 use machine::Machine;
-use ping::{PingDial, Pings};
 
 pub use remembered::HUBS;
 
@@ -248,9 +247,13 @@ impl Client {
                         }
                     }
                     Source::Dial(number) => self.serve_link(number, ready, now),
-                    Source::Ping(_) => self.serve_pings(ready, now),
+                    Source::Replies(_) => self.serve_pings(ready, now),
                     // Hubs have these.
-                    Source::Reload | Source::Listener(_) | Source::Metrics(_) | Source::Link(_) => {}
+                    Source::Reload
+                    | Source::Listener(_)
+                    | Source::Metrics(_)
+                    | Source::Ping(_)
+                    | Source::Link(_) => {}
                 }
                 self.carry_out(now)?;
             }
@@ -321,7 +324,7 @@ impl Client {
 
     /// Tells the uplink how the connection stands, now and then, in turns that there are anyway.
     fn look_at_link(&mut self, now: Instant) {
-        let Connection::Link(Link::Tcp(link, _)) = &self.connections[Attempt::Link] else { return };
+        let Connection::Link(Link::Tcp(link), _) = &self.connections[Attempt::Link] else { return };
         if now < self.look_at && !self.uplink.wants_look(now) {
             return;
         }
@@ -334,7 +337,7 @@ impl Client {
     fn serve_link(&mut self, number: u16, ready: &Ready, now: Instant) {
         let Some(attempt) = self.connections.find(number) else { return };
         match &mut self.connections[attempt] {
-            Connection::Link(Link::Tcp(link, _)) => {
+            Connection::Link(Link::Tcp(link), _) => {
                 link.set_ready(ready.is_writable, ready.is_closed);
                 if ready.is_readable {
                     let uplink = &mut self.uplink;
@@ -353,13 +356,13 @@ impl Client {
             | Connection::Lookup(_)
             | Connection::Dial(..)
             | Connection::Pinging(_)
-            | Connection::Link(Link::Ping(_)) => {}
+            | Connection::Link(Link::Ping(_), _) => {}
         }
     }
 
     fn serve_pings(&mut self, ready: &Ready, now: Instant) {
         match &mut self.connections[Attempt::Link] {
-            Connection::Link(link @ Link::Ping(_)) => {
+            Connection::Link(link @ Link::Ping(_), _) => {
                 let outcome = link.read(now, |read| self.uplink.receive(now, read));
                 self.finish_read(Attempt::Link, outcome, ready.source, now);
             }
@@ -368,7 +371,7 @@ impl Client {
             | Connection::Lookup(_)
             | Connection::Dial(..)
             | Connection::Opening(_)
-            | Connection::Link(Link::Tcp(..)) => {}
+            | Connection::Link(Link::Tcp(_), _) => {}
         }
     }
 
@@ -391,13 +394,13 @@ impl Client {
         let mut has_more = false;
         for slot in 0..MAX_TRIALS {
             let attempt = Attempt::Trial(slot);
-            let Connection::Link(link) = &mut self.connections[attempt] else { continue };
+            let Connection::Link(link, _) = &mut self.connections[attempt] else { continue };
             match link.flush(now, |write| self.uplink.flush_trial(slot, now, write)) {
                 Ok(flushed) => has_more |= flushed == Some(Flushed::More),
                 Err(error) => self.tell(attempt, Outcome::Closed(error), now),
             }
         }
-        let Connection::Link(link) = &mut self.connections[Attempt::Link] else { return has_more };
+        let Connection::Link(link, _) = &mut self.connections[Attempt::Link] else { return has_more };
         match link.flush(now, |write| self.uplink.flush(now, write)) {
             Ok(flushed) => has_more |= flushed == Some(Flushed::More),
             Err(error) => self.uplink.handle_closed(&error, now),
@@ -444,8 +447,11 @@ impl Client {
                         Attempt::Trial(_) => self.machine.add_hub(&addresses),
                     }
                     if way.is_ping() {
-                        self.connections[attempt] =
-                            Connection::Pinging(Box::new(PingDial::start(addresses, is_hasty, now)));
+                        self.connections[attempt] = Connection::Pinging(Box::new(PingDial::start(
+                            addresses,
+                            time_to_dial(is_hasty),
+                            now,
+                        )));
                         self.poll_pinging(now);
                     } else {
                         let first = self.connections.numbers();
@@ -457,7 +463,7 @@ impl Client {
                 Effect::Close { reset } => self.close(reset),
                 Effect::GiveUp(slot) => drop(self.connections.take(Attempt::Trial(slot))),
                 Effect::Hurry(slot) => {
-                    if let Connection::Link(Link::Tcp(stream, _)) =
+                    if let Connection::Link(Link::Tcp(stream), _) =
                         &mut self.connections[Attempt::Trial(slot)]
                     {
                         stream.hurry();
@@ -564,7 +570,7 @@ impl Client {
         self.machine.clear_link();
         self.note_name_servers();
         let closed = self.connections.take(Attempt::Link);
-        if let Connection::Link(Link::Tcp(link, _)) = closed
+        if let Connection::Link(Link::Tcp(link), _) = closed
             && reset
         {
             link.abort();

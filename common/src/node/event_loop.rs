@@ -31,8 +31,10 @@ pub enum Source {
     Metrics(u16),
     /// A socket of the name server.
     Names(NameSocket),
-    /// A raw socket for pings, by the number of its family.
+    /// A raw socket that hears the requests of tunnels in pings, by the number of its family.
     Ping(u16),
+    /// A raw socket that hears the replies, by the number of its family.
+    Replies(u16),
     /// The TUN device.
     Device,
     /// A connection attempt, by its number.
@@ -76,6 +78,7 @@ impl Source {
             Source::Names(NameSocket::Connection(slot)) => (12, slot.into()),
             Source::Ping(number) => (13, number.into()),
             Source::Metrics(number) => (14, number.into()),
+            Source::Replies(number) => (15, number.into()),
         };
         debug_assert!(number <= MAX_NUMBER);
         Token((kind << NUMBER_BITS | number) as usize)
@@ -101,6 +104,7 @@ impl Source {
             12 => Source::Names(NameSocket::Connection(u16::try_from(number).ok()?)),
             13 => Source::Ping(u16::try_from(number).ok()?),
             14 => Source::Metrics(u16::try_from(number).ok()?),
+            15 => Source::Replies(u16::try_from(number).ok()?),
             _ => return None,
         })
     }
@@ -234,6 +238,7 @@ mod tests {
             Source::Names(NameSocket::Connection(u16::MAX)),
             Source::Ping(0),
             Source::Ping(1),
+            Source::Replies(1),
             Source::Device,
             Source::Dial(0),
             Source::Dial(u16::MAX),

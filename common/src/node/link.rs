@@ -5,8 +5,65 @@
 use std::io;
 use std::time::Instant;
 
-use crate::transport::stream::Carrier;
+use crate::transport::ping::PingLink;
+use crate::transport::stream::{Carrier, Stream};
 use crate::transport::tcp::Filled;
+
+/// What carries a tunnel from the end that made the connection.
+pub enum Link {
+    /// A stream.
+    Tcp(Stream),
+    /// Pings.
+    Ping(Box<PingLink>),
+}
+
+impl Link {
+    /// Reads once, as [`read`].
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(
+        &mut self,
+        now: Instant,
+        receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
+    ) -> io::Result<Outcome> {
+        match self {
+            Link::Tcp(stream) => read(stream, receive),
+            Link::Ping(ping) => {
+                let has_more = ping.receive(now);
+                let outcome = read(&mut **ping, receive)?;
+                Ok(if has_more { Outcome::More } else { outcome })
+            }
+        }
+    }
+
+    /// When there is something to write without an event.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Link::Tcp(stream) => stream.held_until(),
+            Link::Ping(ping) => Some(ping.deadline()),
+        }
+    }
+
+    /// Writes what there is to be written, as [`flush`].
+    ///
+    /// # Errors
+    /// As [`flush`].
+    pub fn flush<T>(
+        &mut self,
+        now: Instant,
+        flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
+    ) -> io::Result<Option<T>> {
+        match self {
+            Link::Tcp(stream) => self::flush(stream, now, flush),
+            Link::Ping(ping) => {
+                let flushed = self::flush(&mut **ping, now, flush);
+                ping.send(now);
+                flushed
+            }
+        }
+    }
+}
 
 /// What a read left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,14 @@
 //!
 //! A packet that a socket does not take is lost, as it might be on the way: the user-space TCP sends it again.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
+
+use mio::{Registry, Token};
 
 use super::icmp::client::{Answers, Client};
 use super::icmp::packet::{OF_CLIENT, OF_SERVER};
@@ -20,12 +24,60 @@ use crate::packet::echo::{Echo, EchoKind};
 /// Replies that a client takes in one turn.
 const TURN_REPLIES: usize = 256;
 
-/// Opens the socket of clients, for one family.
-///
-/// # Errors
-/// Without CAP_NET_RAW, or where this kernel does not have the family.
-pub fn client_socket(family: Family) -> io::Result<PingSocket> {
-    PingSocket::open(family, EchoKind::Reply, &marks(OF_SERVER))
+/// The socket that clients' ends of one family share. Whichever reads it takes what came for others, too, and leaves it
+/// here: all of them are to be served when the socket is ready, and again where something is left.
+pub struct ClientSocket {
+    socket: PingSocket,
+    left: RefCell<BTreeMap<Tag, Vec<Vec<u8>>>>,
+}
+
+/// What the replies for one client's end have: the hub's address, and the identifier.
+type Tag = (IpAddr, u16);
+
+impl ClientSocket {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW, or where this kernel does not have the family.
+    pub fn open(family: Family) -> io::Result<ClientSocket> {
+        let socket = PingSocket::open(family, EchoKind::Reply, &marks(OF_SERVER))?;
+        Ok(ClientSocket { socket, left: RefCell::default() })
+    }
+
+    /// Registers the socket for reading.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token)
+    }
+
+    /// Whether somebody has left something that was not taken yet.
+    pub fn has_left(&self) -> bool {
+        self.left.borrow().values().any(|left| !left.is_empty())
+    }
+
+    /// A tag that no other client's end has.
+    fn take_tag(&self, (hub, mut identifier): Tag) -> Tag {
+        let mut left = self.left.borrow_mut();
+        while left.contains_key(&(hub, identifier)) {
+            identifier = identifier.wrapping_add(1);
+        }
+        left.insert((hub, identifier), Vec::new());
+        (hub, identifier)
+    }
+
+    /// What others took for this one.
+    fn take_left(&self, tag: Tag) -> Vec<Vec<u8>> {
+        self.left.borrow_mut().get_mut(&tag).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Leaves what is for another one. That of another program, or of an earlier tunnel, is for nobody.
+    fn leave(&self, tag: Tag, data: &[u8]) {
+        if let Some(left) = self.left.borrow_mut().get_mut(&tag).filter(|left| left.len() < TURN_REPLIES) {
+            left.push(data.to_vec());
+        }
+    }
 }
 
 fn marks((magic, kinds): (u32, std::ops::RangeInclusive<u8>)) -> Marks {
@@ -44,10 +96,8 @@ fn read(stack: &mut Stack, space: &mut [u8]) -> (usize, Filled) {
 /// A client's end. Nothing is sent until `send` is called, after each turn in which something was read or written.
 pub struct PingLink {
     client: Client,
-    socket: Rc<PingSocket>,
-    /// That of its requests.
-    identifier: u16,
-    hub: IpAddr,
+    socket: Rc<ClientSocket>,
+    tag: Tag,
     own: IpAddr,
     /// When this turn began.
     now: Instant,
@@ -62,12 +112,12 @@ pub struct PingLink {
 }
 
 impl PingLink {
-    /// Begins a tunnel to a hub, through a socket of [`client_socket`] that no other one uses at the same time. `random`: fresh randomness.
+    /// Begins a tunnel to a hub. `random`: fresh randomness.
     ///
     /// # Errors
     /// Where there is no route.
     pub fn begin(
-        socket: Rc<PingSocket>,
+        socket: Rc<ClientSocket>,
         hub: IpAddr,
         random: [u8; 32],
         now: Instant,
@@ -78,9 +128,8 @@ impl PingLink {
         let seed = u64::from_ne_bytes(*seed.first_chunk().unwrap_or(&[0; 8]));
         Ok(PingLink {
             client: Client::new(*nonce, seed, now),
+            tag: socket.take_tag((hub, u16::from_ne_bytes([i0, i1]))),
             socket,
-            identifier: u16::from_ne_bytes([i0, i1]),
-            hub,
             own,
             now,
             deadline: now,
@@ -113,15 +162,26 @@ impl PingLink {
 
     /// Takes the replies that came; whether there may be more.
     pub fn receive(&mut self, now: Instant) -> bool {
+        for data in self.socket.take_left(self.tag) {
+            self.take(&data, now);
+        }
+        let mut data = std::mem::take(&mut self.data);
+        let has_more = self.receive_from_socket(&mut data, now);
+        self.data = data;
+        has_more
+    }
+
+    fn take(&mut self, data: &[u8], now: Instant) {
+        if let Err(why) = self.client.receive(data, now) {
+            self.ended = Some(io::Error::other(why));
+        }
+    }
+
+    fn receive_from_socket(&mut self, data: &mut Vec<u8>, now: Instant) -> bool {
         for _ in 0..TURN_REPLIES {
-            match self.socket.receive_reply(&mut self.data) {
-                Ok(Some((from, echo))) if (from, echo.identifier) == (self.hub, self.identifier) => {
-                    if let Err(why) = self.client.receive(&self.data, now) {
-                        self.ended = Some(io::Error::other(why));
-                    }
-                }
-                // Another program's, or of an earlier tunnel.
-                Ok(Some(_)) => {}
+            match self.socket.socket.receive_reply(data) {
+                Ok(Some((from, echo))) if (from, echo.identifier) == self.tag => self.take(data, now),
+                Ok(Some((from, echo))) => self.socket.leave((from, echo.identifier), data),
                 Ok(None) => return false,
                 Err(error) => self.trouble = Some(error),
             }
@@ -133,8 +193,9 @@ impl PingLink {
     pub fn send(&mut self, now: Instant) {
         self.client.poll(now);
         while let Some(sequence) = self.client.poll_request(&mut self.data, now) {
-            let which = (self.identifier, sequence);
-            let sent = self.socket.request(self.hub, which, &self.data, &mut self.message);
+            let (hub, identifier) = self.tag;
+            let which = (identifier, sequence);
+            let sent = self.socket.socket.request(hub, which, &self.data, &mut self.message);
             if let Err(error) = sent.or_else(ignore_full) {
                 self.trouble = Some(error);
             }
@@ -145,6 +206,12 @@ impl PingLink {
     /// When there is something to send without an event, as of the last `send`.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+}
+
+impl Drop for PingLink {
+    fn drop(&mut self) {
+        self.socket.left.borrow_mut().remove(&self.tag);
     }
 }
 

@@ -218,7 +218,6 @@ mod tests {
         );
         for (bad, why) in [
             ("hub=", "is no place of a hub"),
-            ("hub=icmp://b", "hubs do not reach each other by pings"),
             ("hub=auto://b", "say one way by which all reach it"),
             ("hub=quic://b", "there is no way quic://"),
             ("hub=b hub=c", "hub= twice"),

@@ -112,12 +112,8 @@ fn says_which_setting_is_wrong_and_what_to_write() {
         ("--join a --subnet 10.0.0.0/24", "the LAN to --join says which --subnet it has: leave that out"),
         ("--join a --hub-key x", "--hub-key x: a key is 44 characters of base64"),
         (
-            "--join icmp://a",
-            "--join icmp://a: hubs do not reach each other by pings: write HOST, tls://HOST or wss://HOST",
-        ),
-        (
             "--join a --host auto://b",
-            "--host auto://b: say one way by which all reach it: HOST, tls://HOST or wss://HOST",
+            "--host auto://b: say one way by which all reach it: HOST, tls://HOST, wss://HOST or icmp://HOST",
         ),
         (
             "--join a --host https://b/lan",

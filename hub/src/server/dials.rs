@@ -10,14 +10,16 @@ use common::linux::sandbox::Profile;
 use common::node::advice;
 use common::node::cli;
 use common::node::dial::{Dial, Dialed, Lookup, MAX_ADDRESSES, Translation};
-use common::node::event_loop::Ready;
+use common::node::event_loop::{EventLoop, Ready};
+use common::node::link::Link;
 use common::node::opening::{Opening, Plan, trust};
 use common::node::outbound::Outbound;
+use common::node::ping_dial::{PingDial, PingDialed, Pings};
 use common::node::way::{Trust, Way};
-use common::transport::stream::Stream;
 use common::transport::tls::files::FileError;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
+use common::wire::target::Scheme;
 use log::{debug, info};
 use mio::net::TcpStream;
 use mio::{Registry, Waker};
@@ -34,6 +36,8 @@ pub(super) struct Dials {
     outbound: Outbound,
     /// Whose TLS certificates are trusted, or why nobody's.
     trust: Result<Trust, String>,
+    /// Where a hub was to be reached by pings when this one started.
+    pings: Option<Pings>,
     profile: Profile,
     /// How long all addresses of a hub may take together.
     time: Duration,
@@ -56,6 +60,7 @@ struct Attempt {
 enum Stage {
     Lookup(Lookup),
     Dial(Dial),
+    Pinging(Box<PingDial>),
     /// With the address that it comes from.
     Opening(Opening, Option<IpAddr>),
 }
@@ -67,10 +72,10 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// A connection on which the tunnel's bytes may flow. It is registered as a connection attempt; what has come for the
-/// tunnel by then is not reported any more.
+/// A connection on which the tunnel's bytes may flow. A stream is registered as a connection attempt; what has come for
+/// the tunnel by then is not reported any more.
 pub(super) struct Connected {
-    pub(super) stream: Stream,
+    pub(super) link: Link,
     /// What it is connected to: the hub, or the proxy or web server before it.
     pub(super) at: SocketAddr,
     /// The address that it comes from.
@@ -92,6 +97,7 @@ impl Dials {
         let mut dials = Dials {
             outbound,
             trust,
+            pings: places.iter().any(|place| is_ping(place)).then(Pings::open),
             profile: Profile::Accepts,
             time,
             waker: None,
@@ -114,18 +120,28 @@ impl Dials {
 
     /// The TCP port to which it connects for a hub.
     pub(super) fn port(&self, place: &Place) -> Option<u16> {
-        Some(self.way(place).ok()?.first_hop().1)
+        self.way(place).ok().filter(|way| !way.is_ping()).map(|way| way.first_hop().1)
     }
 
     /// Says by which proxies the ways to these places go that the environment names.
     pub(super) fn announce(&self, places: &[&Place]) {
-        for place in places {
+        for place in places.iter().filter(|place| !is_ping(place)) {
             if let Ok(Some((Some(variable), url))) =
                 self.outbound.proxy_to(&place.target().host, cli::variable_of)
             {
                 info!("going through the proxy {url} to {place} ({variable} in the environment)");
             }
         }
+    }
+
+    /// Registers the raw sockets, if there are any.
+    pub(super) fn register(&self, events: &EventLoop) -> io::Result<()> {
+        self.pings.as_ref().map_or(Ok(()), |pings| pings.register(events))
+    }
+
+    /// Whether what goes in pings is to be served again.
+    pub(super) fn has_left_replies(&self) -> bool {
+        self.pings.as_ref().is_some_and(Pings::has_left)
     }
 
     /// Has look-ups wake the loop by this.
@@ -135,7 +151,9 @@ impl Dials {
 
     fn way(&self, place: &Place) -> Result<Way, String> {
         let hub = place.target().clone();
-        let proxy = self.outbound.proxy_to(&hub.host, cli::variable_of)?;
+        // No proxy passes pings.
+        let proxy =
+            if is_ping(place) { None } else { self.outbound.proxy_to(&hub.host, cli::variable_of)? };
         Ok(Way { hub, proxy: proxy.map(|(_, url)| url) })
     }
 
@@ -148,9 +166,12 @@ impl Dials {
         if let (true, Err(why)) = (way.has_tls(), &self.trust) {
             return Err(why.clone());
         }
+        if way.is_ping() && self.pings.is_none() {
+            return Err("no hub was to be reached by pings when this one started: start it anew".to_owned());
+        }
         let (host, port) = way.first_hop();
         let stage = match (host.parse::<IpAddr>(), &self.waker) {
-            (Ok(address), _) => self.dial(vec![(address, port).into()], now),
+            (Ok(address), _) => self.dial(&way, vec![(address, port).into()], now),
             (Err(_), Some(waker)) if self.profile == Profile::Resolves => {
                 Stage::Lookup(Lookup::start(host.to_owned(), port, Translation::default(), waker))
             }
@@ -176,12 +197,16 @@ impl Dials {
         at: SocketAddr,
         now: Instant,
     ) -> Result<(), String> {
-        let attempt = Attempt { way: self.way(place)?, stage: self.dial(vec![at], now), lane_of: Some(link) };
+        let way = self.way(place)?;
+        let attempt = Attempt { stage: self.dial(&way, vec![at], now), way, lane_of: Some(link) };
         self.by_hub.insert(hub, attempt);
         Ok(())
     }
 
-    fn dial(&mut self, addresses: Vec<SocketAddr>, now: Instant) -> Stage {
+    fn dial(&mut self, way: &Way, addresses: Vec<SocketAddr>, now: Instant) -> Stage {
+        if way.is_ping() {
+            return Stage::Pinging(Box::new(PingDial::start(addresses, self.time, now)));
+        }
         Stage::Dial(Dial::start(addresses, self.numbers(), None, self.time, now))
     }
 
@@ -204,7 +229,7 @@ impl Dials {
                 Stage::Opening(opening, _) if opening.number == attempt => {
                     opening.stream.set_ready(ready.is_writable, ready.is_closed);
                 }
-                Stage::Lookup(_) | Stage::Dial(_) | Stage::Opening(..) => {}
+                Stage::Lookup(_) | Stage::Dial(_) | Stage::Pinging(_) | Stage::Opening(..) => {}
             }
         }
     }
@@ -214,6 +239,7 @@ impl Dials {
         let deadline = |stage: &Stage| match stage {
             Stage::Lookup(_) => None,
             Stage::Dial(dial) => Some(dial.deadline()),
+            Stage::Pinging(dial) => Some(dial.deadline()),
             Stage::Opening(opening, _) => Some(opening.give_up_at),
         };
         self.by_hub.values().filter_map(|attempt| deadline(&attempt.stage)).min()
@@ -236,7 +262,7 @@ impl Dials {
         loop {
             let next = match stage {
                 Stage::Lookup(lookup) if lookup.is_done() => match lookup.finish() {
-                    Ok(addresses) => Ok(self.dial(addresses, now)),
+                    Ok(addresses) => Ok(self.dial(&way, addresses, now)),
                     Err(error) => Err(advice::lookup(&way, &error)),
                 },
                 Stage::Dial(mut dial) => match dial.poll(registry, now) {
@@ -247,10 +273,21 @@ impl Dials {
                     Dialed::Connected(at, stream, number) => self.open(&way, (at, stream, number), now),
                     Dialed::Failed(at, error) => Err(failure(&way, at, &error)),
                 },
+                Stage::Pinging(mut dial) => match self.pings.as_ref().map(|pings| dial.poll(pings, now)) {
+                    Some(PingDialed::Connected(at, ping)) => {
+                        let from = Some(ping.own_address());
+                        return Some(Outcome::Connected(Connected { link: Link::Ping(ping), at, from }));
+                    }
+                    Some(PingDialed::Failed(at, error)) => Err(advice::connect(&way, at, &error)),
+                    Some(PingDialed::Wait) | None => {
+                        stage = Stage::Pinging(dial);
+                        break;
+                    }
+                },
                 Stage::Opening(mut opening, from) => match opening.go_on(now) {
                     Ok(true) => {
                         let Opening { stream, at, .. } = opening;
-                        return Some(Outcome::Connected(Connected { stream, at, from }));
+                        return Some(Outcome::Connected(Connected { link: Link::Tcp(stream), at, from }));
                     }
                     Ok(false) => {
                         stage = Stage::Opening(opening, from);
@@ -291,7 +328,7 @@ impl Stage {
     fn block(&self) -> Option<u16> {
         match self {
             Stage::Opening(opening, _) => Some(opening.number / NUMBERS),
-            Stage::Lookup(_) | Stage::Dial(_) => None,
+            Stage::Lookup(_) | Stage::Dial(_) | Stage::Pinging(_) => None,
         }
     }
 }
@@ -300,6 +337,10 @@ impl Stage {
 pub(super) fn places<'a>(members: &'a Members, own: &PublicKey) -> Vec<&'a Place> {
     let others = hubs::of(members).into_iter().filter(|hub| hub.key != *own);
     others.filter_map(|hub| hub.hub.as_ref()).collect()
+}
+
+fn is_ping(place: &Place) -> bool {
+    place.target().scheme == Scheme::Icmp
 }
 
 fn failure(way: &Way, at: Option<SocketAddr>, error: &io::Error) -> String {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use common::linux::sandbox::Profile;
 use common::node::event_loop::Ready;
+use common::node::link::Link;
 use common::node::state;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
 
+use super::Server;
 use super::dials::{self, Connected, Outcome};
-use super::{Server, source_of};
+use super::links::source_of;
 use crate::ids::SessionId;
 
 /// How often the links to other hubs are looked at, at most.
@@ -92,19 +94,21 @@ impl Server {
         connected: Connected,
         now: Instant,
     ) -> Result<(), String> {
-        let Connected { mut stream, at, .. } = connected;
+        let Connected { mut link, at, .. } = connected;
         let ephemeral = state::random().map_err(|error| error.to_string())?;
         let taken = match lane_of {
             Some(link) => self.core.lane_dialled((hub, link), at, ephemeral, now),
             None => self.core.dialled(hub, at, ephemeral, now),
         };
         let Some(session) = taken else { return Ok(()) };
-        if let Err(error) = stream.reregister(self.events.registry(), source_of(session).token()) {
+        if let Link::Tcp(stream) = &mut link
+            && let Err(error) = stream.reregister(self.events.registry(), source_of(session).token())
+        {
             self.core.end(session, error.to_string());
         }
-        self.links.insert(session, stream);
+        self.links.insert(session, link);
         // What is around the tunnel may have taken the hub's first words from the socket.
-        self.events.again(source_of(session));
+        self.events.again(self.links.source(session));
         Ok(())
     }
 }

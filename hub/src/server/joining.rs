@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::linux::sandbox::User;
 use common::node::cli;
 use common::node::event_loop::{EventLoop, Ready, Source};
-use common::node::link::{self, Outcome as Read};
+use common::node::link::{Link, Outcome as Read};
 use common::node::outbound::Outbound;
 use common::node::state::{self, State};
 use common::node::text::Printable;
@@ -112,12 +112,12 @@ fn ask(
     let ephemeral = state::random().map_err(text)?;
     let mut tunnel = Tunnel::spoke(key, ephemeral, Some(hub_key), &join, &mut pool, call.now);
     loop {
-        let (now, stream) = (call.now, &mut call.connected.stream);
+        let (now, link) = (call.now, &mut call.connected.link);
         let refused = |error: tunnel::Error| refused(at, hub_key, &error);
-        let flushed = link::flush(stream, now, |write| tunnel.flush(&mut outbox, &mut pool, now, write));
+        let flushed = link.flush(now, |write| tunnel.flush(&mut outbox, &mut pool, now, write));
         let failed = |error: std::io::Error| format!("lost the hub at {at}: {error}");
         flushed.map_err(failed)?.transpose().map_err(refused)?;
-        let read = link::read(stream, |read| {
+        let read = link.read(now, |read| {
             tunnel.fill(&mut inbox, &mut pool, now, read);
         });
         while let Some(event) = tunnel.open(&mut inbox, &mut pool, now).map_err(refused)? {
@@ -156,6 +156,7 @@ impl Call<'_> {
         let mut events = EventLoop::new(16).map_err(text)?;
         let mut dials = Dials::new(outbound.clone(), &[at], PATIENCE).map_err(text)?;
         dials.set_waker(events.waker().map_err(text)?);
+        dials.register(&events).map_err(text)?;
         dials.announce(&[at]);
         let (mut turn, mut now) = (Vec::new(), Instant::now());
         dials.start(hub, at, now)?;
@@ -178,10 +179,16 @@ impl Call<'_> {
 
     /// Waits for the hub, but not where there is more to do.
     fn wait(&mut self, has_more: bool) -> Result<(), String> {
-        let until = if has_more { self.now } else { self.give_up_at };
+        let until = match self.connected.link.deadline() {
+            _ if has_more => self.now,
+            Some(at) => at.min(self.give_up_at),
+            None => self.give_up_at,
+        };
         self.now = self.events.wait(Some(until), &mut self.turn).map_err(text)?;
         for ready in self.turn.iter().filter(|ready| matches!(ready.source, Source::Dial(_))) {
-            self.connected.stream.set_ready(ready.is_writable, ready.is_closed);
+            if let Link::Tcp(stream) = &mut self.connected.link {
+                stream.set_ready(ready.is_writable, ready.is_closed);
+            }
         }
         if self.now >= self.give_up_at {
             return Err(format!("the hub at {} has not answered within {} s", self.at, PATIENCE.as_secs()));

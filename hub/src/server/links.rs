@@ -1,4 +1,4 @@
-//! What carries the sessions: a TCP socket each, and the raw sockets that all tunnels in pings share. IO.
+//! What carries the sessions: a TCP socket each, and the raw sockets that tunnels in pings share. IO.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -31,12 +31,15 @@ pub(super) struct Links {
     /// Tunnels in pings, if they are served, and whose they are.
     pings: Option<PingServer>,
     by_ping: HashMap<Number, SessionId>,
+    /// Those that go to other hubs in pings: they are served together, when a reply to any of them came.
+    pub(super) pinging: BTreeSet<SessionId>,
 }
 
 /// What carries one session.
 enum Link {
-    Tcp(Stream),
-    Ping(Number),
+    Own(link::Link),
+    /// A tunnel in pings that came.
+    Served(Number),
 }
 
 /// What a ping brought.
@@ -67,13 +70,16 @@ impl Links {
         self.pings.is_some()
     }
 
-    pub(super) fn insert(&mut self, session: SessionId, stream: Stream) {
-        self.put(session, Link::Tcp(stream));
+    pub(super) fn insert(&mut self, session: SessionId, link: link::Link) {
+        if matches!(link, link::Link::Ping(_)) {
+            self.pinging.insert(session);
+        }
+        self.put(session, Link::Own(link));
     }
 
     pub(super) fn insert_ping(&mut self, session: SessionId, number: Number) {
         self.by_ping.insert(number, session);
-        self.put(session, Link::Ping(number));
+        self.put(session, Link::Served(number));
     }
 
     fn put(&mut self, session: SessionId, link: Link) {
@@ -85,10 +91,11 @@ impl Links {
 
     /// Closes a link; `is_silent`: what waits to be sent is not.
     pub(super) fn close(&mut self, session: SessionId, is_silent: bool) {
+        self.pinging.remove(&session);
         match self.links.get_mut(session.index()).and_then(Option::take) {
-            Some(Link::Tcp(stream)) if is_silent => stream.abort(),
-            Some(Link::Tcp(_)) | None => {}
-            Some(Link::Ping(number)) => self.close_ping(number),
+            Some(Link::Own(link::Link::Tcp(stream))) if is_silent => stream.abort(),
+            Some(Link::Own(_)) | None => {}
+            Some(Link::Served(number)) => self.close_ping(number),
         }
     }
 
@@ -100,28 +107,33 @@ impl Links {
         }
     }
 
-    fn get(&mut self, session: SessionId) -> Option<&mut Link> {
-        self.links.get_mut(session.index())?.as_mut()
+    fn stream(&mut self, session: SessionId) -> Option<&mut Stream> {
+        match self.links.get_mut(session.index())?.as_mut()? {
+            Link::Own(link::Link::Tcp(stream)) => Some(stream),
+            Link::Own(link::Link::Ping(_)) | Link::Served(_) => None,
+        }
+    }
+
+    /// What reports that there is something to read for a session.
+    pub(super) fn source(&self, session: SessionId) -> Source {
+        if self.pinging.contains(&session) { Source::Replies(0) } else { source_of(session) }
     }
 
     /// Takes in what an event said about a session's socket.
     pub(super) fn set_ready(&mut self, session: SessionId, ready: &Ready) {
-        if let Some(Link::Tcp(stream)) = self.get(session) {
+        if let Some(stream) = self.stream(session) {
             stream.set_ready(ready.is_writable, ready.is_closed);
         }
     }
 
     /// How the kernel sees a session's connection.
     pub(super) fn info(&mut self, session: SessionId) -> Option<TcpInfo> {
-        match self.get(session)? {
-            Link::Tcp(stream) => stream.info(),
-            Link::Ping(_) => None,
-        }
+        self.stream(session)?.info()
     }
 
     /// Has what is written to a session's socket go out at once.
     pub(super) fn hurry(&mut self, session: SessionId) {
-        if let Some(Link::Tcp(stream)) = self.get(session) {
+        if let Some(stream) = self.stream(session) {
             stream.hurry();
         }
     }
@@ -149,9 +161,9 @@ impl Links {
     ) -> io::Result<Outcome> {
         let link = self.links.get_mut(session.index()).and_then(Option::as_mut);
         match (link, &mut self.pings) {
-            (Some(Link::Tcp(stream)), _) => link::read(stream, receive),
-            (Some(Link::Ping(number)), Some(pings)) => link::read(&mut pings.end(*number, now), receive),
-            (Some(Link::Ping(_)), None) | (None, _) => Ok(Outcome::Drained),
+            (Some(Link::Own(link)), _) => link.read(now, receive),
+            (Some(Link::Served(number)), Some(pings)) => link::read(&mut pings.end(*number, now), receive),
+            (Some(Link::Served(_)), None) | (None, _) => Ok(Outcome::Drained),
         }
     }
 
@@ -164,18 +176,20 @@ impl Links {
     ) -> io::Result<()> {
         let link = self.links.get_mut(session.index()).and_then(Option::as_mut);
         match (link, &mut self.pings) {
-            (Some(Link::Tcp(stream)), _) => {
-                let flushed = link::flush(stream, now, flush);
-                if let Some(at) = stream.held_until() {
+            (Some(Link::Own(link)), _) => {
+                let flushed = link.flush(now, flush);
+                if let link::Link::Tcp(stream) = link
+                    && let Some(at) = stream.held_until()
+                {
                     self.held.insert(session);
                     self.held_until.get_or_insert(at);
                 }
                 flushed.map(drop)
             }
-            (Some(Link::Ping(number)), Some(pings)) => {
+            (Some(Link::Served(number)), Some(pings)) => {
                 link::flush(&mut pings.end(*number, now), now, flush).map(drop)
             }
-            (Some(Link::Ping(_)), None) | (None, _) => Ok(()),
+            (Some(Link::Served(_)), None) | (None, _) => Ok(()),
         }
     }
 
@@ -189,17 +203,34 @@ impl Links {
     /// When `handle_timeouts` has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let pings = self.pings.as_ref().and_then(PingServer::deadline);
-        [self.held_until, pings].into_iter().flatten().min()
+        let replies = self.pinging.iter().filter_map(|&session| self.ping_deadline(session)).min();
+        [self.held_until, pings, replies].into_iter().flatten().min()
     }
 
-    /// Does what is due. Returns the sessions whose path may have room again.
+    /// When there is something to send in a session that goes to another hub in pings.
+    fn ping_deadline(&self, session: SessionId) -> Option<Instant> {
+        match self.links.get(session.index())?.as_ref()? {
+            Link::Own(link @ link::Link::Ping(_)) => link.deadline(),
+            Link::Own(link::Link::Tcp(_)) | Link::Served(_) => None,
+        }
+    }
+
+    /// Does what is due. Returns the sessions to be flushed: those whose path may have room again, and those that ping.
     pub(super) fn handle_timeouts(&mut self, now: Instant) -> BTreeSet<SessionId> {
         if let Some(pings) = &mut self.pings {
             pings.handle_timeouts(now);
         }
-        match self.held_until.take_if(|at| *at <= now) {
+        let mut due = match self.held_until.take_if(|at| *at <= now) {
             Some(_) => std::mem::take(&mut self.held),
             None => BTreeSet::new(),
-        }
+        };
+        let is_due = |session: &SessionId| self.ping_deadline(*session).is_some_and(|at| at <= now);
+        due.extend(self.pinging.iter().copied().filter(is_due));
+        due
     }
+}
+
+/// What a session's socket is reported as.
+pub(super) fn source_of(session: SessionId) -> Source {
+    Source::Link(session.index() as u32)
 }

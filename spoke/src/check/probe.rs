@@ -26,9 +26,9 @@ use common::wire::tunnel::{self, Tunnel, outbox};
 use mio::Waker;
 
 use super::verdict::{Hop, NoConnection, NoGreeting, Packets, Trace};
-use crate::client::connection::Link;
-use crate::client::ping::{PingDial, PingDialed, Pings};
 use crate::uplink::advice::Progress;
+use common::node::link::Link;
+use common::node::ping_dial::{PingDial, PingDialed, Pings};
 
 /// How long name servers may take: as long as the system's resolver tries a few of them.
 const LOOKUP_TIME: Duration = Duration::from_secs(30);
@@ -133,7 +133,7 @@ impl Prober {
             return Ok(trace);
         }
         trace.opening = Some(Ok(()));
-        let mut link = Link::Tcp(opening.stream, number);
+        let mut link = Link::Tcp(opening.stream);
         let greeting = self.greet(&mut link)?;
         if greeting.is_ok() {
             trace.packets = Some(self.send_full(&mut link)?);
@@ -210,7 +210,7 @@ impl Prober {
     /// Pings the addresses until a hub answers.
     fn ping(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Result<(SocketAddr, Link), NoConnection>> {
         let mut at = now();
-        let mut dial = PingDial::start(addresses, self.is_hasty, at);
+        let mut dial = PingDial::start(addresses, time_to_dial(self.is_hasty), at);
         loop {
             let Some(pings) = &self.pings else { return Ok(Err((None, io::ErrorKind::NotFound.into()))) };
             match dial.poll(pings, at) {
@@ -265,7 +265,7 @@ impl Prober {
             }
             let deadline = link.deadline().map_or(tunnel.deadline(), |at| at.min(tunnel.deadline()));
             at = match link {
-                Link::Tcp(stream, _) => self.wait(deadline, Some(stream))?,
+                Link::Tcp(stream) => self.wait(deadline, Some(stream))?,
                 Link::Ping(_) => self.wait(deadline, None)?,
             };
             if let Err(error) = tunnel.handle_timeout(at) {
@@ -278,7 +278,7 @@ impl Prober {
     ///
     /// Where full segments are lost, the small one behind them arrives, and the other end says that it has it.
     fn send_full(&mut self, link: &mut Link) -> io::Result<Packets> {
-        let Link::Tcp(stream, _) = link else { return Ok(Packets::Unknown) };
+        let Link::Tcp(stream) = link else { return Ok(Packets::Unknown) };
         let mut message = vec![0; PROBE_BYTES];
         message[..2].copy_from_slice(&(MAX_HANDSHAKE as u16).to_be_bytes());
         let Some(before) = stream.info() else { return Ok(Packets::Unknown) };

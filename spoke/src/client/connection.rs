@@ -1,17 +1,14 @@
 //! The connection to the hub, from the look-up to the link. IO, by what it holds.
 
-use std::io;
 use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
 use common::node::dial::{Dial, Lookup, MAX_ADDRESSES};
-use common::node::link;
+use common::node::link::Link;
 use common::node::opening::{Opening, Plan};
-use common::transport::ping::PingLink;
-use common::transport::stream::Stream;
+use common::node::ping_dial::PingDial;
 
-use super::ping::PingDial;
 use crate::uplink::{ASK_EVERY, Attempt, MAX_TRIALS};
 
 /// The link's connection, and those that are tried beside it, or for one.
@@ -111,14 +108,8 @@ pub(crate) enum Connection {
     Opening(Opening),
     /// Addresses that are pinged.
     Pinging(Box<PingDial>),
-    Link(Link),
-}
-
-/// What carries the tunnel.
-pub(crate) enum Link {
-    /// A stream, which is the connection attempt of this number.
-    Tcp(Stream, u16),
-    Ping(Box<PingLink>),
+    /// What carries the tunnel, and the number of the connection attempt that it was, if it was one.
+    Link(Link, Option<u16>),
 }
 
 impl Connection {
@@ -126,22 +117,18 @@ impl Connection {
     fn number(&self) -> Option<u16> {
         match self {
             Connection::Opening(opening) => Some(opening.number),
-            Connection::Link(Link::Tcp(_, number)) => Some(*number),
-            Connection::None
-            | Connection::Lookup(_)
-            | Connection::Dial(..)
-            | Connection::Pinging(_)
-            | Connection::Link(Link::Ping(_)) => None,
+            Connection::Link(_, number) => *number,
+            Connection::None | Connection::Lookup(_) | Connection::Dial(..) | Connection::Pinging(_) => None,
         }
     }
 
     /// Has the kernel ask the hub's kernel whether it is there, or not any more: whether it does, and says what it hears.
     pub(crate) fn ask_kernel(&self, asks: bool) -> bool {
         match self {
-            Connection::Link(Link::Tcp(stream, _)) => {
+            Connection::Link(Link::Tcp(stream), _) => {
                 stream.ask_kernel(asks.then_some(ASK_EVERY)).is_ok() && asks && stream.info().is_some()
             }
-            Connection::Link(Link::Ping(_))
+            Connection::Link(Link::Ping(_), _)
             | Connection::None
             | Connection::Lookup(_)
             | Connection::Dial(..)
@@ -156,50 +143,8 @@ impl Connection {
             Connection::Dial(dial, _) => Some(dial.deadline()),
             Connection::Opening(opening) => Some(opening.give_up_at),
             Connection::Pinging(dial) => Some(dial.deadline()),
-            Connection::Link(link) => link.deadline(),
+            Connection::Link(link, _) => link.deadline(),
             Connection::None | Connection::Lookup(_) => None,
-        }
-    }
-}
-
-impl Link {
-    /// Reads once, as [`link::read`].
-    pub(crate) fn read(
-        &mut self,
-        now: Instant,
-        receive: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize),
-    ) -> io::Result<link::Outcome> {
-        match self {
-            Link::Tcp(stream, _) => link::read(stream, receive),
-            Link::Ping(ping) => {
-                let has_more = ping.receive(now);
-                let outcome = link::read(&mut **ping, receive)?;
-                Ok(if has_more { link::Outcome::More } else { outcome })
-            }
-        }
-    }
-
-    /// When there is something to write without an event.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self {
-            Link::Tcp(stream, _) => stream.held_until(),
-            Link::Ping(ping) => Some(ping.deadline()),
-        }
-    }
-
-    /// Writes what there is to be written, as [`link::flush`].
-    pub(crate) fn flush<T>(
-        &mut self,
-        now: Instant,
-        flush: impl FnOnce(&mut dyn FnMut(&[u8]) -> usize) -> T,
-    ) -> io::Result<Option<T>> {
-        match self {
-            Link::Tcp(stream, _) => link::flush(stream, now, flush),
-            Link::Ping(ping) => {
-                let flushed = link::flush(&mut **ping, now, flush);
-                ping.send(now);
-                flushed
-            }
         }
     }
 }

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use common::node::dial::Dialed;
 use common::node::event_loop::Source;
+use common::node::link::Link;
 use common::node::opening::Opening;
 use common::node::state;
 use common::transport::layers::Stage;
 
 use super::Client;
-use super::connection::{Connection, Link};
-use super::ping::PingDialed;
+use super::connection::Connection;
 use crate::uplink::Attempt;
 use crate::uplink::trial::Outcome;
+use common::node::ping_dial::PingDialed;
 
 impl Client {
     /// Tells the uplink what came of an attempt.
@@ -85,7 +86,7 @@ impl Client {
                 else {
                     return;
                 };
-                self.connections[attempt] = Connection::Link(Link::Tcp(stream, number));
+                self.connections[attempt] = Connection::Link(Link::Tcp(stream), Some(number));
                 self.tell(attempt, Outcome::Connected(at, ephemeral), now);
                 // The hub may have been quicker than this turn.
                 self.events.again(Source::Dial(number));
@@ -104,7 +105,7 @@ impl Client {
             PingDialed::Wait => {}
             PingDialed::Connected(at, ping) => {
                 self.machine.set_link(ping.own_address(), at.ip());
-                self.connections[attempt] = Connection::Link(Link::Ping(ping));
+                self.connections[attempt] = Connection::Link(Link::Ping(ping), None);
                 match state::random() {
                     Ok(ephemeral) => self.tell(attempt, Outcome::Connected(at, ephemeral), now),
                     Err(error) => self.fail_opening(attempt, Stage::Open, error, now),

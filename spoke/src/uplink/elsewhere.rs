@@ -48,11 +48,17 @@ impl Uplink {
         self.watch_link(now);
     }
 
-    /// Takes over the ways to hubs that were told: by TCP, through the proxy of the first way.
+    /// Takes over the ways to hubs that were told: by TCP, through the proxy of the first way; by pings where a person has
+    /// named such a way, too, as the sockets for them are opened at the start.
     pub(super) fn take_told(&mut self, told: &[(Place, PublicKey)]) {
         let proxy = self.config.ways.first().and_then(|way| way.proxy.clone());
-        let way = |place: &Place| Way { hub: Target::from(place.clone()), proxy: proxy.clone() };
-        if self.ways.tell(told.iter().map(|(place, key)| (way(place), *key)).collect()) {
+        let has_pings = self.config.ways.iter().any(Way::is_ping);
+        let way = |place: &Place| {
+            let direct = Way::from(Target::from(place.clone()));
+            Way { proxy: proxy.clone().filter(|_| !direct.is_ping()), ..direct }
+        };
+        let told = told.iter().map(|(place, key)| (way(place), *key));
+        if self.ways.tell(told.filter(|(way, _)| has_pings || !way.is_ping()).collect()) {
             // They are known by the numbers of their ways.
             self.end_trials(|_| true);
             let lane = self.trials.slots.iter_mut().flatten().find(|trial| trial.goal == Goal::Lane);

@@ -5,13 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::linux::netlink::Family;
-use common::linux::ping::PingSocket;
-use common::node::dial::{MAX_ADDRESSES, alternate, time_to_dial};
-use common::node::event_loop::{EventLoop, Source};
-use common::node::state;
-use common::node::way::Way;
-use common::transport::ping::{PingLink, client_socket};
+use super::dial::{MAX_ADDRESSES, alternate};
+use super::event_loop::{EventLoop, Source};
+use super::state;
+use super::way::Way;
+use crate::linux::netlink::Family;
+use crate::transport::ping::{ClientSocket, PingLink};
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
@@ -19,9 +18,9 @@ const NEXT_AFTER: Duration = Duration::from_secs(1);
 const KERNEL_ANSWERS: u64 = 3;
 
 /// The raw sockets, which are opened once: a confined process may not open others.
-pub(crate) struct Pings {
-    v4: io::Result<Rc<PingSocket>>,
-    v6: io::Result<Rc<PingSocket>>,
+pub struct Pings {
+    v4: io::Result<Rc<ClientSocket>>,
+    v6: io::Result<Rc<ClientSocket>>,
 }
 
 impl Pings {
@@ -29,7 +28,7 @@ impl Pings {
     ///
     /// # Errors
     /// Where there are no other ways.
-    pub(crate) fn open_for(ways: &[Way]) -> io::Result<Option<Pings>> {
+    pub fn open_for(ways: &[Way]) -> io::Result<Option<Pings>> {
         if !ways.iter().any(Way::is_ping) {
             return Ok(None);
         }
@@ -40,18 +39,28 @@ impl Pings {
         }
     }
 
-    pub(crate) fn open() -> Pings {
-        let open = |family| client_socket(family).map(Rc::new);
+    /// Opens the sockets. One that could not be opened is told of when it is needed.
+    pub fn open() -> Pings {
+        let open = |family| ClientSocket::open(family).map(Rc::new);
         Pings { v4: open(Family::V4), v6: open(Family::V6) }
     }
 
-    pub(crate) fn register(&self, events: &EventLoop) -> io::Result<()> {
+    /// Registers the sockets.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn register(&self, events: &EventLoop) -> io::Result<()> {
         for (number, socket) in (0..).zip([&self.v4, &self.v6]) {
             if let Ok(socket) = socket {
-                socket.register(events.registry(), Source::Ping(number).token())?;
+                socket.register(events.registry(), Source::Replies(number).token())?;
             }
         }
         Ok(())
+    }
+
+    /// Whether one link has taken replies for another, which is to be served again.
+    pub fn has_left(&self) -> bool {
+        [&self.v4, &self.v6].into_iter().flatten().any(|socket| socket.has_left())
     }
 
     /// Why neither socket could be opened, if that is so.
@@ -60,7 +69,7 @@ impl Pings {
         self.socket(Family::V4).err()
     }
 
-    fn socket(&self, family: Family) -> io::Result<Rc<PingSocket>> {
+    fn socket(&self, family: Family) -> io::Result<Rc<ClientSocket>> {
         let socket = if family == Family::V4 { &self.v4 } else { &self.v6 };
         socket.as_ref().map(Rc::clone).map_err(|error| {
             io::Error::other(if error.kind() == io::ErrorKind::PermissionDenied {
@@ -73,7 +82,7 @@ impl Pings {
 }
 
 /// Addresses of the hub that are pinged, one after the other.
-pub(crate) struct PingDial {
+pub struct PingDial {
     left: std::vec::IntoIter<SocketAddr>,
     /// The one that is pinged now.
     trying: Option<(SocketAddr, Box<PingLink>)>,
@@ -84,7 +93,8 @@ pub(crate) struct PingDial {
 }
 
 /// How it stands.
-pub(crate) enum PingDialed {
+pub enum PingDialed {
+    /// Nothing to tell yet.
     Wait,
     /// A hub answers at this address.
     Connected(SocketAddr, Box<PingLink>),
@@ -93,28 +103,22 @@ pub(crate) enum PingDialed {
 }
 
 impl PingDial {
-    /// `is_hasty`: whether to give up soon.
-    pub(crate) fn start(addresses: Vec<SocketAddr>, is_hasty: bool, now: Instant) -> PingDial {
+    /// `time`: how long all of it may take.
+    pub fn start(addresses: Vec<SocketAddr>, time: Duration, now: Instant) -> PingDial {
         let mut left = alternate(addresses);
         left.truncate(MAX_ADDRESSES);
-        PingDial {
-            left: left.into_iter(),
-            trying: None,
-            next_at: now,
-            give_up_at: now + time_to_dial(is_hasty),
-            failure: None,
-        }
+        PingDial { left: left.into_iter(), trying: None, next_at: now, give_up_at: now + time, failure: None }
     }
 
     /// When `poll` has something to do without an event.
-    pub(crate) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         let trying = self.trying.as_ref().map(|(_, link)| link.deadline());
         let next = (self.left.len() > 0).then_some(self.next_at);
         [trying, next].into_iter().flatten().fold(self.give_up_at, Instant::min)
     }
 
     /// Looks what came, and pings on.
-    pub(crate) fn poll(&mut self, pings: &Pings, now: Instant) -> PingDialed {
+    pub fn poll(&mut self, pings: &Pings, now: Instant) -> PingDialed {
         if let Some((at, mut link)) = self.trying.take() {
             while link.receive(now) {}
             if link.is_open() {
