@@ -8,6 +8,7 @@ use common::node::config::Settings;
 use common::node::names::zone::{self, Zone};
 use common::node::outbound::{Outbound, PROXY, TLS_CA};
 use common::node::values::{self, InviteSource, Listen};
+use common::wire::frame::MAX_ROUTES;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
 use ipnetwork::IpNetwork;
@@ -371,6 +372,9 @@ impl Options {
         let prefixes = settings.many("subnet", values::subnet)?;
         let routes = settings.many("route", values::prefix)?;
         values::refuse_host_bits("--route", &routes)?;
+        if routes.len() > MAX_ROUTES {
+            return Err(format!("at most {MAX_ROUTES} networks can be offered with --route"));
+        }
         let listen = listen(settings)?;
         let port = listen.first().map_or(DEFAULT_PORT, |listen| match listen {
             Listen::Port(port) => *port,
@@ -378,6 +382,9 @@ impl Options {
         });
         let host = settings.one("host", values::any::<Place>)?.map(|host| host.with_port(port));
         let lan = which_lan(settings, &prefixes, port, host.clone())?;
+        if let (WhichLan::Own(subnets), Some(host)) = (&lan, &host) {
+            subnets.check_place(host).map_err(|why| format!("--host {why}"))?;
+        }
         Ok(Options {
             metrics: metrics(settings, &prefixes)?,
             lan,

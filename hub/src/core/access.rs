@@ -39,8 +39,10 @@ impl Core {
 
     /// Puts access rules in force, or lets all reach all. Logged where that is a change.
     pub(super) fn set_rules(&mut self, mut rules: Option<Rules>) {
-        if let (Some(rules), Some(name)) = (&mut rules, self.members().hub_name()) {
-            rules.name_hub(name);
+        // Where hubs share the list, its line there may have that name, and the hub itself another one.
+        let line = self.own_line().map(|id| self.name(id));
+        for name in self.members().hub_name().cloned().into_iter().chain(line) {
+            rules.iter_mut().for_each(|rules| rules.name_hub(&name));
         }
         if self.access_rules().map(AccessControl::rules) != rules.as_ref() {
             self.switch.set_rules(rules);
@@ -54,6 +56,11 @@ impl Core {
         self.note(Notice::Rules { count, is_open: self.admission.access() == Access::Open });
     }
 
+    /// This hub's line in the list of members, if it has one.
+    fn own_line(&self) -> Option<MemberId> {
+        self.hubs.own(self.members())
+    }
+
     /// Which rule decides about the first packet of a service from one end to the other.
     ///
     /// # Errors
@@ -65,7 +72,7 @@ impl Core {
         let decision = self.access_rules().map(|access| {
             let [one, other] = [(&source, source_at), (&target, target_at)].map(|(place, address)| {
                 let party = place.member.map_or(Party::Hub, |id| Party::Member(id.index()));
-                end(party, address, self.admission.members(), &self.lan.subnets)
+                end(party, address, (self.admission.members(), self.own_line()), &self.lan.subnets)
             });
             access.rules().decide(one, other, service)
         });
@@ -87,7 +94,8 @@ impl Core {
         }
         let Ok(address) = who.parse::<IpAddr>() else {
             let id = self.admission.find(who)?;
-            return Ok(Place { member: Some(id), addresses: members.member(id).addresses.clone() });
+            let member = Some(id).filter(|id| Some(*id) != self.own_line());
+            return Ok(Place { member, addresses: members.member(id).addresses.clone() });
         };
         let resolved = self.lan.subnets.resolve(address);
         let member = match (members.holder(resolved), self.routes.table().owner(resolved)) {
@@ -100,7 +108,7 @@ impl Core {
             // What comes from elsewhere comes through the hub's own kernel.
             (None, Some(Owner::Hub) | None) => None,
         };
-        Ok(Place { member, addresses: vec![address] })
+        Ok(Place { member: member.filter(|id| Some(*id) != self.own_line()), addresses: vec![address] })
     }
 }
 

@@ -9,8 +9,11 @@ use common::wire::name::Name;
 use super::Core;
 use crate::effect::Notice;
 use crate::ids::{MemberId, RequestId};
-use crate::lan::members::{Access, Rights};
+use crate::lan::members::{Access, Member, Rights};
 use crate::lan::saving::{Allow, Answer};
+
+/// Why its line cannot be another machine's, or nobody's.
+const THIS_HUB: &str = "that is this hub";
 
 impl Core {
     pub(super) fn allow(&mut self, request: RequestId, allow: Allow, now: Instant) {
@@ -63,7 +66,10 @@ impl Core {
         let members = self.admission.members();
         if let Some(old) = in_place_of {
             let id = self.admission.find(&old)?;
-            let name = &members.member(id).name;
+            let Member { key: old, name, .. } = members.member(id);
+            if *old == self.key.public() {
+                return Err(THIS_HUB.to_owned());
+            }
             if members.member(id).is_online() {
                 return Err(format!("{name} is on the LAN: no other machine can take its place"));
             }
@@ -110,9 +116,11 @@ impl Core {
             );
             return self.answer(request, Err(text));
         }
+        let own = self.key.public();
         let found = self.admission.find(who).and_then(|id| {
             let member = self.admission.members().member(id);
             match member.is_online() {
+                _ if member.key == own => Err(THIS_HUB.to_owned()),
                 true => Err(format!("{0} is on the LAN: stop it there, or `hub revoke {0}`", member.name)),
                 false => Ok(id),
             }

@@ -52,6 +52,7 @@ impl Core {
         now: Instant,
     ) {
         self.seal(now);
+        self.admission.set_frozen(!self.reaches_keeper());
         let ruling = match join {
             Ok(join) if self.keeper.is_asked(&RecordId::Member(key)) => {
                 let then = Then::Decide(session, key, Box::new(join));
@@ -118,6 +119,7 @@ impl Core {
         if !self.admission.is_disputing(session) {
             return;
         }
+        self.admission.set_frozen(!self.reaches_keeper());
         match self.admission.settle(session, &self.switch, now) {
             Some(ruling) => self.carry_out_ruling(session, ruling, now),
             None => self.switch.wake(session, now + DISPUTE_STEP),

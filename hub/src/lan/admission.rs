@@ -157,6 +157,11 @@ impl Admission {
         self.access = access;
     }
 
+    /// Sets whether nobody can agree to a change now: members that come are let in as their lines are.
+    pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
+        self.members.is_frozen = is_frozen;
+    }
+
     /// Sets the time of day, in Unix seconds: invites expire by it.
     pub fn set_unix_time(&mut self, now: u64) {
         self.unix_time = now;

@@ -103,6 +103,8 @@ pub struct Members {
     journal: Journal,
     /// Counts the changes of what access rules know members by.
     parties: u64,
+    /// Whether nobody can agree to a change now: a member that comes is let in as its line is.
+    pub(super) is_frozen: bool,
 }
 
 impl Members {
@@ -123,6 +125,7 @@ impl Members {
             skipped: Vec::new(),
             journal: Journal::default(),
             parties: 0,
+            is_frozen: false,
         };
         for (number, line) in folded.lines {
             let bad = |why| BadLine { line: number, why };
@@ -149,6 +152,11 @@ impl Members {
         // With what a person wrote around them.
         members.size = members.size.max(text.len());
         Ok(members)
+    }
+
+    /// The LAN's prefixes.
+    pub(crate) fn subnets(&self) -> Subnets {
+        self.subnets
     }
 
     /// Lines that earlier versions took and this one passes over.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use common::packet::link_local;
+use common::wire::place::Place;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// Why `--subnet` cannot be used. Its text says what to write instead.
@@ -172,6 +173,20 @@ impl Subnets {
     pub fn with_prefix(&self, address: IpAddr) -> Option<IpNetwork> {
         let subnet = self.iter().find(|subnet| subnet.contains(address))?;
         IpNetwork::new(address, subnet.prefix()).ok()
+    }
+
+    /// Whether a hub can be reached at this place by those who are not on the LAN yet.
+    ///
+    /// # Errors
+    /// The place, and what to do, where its address is one of the LAN.
+    pub fn check_place(&self, place: &Place) -> Result<(), String> {
+        match place.target().host.parse().ok().and_then(|address| self.with_prefix(address)) {
+            Some(_) => Err(format!(
+                "{place}: that address is one of the LAN {self}, which is reached through the hub alone: say where the \
+                 hub is reached from outside"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether a member may have this address.

@@ -109,6 +109,11 @@ fn says_which_setting_is_wrong_and_what_to_write() {
         ("--subnet 10.0.0.0/24 --no-tun --tun x", "--tun needs the device that --no-tun leaves out"),
         ("--subnet 10.0.0.0/24 --no-tun --dns", "--dns needs the device that --no-tun leaves out"),
         ("--lanes 1", "hub has no --lanes: see hub --help"),
+        (
+            "--subnet 10.0.0.0/24 --host 10.0.0.1",
+            "--host 10.0.0.1:5678: that address is one of the LAN 10.0.0.0/24, which is reached through the hub alone: \
+             say where the hub is reached from outside",
+        ),
         ("--join a --subnet 10.0.0.0/24", "the LAN to --join says which --subnet it has: leave that out"),
         ("--join a --hub-key x", "--hub-key x: a key is 44 characters of base64"),
         (
@@ -127,6 +132,12 @@ fn says_which_setting_is_wrong_and_what_to_write() {
     ] {
         assert_eq!(read(line).unwrap_err(), said, "{line}");
     }
+    let many = |count: usize| {
+        let routes: String = (0..count).map(|at| format!(" --route 10.1.{at}.0/24")).collect();
+        read(&format!("--subnet 10.0.0.0/24{routes}"))
+    };
+    assert_eq!(many(64).unwrap().routes.len(), 64);
+    assert_eq!(many(65).unwrap_err(), "at most 64 networks can be offered with --route");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Filter {
         path: Path,
         header: &Header,
         packet: &[u8],
-        members: &Members,
+        (members, own): (&Members, Option<MemberId>),
         subnets: &Subnets,
         now: Instant,
     ) -> bool {
@@ -66,7 +66,8 @@ impl Filter {
         }
         let [from, to] = [path.from, path.to].map(party);
         let ip = packet.get(VNET_LEN..).unwrap_or_default();
-        access.allows(from, to, header, ip, now, |party, address| end(party, address, members, subnets))
+        access
+            .allows(from, to, header, ip, now, |party, address| end(party, address, (members, own), subnets))
     }
 }
 
@@ -74,11 +75,16 @@ fn party(member: Option<MemberId>) -> Party {
     member.map_or(Party::Hub, |id| Party::Member(id.index()))
 }
 
-/// What rules know of one end of a packet.
-pub(crate) fn end<'a>(party: Party, address: IpAddr, members: &'a Members, subnets: &Subnets) -> End<'a> {
+/// What rules know of one end of a packet: of the hub, the tags that its own line has.
+pub(crate) fn end<'a>(
+    party: Party,
+    address: IpAddr,
+    (members, own): (&'a Members, Option<MemberId>),
+    subnets: &Subnets,
+) -> End<'a> {
     let address = subnets.resolve(address);
     match party {
-        Party::Hub => End { name: None, tags: &[], address },
+        Party::Hub => End { name: None, tags: own.map_or(&[], |own| &members.member(own).tags), address },
         Party::Member(id) => {
             let member = members.member(MemberId::new(id));
             End { name: Some(&member.name), tags: &member.tags, address }

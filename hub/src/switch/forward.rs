@@ -167,7 +167,8 @@ impl Switch {
             return true;
         }
         let to = router::receiver(fabric, &self.subnets, verdict, header);
-        self.policing.filter.allows(Path { from, to }, header, packet, fabric.members, &self.subnets, now)
+        let members = (fabric.members, fabric.own);
+        self.policing.filter.allows(Path { from, to }, header, packet, members, &self.subnets, now)
     }
 
     /// Queues a packet for a member, in fragments where it takes no packet of that size.
@@ -186,7 +187,9 @@ impl Switch {
         now: Instant,
     ) {
         let member = fabric.members.member(to);
-        let mut ways = [member.session, member.elsewhere].into_iter().flatten();
+        // What comes by a link goes to none.
+        let elsewhere = member.elsewhere.filter(|_| !matches!(self.origin(from), Origin::Link(_)));
+        let mut ways = [member.session, elsewhere].into_iter().flatten();
         let Some(to) = ways.find(|&session| self.leads_to(session, to)) else {
             let answer = self.refusal(icmp::unreachable, from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);

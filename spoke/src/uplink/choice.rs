@@ -40,6 +40,8 @@ pub(super) struct Choice {
     unmeasured: Vec<PublicKey>,
     /// When to leave a hub that wants its members gone.
     leave_at: Option<Instant>,
+    /// Whether that was tried before.
+    has_tried_to_leave: bool,
 }
 
 #[derive(Debug)]
@@ -105,11 +107,17 @@ impl Choice {
     pub(super) fn set_leaving(&mut self, is_leaving: bool, random: u32, now: Instant) {
         let spread = SPREAD.mul_f64(f64::from(random) / f64::from(u32::MAX));
         self.leave_at = is_leaving.then(|| self.leave_at.unwrap_or(now + spread));
+        self.has_tried_to_leave &= is_leaving;
     }
 
     /// When to leave, if the hub wants that.
     pub(super) fn leave_at(&self) -> Option<Instant> {
         self.leave_at
+    }
+
+    /// Tries to leave: whether for the first time since the hub wants it.
+    pub(super) fn tries_to_leave(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_tried_to_leave, true)
     }
 
     /// No other hub has taken this spoke: it asks again later.
@@ -257,6 +265,7 @@ mod tests {
         assert!(at > now + ms(100) && at < now + ms(150));
         choice.set_leaving(true, 0, now);
         assert_eq!(choice.leave_at(), Some(at), "told twice");
+        assert!(choice.tries_to_leave() && !choice.tries_to_leave(), "said once");
         choice.leave_later(at);
         assert_eq!(choice.leave_at(), Some(at + LEAVE_AGAIN));
         choice.set_leaving(false, 0, now);

@@ -412,7 +412,11 @@ impl Uplink {
     /// The hub wants its members gone: the new one first, then the old.
     fn leave(&mut self, now: Instant) {
         self.begin_tries();
-        self.note_leaving("it is draining", now);
+        if self.trials.choice.tries_to_leave() {
+            self.note_leaving("it is draining", now);
+        } else {
+            self.avoid_hub(now);
+        }
         self.leave_next(now);
     }
 
@@ -428,11 +432,16 @@ impl Uplink {
 
     /// This spoke goes to another hub than the one in use, which comes last for a while.
     fn note_leaving(&mut self, why: &'static str, now: Instant) {
+        self.avoid_hub(now);
+        let hub = self.ways.current().hub.to_string();
+        self.effects.push_back(Effect::Log(Notice::Leaving(hub, why)));
+    }
+
+    /// The hub in use comes last for a while.
+    fn avoid_hub(&mut self, now: Instant) {
         if let Some(own) = linked_key(&self.phase) {
             self.trials.choice.avoid(own, now);
         }
-        let hub = self.ways.current().hub.to_string();
-        self.effects.push_back(Effect::Log(Notice::Leaving(hub, why)));
     }
 
     /// The link is lost: another hub is tried at once, where there is one.

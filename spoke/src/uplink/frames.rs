@@ -120,10 +120,10 @@ impl Uplink {
 
     fn handle_welcome(&mut self, welcome: Welcome, now: Instant) {
         self.pin_hub();
+        let Phase::Linked(linked) = &self.phase else { return };
         let accepted = &self.config.route_policy.accepted;
-        if let Err(rejected) =
-            grant::check(&welcome, &self.config.addresses, accepted, &self.outer.hub_addresses)
-        {
+        let hub = linked.hub.ip().to_canonical();
+        if let Err(rejected) = grant::check(&welcome, &self.config.addresses, accepted, hub) {
             return self.end_or_try_again(Error::RejectedConfig(rejected), now);
         }
         self.release_packets(now);

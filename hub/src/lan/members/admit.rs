@@ -49,6 +49,10 @@ impl Members {
         let mut evicted = Vec::new();
         let subnets = self.subnets;
         for subnet in subnets.iter() {
+            // An address more would be a change.
+            if self.is_frozen && known.is_some_and(|id| self.member(id).is_without(subnet)) {
+                continue;
+            }
             match self.choose(subnet, join, known, access, found_dead) {
                 Ok((address, holder)) => {
                     addresses.push(address);
@@ -61,12 +65,12 @@ impl Members {
         for &(holder, address) in &evicted {
             self.update(holder, |member| member.addresses.retain(|&held| held != address));
         }
-        let name = self.free_name(&join.name, &key, known);
+        let (name, is_frozen) = (self.free_name(&join.name, &key, known), self.is_frozen);
         let id = match known {
             Some(id) => {
                 self.update(id, |member| {
                     member.addresses = addresses;
-                    if access == Access::Open {
+                    if access == Access::Open && !is_frozen {
                         member.name = name;
                     }
                 });
@@ -124,7 +128,8 @@ impl Members {
         }
         let holder = self.holder(address).filter(|&holder| Some(holder) != known);
         if let Some(holder) = holder {
-            if access != Access::Open {
+            // A hub needs its own address, also while nothing is heard of it.
+            if access != Access::Open || self.member(holder).hub.is_some() {
                 let (reason, text) = self.held(holder, address);
                 return refused(reason, text);
             }

@@ -84,6 +84,12 @@ impl Member {
         self.session.is_some() || self.elsewhere.is_some()
     }
 
+    /// Whether it has addresses, but none of this subnet's family.
+    pub(super) fn is_without(&self, subnet: IpNetwork) -> bool {
+        !self.addresses.is_empty()
+            && self.addresses.iter().all(|address| address.is_ipv4() != subnet.is_ipv4())
+    }
+
     /// One that holds nothing, and comes with this state of the list.
     pub(super) fn new(key: PublicKey, name: Name, version: Version) -> Member {
         Member {

@@ -99,16 +99,21 @@ impl Members {
         rights: Rights,
         place: Place,
     ) -> Result<(), String> {
-        if let Some(id) = self.by_key(&key) {
-            self.check_hubs(&[key], &[])?;
-            self.update(id, |member| member.hub = Some(place));
-            return Ok(());
-        }
+        self.subnets.check_place(&place)?;
+        let known = self.by_key(&key);
         let Rights { mut addresses, routes, tags } = rights;
+        if let Some(id) = known {
+            addresses.clone_from(&self.member(id).addresses);
+        }
         for subnet in self.subnets.iter() {
             if !addresses.iter().any(|address| address.is_ipv4() == subnet.is_ipv4()) {
                 addresses.extend(self.addresses.free(subnet));
             }
+        }
+        if let Some(id) = known {
+            self.check_hubs(&[key], &[])?;
+            self.update(id, |member| (member.hub, member.addresses) = (Some(place), addresses));
+            return Ok(());
         }
         let name = if self.by_name(&name).is_none() { name } else { self.free_name(&name, &key, None) };
         let member =
@@ -146,6 +151,11 @@ impl Members {
                 let is_held = self.holder(*address).is_some_and(stays);
                 if is_held || others().any(|other| other.addresses.contains(address)) {
                     return Err(format!("{address} is held by another member"));
+                }
+                let holder =
+                    self.holder(*address).map(|id| self.member(id)).filter(|holder| holder.key != *key);
+                if let Some(holder) = holder.filter(|holder| needs(holder, *address, puts)) {
+                    return Err(format!("{address} is held by {}, which is on the LAN", holder.name));
                 }
                 if self.is_reserved(*address) && !recorded.contains(address) && !free.contains(address) {
                     return Err(format!("{address} is kept for a member that is invited"));
@@ -259,4 +269,13 @@ impl Members {
         }
         changes
     }
+}
+
+/// Whether the holder of an address needs it, whoever else is to have it: it is on the LAN, or is a hub and stays one, and is to
+/// have no other one of that family in its place.
+fn needs(holder: &Member, address: IpAddr, puts: &[Member]) -> bool {
+    let put = puts.iter().find(|put| put.key == holder.key);
+    let is_hub = holder.hub.is_some() && put.is_some_and(|put| put.hub.is_some());
+    let is_same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+    (holder.is_online() || is_hub) && !put.is_some_and(|put| put.addresses.iter().any(is_same_family))
 }

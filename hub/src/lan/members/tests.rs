@@ -168,6 +168,57 @@ fn an_address_is_disputed_only_while_its_holder_is_online() {
 }
 
 #[test]
+fn a_hubs_own_address_is_nobody_elses_also_while_nothing_is_heard_of_it() {
+    let mut members = Members::parse(&format!("{} hub-b 10.0.0.5 hub=b\n", key(1)), subnets()).unwrap();
+    let told = admit(&mut members, 2, "b", Some("10.0.0.5"));
+    assert!(told.starts_with("AddressHeld: 10.0.0.5 is held by hub-b"), "{told}");
+    // A hub that another one asks may not know that one, or that a member is on the LAN.
+    admit(&mut members, 3, "c", Some("10.0.0.4"));
+    let put = |members: &Members, seed: u8, line: &str| {
+        let key = key(seed);
+        members.parse_record(&key, &format!("{key} {line}")).unwrap()
+    };
+    for (seed, name, address) in [(1, "hub-b hub=b", "10.0.0.5"), (3, "c", "10.0.0.4")] {
+        let (name, rest) = name.split_once(' ').unwrap_or((name, ""));
+        let loser = put(&members, seed, &format!("{name} - {rest}"));
+        let puts = [loser, put(&members, 9, &format!("new {address}"))];
+        let checked = members.check_put(&puts, &[], &[]);
+        if seed == 3 {
+            assert_eq!(checked, Ok(()), "it is offline");
+            set_online(&mut members, seed);
+        }
+        let why = members.check_put(&puts, &[], &[]).unwrap_err();
+        assert_eq!(why, format!("{address} is held by {name}, which is on the LAN"));
+        let gone = members.check_put(&puts[1..], &[key(seed)], &[]);
+        assert_eq!(gone.is_ok(), seed == 1, "another machine may become that hub: {gone:?}");
+    }
+}
+
+#[test]
+fn where_nobody_can_agree_to_a_change_a_member_is_let_in_as_its_line_is() {
+    let both = ["10.0.0.0/29", "fd00::/64"].map(|text| text.parse().unwrap());
+    let subnets = Subnets::new(&both).unwrap();
+    let mut members = Members::parse(&format!("{} a 10.0.0.5\n", key(1)), subnets).unwrap();
+    members.is_frozen = true;
+    assert_eq!(admit(&mut members, 1, "b", None), "a 10.0.0.5");
+    assert!(!members.is_changed());
+    members.is_frozen = false;
+    assert!(admit(&mut members, 1, "b", None).starts_with("b 10.0.0.5,fd00::"));
+}
+
+#[test]
+fn a_machine_that_becomes_a_hub_has_addresses_and_is_reached_from_outside() {
+    let mut members = Members::parse(&format!("{} a -\n", key(1)), subnets()).unwrap();
+    let mut list = |place: &str| {
+        members.list_hub(key(1), "a".parse().unwrap(), Rights::default(), place.parse().unwrap())
+    };
+    let why = list("10.0.0.3:80").unwrap_err();
+    assert!(why.starts_with("10.0.0.3:80: that address is one of the LAN 10.0.0.0/29"), "{why}");
+    list("192.0.2.1").unwrap();
+    assert_eq!(members.to_text(), format!("{} a 10.0.0.6 hub=192.0.2.1:5678\n", key(1)));
+}
+
+#[test]
 fn only_a_holder_that_was_found_dead_loses_its_address() {
     let both = ["10.0.0.0/29", "fd00::/64"].map(|text| text.parse().unwrap());
     let mut members = Members::parse("", Subnets::new(&both).unwrap()).unwrap();

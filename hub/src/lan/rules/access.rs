@@ -162,7 +162,18 @@ impl AccessControl {
         if let Some(rule) = self.known(&key, direction, [from, to], !is_opening, now, end) {
             return Some(rule);
         }
-        match self.decide(from, to, &key, direction, end) {
+        let decided = self.decide(from, to, &key, direction, end);
+        if !decided.1.allows
+            && is_of_connection(header, l4)
+            && let (Some(rule), Decision { allows: true, .. }) =
+                self.decide(to, from, &key, direction.reversed(), end)
+        {
+            let (generation, direction) = (self.generation, direction.reversed());
+            self.count(rule);
+            self.flows.insert(key, Flow { from: to, to: from, direction, rule, generation, seen_at: now });
+            return Some(rule);
+        }
+        match decided {
             (Some(rule), Decision { allows, .. }) => {
                 self.count(rule);
                 if allows {
@@ -277,6 +288,14 @@ fn is_opening(header: &Header, l4: &[u8]) -> bool {
         TCP => l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == SYN),
         _ => false,
     }
+}
+
+/// Whether a packet is of a TCP connection that is there, as far as it says. That may have begun at another hub, or before this
+/// one was started, and the side that was asked be the first to say more.
+fn is_of_connection(header: &Header, l4: &[u8]) -> bool {
+    const SYN_AND_ACK: u8 = 0x12;
+    const ACK: u8 = 0x10;
+    header.protocol == TCP && l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == ACK)
 }
 
 /// The identifier of an echo request or reply.

@@ -46,6 +46,15 @@ pub(super) enum Direction {
     Backward,
 }
 
+impl Direction {
+    pub(super) fn reversed(self) -> Direction {
+        match self {
+            Direction::Forward => Direction::Backward,
+            Direction::Backward => Direction::Forward,
+        }
+    }
+}
+
 impl Key {
     /// The flow of a packet with these addresses, from and to, and its direction in it.
     #[inline]

@@ -242,6 +242,28 @@ fn replies_pass_and_nothing_else_does() {
 }
 
 #[test]
+fn a_connection_that_began_elsewhere_goes_on_whoever_speaks_first() {
+    for rules in ["allow laptop -> nas [tcp/22]", "deny nas -> *\nallow laptop -> nas [tcp/22]"] {
+        let mut bench = Bench::new(rules);
+        let mut tcp = |from: usize, to: usize, ports: (u16, u16), flags: u8| {
+            let mut l4 = l4(ports);
+            (l4[12], l4[13]) = (0x50, flags);
+            bench.passes(from, to, &packet(from, to, false, 6, &l4))
+        };
+        for flags in [0x02, 0x12, 0x04, 0x00] {
+            assert!(!tcp(NAS, LAPTOP, (22, 4_000), flags), "{flags:#x}: it opens one, or is of none");
+        }
+        assert!(!tcp(NAS, LAPTOP, (80, 4_000), 0x18) && !tcp(NAS, PHONE, (22, 4_000), 0x18));
+        assert!(tcp(NAS, LAPTOP, (22, 4_000), 0x18), "bytes of the side that was asked");
+        assert!(
+            tcp(LAPTOP, NAS, (4_000, 22), 0x10) && tcp(NAS, LAPTOP, (22, 4_000), 0x04),
+            "it is known now"
+        );
+        assert!(!tcp(NAS, LAPTOP, (22, 4_000), 0x02), "but not to be opened that way");
+    }
+}
+
+#[test]
 fn a_flow_whose_packets_come_fast_is_as_alive_as_one_whose_packets_are_rare() {
     let mut bench = Bench::new("allow laptop -> nas [udp/53]");
     for _ in 0..1_000 {
