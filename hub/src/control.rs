@@ -25,7 +25,7 @@ mod links;
 mod rules;
 mod store;
 
-pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, others};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, others, unlinked};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord, serve_store};
@@ -336,6 +336,12 @@ pub struct Revoked {
     /// The LAN's other hubs, in whose files it is marked, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hubs: Vec<Name>,
+    /// Those of them that are not linked to this one, and hear of it once they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<Name>,
+    /// Whether it was the hub that kept the list of members.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// A LAN that has moved to other subnets.

@@ -138,6 +138,9 @@ impl Core {
             peers: Peers::default(),
             time: Time { now: None, unix: unix_time, started: unix_time, last_join: 0 },
         };
+        if core.has_lost_list() {
+            core.keeper.set_fresh(true);
+        }
         core.set_rules(rules);
         core.hubs.own_addresses = core.members().addresses_of(&core.key.public()).to_vec();
         core

@@ -227,8 +227,17 @@ pub fn revoked(revoked: &Revoked) -> String {
         [] => ", then `hub reload`".to_owned(),
         hubs => format!(" and in `members` of {}, then `hub reload` at each", join(hubs)),
     };
+    let unreached = match &revoked.unreached[..] {
+        [] => String::new(),
+        hubs => format!("no link to {}: there it is still let in, until there is one\n", join(hubs)),
+    };
+    let kept = if revoked.kept {
+        "it kept the list of members: `hub keep` here, or at another hub, and the list can change again\n"
+    } else {
+        ""
+    };
     format!(
-        "{} ({}) is revoked{}: key {} cannot join again\nto undo that, delete `revoked` at the end of its line in {}{others}\n",
+        "{} ({}) is revoked{}: key {} cannot join again\n{unreached}{kept}to undo that, delete `revoked` at the end of its line in {}{others}\n",
         revoked.name,
         list(&revoked.addresses),
         if revoked.online { " and off the LAN" } else { "" },
@@ -493,12 +502,19 @@ pub(crate) mod tests {
             online: false,
             file: "/var/lib/hub/members".into(),
             hubs: vec![],
+            unreached: vec![],
+            kept: false,
         };
         assert!(revoked(&facts).ends_with(" its line in /var/lib/hub/members, then `hub reload`\n"));
         facts.hubs = ["hub-b", "hub-c"].map(|hub| hub.parse().unwrap()).to_vec();
         assert!(revoked(&facts).ends_with(
             " its line in /var/lib/hub/members and in `members` of hub-b and hub-c, then `hub reload` at each\n"
         ));
+        (facts.unreached, facts.kept) = (vec!["hub-c".parse().unwrap()], true);
+        let said = revoked(&facts);
+        assert!(
+            said.contains("\nno link to hub-c: there it is still let in") && said.contains("`hub keep` here")
+        );
     }
 
     #[test]

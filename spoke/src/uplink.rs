@@ -401,8 +401,11 @@ impl Uplink {
         if let tunnel::Error::HubKey { seen } = error {
             let error = self.key_changed(self.ways.current(), seen);
             self.retry.slow_down();
-            self.end_or_try_again(error, now);
-            return;
+            // Where a person names several hubs, it is the key of one of them that is known.
+            return match self.config.hubs.len() {
+                0 | 1 => self.end_or_try_again(error, now),
+                _ => self.try_again(error.to_string(), now),
+            };
         }
         let Phase::Linked(linked) = &self.phase else { return };
         let why = advice::failed(self.ways.current(), linked.progress(), &error);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::world::SOON;
 use crate::house::{
     self, Binaries, HUB_LISTENS, Host, Net, Process, SPOKE_ON_LAN, Said, ask_spoke, await_true, make_state,
-    place, run, state,
+    ping, place, run, state,
 };
 
 /// The hubs, and whose host each is.
@@ -264,9 +264,9 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
         serde_json::from_str::<Value>(&status).unwrap()["hubs"].as_array().unwrap().len() == 2
     });
     world.kill(A);
-    // Who is known comes and goes.
+    // Who is known comes and goes, though its list would give it another name.
     world.spokes.clear();
-    world.spoke(LAPTOP, &["--hub", &b, "--name", "laptop"], SPOKE_ON_LAN);
+    world.spoke(LAPTOP, &["--hub", &b, "--name", "notebook"], "on the LAN as 10.0.0.252 (laptop)");
     // Who is new hears why it has to wait, and goes on trying.
     world.spoke(
         DESK,
@@ -304,8 +304,66 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
     world.await_linked(A, B);
     assert_eq!(
         (&world.status(B)["keeper"]["this"], &world.status(A)["keeper"]["term"]),
-        (&true.into(), &2.into())
+        (&true.into(), &1_001.into())
     );
+}
+
+#[test]
+fn a_machine_that_waits_at_one_of_two_hubs_goes_on_waiting_when_that_one_is_away() {
+    let _place = place();
+    let mut world = World::of_two();
+    world.ask(A, &["lock"]).good();
+    let hubs = ["--hub", &World::place(A), "--hub", &World::place(B), "--name", "nas"];
+    world.spoke(NAS, &hubs, "waits until the hub's owner lets it in");
+    world.kill(A);
+    world.said(NAS).wait_for_line("has key", SOON).unwrap();
+    world.start(A);
+    await_true("it waits again", SOON, || world.ask(A, &["pending"]).good().contains("nas"));
+    world.ask(A, &["allow", "nas"]).good();
+    world.said(NAS).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+}
+
+#[test]
+fn no_hub_ends_itself_or_gives_its_address_away_and_rules_know_it_by_its_name() {
+    let _place = place();
+    let mut world = World::of_two();
+    for (words, why) in [
+        (["revoke", "hub-b"], "that is this hub: to end it for good, `hub revoke` at another one"),
+        (["forget", "hub-b"], "that is this hub"),
+    ] {
+        world.ask(B, &words).fails(why);
+    }
+    let list = state(world.host(A), "hub").join("members");
+    let text = std::fs::read_to_string(&list).unwrap();
+    let own = format!(" hub={}", World::place(A));
+    std::fs::write(&list, text.replace(&own, "")).unwrap();
+    world.ask(A, &["reload"]).fails("the line of this hub has to keep its `hub=`");
+    std::fs::write(&list, text).unwrap();
+    world.ask(A, &["reload"]).good();
+    world.await_linked(A, B);
+
+    let b = World::place(B);
+    let own = world.members(B).iter().find_map(|line| line.strip_prefix("hub-b ")).unwrap().to_owned();
+    let own = own.split(' ').next().unwrap().to_owned();
+    world.spoke(NAS, &["--hub", &b, "--ip", &own], &format!("{own} is held by hub-b"));
+    std::fs::write(state(world.host(B), "hub").join("rules"), "deny laptop -> hub-b\nallow * -> *\n")
+        .unwrap();
+    world.kill(B);
+    world.start(B);
+    for (host, name, is_let) in [(LAPTOP, "laptop", false), (DESK, "desk", true)] {
+        world.spoke(host, &["--hub", &b, "--name", name], SPOKE_ON_LAN);
+        for to in ["10.0.0.1", &own] {
+            let pinged = ping(world.net.spoke(host), to.parse().unwrap(), 56, Duration::from_millis(700));
+            assert_eq!(pinged.is_ok(), is_let, "{name} to {to}: {pinged:?}");
+            let case = world.ask(B, &["rules", "--explain", name, to, "icmp"]).good();
+            assert!(case.contains(if is_let { "allowed" } else { "denied" }), "{case}");
+        }
+    }
+    // It was killed with its members, and the keeper's end is said.
+    world.kill(A);
+    let said = world.ask(B, &["revoke", "hub"]).good();
+    assert!(said.contains("it kept the list of members: `hub keep` here"), "{said}");
+    world.ask(B, &["keep"]).good();
 }
 
 /// Its list is lost, or of a time when there was hardly a member.
@@ -485,7 +543,7 @@ fn what_is_wrong_with_joining_is_said() {
     let join = |words: &[&str]| world.ask(B, &[&["--join", &a], words].concat());
     join(&[]).fails("say which key the other hub has: --hub-key");
     join(&["--hub-key", other]).fails("has the key");
-    join(&["--hub-key", &key]).fails("`hub invite NAME --hub` here lets one in");
+    join(&["--hub-key", &key]).fails("`hub invite NAME --hub` there lets one in");
     let no_invite = "the invite is unknown, used or expired, or not that of a hub";
     join(&["--hub-key", &key, "--invite", secret]).fails(no_invite);
     join(&["--hub-key", &key, "--invite", &spokes]).fails(no_invite);

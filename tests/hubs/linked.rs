@@ -1,5 +1,6 @@
 //! Hubs that are linked: members at different ones are on one LAN.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -201,6 +202,32 @@ fn one_key_at_two_hubs_is_on_the_lan_once() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!((&world.json(HUB_A)["online"], &world.json(HUB_B)["online"]), (&2.into(), &0.into()));
     assert!(clone.is_running());
+}
+
+/// No hub knows of another one's flows.
+#[test]
+fn where_rules_hold_a_connection_goes_on_at_another_hub_whichever_side_speaks_first() {
+    let _place = place();
+    let mut world = World::linked_with([HUB_A, HUB_A]);
+    for hub in [HUB_A, HUB_B] {
+        let rules = house::state(world.host(hub), "hub").join("rules");
+        std::fs::write(rules, "allow laptop -> desk [tcp/4000]\n").unwrap();
+        world.ask(hub, &["reload"]).good();
+    }
+    let listener = world.net.spoke(DESK).tcp_listen((Lan::address(1), 4_000)).unwrap();
+    let mut client = world.net.spoke(LAPTOP).tcp_connect(listener.local_addr().unwrap(), SOON).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(b"?").unwrap();
+    let mut byte = [0];
+    server.read_exact(&mut byte).unwrap();
+    world.hubs[HUB_A].take().unwrap().kill().unwrap();
+    world.await_at(HUB_B);
+    server.write_all(b"!").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.read_exact(&mut byte).unwrap();
+    // None begins that way.
+    let back = world.net.spoke(LAPTOP).tcp_listen((Lan::address(0), 4_000)).unwrap().local_addr().unwrap();
+    assert!(world.net.spoke(DESK).tcp_connect(back, Duration::from_millis(500)).is_err());
 }
 
 /// A transfer between two members goes on while the hubs are killed in turn.

@@ -102,6 +102,13 @@ pub fn others(core: &Core) -> Vec<Name> {
     others.map(|hub| hub.name.clone()).collect()
 }
 
+/// The names of those of them that have no link to this one.
+pub fn unlinked(core: &Core) -> Vec<Name> {
+    let is_linked = |key: &PublicKey| core.peer(key).is_some_and(|peer| peer.link().is_some());
+    let others = core.hubs().into_iter().filter(|hub| hub.key != core.key() && !is_linked(&hub.key));
+    others.map(|hub| hub.name.clone()).collect()
+}
+
 /// Who keeps the list, if hubs share it.
 pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
     let term = core.keeper()?;

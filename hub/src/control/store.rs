@@ -34,6 +34,11 @@ pub enum StoreRequest {
         /// Whether these are the first ones.
         first: bool,
     },
+    /// What was brought is the list of a hub that has none, though another one keeps it.
+    Copy {
+        /// How many records were brought.
+        brought: usize,
+    },
     /// Have the hub keep the list, by this number. The answer: the ids of records that are to be taken off the store, as those
     /// members are revoked.
     Keep {
@@ -74,6 +79,9 @@ pub struct StoreWork {
     /// Whether this hub keeps the list, or shares it with nobody.
     #[serde(default)]
     pub keeps: bool,
+    /// Whether this hub shares the list with others and has lost it.
+    #[serde(default)]
+    pub lost: bool,
     /// Changes.
     pub changes: Vec<StoreChange>,
 }
@@ -102,6 +110,7 @@ pub fn serve_store(core: &mut Core, request: StoreRequest, now: Instant) -> Opti
             let read: Result<Vec<_>, String> = records.into_iter().map(StoredRecord::read).collect();
             read.and_then(|records| core.take_stored(records, first)).and_then(ok)
         }
+        StoreRequest::Copy { brought } => core.copy_from_store(brought, now).and_then(ok),
         StoreRequest::Keep { term, brought } => core.keep_in_store(term, brought, now).and_then(|revoked| {
             let ids = revoked.into_iter().map(|id| StoredRecord::new(Record { id, text: None }).id);
             ok(ids.collect::<Vec<_>>())
@@ -117,6 +126,7 @@ impl StoreWork {
             attached: core.is_stored(),
             term: core.keeper().map_or(0, |term| term.number),
             keeps: core.keeps_list(),
+            lost: core.has_lost_list(),
             changes: core.work_for_store().into_iter().map(StoreChange::new).collect(),
         }
     }

@@ -58,7 +58,7 @@ impl Core {
 
     /// This hub's line in the list of members, if it has one.
     fn own_line(&self) -> Option<MemberId> {
-        self.hubs.own(self.members())
+        self.members().by_key(&self.key.public())
     }
 
     /// Which rule decides about the first packet of a service from one end to the other.

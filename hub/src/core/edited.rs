@@ -1,4 +1,5 @@
-//! Files that a person has edited where another hub keeps the list: that hub decides, so they are not taken over. Pure.
+//! Files that a person has edited and that are not taken over: where another hub keeps the list, that hub decides, and no hub
+//! takes itself off. Pure.
 
 use common::wire::key::PublicKey;
 
@@ -7,7 +8,7 @@ use crate::lan::members::{Access, Members};
 use crate::lan::saving::Files;
 
 impl Core {
-    /// Why these files are not taken over: another hub keeps the list, and a person has edited them here.
+    /// Why these files are not taken over, which a person has edited here.
     ///
     /// # Errors
     /// A sentence that says where to edit what.
@@ -31,6 +32,13 @@ impl Core {
     /// # Errors
     /// The same.
     pub(super) fn check_edited_members(&self, read: &Members) -> Result<(), String> {
+        let own = |members: &Members| {
+            members.by_key(&self.key.public()).is_some_and(|id| members.member(id).hub.is_some())
+        };
+        if own(self.members()) && !own(read) {
+            let text = "the line of this hub has to keep its `hub=`: to end it for good, `hub revoke` at another one";
+            return Err(text.to_owned());
+        }
         let Some(keeper) = self.keeper.other() else { return Ok(()) };
         let (known, unagreed) = (self.members(), self.keeper.unagreed());
         let is_other = |key: &PublicKey| {

@@ -345,6 +345,10 @@ impl Core {
             Ok(id) => id,
             Err(text) => return self.answer(request, Err(text)),
         };
+        if self.members().member(id).key == self.key.public() {
+            let text = "that is this hub: to end it for good, `hub revoke` at another one";
+            return self.answer(request, Err(text.to_owned()));
+        }
         let change = self.admission.revoke(id);
         self.carry_out(std::slice::from_ref(&change), now);
         let done = format!("{} is revoked and off the LAN", change.member.name);

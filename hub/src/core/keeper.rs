@@ -13,9 +13,13 @@ use super::Core;
 use crate::effect::Notice;
 use crate::ids::{RequestId, SessionId};
 use crate::lan::keeper::{Asked, KEEPER_TIME, MOST_EDITS, Store, Then, parts};
-use crate::lan::members::Access;
+use crate::lan::members::{Access, Outcome};
 use crate::lan::saving::Command;
 use crate::lan::shared::{Put, access_text};
+
+/// What a person says goes before what is decided without one: while a hub is cut off from the store, others may keep the list
+/// by the next numbers there.
+const BEFORE_OTHERS: u64 = 1_000;
 
 /// What came of a change that is taken back before anyone may have agreed to it.
 pub(super) const UNCHANGED: &str = "nothing is changed";
@@ -88,9 +92,9 @@ impl Core {
         self.enqueue(request, Command::WriteTerm, now);
     }
 
-    /// Has this hub keep the list in its own files, by the next number: to a store it is a later list than the one there.
+    /// Has this hub keep the list in its own files, by a number to come: to a store it is a later list than the one there.
     pub(super) fn keep_anew(&mut self, now: Instant) {
-        let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(1);
+        let number = self.keeper.term().map_or(0, |term| term.number).saturating_add(BEFORE_OTHERS);
         self.take_for_keeper(Term { number, keeper: self.key.public() }, None, now);
     }
 
@@ -373,7 +377,10 @@ impl Core {
     /// Makes these records what they were before changes that are taken back.
     pub(super) fn put_back(&mut self, records: Vec<Record>, now: Instant) {
         records.iter().for_each(|record| self.admission.write_again(record.id));
-        self.put(records, now);
+        let mut put = self.take_in(&records, now);
+        // Who was not let in yet is not taken off either.
+        put.changes.retain(|change| change.outcome != Outcome::Removed || change.member.is_online());
+        self.take_put(put, now);
     }
 
     // ---- what others tell
@@ -408,14 +415,18 @@ impl Core {
 
     /// Makes the list what the keeper says.
     pub(super) fn put(&mut self, records: Vec<Record>, now: Instant) {
-        if records.is_empty() {
-            return;
+        if !records.is_empty() {
+            let put = self.take_in(&records, now);
+            self.take_put(put, now);
         }
+    }
+
+    fn take_in(&mut self, records: &[Record], now: Instant) -> Put {
         self.seal(now);
-        let put = self.admission.put(&records);
+        let put = self.admission.put(records);
         // This is no change to ask for.
         drop(self.admission.take_edits());
-        self.take_put(put, now);
+        put
     }
 
     fn take_put(&mut self, Put { changes, access, bad }: Put, now: Instant) {

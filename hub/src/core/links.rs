@@ -103,7 +103,7 @@ impl Core {
             }
             Wish::Unknown if self.admit_hub(session, hub, join, now) => return,
             Wish::Unknown => {
-                let text = "the list of members here has no hub with this key: `hub invite NAME --hub` here lets one in";
+                let text = "the list of members there has no hub with this key: `hub invite NAME --hub` there lets one in";
                 return self.switch.refuse(session, Refusal::Locked, text.to_owned());
             }
         };

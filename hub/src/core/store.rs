@@ -28,6 +28,11 @@ impl Core {
         self.keeper.has_original() && (self.keeper.term().is_none() || !self.members().is_empty())
     }
 
+    /// Whether this hub shares the list with others and has lost it.
+    pub fn has_lost_list(&self) -> bool {
+        self.keeper.term().is_some() && self.members().is_empty()
+    }
+
     /// The process that writes to the store asks for something.
     pub fn hear_store(&mut self, now: Instant) {
         self.keeper.store_mut().into_iter().for_each(|store| store.hear(now));
@@ -89,6 +94,20 @@ impl Core {
     /// Where there are too many.
     pub fn take_stored(&mut self, records: Vec<Record>, is_first: bool) -> Result<(), String> {
         self.keeper.bring(records, is_first)
+    }
+
+    /// Takes over what the store has brought where this hub has lost the list, so that it knows the others again: they tell it
+    /// who keeps it now.
+    ///
+    /// # Errors
+    /// Where it has a list, or some of what was brought is not here.
+    pub fn copy_from_store(&mut self, brought: usize, now: Instant) -> Result<(), String> {
+        if !self.has_lost_list() || self.keeper.brought() != brought {
+            return Err("the hub was started anew before it had the whole list".to_owned());
+        }
+        let records = self.keeper.take_brought();
+        self.put(records, now);
+        Ok(())
     }
 
     /// Has this hub keep the list, as the store says that it is the one, with this number: the list here, or the one of which

@@ -159,7 +159,7 @@ impl Admission {
 
     /// Sets whether nobody can agree to a change now: members that come are let in as their lines are.
     pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
-        self.members.is_frozen = is_frozen;
+        self.members.set_frozen(is_frozen);
     }
 
     /// Sets the time of day, in Unix seconds: invites expire by it.

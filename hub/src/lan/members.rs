@@ -72,6 +72,8 @@ struct Journal {
     /// were.
     edited: Option<BTreeMap<PublicKey, Option<String>>>,
     touched: Touched,
+    /// Whether nobody can agree to a change now: a member that comes is let in as its line is.
+    is_frozen: bool,
 }
 
 /// From which estimated length on, in bytes, newcomers' routes are not recorded, nor what revoked members had but for names and
@@ -103,8 +105,6 @@ pub struct Members {
     journal: Journal,
     /// Counts the changes of what access rules know members by.
     parties: u64,
-    /// Whether nobody can agree to a change now: a member that comes is let in as its line is.
-    pub(super) is_frozen: bool,
 }
 
 impl Members {
@@ -125,7 +125,6 @@ impl Members {
             skipped: Vec::new(),
             journal: Journal::default(),
             parties: 0,
-            is_frozen: false,
         };
         for (number, line) in folded.lines {
             let bad = |why| BadLine { line: number, why };

@@ -233,6 +233,8 @@ impl Server {
             online: change.member.session.is_some(),
             file: self.store.members_file(),
             hubs: control::others(&self.core),
+            unreached: control::unlinked(&self.core),
+            kept: self.core.keeper().is_some_and(|term| term.keeper == change.member.key),
         }
     }
 }

@@ -113,6 +113,11 @@ impl<O: Outside> Leader<O> {
                     "the lease of an earlier `hub store` beside this hub has not ended yet".to_owned()
                 );
             }
+            Some(_) if work.lost => {
+                let brought = self.bring()?;
+                self.outside.ask::<()>(StoreRequest::Copy { brought })?;
+                return Err(WAITS.to_owned());
+            }
             Some(_) => return Err(WAITS.to_owned()),
             None => {}
         }
@@ -156,8 +161,8 @@ impl<O: Outside> Leader<O> {
         }
     }
 
-    /// etcd's list becomes the hub's.
-    fn take(&mut self, lease: &str, term: u64) -> Result<(), String> {
+    /// Brings the hub what etcd has: how many records.
+    fn bring(&mut self) -> Result<usize, String> {
         let records = self.etcd().records(LIST).map_err(to_text)?;
         let records = records.into_iter().filter_map(|(name, text)| {
             Some(StoredRecord { id: name.strip_prefix(LIST)?.to_owned(), text: Some(text) })
@@ -173,10 +178,16 @@ impl<O: Outside> Leader<O> {
                 size = 0;
             }
         }
-        let brought = Some(parts.iter().map(Vec::len).sum());
+        let brought = parts.iter().map(Vec::len).sum();
         for (at, records) in parts.into_iter().enumerate() {
             self.outside.ask::<()>(StoreRequest::Take { records, first: at == 0 })?;
         }
+        Ok(brought)
+    }
+
+    /// etcd's list becomes the hub's.
+    fn take(&mut self, lease: &str, term: u64) -> Result<(), String> {
+        let brought = Some(self.bring()?);
         // Before the hub knows of the number, or one that hears of it would take its list for a later one than etcd's.
         self.write_term(lease, term)?;
         let revoked: Vec<String> = self.outside.ask(StoreRequest::Keep { term, brought })?;

@@ -50,7 +50,7 @@ impl Members {
         let subnets = self.subnets;
         for subnet in subnets.iter() {
             // An address more would be a change.
-            if self.is_frozen && known.is_some_and(|id| self.member(id).is_without(subnet)) {
+            if self.journal.is_frozen && known.is_some_and(|id| self.member(id).is_without(subnet)) {
                 continue;
             }
             match self.choose(subnet, join, known, access, found_dead) {
@@ -65,7 +65,7 @@ impl Members {
         for &(holder, address) in &evicted {
             self.update(holder, |member| member.addresses.retain(|&held| held != address));
         }
-        let (name, is_frozen) = (self.free_name(&join.name, &key, known), self.is_frozen);
+        let (name, is_frozen) = (self.free_name(&join.name, &key, known), self.journal.is_frozen);
         let id = match known {
             Some(id) => {
                 self.update(id, |member| {

@@ -19,6 +19,11 @@ impl Members {
         self.journal.edited = is_shared.then(BTreeMap::new);
     }
 
+    /// Sets whether nobody can agree to a change now: a member that comes is let in as its line is.
+    pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
+        self.journal.is_frozen = is_frozen;
+    }
+
     pub(super) fn note_edit(&mut self, id: MemberId) {
         if let Some(edited) = &mut self.journal.edited {
             let member = &self.table[id.index()];

@@ -199,10 +199,10 @@ fn where_nobody_can_agree_to_a_change_a_member_is_let_in_as_its_line_is() {
     let both = ["10.0.0.0/29", "fd00::/64"].map(|text| text.parse().unwrap());
     let subnets = Subnets::new(&both).unwrap();
     let mut members = Members::parse(&format!("{} a 10.0.0.5\n", key(1)), subnets).unwrap();
-    members.is_frozen = true;
+    members.journal.is_frozen = true;
     assert_eq!(admit(&mut members, 1, "b", None), "a 10.0.0.5");
     assert!(!members.is_changed());
-    members.is_frozen = false;
+    members.journal.is_frozen = false;
     assert!(admit(&mut members, 1, "b", None).starts_with("b 10.0.0.5,fd00::"));
 }
 
