@@ -225,7 +225,10 @@ pub fn named_ports(ports: &[u16]) -> String {
 pub fn revoked(revoked: &Revoked) -> String {
     let others = match &revoked.hubs[..] {
         [] => ", then `hub reload`".to_owned(),
-        hubs => format!(" and in `members` of {}, then `hub reload` at each", join(hubs)),
+        hubs => format!(
+            " and in `members` of {}, then `hub reload` at each, first where the list is kept",
+            join(hubs)
+        ),
     };
     let unreached = match &revoked.unreached[..] {
         [] => String::new(),
@@ -508,7 +511,8 @@ pub(crate) mod tests {
         assert!(revoked(&facts).ends_with(" its line in /var/lib/hub/members, then `hub reload`\n"));
         facts.hubs = ["hub-b", "hub-c"].map(|hub| hub.parse().unwrap()).to_vec();
         assert!(revoked(&facts).ends_with(
-            " its line in /var/lib/hub/members and in `members` of hub-b and hub-c, then `hub reload` at each\n"
+            " its line in /var/lib/hub/members and in `members` of hub-b and hub-c, then `hub reload` at each, first where \
+             the list is kept\n"
         ));
         (facts.unreached, facts.kept) = (vec!["hub-c".parse().unwrap()], true);
         let said = revoked(&facts);

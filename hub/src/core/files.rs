@@ -6,6 +6,7 @@ use common::wire::frame::Farewell;
 use common::wire::name::Name;
 
 use super::Core;
+use super::keeper::kept_but;
 use crate::effect::{Effect, Notice, Who};
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
@@ -97,7 +98,7 @@ impl Core {
                     if self.admission.is_changed() {
                         let trouble = self.saving.postpone(Command::WriteTerm);
                         if request != NOBODY {
-                            self.answer(request, Err(trouble));
+                            self.answer(request, Err(kept_but(&trouble)));
                         }
                         continue;
                     }
@@ -238,10 +239,11 @@ impl Core {
                     self.note_failed(Command::WriteTerm, error.clone(), now);
                 }
                 if request != NOBODY {
-                    let kept = written.and_then(|()| match self.keeper.is_own() {
-                        true => Ok(Answer::Kept),
-                        false => Err("another hub has begun to keep the list of members".to_owned()),
-                    });
+                    let kept =
+                        written.map_err(|why| kept_but(&why)).and_then(|()| match self.keeper.is_own() {
+                            true => Ok(Answer::Kept),
+                            false => Err("another hub has begun to keep the list of members".to_owned()),
+                        });
                     self.answer(request, kept);
                 }
             }

@@ -540,6 +540,11 @@ impl Core {
     }
 }
 
+/// The answer to a person who has this hub keep the list, which it does, while that cannot be written.
+pub(super) fn kept_but(why: &str) -> String {
+    format!("this hub keeps the list of members from now on, but {why}")
+}
+
 /// The record as it was before a change.
 fn before(edit: Edit) -> Record {
     Record { id: edit.record.id, text: edit.before }

@@ -105,6 +105,14 @@ impl Members {
         place: Place,
     ) -> Result<(), String> {
         self.subnets.check_place(&place)?;
+        let is_there = |member: &Member| member.key != key && member.hub.as_ref() == Some(&place);
+        if let Some((_, other)) = self.iter().find(|(_, member)| is_there(member)) {
+            return Err(format!(
+                "the hub {0} is at {place} already: say another --host or --listen, or, where this one takes its place, \
+                 `hub revoke {0}` first",
+                other.name
+            ));
+        }
         let known = self.by_key(&key);
         let Rights { mut addresses, routes, tags } = rights;
         if let Some(id) = known {

@@ -215,7 +215,11 @@ fn a_machine_that_becomes_a_hub_has_addresses_and_is_reached_from_outside() {
     let why = list("10.0.0.3:80").unwrap_err();
     assert!(why.starts_with("10.0.0.3:80: that address is one of the LAN 10.0.0.0/29"), "{why}");
     list("192.0.2.1").unwrap();
+    list("192.0.2.1").unwrap();
     assert_eq!(members.to_text(), format!("{} a 10.0.0.6 hub=192.0.2.1:5678\n", key(1)));
+    let place = || "192.0.2.1".parse().unwrap();
+    let why = members.list_hub(key(2), "b".parse().unwrap(), Rights::default(), place()).unwrap_err();
+    assert!(why.starts_with("the hub a is at 192.0.2.1:5678 already"), "{why}");
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl List {
                 }
             }
             Op::Hub { key: seed, name: named, secret } => {
-                let place = "192.0.2.1:5678".parse().ok();
+                let place = format!("192.0.2.{seed}:5678").parse().ok();
                 let invite = secret.map(|secret| [secret; 16]);
                 let join = Join { invite, place: place.clone(), is_hub: true, ..Join::new(name(named)) };
                 match invite {
