@@ -187,9 +187,8 @@ impl Switch {
         now: Instant,
     ) {
         let member = fabric.members.member(to);
-        // What comes by a link goes to none.
-        let elsewhere = member.elsewhere.filter(|_| !matches!(self.origin(from), Origin::Link(_)));
-        let mut ways = [member.session, elsewhere].into_iter().flatten();
+        // It may have gone to another hub in this very turn, also where the packet comes from there.
+        let mut ways = [member.session, member.elsewhere].into_iter().flatten();
         let Some(to) = ways.find(|&session| self.leads_to(session, to)) else {
             let answer = self.refusal(icmp::unreachable, from, &packet, header, fabric);
             return self.drop_answered(from, packet, Reason::Offline, answer, effects, now);
