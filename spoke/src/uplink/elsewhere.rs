@@ -58,15 +58,23 @@ impl Uplink {
             Way { proxy: proxy.clone().filter(|_| !direct.is_ping()), ..direct }
         };
         let told = told.iter().map(|(place, key)| (way(place), *key));
+        let before: Vec<Option<Way>> = self.trials.slots.iter().map(|trial| self.way_of(trial)).collect();
         if self.ways.tell(told.filter(|(way, _)| has_pings || !way.is_ping()).collect()) {
-            // They are known by the numbers of their ways.
-            self.end_trials(|_| true);
-            let lane = self.trials.slots.iter_mut().flatten().find(|trial| trial.goal == Goal::Lane);
-            if let Some(lane) = lane {
-                lane.way = self.ways.current_number();
+            // What is tried is known by the number of its way.
+            for (slot, way) in before.iter().enumerate() {
+                let number = way.as_ref().and_then(|way| self.ways.number(way));
+                match (&mut self.trials.slots[slot], number) {
+                    (Some(trial), Some(number)) => trial.way = number,
+                    (Some(_), None) => self.end_trial(slot),
+                    (None, _) => {}
+                }
             }
         }
         self.trials.choice.keep(&self.ways.hubs());
+    }
+
+    fn way_of(&self, trial: &Option<Trial>) -> Option<Way> {
+        trial.as_ref().map(|trial| self.ways.get(trial.way).clone())
     }
 
     // ---- how closely the hub is watched

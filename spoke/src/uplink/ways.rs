@@ -108,6 +108,11 @@ impl Ways {
         &self.all[way].way
     }
 
+    /// The number of this way, if it is one of them.
+    pub(super) fn number(&self, way: &Way) -> Option<usize> {
+        self.all.iter().position(|known| known.way == *way)
+    }
+
     /// The number of the first way from this one on that comes before the one in use, and leads to no other hub. One by
     /// pings is not tried beside a link, as two tunnels in pings would take each other's.
     pub(super) fn better(&self, from: usize) -> Option<usize> {
@@ -178,8 +183,8 @@ impl Ways {
                 self.all.push(Tried::new(way, Some(hub), true));
             }
         }
-        let number = |way: &Way| self.all.iter().position(|known| known.way == *way).unwrap_or(0);
-        (self.current, self.preferred) = (number(&current), number(&preferred));
+        (self.current, self.preferred) =
+            (self.number(&current).unwrap_or(0), self.number(&preferred).unwrap_or(0));
         true
     }
 
