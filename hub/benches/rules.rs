@@ -30,8 +30,8 @@ fn main() -> ExitCode {
     let names: Vec<Name> = (0..MEMBERS).map(|n| Name::nearest(&format!("m{n}"))).collect();
     let tags: Vec<Name> = ["office", "home"].map(Name::nearest).to_vec();
     let end = |party: Party, address: IpAddr| match party {
-        Party::Hub => End { name: None, tags: &[], address },
-        Party::Member(id) => End { name: Some(&names[id]), tags: &tags, address },
+        Party::Hub => End { is_hub: true, name: None, tags: &[], address },
+        Party::Member(id) => End { is_hub: false, name: Some(&names[id]), tags: &tags, address },
     };
     // In turns, so that both have the same luck with what else the machine does.
     let mut sets = [1, 1_000].map(|count| (Rules::parse(&text(count)).expect("rules"), [Duration::MAX; 2]));

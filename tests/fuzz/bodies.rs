@@ -451,9 +451,9 @@ pub(crate) fn rules(data: &[u8]) {
         ["10.0.0.2", "fd00::3", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect("an address"));
     let tags = [tag];
     let ends = [
-        rules::End { name: Some(&laptop), tags: &[], address: of_laptop },
-        rules::End { name: Some(&nas), tags: &tags, address: of_nas },
-        rules::End { name: None, tags: &[], address: of_hub },
+        rules::End { is_hub: false, name: Some(&laptop), tags: &[], address: of_laptop },
+        rules::End { is_hub: false, name: Some(&nas), tags: &tags, address: of_nas },
+        rules::End { is_hub: true, name: None, tags: &[], address: of_hub },
     ];
     let services = [Service::Tcp(22), Service::Udp(53), Service::Icmp, Service::Other(47)];
     for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {

@@ -14,6 +14,8 @@ use crate::transport::ping::{ClientSocket, PingLink};
 
 /// How long one address may take before the next one is tried.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
+/// So often some hundreds of replies are taken from the socket at once: others may send more all the time.
+const MOST_TURNS: usize = 16;
 /// After so many answers of a kernel and none of a hub, there is none.
 const KERNEL_ANSWERS: u64 = 3;
 
@@ -120,7 +122,12 @@ impl PingDial {
     /// Looks what came, and pings on.
     pub fn poll(&mut self, pings: &Pings, now: Instant) -> PingDialed {
         if let Some((at, mut link)) = self.trying.take() {
-            while link.receive(now) {}
+            // What is left is taken when the next request is due.
+            for _ in 0..MOST_TURNS {
+                if !link.receive(now) {
+                    break;
+                }
+            }
             if link.is_open() {
                 return PingDialed::Connected(at, link);
             }

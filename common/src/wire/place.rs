@@ -25,6 +25,11 @@ impl Place {
         &self.0
     }
 
+    /// Whether it is reached by pings.
+    pub fn is_ping(&self) -> bool {
+        self.0.scheme == Scheme::Icmp
+    }
+
     /// The same, where a host without a port means this port.
     #[must_use]
     pub fn with_port(mut self, port: u16) -> Place {

@@ -39,10 +39,8 @@ impl Core {
 
     /// Puts access rules in force, or lets all reach all. Logged where that is a change.
     pub(super) fn set_rules(&mut self, mut rules: Option<Rules>) {
-        // Where hubs share the list, its line there may have that name, and the hub itself another one.
-        let line = self.own_line().map(|id| self.name(id));
-        for name in self.members().hub_name().cloned().into_iter().chain(line) {
-            rules.iter_mut().for_each(|rules| rules.name_hub(&name));
+        if let (Some(rules), Some(name)) = (&mut rules, self.members().hub_name()) {
+            rules.name_hub(name);
         }
         if self.access_rules().map(AccessControl::rules) != rules.as_ref() {
             self.switch.set_rules(rules);

@@ -54,7 +54,8 @@ impl Core {
             (wanted.ask_at, wanted.before) = (now + ASK_AGAIN_AFTER, Some(before));
         }
         if let Err(text) = self.admission.list_hub(key, &self.lan.hub_name, Some(place)) {
-            self.note(Notice::NotSaved(text));
+            self.hubs.wanted_place = None;
+            self.note(Notice::NotSaved(format!("{text}; it stays where it was")));
         }
     }
 
@@ -83,7 +84,10 @@ impl Core {
             let facts = link.and_then(|(session, _)| self.switch.link(session));
             distance(link.is_some(), facts.and_then(|facts| facts.tunnel.round_trip()))
         };
-        self.hubs.known().iter().map(|hub| (hub.clone(), far(hub))).collect()
+        // What a person or an earlier version wrote may be a place within the LAN: no way for those who are not on it yet.
+        let is_outside = |place: &Place| self.lan.subnets.check_place(place).is_ok();
+        let told = |hub: &HubInfo| HubInfo { place: hub.place.clone().filter(is_outside), ..hub.clone() };
+        self.hubs.known().iter().map(|hub| (told(hub), far(hub))).collect()
     }
 
     /// Tells the next members that this hub is draining, when it is time.

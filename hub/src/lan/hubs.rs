@@ -168,14 +168,11 @@ impl Hubs {
             return false;
         }
         let hubs = of(members);
-        // A line that a person wrote may say a place that is reached through the hubs alone.
-        let place =
-            |hub: &Member| hub.hub.clone().filter(|place| members.subnets().check_place(place).is_ok());
-        let own_place = hubs.iter().find(|hub| hub.key == own).and_then(|hub| place(hub));
+        let place = hubs.iter().find(|hub| hub.key == own).and_then(|hub| hub.hub.clone());
         self.is_listed = members.by_key(&own).is_some();
-        let this = HubInfo { key: own, place: own_place, is_draining: self.is_draining };
+        let this = HubInfo { key: own, place, is_draining: self.is_draining };
         let others = hubs.into_iter().filter(|hub| hub.key != own);
-        let others = others.map(|hub| HubInfo { key: hub.key, place: place(hub), is_draining: false });
+        let others = others.map(|hub| HubInfo { key: hub.key, place: hub.hub.clone(), is_draining: false });
         let known: Vec<HubInfo> = std::iter::once(this).chain(others).take(MAX_HUBS).collect();
         let is_news = known != self.known;
         self.known = known;
@@ -249,9 +246,6 @@ mod tests {
         assert_eq!(told(&hubs), expected);
         assert!(hubs.set_draining(true) && !hubs.set_draining(true));
         assert!(told(&hubs)[0].2 && !told(&hubs)[1].2);
-        // One that is said to be within the LAN is neither told nor tried.
-        let within = members(&format!("{} hub-b - hub=10.0.0.9\n", key(2))).unwrap();
-        assert!(hubs.refresh(&within, key(1)) && told(&hubs)[1].1.is_empty());
         // A hub that is not in its own list can drain all the same.
         let mut list = list;
         list.replace(members(&format!("{} hub-b - hub=b\n", key(2))).unwrap());

@@ -35,7 +35,7 @@ const MAX_TOLD: usize = MAX_MEMBERS + MAX_INVITES + 1;
 /// Bits of a question's number below those that tell the run of the hub.
 const RUN: u32 = 32;
 /// A term is further ahead of the one that is known at most by this: it counts keepers, and nobody may use its numbers up.
-const MOST_AHEAD: u64 = 1 << 20;
+const MOST_AHEAD: u64 = 1 << 40;
 /// The process that writes to a store asks for work each few seconds: after this time without, it is gone.
 const STORE_SILENT: Duration = Duration::from_secs(10);
 

@@ -153,11 +153,6 @@ impl Members {
         Ok(members)
     }
 
-    /// The LAN's prefixes.
-    pub(crate) fn subnets(&self) -> Subnets {
-        self.subnets
-    }
-
     /// Lines that earlier versions took and this one passes over.
     pub fn skipped(&self) -> &[BadLine] {
         &self.skipped

@@ -49,9 +49,11 @@ pub struct BadLine {
 /// One end of a packet, as far as rules can tell.
 #[derive(Clone, Copy, Debug)]
 pub struct End<'a> {
-    /// The member's name; `None` for the hub itself.
+    /// Whether it is the hub itself.
+    pub is_hub: bool,
+    /// The name in the list of members; the hub may be in none.
     pub name: Option<&'a Name>,
-    /// The member's tags.
+    /// The tags there.
     pub tags: &'a [Tag],
     /// The packet's address there: the member's own, or one behind it.
     pub address: IpAddr,
@@ -243,7 +245,7 @@ impl Selector {
     fn matches(&self, end: End<'_>) -> bool {
         match self {
             Selector::All => true,
-            Selector::Hub => end.name.is_none(),
+            Selector::Hub => end.is_hub,
             Selector::Named(name) => end.name == Some(name),
             Selector::Tagged(tag) => end.tags.contains(tag),
             Selector::Within(place) => place.contains(end.address),

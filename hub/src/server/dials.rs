@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::linux::sandbox::Profile;
 use common::node::advice;
 use common::node::cli;
-use common::node::dial::{Dial, Dialed, Lookup, MAX_ADDRESSES, Translation};
+use common::node::dial::{Dial, Dialed, Lookup, MAX_ADDRESSES, Translation, time_to_dial};
 use common::node::event_loop::{EventLoop, Ready};
 use common::node::link::Link;
 use common::node::opening::{Opening, Plan, trust};
@@ -19,7 +19,6 @@ use common::node::way::{Trust, Way};
 use common::transport::tls::files::FileError;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
-use common::wire::target::Scheme;
 use log::{debug, info};
 use mio::net::TcpStream;
 use mio::{Registry, Waker};
@@ -30,6 +29,9 @@ use crate::lan::members::Members;
 
 /// The numbers of one hub's connection attempts are so many aligned ones, so that they never wrap around within.
 const NUMBERS: u16 = MAX_ADDRESSES as u16;
+
+/// Why a hub is not reached by pings: raw sockets are opened at the start alone.
+const NO_PINGS: &str = "no hub was to be reached by pings when this one started: start it anew";
 
 /// The connections that are being made, one for each hub at most.
 pub(super) struct Dials {
@@ -97,7 +99,7 @@ impl Dials {
         let mut dials = Dials {
             outbound,
             trust,
-            pings: places.iter().any(|place| is_ping(place)).then(Pings::open),
+            pings: places.iter().any(|place| place.is_ping()).then(Pings::open),
             profile: Profile::Accepts,
             time,
             waker: None,
@@ -125,7 +127,7 @@ impl Dials {
 
     /// Says by which proxies the ways to these places go that the environment names.
     pub(super) fn announce(&self, places: &[&Place]) {
-        for place in places.iter().filter(|place| !is_ping(place)) {
+        for place in places.iter().filter(|place| !place.is_ping()) {
             if let Ok(Some((Some(variable), url))) =
                 self.outbound.proxy_to(&place.target().host, cli::variable_of)
             {
@@ -153,7 +155,7 @@ impl Dials {
         let hub = place.target().clone();
         // No proxy passes pings.
         let proxy =
-            if is_ping(place) { None } else { self.outbound.proxy_to(&hub.host, cli::variable_of)? };
+            if place.is_ping() { None } else { self.outbound.proxy_to(&hub.host, cli::variable_of)? };
         Ok(Way { hub, proxy: proxy.map(|(_, url)| url) })
     }
 
@@ -167,7 +169,7 @@ impl Dials {
             return Err(why.clone());
         }
         if way.is_ping() && self.pings.is_none() {
-            return Err("no hub was to be reached by pings when this one started: start it anew".to_owned());
+            return Err(NO_PINGS.to_owned());
         }
         let (host, port) = way.first_hop();
         let stage = match (host.parse::<IpAddr>(), &self.waker) {
@@ -198,6 +200,9 @@ impl Dials {
         now: Instant,
     ) -> Result<(), String> {
         let way = self.way(place)?;
+        if way.is_ping() {
+            return Err("a link in pings has no lane".to_owned());
+        }
         let attempt = Attempt { stage: self.dial(&way, vec![at], now), way, lane_of: Some(link) };
         self.by_hub.insert(hub, attempt);
         Ok(())
@@ -205,7 +210,9 @@ impl Dials {
 
     fn dial(&mut self, way: &Way, addresses: Vec<SocketAddr>, now: Instant) -> Stage {
         if way.is_ping() {
-            return Stage::Pinging(Box::new(PingDial::start(addresses, self.time, now)));
+            // A name with two addresses, or a long way: the first answer takes two round trips.
+            let time = self.time.max(time_to_dial(true));
+            return Stage::Pinging(Box::new(PingDial::start(addresses, time, now)));
         }
         Stage::Dial(Dial::start(addresses, self.numbers(), None, self.time, now))
     }
@@ -279,10 +286,11 @@ impl Dials {
                         return Some(Outcome::Connected(Connected { link: Link::Ping(ping), at, from }));
                     }
                     Some(PingDialed::Failed(at, error)) => Err(advice::connect(&way, at, &error)),
-                    Some(PingDialed::Wait) | None => {
+                    Some(PingDialed::Wait) => {
                         stage = Stage::Pinging(dial);
                         break;
                     }
+                    None => Err(NO_PINGS.to_owned()),
                 },
                 Stage::Opening(mut opening, from) => match opening.go_on(now) {
                     Ok(true) => {
@@ -337,10 +345,6 @@ impl Stage {
 pub(super) fn places<'a>(members: &'a Members, own: &PublicKey) -> Vec<&'a Place> {
     let others = hubs::of(members).into_iter().filter(|hub| hub.key != *own);
     others.filter_map(|hub| hub.hub.as_ref()).collect()
-}
-
-fn is_ping(place: &Place) -> bool {
-    place.target().scheme == Scheme::Icmp
 }
 
 fn failure(way: &Way, at: Option<SocketAddr>, error: &io::Error) -> String {

@@ -75,7 +75,7 @@ fn party(member: Option<MemberId>) -> Party {
     member.map_or(Party::Hub, |id| Party::Member(id.index()))
 }
 
-/// What rules know of one end of a packet: of the hub, the tags that its own line has.
+/// What rules know of one end of a packet: of the hub, what its own line says.
 pub(crate) fn end<'a>(
     party: Party,
     address: IpAddr,
@@ -83,11 +83,15 @@ pub(crate) fn end<'a>(
     subnets: &Subnets,
 ) -> End<'a> {
     let address = subnets.resolve(address);
-    match party {
-        Party::Hub => End { name: None, tags: own.map_or(&[], |own| &members.member(own).tags), address },
-        Party::Member(id) => {
-            let member = members.member(MemberId::new(id));
-            End { name: Some(&member.name), tags: &member.tags, address }
-        }
+    let (is_hub, id) = match party {
+        Party::Hub => (true, own),
+        Party::Member(id) => (false, Some(MemberId::new(id))),
+    };
+    let member = id.map(|id| members.member(id));
+    End {
+        is_hub,
+        name: member.map(|member| &member.name),
+        tags: member.map_or(&[], |member| &member.tags),
+        address,
     }
 }

@@ -114,7 +114,7 @@ impl Ways {
     }
 
     /// The number of the first way from this one on that comes before the one in use, and leads to no other hub. One by
-    /// pings is not tried beside a link, as two tunnels in pings would take each other's.
+    /// pings is not tried beside a link, as it would be slower than any.
     pub(super) fn better(&self, from: usize) -> Option<usize> {
         let hub = self.all[self.current].hub;
         let is_same = |way: usize| self.hub(way).is_none_or(|other| hub.is_none_or(|hub| hub == other));

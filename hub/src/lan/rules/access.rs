@@ -110,6 +110,9 @@ impl AccessControl {
         let protocol = if header.is_ipv6() { 0 } else { header.protocol };
         let key = FragmentKey { from, to, source, destination, protocol, id };
         if header.fragment == Fragment::Later {
+            if overwrites_flags(ip, header) {
+                return false;
+            }
             // One that comes before the first is sent again with all others.
             return self.fragments.may_pass(&key, now);
         }
@@ -163,14 +166,13 @@ impl AccessControl {
             return Some(rule);
         }
         let decided = self.decide(from, to, &key, direction, end);
+        // It is the other end's flow, which is known once that end says something.
         if !decided.1.allows
             && is_of_connection(header, l4)
             && let (Some(rule), Decision { allows: true, .. }) =
                 self.decide(to, from, &key, direction.reversed(), end)
         {
-            let (generation, direction) = (self.generation, direction.reversed());
             self.count(rule);
-            self.flows.insert(key, Flow { from: to, to: from, direction, rule, generation, seen_at: now });
             return Some(rule);
         }
         match decided {
@@ -285,7 +287,8 @@ fn is_opening(header: &Header, l4: &[u8]) -> bool {
     match header.protocol {
         ICMP => l4.first() == Some(&8),
         ICMPV6 => l4.first() == Some(&128),
-        TCP => l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == SYN),
+        // What hides its flags in a later fragment may do so, too.
+        TCP => l4.get(13).is_none_or(|flags| flags & SYN_AND_ACK == SYN),
         _ => false,
     }
 }
@@ -295,7 +298,8 @@ fn is_opening(header: &Header, l4: &[u8]) -> bool {
 fn is_of_connection(header: &Header, l4: &[u8]) -> bool {
     const SYN_AND_ACK: u8 = 0x12;
     const ACK: u8 = 0x10;
-    header.protocol == TCP && l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == ACK)
+    let is_whole = header.fragment == Fragment::No;
+    header.protocol == TCP && is_whole && l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == ACK)
 }
 
 /// The identifier of an echo request or reply.
@@ -303,6 +307,17 @@ fn echo_id(protocol: u8, l4: &[u8]) -> Option<u16> {
     let &[kind, _, _, _, a, b] = l4.first_chunk()?;
     let is_echo = matches!((protocol, kind), (ICMP, 0 | 8) | (ICMPV6, 128 | 129));
     is_echo.then(|| u16::from_be_bytes([a, b]))
+}
+
+/// Whether a later fragment has the flags of TCP, over those that were looked at in the first one (RFC 3128). IPv6 takes no
+/// fragments that overlap (RFC 5722).
+fn overwrites_flags(ip: &[u8], header: &Header) -> bool {
+    const OFFSET: u16 = 0x1fff;
+    let offset = match ip {
+        [_, _, _, _, _, _, a, b, ..] if !header.is_ipv6() => u16::from_be_bytes([*a, *b]) & OFFSET,
+        _ => return false,
+    };
+    header.protocol == TCP && offset == 1
 }
 
 /// The flow that an ICMP error is about: that of the packet whose beginning it quotes.

@@ -34,8 +34,10 @@ impl Lan {
 
     fn end(&self, party: Party, address: IpAddr) -> End<'_> {
         match party {
-            Party::Hub => End { name: None, tags: &[], address },
-            Party::Member(id) => End { name: Some(&self.names[id]), tags: &self.tags[id], address },
+            Party::Hub => End { is_hub: true, name: None, tags: &[], address },
+            Party::Member(id) => {
+                End { is_hub: false, name: Some(&self.names[id]), tags: &self.tags[id], address }
+            }
         }
     }
 }
@@ -260,6 +262,34 @@ fn a_connection_that_began_elsewhere_goes_on_whoever_speaks_first() {
             "it is known now"
         );
         assert!(!tcp(NAS, LAPTOP, (22, 4_000), 0x02), "but not to be opened that way");
+        assert_eq!(bench.access.flows(), 1, "it is the laptop's");
+    }
+}
+
+#[test]
+fn a_connection_is_not_opened_the_other_way_in_pieces() {
+    for v6 in [false, true] {
+        let mut bench = Bench::new("allow laptop -> nas [tcp/22]");
+        let (mut forth, mut back) = (l4((22, 445)), l4((445, 22)));
+        (forth[13], back[13]) = (0x10, 0x10);
+        assert!(bench.passes(NAS, LAPTOP, &packet(NAS, LAPTOP, v6, 6, &forth)));
+        for known in [false, true] {
+            if known {
+                assert!(bench.passes(LAPTOP, NAS, &packet(LAPTOP, NAS, v6, 6, &back)));
+            }
+            let mut piece = |l4: &[u8], offset, more| {
+                let packet = with_fragment(NAS, LAPTOP, v6, 6, l4, Some((7, offset, more)));
+                bench.passes(NAS, LAPTOP, &packet)
+            };
+            assert!(
+                !piece(&forth[..8], 0, true) && !piece(&forth[8..], 1, false),
+                "flags in the second piece"
+            );
+            // Flags in both.
+            let first = piece(&forth[..16], 0, true);
+            assert!(first || !known);
+            assert_eq!(piece(&forth[8..], 1, false), first && v6, "which is no IPv6 packet");
+        }
     }
 }
 
