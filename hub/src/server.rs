@@ -224,8 +224,10 @@ impl Server {
         }
         let tcp_port = listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
         info!("to join: spoke --hub HOST:{tcp_port} --hub-key {key}");
-        let access = Notice::Access(self.core.access(), self.core.members().len());
-        self.logbook.note(access, self.clock.now);
+        if !self.core.awaits_list() {
+            let access = Notice::Access(self.core.access(), self.core.members().spokes());
+            self.logbook.note(access, self.clock.now);
+        }
     }
 
     /// Its state directory.

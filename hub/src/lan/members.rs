@@ -448,6 +448,7 @@ fn routes_size(routes: &[IpNetwork]) -> usize {
 
 mod addresses;
 mod admit;
+mod compare;
 mod edit;
 mod govern;
 mod lines;
@@ -456,6 +457,7 @@ mod names;
 mod shared;
 mod touched;
 
+pub use compare::Difference;
 pub use edit::{Change, Outcome};
 pub(crate) use lines::without_incomplete;
 pub use lines::{BadLine, Patch, Unagreed};

@@ -213,9 +213,9 @@ impl Server {
             Ok(Answer::Renumbered(renumbered)) => {
                 encode(Ok(control::renumbered(&renumbered, self.core.key(), true)))
             }
-            Ok(Answer::Reloaded(changes)) => {
+            Ok(Answer::Reloaded(changes, others)) => {
                 let certificate = self.certificate.file();
-                encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))
+                encode(Ok(control::reloaded(&self.core, &self.about, (&changes, &others), certificate)))
             }
             Ok(Answer::Revoked(change) | Answer::Forgotten(change)) => encode(Ok(self.revoked(change))),
             Ok(Answer::Allowed(name, key, waited)) => encode(Ok(Allowed { name, key, waited })),
