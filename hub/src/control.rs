@@ -25,7 +25,7 @@ mod links;
 mod rules;
 mod store;
 
-pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, others};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, keeper, others};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord, serve_store};
@@ -303,6 +303,9 @@ pub struct Invited {
     pub listening: SocketAddr,
     /// How long it lives.
     pub seconds: u64,
+    /// Whether it takes the place of an earlier one of the same name, which is void.
+    #[serde(default)]
+    pub replaces: bool,
 }
 
 /// Who may join.

@@ -62,7 +62,7 @@ mod stored;
 use certificate::Certificate;
 pub use config::{Config, Error};
 use dials::Dials;
-pub use joining::{Joined, join};
+pub use joining::{JoinError, Joined, join, shares_list};
 use links::{Links, Pinged, source_of};
 use listener::{Accepted, Listener};
 use machine::Machine;
