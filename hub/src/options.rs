@@ -453,7 +453,10 @@ pub fn endpoint(text: &str) -> Result<String, String> {
         return Err(bad(format!("write http://{rest} or https://{rest}")));
     }
     let (place, _) = rest.split_once('/').unwrap_or((rest, ""));
-    split_port(place).map_err(bad)?;
+    if let Err(why) = split_port(place) {
+        let why = why.split("; write ").next().unwrap_or_default();
+        return Err(bad(format!("{why}; write {scheme}://HOST:PORT")));
+    }
     Ok(text.to_owned())
 }
 

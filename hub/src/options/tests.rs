@@ -187,8 +187,8 @@ fn an_endpoint_is_a_url() {
     for (bad, why) in [
         ("127.0.0.1:2379", "write http://127.0.0.1:2379 or https://127.0.0.1:2379"),
         ("ftp://x", "write http://x or https://x"),
-        ("http://127.0.0.1:99999", "the port is not 1 to 65535"),
-        ("http://", "the host is missing"),
+        ("http://127.0.0.1:99999", "the port is not 1 to 65535; write http://HOST:PORT"),
+        ("http://", "the host is missing; write http://HOST:PORT"),
         ("", "write http://"),
     ] {
         let said = endpoint(bad).unwrap_err();
