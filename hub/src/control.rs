@@ -25,7 +25,7 @@ mod links;
 mod rules;
 mod store;
 
-pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, keeper, others};
+pub use hubs::{Draining, HubLinkStatus, HubStatus, KeeperStatus, draining, others};
 pub use links::LinkStatus;
 pub use rules::{Explained, PAGE, RuleList, RuleStatus, explain, rules};
 pub use store::{StoreChange, StoreRequest, StoreWork, StoredRecord, serve_store};

@@ -7,9 +7,13 @@ use common::node::human::{bytes, counted, duration, millis, table, time_left};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Draining, Explained, HubLinkStatus, HubStatus, InviteStatus, KeeperStatus, LinkStatus,
-    MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
+    Allowed, Explained, HubLinkStatus, HubStatus, InviteStatus, KeeperStatus, LinkStatus, MemberStatus,
+    Moved, PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
+
+mod drain;
+
+pub use drain::draining;
 
 /// The report of `hub status`.
 pub fn status(status: &Status) -> String {
@@ -253,31 +257,6 @@ pub fn forgotten(forgotten: &Revoked) -> String {
     format!("{name} ({}) is forgotten: its name and address are free\n", list(addresses))
 }
 
-/// The answer to `hub drain`.
-pub fn draining(draining: &Draining) -> String {
-    let Draining { draining, online, hubs } = draining;
-    if !draining {
-        return "members that come may stay again\n".to_owned();
-    }
-    let others: Vec<String> = hubs
-        .iter()
-        .filter(|hub| hub.link.is_some())
-        .map(|hub| format!("{} at {}", hub.name, hub.place))
-        .collect();
-    let whither = match &others[..] {
-        [] => "another hub, but this one has no link to any: who reaches none stays".to_owned(),
-        hubs => hubs.join(" or "),
-    };
-    let who = match online {
-        0 => "nobody is online here; members that come are".to_owned(),
-        1 => "the member online here is".to_owned(),
-        many => format!("the {many} members online here are"),
-    };
-    format!(
-        "draining: {who} told to go to {whither}\n`hub status` shows how many are left, `hub drain --off` ends it\n"
-    )
-}
-
 /// The answer to `hub rename`.
 pub fn renamed(renamed: &Renamed) -> String {
     format!("{} is called {} from now on\n", renamed.from, renamed.to)
@@ -432,19 +411,6 @@ pub(crate) mod tests {
         }
     }
 
-    fn link_status() -> LinkStatus {
-        LinkStatus {
-            seconds: 130,
-            source: "192.0.2.10:4000".parse().unwrap(),
-            round_trip_ms: Some(0.42),
-            received: Traffic { packets: 3, bytes: 2_048 },
-            sent: Traffic::default(),
-            queue_bytes: 0,
-            drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
-            lane: None,
-        }
-    }
-
     /// A hub, one of whose two members is online.
     pub(crate) fn running() -> Status {
         Status {
@@ -480,7 +446,16 @@ pub(crate) mod tests {
     #[test]
     fn the_status_is_a_head_and_an_aligned_table() {
         let mut online = member("laptop", "10.0.0.2");
-        online.link = Some(link_status());
+        online.link = Some(LinkStatus {
+            seconds: 130,
+            source: "192.0.2.10:4000".parse().unwrap(),
+            round_trip_ms: Some(0.42),
+            received: Traffic { packets: 3, bytes: 2_048 },
+            sent: Traffic::default(),
+            queue_bytes: 0,
+            drops: [("delay".to_owned(), 2), ("forged-source".to_owned(), 1)].into(),
+            lane: None,
+        });
         let mut two = online.link.clone().unwrap();
         two.lane = Some(LaneStatus {
             seconds: 9,
@@ -537,27 +512,6 @@ pub(crate) mod tests {
         assert!(!moved(&facts).contains("run the same at"));
         facts.hubs = ["hub-b", "hub-c"].map(|hub| hub.parse().unwrap()).to_vec();
         assert!(moved(&facts).contains("\nrun the same at hub-b and hub-c: "), "{}", moved(&facts));
-    }
-
-    #[test]
-    fn drain_names_hubs_that_can_be_reached() {
-        let hub = |name: &str, link: Option<HubLinkStatus>| HubStatus {
-            name: name.parse().unwrap(),
-            place: format!("{name}.example.org:5678"),
-            key: PrivateKey::from_random([1; 32]).public(),
-            this: false,
-            link,
-            problem: None,
-        };
-        let link = || Some(HubLinkStatus { members: 0, link: link_status() });
-        let drained = |online, hubs| draining(&Draining { draining: true, online, hubs });
-        let text = drained(2, vec![hub("b", link()), hub("c", None), hub("d", link())]);
-        let told = "draining: the 2 members online here are told to go to b at b.example.org:5678 or d at";
-        assert!(text.starts_with(told), "{text}");
-        let text = drained(1, vec![hub("c", None)]);
-        let told =
-            "draining: the member online here is told to go to another hub, but this one has no link to any";
-        assert!(text.starts_with(told), "{text}");
     }
 
     #[test]

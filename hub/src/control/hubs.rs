@@ -103,7 +103,7 @@ pub fn others(core: &Core) -> Vec<Name> {
 }
 
 /// Who keeps the list, if hubs share it.
-pub fn keeper(core: &Core) -> Option<KeeperStatus> {
+pub(super) fn keeper(core: &Core) -> Option<KeeperStatus> {
     let term = core.keeper()?;
     let members = core.members();
     Some(KeeperStatus {

@@ -223,7 +223,7 @@ impl Server {
             Ok(Answer::Revoked(change) | Answer::Forgotten(change)) => encode(Ok(self.revoked(change))),
             Ok(Answer::Allowed(name, key, waited)) => encode(Ok(Allowed { name, key, waited })),
             Ok(Answer::Renamed(change, to)) => encode(Ok(Renamed { from: change.member.name, to })),
-            Ok(Answer::Kept) => encode(Ok(control::keeper(&self.core))),
+            Ok(Answer::Kept) => encode(Ok(control::head(&self.core, &self.about, self.clock.now).keeper)),
             Ok(Answer::Invited | Answer::Cancelled(_)) => encode(Ok(())),
             Err(text) => encode::<()>(Err(text)),
         }
