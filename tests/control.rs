@@ -132,8 +132,8 @@ fn a_connection_that_says_nothing_stops_nobody() {
 fn a_locked_hub_lets_in_members_and_nobody_else() {
     let mut lan = Lan::with(Net::new(2).unwrap(), 1).unwrap();
     let told = hub(&lan.net, &["lock"]).good();
-    assert!(told.starts_with("locked: the 1 members known now (1 online) can join"), "{told}");
-    lan.hub.wait_for_line("locked: only 1 known", SOON).unwrap();
+    assert!(told.starts_with("locked: the member known now (online) can join"), "{told}");
+    lan.hub.wait_for_line("locked: only 1 known member and", SOON).unwrap();
     assert!(hub_status(&lan.net).locked);
     let stranger = spawn_spoke(&lan.net, &lan.binaries, 1, &[]).unwrap();
     // Each end says who it is that the owner may want to let in.
@@ -149,9 +149,22 @@ fn a_locked_hub_lets_in_members_and_nobody_else() {
         .unwrap();
     ping(lan.net.hub(), Lan::address(0).into(), 56, SOON).unwrap();
 
+    let here = ["invite", "late", "--host", "fe80::1%eth0"];
+    let line = hub(&lan.net, &here).good();
+    assert!(line.starts_with("spoke --hub [fe80::1%eth0]:5678 --hub-key "), "{line}");
+    let again = hub(&lan.net, &here);
+    assert!(again.err.contains("the earlier invite of late is void"), "{}", again.err);
+    let list = hub(&lan.net, &["invites"]).good();
+    assert!(list.contains(" 24 h "), "{list}");
+    let cancelled = hub(&lan.net, &["invites", "--cancel", "late", "--json"]).good();
+    assert_eq!(cancelled, "{\"cancelled\":\"late\"}\n");
+    hub(&lan.net, &["store", "ftp://x"]).fails_with(2, "is no endpoint of etcd: write http://x");
+    hub(&lan.net, &["store", "http://127.0.0.1:99999"]).fails_with(2, "the port is not 1 to 65535");
+    hub(&lan.net, &["drain"]).fails("there is no other hub to go to: `hub invite NAME --hub`");
+
     // It stays locked, and says so at start.
     lan.restart_hub().unwrap();
-    lan.hub.wait_for_line("locked: only 1 known", SOON).unwrap();
+    lan.hub.wait_for_line("locked: only 1 known member and", SOON).unwrap();
     ping_until(lan.net.hub(), Lan::address(0).into(), BACK).unwrap();
     lan.hub.wait_for_line("spoke1, key ", BACK).unwrap();
     assert!(stranger.is_running());
@@ -325,7 +338,9 @@ fn a_wrong_line_changes_nothing_and_a_right_file_only_what_it_says() {
     hub(&lan.net, &["lock"]).good();
     let mark = lan.hub.mark();
     lan.hub.signal(Signal::SIGHUP).unwrap();
-    lan.hub.wait_for_line_after(mark, "read the files again: 2 members, 2 of them changed", SOON).unwrap();
+    lan.hub
+        .wait_for_line_after(mark, "read the files again: 2 members, 2 changes in the list", SOON)
+        .unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), edited, "comments and all");
     lan.spokes[1].wait_for_line_after(marks[1], "our membership was changed", SOON).unwrap();
     lan.spokes[2].wait_for_line_after(marks[2], "locked", SOON).unwrap();

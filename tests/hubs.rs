@@ -32,7 +32,11 @@ fn a_hub_that_is_killed_is_replaced_by_the_other_at_once() {
         world.await_at(HUB_B);
     });
     assert!(gap <= Duration::from_millis(500) && stall <= Duration::from_millis(1_000), "{gap:?} {stall:?}");
-    assert_eq!(world.spoke(LAPTOP)["addresses"], addresses);
+    let status = world.spoke(LAPTOP);
+    assert_eq!(status["addresses"], addresses);
+    // The hub that it is at, though another one was named.
+    let (place, key) = (World::place(HUB_B), world.keys[HUB_B].as_str());
+    assert_eq!((&status["hub"], &status["hub_key"]), (&place.into(), &key.into()));
     assert_eq!(world.online(HUB_B), 2);
     // The other one comes back, goes the same way, and the first takes them again.
     world.start(HUB_A);
@@ -63,7 +67,9 @@ fn a_hub_that_drains_sends_its_members_away_and_nothing_is_interrupted() {
     let beat = Beat::start(world.net.spoke(LAPTOP), &hubs, (Lan::hub_address(), 4_009).into());
     let (_, stall) = through(&mut world, "hub drained, from spoke to spoke", |world| {
         let said = world.ask(HUB_A, &["drain"]).good();
-        assert!(said.contains("the 2 members online here are told to go to hub-b at"), "{said}");
+        // It may be that they reach one all the same, as here.
+        let told = "the 2 members online here are told to go to another hub, but this one has no link to any";
+        assert!(said.contains(told), "{said}");
         world.await_at(HUB_B);
     });
     let gap = beat.end();

@@ -197,7 +197,7 @@ fn a_reload_holds_for_connections_that_are_open_and_a_wrong_file_changes_nothing
     let mark = lan.hub.mark();
     fs::write(rules_file(&lan), "deny * -> *\n").unwrap();
     lan.hub.signal(Signal::SIGHUP).unwrap();
-    lan.hub.wait_for_line_after(mark, "1 access rules are in force", SOON).unwrap();
+    lan.hub.wait_for_line_after(mark, "1 access rule is in force", SOON).unwrap();
     near.write_all(b"words").unwrap();
     far.set_read_timeout(Some(SILENCE)).unwrap();
     far.read_exact(&mut [0; 5]).unwrap_err();
@@ -246,7 +246,7 @@ fn tags_hold_at_once_and_no_link_is_closed_for_them() {
     let mark = lan.hub.mark();
     fs::write(&members, &tagged).unwrap();
     let told = ask_hub(&lan.net, &["reload"]).good();
-    assert!(told.contains("spoke0 tagged") && told.contains("1 access rules"), "{told}");
+    assert!(told.contains("spoke0 tagged") && told.contains("1 access rule\n"), "{told}");
     ping(zero, one, 56, SOON).unwrap();
     let status = ask_hub(&lan.net, &["status"]).good();
     assert!(status.contains("TAGS") && status.contains("admin,home"), "{status}");

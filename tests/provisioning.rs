@@ -198,7 +198,7 @@ fn one_invite_lets_several_machines_in_and_no_more() {
     let first = invited(&lan, lan.net.spoke(0), &line, 1);
     first.wait_for_line("(box1)", SOON).unwrap();
     let text = ask_hub(&lan.net, &["invites"]).good();
-    assert!(text.contains("fleet") && text.contains("1 machines"), "{text}");
+    assert!(text.contains("fleet") && text.contains("1 machine "), "{text}");
     // What is used stays used.
     first.kill().unwrap();
     lan.restart_hub().unwrap();

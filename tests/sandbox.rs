@@ -150,7 +150,7 @@ fn the_programs_run_as_another_user_and_as_root_again() {
         }
         let mark = hub.mark();
         hub.signal(Signal::SIGHUP).unwrap();
-        hub.wait_for_line_after(mark, "members", SOON).unwrap();
+        hub.wait_for_line_after(mark, "read the files again: ", SOON).unwrap();
         // The spoke finds a hub that has restarted, and both end in good order.
         hub.kill().unwrap();
         let mark = spoke.mark();

@@ -28,12 +28,29 @@ pub fn listen(at: SocketAddr, error: &io::Error) -> String {
 }
 
 /// What to do where a command finds nobody to ask.
-pub fn nothing_runs(state: &Path, is_root: bool) -> String {
+///
+/// `shares_list`: whether other hubs are on its LAN.
+pub fn nothing_runs(state: &Path, is_root: bool, shares_list: bool) -> String {
     let state = state.display();
     let sudo = if is_root { "" } else { " (or try sudo)" };
+    let joined = if shares_list {
+        " (or, as it was started before, `sudo hub --join HOST --hub-key KEY`)"
+    } else {
+        ""
+    };
     format!(
         "nothing runs with the state directory {state}{sudo}: start the hub with `systemctl start hub` or \
-         `sudo hub --subnet 10.0.0.0/24`, or name another directory with --state DIR"
+         `sudo hub --subnet 10.0.0.0/24`{joined}, or name another directory with --state DIR"
+    )
+}
+
+/// What to say at the start of a hub that is not told which LAN it is to be, and shares a list with others by what is in this
+/// directory.
+pub fn no_lan(state: &Path) -> String {
+    format!(
+        "the LAN of the hub in {} has other hubs: start this one with --join HOST --hub-key KEY, where it has joined one \
+         of them, or with the LAN's subnet, such as --subnet 10.0.0.0/24, where it is the first one",
+        state.display()
     )
 }
 
@@ -60,13 +77,18 @@ mod tests {
 
     #[test]
     fn where_nothing_runs_it_says_how_to_start() {
-        let text = nothing_runs(Path::new("/var/lib/hub"), false);
+        let text = nothing_runs(Path::new("/var/lib/hub"), false, false);
         assert!(
             text.starts_with(
                 "nothing runs with the state directory /var/lib/hub (or try sudo): start the hub with"
             ),
             "{text}"
         );
-        assert!(!nothing_runs(Path::new("/var/lib/hub"), true).contains("sudo)"));
+        assert!(!text.contains("--join"));
+        let joined = nothing_runs(Path::new("/var/lib/hub"), true, true);
+        assert!(
+            !joined.contains("sudo)") && joined.contains("`sudo hub --join HOST --hub-key KEY`"),
+            "{joined}"
+        );
     }
 }

@@ -16,10 +16,10 @@ use common::node::names::{resolved, zone::Zone};
 use common::node::request::to_json;
 use common::node::values;
 use common::wire::name::Name;
-use common::wire::target::Target;
+use common::wire::target::{Target, with_port};
 use hub::control::{
-    Allowed, Draining, Explained, InviteStatus, Invited, MemberStatus, Moved, PAGE, PendingStatus, Reloaded,
-    Renamed, Request, Revoked, RuleList, Status,
+    Allowed, Draining, Explained, InviteStatus, Invited, KeeperStatus, MemberStatus, Moved, PAGE,
+    PendingStatus, Reloaded, Renamed, Request, Revoked, RuleList, Status,
 };
 use hub::lan::rules::{Service, Tag};
 use hub::lan::subnets::Subnets;
@@ -61,7 +61,7 @@ pub(crate) fn run(command: &Command, flags: Flags, words: &[String]) -> Exit {
             Exit::Usage
         }
         Err(Failure::Ask(AskError::Nobody(state))) => {
-            say(&advice::nothing_runs(&state, cli::is_root()));
+            say(&advice::nothing_runs(&state, cli::is_root(), hub::server::shares_list(&state)));
             Exit::Failed
         }
         Err(Failure::Ask(error)) => {
@@ -96,7 +96,8 @@ fn answer(command: &Command, flags: Flags, words: &[String]) -> Result<(), Failu
         "rename" => rename(words, &state, json)?,
         "forget" => tell::<Revoked>(Request::Forget { member: operand }, &state, json, report::forgotten)?,
         "keep" => {
-            tell::<()>(Request::Keep, &state, json, |()| "this hub keeps the list of members\n".to_owned())?
+            let text = |_: &Option<KeeperStatus>| "this hub keeps the list of members\n".to_owned();
+            tell(Request::Keep, &state, json, text)?;
         }
         "store" => store(words.first(), &own, &in_force(shared, true)?, &state)?,
         "lock" => tell(Request::Lock, &state, json, report::standing)?,
@@ -182,12 +183,21 @@ fn uses(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|&uses| uses > 0).ok_or_else(|| format!("{text:?} is no number of machines"))
 }
 
+/// An invite that is void.
+#[derive(Serialize)]
+struct Cancelled {
+    cancelled: Name,
+}
+
 /// `hub invites`: the list, or one of them made void.
 fn invites(cancel: Option<Name>, state: &Path, json: bool) -> Result<(), AskError> {
     match cancel {
         Some(name) => {
             let request = Request::Cancel { name: name.clone() };
-            tell::<()>(request, state, json, |()| format!("the invite {name} is void\n"))
+            ask::<()>(state, &request)?;
+            show(&Cancelled { cancelled: name }, json, |done| {
+                format!("the invite {} is void\n", done.cancelled)
+            })
         }
         None => tell::<Vec<InviteStatus>>(Request::Invites, state, json, |list| report::invites(list)),
     }
@@ -298,11 +308,12 @@ fn host(text: &str) -> Result<String, String> {
 fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskError> {
     let Invitation { name, uses, addresses, routes, tags, life, host, is_hub } = invitation.clone();
     let (seconds, place) = (life.seconds(), host.clone());
-    let request = Request::Invite { name, uses, addresses, routes, tags, seconds, is_hub, place };
+    let request =
+        Request::Invite { name: name.clone(), uses, addresses, routes, tags, seconds, is_hub, place };
     let invited: Invited = ask(state, &request)?;
     let port = invited.listening.port();
     let (host, how) = match host {
-        Some(host) => (with_port(&host, port), None),
+        Some(host) => (with_port(&host, port).map_err(AskError::Refused)?, None),
         None => match own_address(invited.listening) {
             Some(address) => {
                 let how =
@@ -317,15 +328,30 @@ fn invite(invitation: &Invitation, state: &Path, json: bool) -> Result<(), AskEr
     };
     let joins = if is_hub { "hub --join" } else { "spoke --hub" };
     let line = format!("{joins} {host} --hub-key {} --invite {}", invited.hub_key, invited.invite);
-    let printed = show(&invited, json, |_| format!("{line}\n"));
+    let (seconds, replaces) = (invited.seconds, invited.replaces);
+    let printed = show(&InviteLine { invited, host, line }, json, |invite| format!("{}\n", invite.line));
     if !json {
+        if replaces {
+            say(&format!("the earlier invite of {name} is void"));
+        }
         let often = uses.map_or("once".to_owned(), |uses| format!("for {uses} machines"));
-        say(&format!("good {often}, within {}", common::node::human::duration(invited.seconds)));
+        say(&format!("good {often}, within {}", common::node::human::duration(seconds)));
         if let Some(how) = how {
             say(&how);
         }
     }
     printed
+}
+
+/// What `hub invite` prints.
+#[derive(Serialize)]
+struct InviteLine {
+    #[serde(flatten)]
+    invited: Invited,
+    /// Where this hub is reached.
+    host: String,
+    /// What to run on the other machine.
+    line: String,
 }
 
 /// Asks the hub, or, where none runs, does it in its files, which belong to the hub's user.
@@ -348,8 +374,9 @@ fn renumber(operand: &str, flags: Flags, state: &Path, json: bool) -> Result<(),
 /// have it.
 fn store(url: Option<&String>, own: &Settings, hub: &Settings, state: &Path) -> Result<(), Failure> {
     logger::start();
-    let given: Vec<String> = url.cloned().into_iter().chain(own.many("endpoint", values::any)?).collect();
-    let endpoints = if given.is_empty() { hub.many("store", values::any)? } else { given };
+    let first = url.map(|url| options::endpoint(url)).transpose()?;
+    let given: Vec<String> = first.into_iter().chain(own.many("endpoint", options::endpoint)?).collect();
+    let endpoints = if given.is_empty() { hub.many("store", options::endpoint)? } else { given };
     if endpoints.is_empty() {
         let text = "name an endpoint of etcd: hub store http://127.0.0.1:2379, or store = [\"URL\"] in /etc/hub.toml";
         return Err(text.to_owned().into());
@@ -377,19 +404,6 @@ fn register_names(zone: Option<Zone>, state: &Path) -> Result<(), Failure> {
     };
     say(&resolved::register(&status.device, &own, &zone).map_err(AskError::Refused)?);
     Ok(())
-}
-
-/// `HOST[:PORT]` with a port.
-fn with_port(host: &str, port: u16) -> String {
-    let has_port = match host.strip_prefix('[') {
-        Some(rest) => rest.contains("]:"),
-        None => host.matches(':').count() == 1,
-    };
-    match host.parse::<Ipv6Addr>() {
-        Ok(v6) => format!("[{v6}]:{port}"),
-        Err(_) if has_port || host.contains("://") => host.to_owned(),
-        Err(_) => format!("{host}:{port}"),
-    }
 }
 
 /// The address that the hub listens on, or the one from which this machine would reach the internet.

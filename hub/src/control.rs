@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::lan::invites::Invite;
-use crate::lan::members::{Access, Change, Member, Members, Outcome};
+use crate::lan::members::{Access, Change, Difference, Member, Members, Outcome};
 use crate::lan::pending::Waiting;
 use crate::lan::rules::Tag;
 use crate::lan::saving::Renumbered;
@@ -303,6 +303,9 @@ pub struct Invited {
     pub listening: SocketAddr,
     /// How long it lives.
     pub seconds: u64,
+    /// Whether it takes the place of an earlier one of the same name, which is void.
+    #[serde(default)]
+    pub replaces: bool,
 }
 
 /// Who may join.
@@ -312,7 +315,7 @@ pub struct Standing {
     pub locked: bool,
     /// Members, hubs left out.
     pub known: usize,
-    /// Those of them that are online.
+    /// Those of them that are online, here or at other hubs.
     pub online: usize,
     /// Invites that are not used yet.
     pub invites: usize,
@@ -419,9 +422,10 @@ pub struct Renamed {
 pub struct Reloaded {
     /// Who may join now.
     pub standing: Standing,
-    /// Members that are changed, by name: `revoked`, `removed` or `changed`; the first [`MAX_CHANGES`].
+    /// Changes in the list by member's name: `revoked`, `removed`, `changed`, `tagged`, `added`, `moved` of a hub, or `not revoked
+    /// any more`; the first [`MAX_CHANGES`] of those that have a name.
     pub changes: Vec<(Name, String)>,
-    /// How many are changed.
+    /// How many changes there are.
     pub changed: usize,
     /// The file of the TLS certificate, which was read again, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -456,7 +460,7 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
         keeper: hubs::keeper(core),
         online: online(members),
         elsewhere: elsewhere(members),
-        known: known(members),
+        known: members.spokes(),
         revoked: members.revoked_count(),
         invites: core.invites().iter().count(),
         pending: core.pending().len(),
@@ -475,8 +479,8 @@ pub fn head(core: &Core, about: &About, now: Instant) -> Status {
 pub fn standing(core: &Core, about: &About) -> Standing {
     Standing {
         locked: core.access() != Access::Open,
-        known: known(core.members()),
-        online: online(core.members()),
+        known: core.members().spokes(),
+        online: online(core.members()) + elsewhere(core.members()),
         invites: core.invites().iter().count(),
         ports: about.ports(),
     }
@@ -490,9 +494,14 @@ pub fn renumbered(done: &Renumbered, own: PublicKey, running: bool) -> Moved {
     Moved { steps, members, online, invites, hidden, hubs, running }
 }
 
-/// What a reload did.
-pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Option<PathBuf>) -> Reloaded {
-    let named = changes.iter().take(MAX_CHANGES).map(|change| {
+/// What a reload did: changes for members, and what else is different in the list.
+pub fn reloaded(
+    core: &Core,
+    about: &About,
+    (changes, others): (&[Change], &[Difference]),
+    certificate: Option<PathBuf>,
+) -> Reloaded {
+    let named = changes.iter().map(|change| {
         let outcome = match change.outcome {
             Outcome::Revoked => "revoked",
             Outcome::Removed => "removed",
@@ -501,8 +510,10 @@ pub fn reloaded(core: &Core, about: &About, changes: &[Change], certificate: Opt
         };
         (change.member.name.clone(), outcome.to_owned())
     });
-    let (standing, changed) = (standing(core, about), changes.len());
-    Reloaded { standing, changes: named.collect(), changed, certificate, rules: rule_count(core) }
+    let others_named = others.iter().filter_map(|(name, what)| Some((name.clone()?, (*what).to_owned())));
+    let changed = changes.len() + others.len();
+    let changes = named.chain(others_named).take(MAX_CHANGES).collect();
+    Reloaded { standing: standing(core, about), changes, changed, certificate, rules: rule_count(core) }
 }
 
 /// The invites that can be used, by name.
@@ -539,12 +550,7 @@ fn rule_count(core: &Core) -> Option<usize> {
     core.access_rules().map(|access| access.rules().len())
 }
 
-/// Members, hubs left out: those have lines of their own.
-fn known(members: &Members) -> usize {
-    members.iter().filter(|(_, member)| member.hub.is_none()).count()
-}
-
-/// Those of them that are with another hub.
+/// Members that are with another hub; hubs left out, as those have lines of their own.
 fn elsewhere(members: &Members) -> usize {
     let is_there = |member: &Member| member.session.is_none() && member.is_online() && member.hub.is_none();
     members.iter().filter(|(_, member)| is_there(member)).count()

@@ -177,7 +177,7 @@ pub enum Notice {
     KernelRouteRefused(IpNetwork, Name, &'static str),
     /// The hub's own kernel loses a route, as this spoke connects from there.
     KernelRouteCovers(IpNetwork, IpAddr),
-    /// Who may join from now on; how many members there are.
+    /// Who may join from now on; how many members there are, hubs left out.
     Access(Access, usize),
     /// The LAN has other subnets from now on.
     Renumbered(Subnets),
@@ -188,7 +188,7 @@ pub enum Notice {
         /// Whether anyone may join.
         is_open: bool,
     },
-    /// The files were read again: members, and how many of them are changed.
+    /// The files were read again: how many members there are, hubs left out, and how many changes in the list.
     Reloaded(usize, usize),
     /// The files were to be read again, which failed.
     ReloadFailed(String),

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use common::node::human::counted;
 use common::node::log_limit::LogLimiter;
 use common::node::text::Printable;
 use log::{debug, info, warn};
@@ -185,7 +186,8 @@ impl Logbook {
             Notice::Renumbered(subnets) => info!("the LAN is {subnets} from now on"),
             Notice::Rules { count, is_open } => note_rules(count, is_open),
             Notice::Reloaded(members, changed) => {
-                info!("read the files again: {members} members, {changed} of them changed");
+                let (members, changes) = (counted(members, "member"), counted(changed, "change"));
+                info!("read the files again: {members}, {changes} in the list");
             }
             Notice::ReloadFailed(text) | Notice::NotSaved(text) => warn!("{text}"),
             Notice::Edited => info!("the list of members was edited: read it again"),
@@ -201,7 +203,8 @@ impl Logbook {
                 self.tcp_ports
             ),
             Access::Locked | Access::Invited => {
-                info!("locked: only {members} known members and those with an invite can join");
+                let members = counted(members, "known member");
+                info!("locked: only {members} and those with an invite can join");
             }
         }
     }
@@ -209,45 +212,59 @@ impl Logbook {
     /// Writes down how many lines were kept back. `name`: what a member is called, if it is still one.
     pub fn handle_timeout<'a>(&mut self, name: impl Fn(MemberId) -> Option<&'a str>, now: Instant) {
         while let Some((kind, count)) = self.limiter.poll(now) {
-            match kind {
-                Some(LogKind::TurnedAway) => info!("{count} more connections were turned away"),
-                Some(LogKind::NotJoined) => info!("{count} more links closed before they joined"),
-                Some(LogKind::Refused) => info!("{count} more join requests were refused"),
-                Some(LogKind::Pending) => {
-                    info!("{count} more machines wait to be let in: `hub pending` lists them")
-                }
-                Some(LogKind::Newcomer) => info!("{count} more new members joined the LAN"),
-                Some(LogKind::NewcomerLeft) => info!("{count} more of the new members left the LAN"),
-                Some(LogKind::Evicted) => warn!("{count} more addresses went to another member"),
-                Some(LogKind::BadRoute) => info!("{count} more routes of members were rejected"),
-                Some(LogKind::Restored) => warn!("{count} more changes by someone else were undone"),
-                Some(LogKind::JoinsTooOften) => warn!("{count} more joins came too often"),
-                Some(LogKind::Clone) => warn!("{count} more machines have the key of another"),
-                Some(LogKind::BadRecord) => warn!("{count} more records make no sense here"),
-                Some(LogKind::KernelRoute) => info!("{count} more routes were installed or withdrawn"),
-                // There are fewer kinds than a limiter tells apart.
-                None => {}
-            }
+            // There are fewer kinds than a limiter tells apart.
+            let Some(kind) = kind else { continue };
+            let (is_warning, text) = kept_back(kind, count);
+            if is_warning { warn!("{text}") } else { info!("{text}") }
         }
         while let Some((id, count)) = self.member_limiter.poll(now) {
+            let times = counted(count, "more time");
             match id.map(&name) {
-                Some(Some(name)) => info!("{name} joined or left the LAN {count} more times"),
+                Some(Some(name)) => info!("{name} joined or left the LAN {times}"),
                 Some(None) => {}
-                None => info!("other members joined or left the LAN {count} more times"),
+                None => info!("other members joined or left the LAN {times}"),
             }
         }
     }
+}
+
+/// The line about this many of a kind that were not written, and whether it is a warning.
+fn kept_back(kind: LogKind, count: u64) -> (bool, String) {
+    let (is_warning, one, many, rest) = match kind {
+        LogKind::TurnedAway => (false, "connection was", "connections were", "turned away"),
+        LogKind::NotJoined => (false, "link", "links", "closed before joining"),
+        LogKind::Refused => (false, "join request was", "join requests were", "refused"),
+        LogKind::Pending => {
+            (false, "machine waits", "machines wait", "to be let in: `hub pending` lists them")
+        }
+        LogKind::Newcomer => (false, "new member", "new members", "joined the LAN"),
+        LogKind::NewcomerLeft => (false, "of the new members", "of the new members", "left the LAN"),
+        LogKind::Evicted => (true, "address", "addresses", "went to another member"),
+        LogKind::BadRoute => (false, "route of a member was", "routes of members were", "rejected"),
+        LogKind::Restored => (true, "change by someone else was", "changes by someone else were", "undone"),
+        LogKind::JoinsTooOften => (true, "join", "joins", "came too often"),
+        LogKind::Clone => (true, "machine has", "machines have", "the key of another"),
+        LogKind::BadRecord => (true, "record makes", "records make", "no sense here"),
+        LogKind::KernelRoute => (false, "route was", "routes were", "installed or withdrawn"),
+    };
+    (is_warning, format!("{count} more {} {rest}", if count == 1 { one } else { many }))
 }
 
 fn note_rules(count: Option<usize>, is_open: bool) {
     match count {
         None => info!("no access rules: everyone on the LAN may reach everyone"),
         Some(count) if is_open => warn!(
-            "{count} access rules are in force, but anyone can join under a name and address that they allow: `hub \
-             lock` lets in only members and whom you invite"
+            "{} in force, but anyone can join under a name and address that they allow: `hub \
+             lock` lets in only members and whom you invite",
+            things_are(count, "access rule")
         ),
-        Some(count) => info!("{count} access rules are in force"),
+        Some(count) => info!("{} in force", things_are(count, "access rule")),
     }
+}
+
+/// A number of things with their verb: `1 rule is`, `2 rules are`.
+fn things_are(count: usize, what: &str) -> String {
+    format!("{} {}", counted(count, what), if count == 1 { "is" } else { "are" })
 }
 
 /// The line about a join that was refused.
@@ -277,6 +294,16 @@ mod tests {
     use common::wire::key::PrivateKey;
 
     use super::*;
+
+    #[test]
+    fn one_line_that_was_kept_back_is_one() {
+        assert_eq!(
+            kept_back(LogKind::Pending, 2).1,
+            "2 more machines wait to be let in: `hub pending` lists them"
+        );
+        assert_eq!(kept_back(LogKind::Clone, 1), (true, "1 more machine has the key of another".to_owned()));
+        assert_eq!(things_are(1, "access rule"), "1 access rule is");
+    }
 
     #[test]
     fn a_refusal_names_who_asked() {

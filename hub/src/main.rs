@@ -15,7 +15,7 @@ use common::node::values::Listen;
 use common::transport::tcp;
 use hub::advice;
 use hub::lan::subnets::Subnets;
-use hub::options::{DEFAULT_CONFIG, DEFAULT_MTU, Options, PROGRAM, WhichLan};
+use hub::options::{self, DEFAULT_CONFIG, DEFAULT_MTU, Options, PROGRAM, WhichLan};
 use hub::server::{self, Config, Server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -38,7 +38,15 @@ fn start(flags: Flags) -> Exit {
     logger::start();
     let read = cli::load(&PROGRAM, flags, CONFIG_FILES).and_then(|(settings, warnings)| {
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Options::read(&settings)
+        let options = Options::read(&settings);
+        match options::state(&settings) {
+            Ok(state)
+                if !options::names_lan(&settings) && options.is_err() && server::shares_list(&state) =>
+            {
+                Err(advice::no_lan(&state))
+            }
+            Ok(_) | Err(_) => options,
+        }
     });
     let options = match read {
         Ok(options) => options,
@@ -54,7 +62,8 @@ fn start(flags: Flags) -> Exit {
                 Some(server::Error::Listen(at, why)) => log::error!("{}", advice::listen(*at, why)),
                 _ => log::error!("{error}"),
             }
-            Exit::Failed
+            let is_setting = matches!(error.downcast_ref(), Some(server::JoinError::Setting(_)));
+            if is_setting { Exit::Usage } else { Exit::Failed }
         }
     }
 }

@@ -11,6 +11,7 @@ use common::node::values::{self, InviteSource, Listen};
 use common::wire::frame::MAX_ROUTES;
 use common::wire::key::PublicKey;
 use common::wire::place::Place;
+use common::wire::target::split_port;
 use ipnetwork::IpNetwork;
 
 use crate::lan::subnets::Subnets;
@@ -226,7 +227,7 @@ pub static PROGRAM: Program = Program {
         },
         Command {
             name: "store",
-            help: "keeps the list of members in etcd; runs beside the hub, as long as that does",
+            help: "keeps the list of members in etcd; runs beside the hub, and waits where that does not run",
             operands: "[URL]",
             settings: &[
                 Setting::many("endpoint", "URL", "another endpoint of the same cluster"),
@@ -409,6 +410,14 @@ fn which_lan(
     host: Option<Place>,
 ) -> Result<WhichLan, String> {
     let Some(hub) = settings.one("join", values::any::<Place>)? else {
+        if let Some(name) =
+            ["invite", "invite-file", "hub-key"].iter().find(|name| settings.source(name).is_some())
+        {
+            return Err(format!(
+                "--{name} is for a hub that joins another one's LAN, and --join HOST is missing, which says where that one \
+                 is; leave --subnet out then"
+            ));
+        }
         return Ok(WhichLan::Own(Subnets::new(prefixes).map_err(|error| error.to_string())?));
     };
     if !prefixes.is_empty() {
@@ -424,6 +433,31 @@ fn which_lan(
         host,
         port,
     })))
+}
+
+/// Whether the settings say which LAN it is to be, by itself or by another hub.
+pub fn names_lan(settings: &Settings) -> bool {
+    settings.source("subnet").is_some() || settings.source("join").is_some()
+}
+
+/// An endpoint of etcd.
+///
+/// # Errors
+/// A sentence that says what to write instead.
+pub fn endpoint(text: &str) -> Result<String, String> {
+    let bad = |why: String| format!("{text:?} is no endpoint of etcd: {why}");
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(bad(format!("write http://{text} or https://{text}")));
+    };
+    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        return Err(bad(format!("write http://{rest} or https://{rest}")));
+    }
+    let (place, _) = rest.split_once('/').unwrap_or((rest, ""));
+    if let Err(why) = split_port(place) {
+        let why = why.split("; write ").next().unwrap_or_default();
+        return Err(bad(format!("{why}; write {scheme}://HOST:PORT")));
+    }
+    Ok(text.to_owned())
 }
 
 /// Each place once, and none that another one includes; none where that is the default.

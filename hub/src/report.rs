@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use common::node::human::{bytes, duration, millis, table};
+use common::node::human::{bytes, counted, duration, millis, table, time_left};
 use ipnetwork::IpNetwork;
 
 use crate::control::{
-    Allowed, Draining, Explained, HubLinkStatus, HubStatus, InviteStatus, KeeperStatus, LinkStatus,
-    MemberStatus, Moved, PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
+    Allowed, Explained, HubLinkStatus, HubStatus, InviteStatus, KeeperStatus, LinkStatus, MemberStatus,
+    Moved, PendingStatus, Reloaded, Renamed, Revoked, RuleList, Standing, Status, Traffic,
 };
+
+mod drain;
+
+pub use drain::draining;
 
 /// The report of `hub status`.
 pub fn status(status: &Status) -> String {
@@ -38,7 +42,7 @@ pub fn status(status: &Status) -> String {
         count(status.half_open, "not authenticated yet"),
     );
     if let Some(rules) = status.rules {
-        let _ = writeln!(text, "{rules} access rules (`hub rules` lists them)");
+        let _ = writeln!(text, "{} (`hub rules` lists them)", counted(rules, "access rule"));
     }
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(text, "{trouble}");
@@ -46,8 +50,11 @@ pub fn status(status: &Status) -> String {
     if status.draining {
         let _ = writeln!(
             text,
-            "draining: {} members have not gone to another hub yet (`hub drain --off` ends that)",
-            status.online
+            "draining: {} not gone to another hub yet (`hub drain --off` ends that)",
+            match status.online {
+                1 => "1 member has".to_owned(),
+                online => format!("{online} members have"),
+            }
         );
     }
     for hub @ HubStatus { name, place, key, .. } in &status.hubs {
@@ -196,19 +203,26 @@ fn count(count: usize, what: &str) -> String {
 /// The answer to `hub lock` and `hub unlock`.
 pub fn standing(standing: &Standing) -> String {
     let Standing { locked, known, online, invites, ports } = standing;
-    if *locked {
-        format!(
-            "locked: the {known} members known now ({online} online) can join{}, and nobody else\n`hub invite NAME` \
-             lets another one in, `hub pending` shows who asks\n",
-            match invites {
-                0 => String::new(),
-                1 => ", the one with an invite".to_owned(),
-                many => format!(", the {many} with invites"),
-            }
-        )
-    } else {
-        format!("open: anyone who reaches {} can join\n", named_ports(ports))
+    if !locked {
+        return format!("open: anyone who reaches {} can join\n", named_ports(ports));
     }
+    let members = match (known, online) {
+        (0, _) => None,
+        (1, 0) => Some("the member known now (offline)".to_owned()),
+        (1, _) => Some("the member known now (online)".to_owned()),
+        _ => Some(format!("the {known} members known now ({online} online)")),
+    };
+    let invited = match invites {
+        0 => None,
+        1 => Some("the one with an invite".to_owned()),
+        many => Some(format!("the {many} with invites")),
+    };
+    let who = match (members, invited) {
+        (None, None) => "nobody can join, as there is no member yet".to_owned(),
+        (Some(one), None) | (None, Some(one)) => format!("{one} can join, and nobody else"),
+        (Some(members), Some(invited)) => format!("{members} can join, {invited}, and nobody else"),
+    };
+    format!("locked: {who}\n`hub invite NAME` lets another one in, `hub pending` shows who asks\n")
 }
 
 /// Several things in a sentence.
@@ -255,21 +269,6 @@ pub fn forgotten(forgotten: &Revoked) -> String {
     format!("{name} ({}) is forgotten: its name and address are free\n", list(addresses))
 }
 
-/// The answer to `hub drain`.
-pub fn draining(draining: &Draining) -> String {
-    let Draining { draining, online, hubs } = draining;
-    if !draining {
-        return "members that come may stay again\n".to_owned();
-    }
-    let others: Vec<String> =
-        hubs.iter().filter(|hub| !hub.this).map(|hub| format!("{} at {}", hub.name, hub.place)).collect();
-    format!(
-        "draining: the {online} members online here are told to go to {}\n`hub status` shows how many are left, \
-         `hub drain --off` ends it\n",
-        others.join(" or ")
-    )
-}
-
 /// The answer to `hub rename`.
 pub fn renamed(renamed: &Renamed) -> String {
     format!("{} is called {} from now on\n", renamed.from, renamed.to)
@@ -301,11 +300,11 @@ pub fn invites(invites: &[InviteStatus]) -> String {
         return "there are no invites\n".to_owned();
     }
     let row = |one: &InviteStatus| {
-        let uses = one.uses.map_or("once".to_owned(), |uses| format!("{uses} machines"));
+        let uses = one.uses.map_or("once".to_owned(), |uses| counted(uses, "machine"));
         [
             one.name.to_string(),
             uses,
-            duration(one.seconds),
+            time_left(one.seconds),
             list(&one.addresses),
             list(&one.routes),
             list(&one.tags),
@@ -317,8 +316,8 @@ pub fn invites(invites: &[InviteStatus]) -> String {
 
 /// The answer to `hub reload`.
 pub fn reloaded(reloaded: &Reloaded) -> String {
-    let mut text =
-        format!("read again: {} members, {} of them changed\n", reloaded.standing.known, reloaded.changed);
+    let members = counted(reloaded.standing.known, "member");
+    let mut text = format!("read again: {members}, {} in the list\n", counted(reloaded.changed, "change"));
     for (name, outcome) in &reloaded.changes {
         let _ = writeln!(text, "  {name} {outcome}");
     }
@@ -326,7 +325,7 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
         text.push_str("  …\n");
     }
     if let Some(rules) = reloaded.rules {
-        let _ = writeln!(text, "{rules} access rules");
+        let _ = writeln!(text, "{}", counted(rules, "access rule"));
     }
     if let Some(file) = &reloaded.certificate {
         let _ = writeln!(text, "new links get the TLS certificate in {}", file.display());
@@ -342,6 +341,7 @@ pub fn moved(moved: &Moved) -> String {
     let _ = match (moved.running, moved.online) {
         (false, _) => writeln!(text, "; it holds when the hub starts"),
         (true, 0) => writeln!(text),
+        (true, 1) => writeln!(text, "; the one online comes back with its new address"),
         (true, online) => writeln!(text, "; {online} online come back with their new addresses"),
     };
     for (route, name) in &moved.hidden {
@@ -370,10 +370,6 @@ pub fn moved(moved: &Moved) -> String {
     text
 }
 
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// The answer to `hub rules`.
 pub fn rules(list: &RuleList) -> String {
     let file = list.file.display();
@@ -386,8 +382,8 @@ pub fn rules(list: &RuleList) -> String {
         .map(|rule| [rule.line.to_string(), rule.packets.to_string(), rule.text.clone()])
         .collect();
     rows.push(["-".to_owned(), list.unmatched.to_string(), "(no line matches: denied)".to_owned()]);
-    let flows = list.flows;
-    format!("{file}; {flows} flows may pass\n\n{}", table(["LINE", "PACKETS", "RULE"], &rows))
+    let flows = counted(list.flows, "flow");
+    format!("{file}; {flows} may pass\n\n{}", table(["LINE", "PACKETS", "RULE"], &rows))
 }
 
 /// The answer to `hub rules --explain`.
@@ -546,6 +542,13 @@ pub(crate) mod tests {
         assert!(standing(&facts).starts_with(locked));
         facts.locked = false;
         assert_eq!(standing(&facts), "open: anyone who reaches port 5678 can join\n");
+        let locked = |known, online, invites| {
+            let text = standing(&Standing { locked: true, known, online, invites, ports: vec![] });
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(locked(1, 1, 0), "locked: the member known now (online) can join, and nobody else");
+        assert_eq!(locked(0, 0, 2), "locked: the 2 with invites can join, and nobody else");
+        assert_eq!(locked(0, 0, 0), "locked: nobody can join, as there is no member yet");
         facts.ports.insert(0, 443);
         assert_eq!(standing(&facts), "open: anyone who reaches ports 443 and 5678 can join\n");
     }

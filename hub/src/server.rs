@@ -62,7 +62,7 @@ mod stored;
 use certificate::Certificate;
 pub use config::{Config, Error};
 use dials::Dials;
-pub use joining::{Joined, join};
+pub use joining::{JoinError, Joined, join, shares_list};
 use links::{Links, Pinged, source_of};
 use listener::{Accepted, Listener};
 use machine::Machine;
@@ -224,8 +224,10 @@ impl Server {
         }
         let tcp_port = listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
         info!("to join: spoke --hub HOST:{tcp_port} --hub-key {key}");
-        let access = Notice::Access(self.core.access(), self.core.members().len());
-        self.logbook.note(access, self.clock.now);
+        if !self.core.awaits_list() {
+            let access = Notice::Access(self.core.access(), self.core.members().spokes());
+            self.logbook.note(access, self.clock.now);
+        }
     }
 
     /// Its state directory.

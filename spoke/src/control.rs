@@ -57,7 +57,7 @@ pub struct Status {
     pub device: String,
     /// Its key.
     pub key: PublicKey,
-    /// The hub, as the command line names it.
+    /// The hub, as the command line names it; where there are several, the one that it is at, or tries.
     pub hub: String,
     /// The ways to it, in the order in which they are tried.
     #[serde(default)]
@@ -65,7 +65,7 @@ pub struct Status {
     /// The hubs of the LAN, where there are several.
     #[serde(default)]
     pub hubs: Vec<HubStatus>,
-    /// The hub's key, once it is known.
+    /// Its key, once it is known.
     pub hub_key: Option<PublicKey>,
     /// `on-lan`, `pending`, `joining`, `connecting`, `looking-up` or `waiting`.
     pub phase: String,

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use common::linux::netlink::{Error, Family, MAIN_TABLE, Netlink, Route, Rule};
 use common::linux::policy::{self, OTHER_GENERATION, direct_table, remove_rules, table};
 use common::linux::tun::Tun;
+use common::node::human::counted;
 use direct::Hop;
 use ipnetwork::IpNetwork;
 use log::{debug, info, warn};
@@ -76,7 +77,7 @@ impl Lines {
     fn finish(&mut self) {
         for (what, count) in std::mem::take(&mut self.counts) {
             if count > MAX_LINES && !self.is_quiet {
-                info!("{} more routes {what}", count - MAX_LINES);
+                info!("{} {what}", counted(count - MAX_LINES, "more route"));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::node::human::{bytes, duration, millis, table};
+use common::node::human::{bytes, counted, duration, millis, table};
 use common::node::text::Printable;
 
 use crate::control::{Status, Traffic, WayStatus};
@@ -129,7 +129,7 @@ fn row(member: &crate::control::MemberStatus, status: &Status) -> [String; 3] {
 }
 
 fn traffic(way: Traffic) -> String {
-    format!("{} in {} packets", bytes(way.bytes), way.packets)
+    format!("{} in {}", bytes(way.bytes), counted(way.packets, "packet"))
 }
 
 #[cfg(test)]
@@ -226,8 +226,8 @@ pub(crate) mod tests {
             [
                 "on the LAN for 2 m through 192.0.2.1:3128, round trip 0.50 ms",
                 "the link leads to hub.example.org:5678 through the proxy http://192.0.2.1:3128",
-                "received 2.0 KiB in 2 packets, sent 84 B in 1 packets, 0 B in the queue",
-                "a second connection is open for 1 m, round trip 41 ms: received 94 B in 1 packets, sent 0 B in 0 packets",
+                "received 2.0 KiB in 2 packets, sent 84 B in 1 packet, 0 B in the queue",
+                "a second connection is open for 1 m, round trip 41 ms: received 94 B in 1 packet, sent 0 B in 0 packets",
                 "problem: route 192.168.5.0/24 is not installed: because",
                 "dropped not-on-lan:4",
                 "",

@@ -171,6 +171,10 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
     // The third one is invited by the one that does not keep the list.
     world.invite(B, C);
     world.await_linked(A, C);
+    // Who may join is logged once the list is told that says it.
+    let said = world.hubs[B].as_ref().unwrap();
+    said.wait_for_line("open: anyone who reaches port 5678 can join the LAN", SOON).unwrap();
+    assert!(!said.lines().iter().any(|line| line.contains("locked: ")), "{:?}", said.lines());
     for hub in [A, B, C] {
         let status = world.status(hub);
         assert_eq!(
@@ -197,6 +201,10 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
         list.sort();
         world.await_members(hub, &list.iter().map(String::as_str).collect::<Vec<_>>());
     }
+    // The name of a hub is that of its own address; that of the nearest one, which each hub has, is another.
+    for (name, address) in [("hub-b", "10.0.0.253\n"), ("hub-b-2", "10.0.0.1\n")] {
+        assert_eq!(ask_spoke(&world.net, LAPTOP, &["resolve", name]).good(), address, "{name}");
+    }
     // Who is at another hub is online, and hubs are counted apart.
     let text = world.ask(A, &["status"]).good();
     assert!(text.contains(": 0 of 2 members online, 2 with other hubs"), "{text}");
@@ -215,7 +223,8 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
     house::ping_until(world.net.spoke(LAPTOP), desk, SOON).unwrap();
 
     // Commands at hubs that do not keep the list hold at all.
-    world.ask(B, &["lock"]).good();
+    let said = world.ask(B, &["lock"]).good();
+    assert!(said.starts_with("locked: the 2 members known now (2 online) can join"), "{said}");
     for hub in [A, C] {
         await_true("locked", SOON, || world.status(hub)["locked"] == true);
     }
@@ -245,10 +254,18 @@ fn hubs_join_by_an_invite_and_newcomers_and_commands_are_good_at_each() {
     world.ask(A, &["allow", key.trim()]).fails("this machine does not wait here, but maybe at another hub");
     world.ask(A, &["allow", key.trim(), "--name", "nas"]).good();
     world.said(NAS).wait_for_line(SPOKE_ON_LAN, SOON).unwrap();
+    let said = world.ask(C, &["invite", "hub-d", "--hub", "--host", "hub-c.example.org", "--json"]).good();
+    let invite: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(invite["host"], "hub-c.example.org:5678");
+    let line = invite["line"].as_str().unwrap();
+    assert!(line.starts_with("hub --join hub-c.example.org:5678 --hub-key "), "{line}");
     // Each has it in its own files: they start anew without each other.
     for hub in [A, B, C] {
         world.kill(hub);
     }
+    world.ask(C, &["status"]).fails("`sudo hub --join HOST --hub-key KEY`");
+    let bare = world.ask(C, &[]);
+    bare.fails_with(2, "has other hubs: start this one with --join HOST --hub-key KEY");
     world.start(C);
     world.spoke_waits_at(C);
 }
@@ -288,6 +305,8 @@ fn while_the_keeper_is_away_known_machines_join_and_new_ones_wait() {
     // It is lost for good: another one keeps the list. When it is back all the same, that one goes on.
     world.kill(A);
     assert_eq!(world.ask(B, &["keep"]).good(), "this hub keeps the list of members\n");
+    let keeper: Value = serde_json::from_str(&world.ask(B, &["keep", "--json"]).good()).unwrap();
+    assert_eq!((&keeper["name"], &keeper["this"]), (&"hub-b".into(), &true.into()));
     world.ask(B, &["invite", "guest", "--ip", "10.0.0.77"]).good();
     world.ask(B, &["lock"]).good();
     world.start(A);
@@ -541,7 +560,7 @@ fn what_is_wrong_with_joining_is_said() {
     let spokes = world.ask(A, &["invite", "laptop", "--host", &a]).good();
     let spokes = spokes.trim().rsplit(' ').next().unwrap().to_owned();
     let join = |words: &[&str]| world.ask(B, &[&["--join", &a], words].concat());
-    join(&[]).fails("say which key the other hub has: --hub-key");
+    join(&[]).fails_with(2, "say which key the other hub has: --hub-key");
     join(&["--hub-key", other]).fails("has the key");
     join(&["--hub-key", &key]).fails("`hub invite NAME --hub` there lets one in");
     let no_invite = "the invite is unknown, used or expired, or not that of a hub";
@@ -556,7 +575,7 @@ fn what_is_wrong_with_joining_is_said() {
     let words: Vec<&str> = line.trim().strip_prefix("hub ").unwrap().split(' ').collect();
     let list = state(world.host(B), "hub").join("members");
     std::fs::write(&list, format!("{other} nas 10.0.0.9\n")).unwrap();
-    world.ask(B, &words).fails("has members of a LAN of its own");
+    world.ask(B, &words).fails_with(2, "has members of a LAN of its own");
     std::fs::remove_file(&list).unwrap();
     // An invite in a file may be deleted once it is used.
     let file = world.host(B).private().join("invite");

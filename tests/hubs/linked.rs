@@ -263,7 +263,8 @@ fn spokes_that_are_sent_to_another_hub_reach_each_other_all_the_while() {
     let mut world = World::linked_with([HUB_A, HUB_A]);
     let (gap, stall) =
         through(&mut world, "drained, from spoke to spoke, with a link between the hubs", |world| {
-            world.ask(HUB_A, &["drain"]).good();
+            let said = world.ask(HUB_A, &["drain"]).good();
+            assert!(said.contains("the 2 members online here are told to go to hub-b at"), "{said}");
             world.await_at(HUB_B);
         });
     assert!(gap <= Duration::from_millis(50) && stall <= Duration::from_millis(500), "{gap:?} {stall:?}");

@@ -322,7 +322,7 @@ impl World {
         let before = self.disk.members.clone();
         self.disk.members = edit(&before);
         match self.request(Command::Reload) {
-            Ok(Answer::Reloaded(changes)) => changes,
+            Ok(Answer::Reloaded(changes, _)) => changes,
             Ok(other) => panic!("a reload led to {other:?}"),
             // A line that is at odds with another one changes nothing.
             Err(_) => {

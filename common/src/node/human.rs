@@ -74,6 +74,22 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// The same of a time that is left: rounded up, as what is good for 24 hours is so for 23 of them and some more.
+pub fn time_left(seconds: u64) -> String {
+    match (seconds.div_ceil(60), seconds.div_ceil(3_600)) {
+        _ if seconds < 60 => format!("{seconds} s"),
+        (minutes @ ..60, _) => format!("{minutes} m"),
+        (_, hours @ ..48) => format!("{hours} h"),
+        _ => format!("{} d", seconds.div_ceil(86_400)),
+    }
+}
+
+/// A number of things: `1 member`, `2 members`.
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// A time of day, of Unix seconds, as RFC 3339 writes it: `2026-11-26T16:30:00Z`.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, seconds) = (unix_seconds / 86_400, unix_seconds % 86_400);
@@ -159,6 +175,23 @@ mod tests {
             assert_eq!(duration(seconds), text);
         }
         assert_eq!([0.418, 9.99, 9.996, 31.4].map(millis), ["0.42 ms", "9.99 ms", "10 ms", "31 ms"]);
+    }
+
+    #[test]
+    fn a_time_that_is_left_is_rounded_up_and_one_thing_is_one() {
+        for (seconds, text) in [
+            (59, "59 s"),
+            (60, "1 m"),
+            (61, "2 m"),
+            (3_599, "1 h"),
+            (86_399, "24 h"),
+            (86_400, "24 h"),
+            (172_799, "2 d"),
+            (604_799, "7 d"),
+        ] {
+            assert_eq!(time_left(seconds), text);
+        }
+        assert_eq!([0_usize, 1, 2].map(|count| counted(count, "hub")), ["0 hubs", "1 hub", "2 hubs"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::human::{bytes, duration, millis};
+use super::human::{bytes, counted, duration, millis};
 use crate::wire::tunnel::{Traffic, Tunnel};
 
 /// A lane that is open.
@@ -34,7 +34,7 @@ impl LaneStatus {
 
     /// In words.
     pub fn text(&self) -> String {
-        let way = |way: Traffic| format!("{} in {} packets", bytes(way.bytes), way.packets);
+        let way = |way: Traffic| format!("{} in {}", bytes(way.bytes), counted(way.packets, "packet"));
         let round_trip = self.round_trip_ms.map_or("not known yet".to_owned(), millis);
         format!(
             "a second connection is open for {}, round trip {round_trip}: received {}, sent {}",

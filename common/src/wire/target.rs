@@ -175,6 +175,20 @@ pub fn split_port(place: &str) -> Result<(&str, Option<u16>), String> {
     }
 }
 
+/// The place of a hub as it was written, with this port where TCP has none there.
+///
+/// # Errors
+/// A sentence that says what to write instead.
+pub fn with_port(text: &str, port: u16) -> Result<String, String> {
+    text.parse::<Target>()?;
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let (host, own) = split_port(text)?;
+    let port = own.unwrap_or(port);
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
 /// Whether the last of several colons may have been meant to begin a port: a whole IPv6 address stands before it, and
 /// behind it a number that people use as a port.
 fn looks_like_port(address: &str, last: &str) -> bool {
@@ -230,6 +244,24 @@ mod tests {
         for bad in ["", ":80", "hub:", "hub:0", "hub:99999", "[::1", "[::1]x", "http://hub", "a b"] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_place_is_printed_as_it_is_read() {
+        for (text, shown) in [
+            ("hub", "hub:443"),
+            ("hub:80", "hub:80"),
+            ("192.0.2.1", "192.0.2.1:443"),
+            ("2001:db8::1", "[2001:db8::1]:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:443"),
+            ("wss://hub/lan", "wss://hub/lan"),
+        ] {
+            assert_eq!(with_port(text, 443).as_deref(), Ok(shown));
+            assert!(shown.parse::<Target>().is_ok(), "{shown}");
+        }
+        assert!(with_port("a b", 443).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::effect::{Effect, Notice, Who};
 use crate::ids::RequestId;
 use crate::lan::invites::Invite;
 use crate::lan::keeper::Then;
-use crate::lan::members::{Access, Change, Outcome, Version};
+use crate::lan::members::{Access, Change, Difference, Outcome, Version};
 use crate::lan::saving::{
     Answer, Awaited, Command, Done, Files, Job, NOBODY, ReadMembers, Running, Seen, Written,
 };
@@ -259,7 +259,7 @@ impl Core {
                 self.saving.end_reading();
                 let reloaded = read.and_then(|files| self.take_files(files, now));
                 let answer = reloaded.map_err(|error| format!("{error}; nothing is changed"));
-                self.answer(request, answer.map(Answer::Reloaded));
+                self.answer(request, answer.map(|(changes, others)| Answer::Reloaded(changes, others)));
             }
             _ => debug_assert!(false, "a job that nobody gave"),
         }
@@ -332,14 +332,6 @@ impl Core {
         }
     }
 
-    // ---- who may join
-
-    /// Sets who may join from now on.
-    pub(super) fn set_access(&mut self, access: Access) {
-        self.admission.set_access(access);
-        self.note(Notice::Access(access, self.admission.members().len()));
-    }
-
     // ---- who is a member
 
     fn revoke(&mut self, request: RequestId, who: &str, now: Instant) {
@@ -394,8 +386,10 @@ impl Core {
     }
 
     /// Takes over the files as they were read. An error leaves everything as it was.
-    fn take_files(&mut self, files: Files, now: Instant) -> Result<Vec<Change>, String> {
+    fn take_files(&mut self, files: Files, now: Instant) -> Result<(Vec<Change>, Vec<Difference>), String> {
         self.check_edits(&files)?;
+        let others = files.members.as_ref().map(|read| self.members().differences(&read.members));
+        let others = others.unwrap_or_default();
         let changes = match files.members {
             Ok(members) => self.take_members(*members, now),
             Err(missing) if !self.admission.members().is_empty() => return Err(missing),
@@ -415,8 +409,8 @@ impl Core {
         // The administrator may have fixed the cause of a failed write.
         self.saving.retry_now();
         self.reopen_pending(now);
-        self.note(Notice::Reloaded(self.admission.members().len(), changes.len()));
-        Ok(changes)
+        self.note(Notice::Reloaded(self.members().spokes(), changes.len() + others.len()));
+        Ok((changes, others))
     }
 
     fn take_members(&mut self, read: ReadMembers, now: Instant) -> Vec<Change> {

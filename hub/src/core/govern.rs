@@ -16,6 +16,19 @@ use crate::lan::saving::{Allow, Answer};
 const THIS_HUB: &str = "that is this hub";
 
 impl Core {
+    /// Sets who may join from now on.
+    pub(super) fn set_access(&mut self, access: Access) {
+        self.admission.set_access(access);
+        self.note_access();
+    }
+
+    /// Logs who may join: once the list is told, where this hub waits for it.
+    pub(super) fn note_access(&mut self) {
+        if !self.awaits_list() {
+            self.note(Notice::Access(self.access(), self.members().spokes()));
+        }
+    }
+
     pub(super) fn allow(&mut self, request: RequestId, allow: Allow, now: Instant) {
         let allowed = self.machine(&allow.who).and_then(|(key, wanted)| {
             let id = self.let_in(key, wanted.as_ref(), allow)?;

@@ -111,7 +111,7 @@ impl Core {
     pub(super) fn drain(&mut self, request: RequestId, is_draining: bool, now: Instant) {
         self.refresh_hubs(now);
         if is_draining && !self.hubs.are_several() {
-            let text = "there is no other hub to go to: a line of `members` with hub=HOST:PORT names one";
+            let text = "there is no other hub to go to: `hub invite NAME --hub` lets one in";
             return self.answer(request, Err(text.to_owned()));
         }
         self.drain_to_others(is_draining, now);

@@ -41,6 +41,11 @@ impl Core {
         }
     }
 
+    /// Whether this hub has yet to be told the list, and who may join.
+    pub fn awaits_list(&self) -> bool {
+        self.keeper.is_fresh()
+    }
+
     /// How many changes wait until the keeper agrees to them.
     pub fn waiting_for_keeper(&self) -> usize {
         self.keeper.waiting()
@@ -405,6 +410,7 @@ impl Core {
             let was_fresh = self.keeper.is_fresh();
             self.end_records(link, now);
             if was_fresh && !self.keeper.is_fresh() {
+                self.note_access();
                 self.write_soon(Command::WriteTerm, now);
                 if self.keeper.is_own() {
                     self.share_anew();

@@ -442,6 +442,7 @@ fn routes_size(routes: &[IpNetwork]) -> usize {
 
 mod addresses;
 mod admit;
+mod compare;
 mod edit;
 mod govern;
 mod lines;
@@ -450,6 +451,7 @@ mod names;
 mod shared;
 mod touched;
 
+pub use compare::Difference;
 pub use edit::{Change, Outcome};
 pub(crate) use lines::without_incomplete;
 pub use lines::{BadLine, Patch, Unagreed};

@@ -17,7 +17,9 @@ use ipnetwork::IpNetwork;
 use crate::ids::RequestId;
 use crate::lan::hubs;
 use crate::lan::invites::{Invite, Invites};
-use crate::lan::members::{Access, Change, Members, Patch, Unagreed, Version, without_incomplete};
+use crate::lan::members::{
+    Access, Change, Difference, Members, Patch, Unagreed, Version, without_incomplete,
+};
 use crate::lan::moves::{Moves, Step};
 use crate::lan::rules::{Rules, Tag};
 use crate::lan::subnets::Subnets;
@@ -230,8 +232,8 @@ pub enum Answer {
     Forgotten(Change),
     /// The invite of this name is void.
     Cancelled(Name),
-    /// The files were read: what that changed.
-    Reloaded(Vec<Change>),
+    /// The files were read: what that changed for members, and what else is different in the list.
+    Reloaded(Vec<Change>, Vec<Difference>),
 }
 
 /// What was moved to other subnets.

@@ -163,3 +163,35 @@ fn every_command_has_its_help() {
         assert!(PROGRAM.help(Some(command)).contains("--state DIR"));
     }
 }
+
+#[test]
+fn an_invite_without_a_hub_to_join_is_refused() {
+    for option in ["--invite 29d10b3762fd5266a92d936735a0c6a0", "--invite-file f", "--hub-key k"] {
+        for subnet in ["--subnet 10.0.0.0/24 ", ""] {
+            let said = read(&format!("{subnet}{option}")).unwrap_err();
+            let name = option.split(' ').next().unwrap();
+            let head =
+                format!("{name} is for a hub that joins another one's LAN, and --join HOST is missing");
+            assert!(said.starts_with(&head), "{said}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_is_a_url() {
+    for good in
+        ["http://127.0.0.1:2379", "https://[::1]:2379/", "HTTP://etcd.example.org", "http://proxy/etcd"]
+    {
+        assert_eq!(endpoint(good).as_deref(), Ok(good));
+    }
+    for (bad, why) in [
+        ("127.0.0.1:2379", "write http://127.0.0.1:2379 or https://127.0.0.1:2379"),
+        ("ftp://x", "write http://x or https://x"),
+        ("http://127.0.0.1:99999", "the port is not 1 to 65535; write http://HOST:PORT"),
+        ("http://", "the host is missing; write http://HOST:PORT"),
+        ("", "write http://"),
+    ] {
+        let said = endpoint(bad).unwrap_err();
+        assert!(said.contains("is no endpoint of etcd: ") && said.contains(why), "{bad}: {said}");
+    }
+}

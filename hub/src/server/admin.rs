@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Server;
 use super::audit::Entry;
 use super::machine::Machine;
-use super::requester::{Asked, Requester, summary};
+use super::requester::{Asked, Inviting, Requester, summary};
 use crate::control::{self, Allowed, Invited, Renamed, Request, Revoked};
 use crate::effect::Notice;
 use crate::ids::RequestId;
@@ -107,7 +107,9 @@ impl Server {
                 let [secret, _] = random.as_chunks().0 else { unreachable!("32 bytes are 2 times 16") };
                 let (secret, seconds) = (Secret(*secret), seconds.clamp(1, MAX_INVITE_SECONDS));
                 let (hash, until) = (secret.hash(), self.clock.unix_time + seconds);
-                requester = Requester::Invite(ticket, secret, seconds);
+                let is_it = |other: &Invite| other.name == name && self.clock.unix_time < other.until;
+                let replaces = self.core.invites().iter().any(is_it);
+                requester = Requester::Invite(ticket, Inviting { secret, seconds, replaces });
                 let port = self.about.listening.first().map_or(DEFAULT_PORT, SocketAddr::port);
                 let place = place.filter(|_| is_hub).map(|place| place.parse::<Place>()).transpose();
                 let place = match place {
@@ -181,12 +183,13 @@ impl Server {
                     self.logbook.note(Notice::ReloadFailed(text), now);
                 }
             }
-            Requester::Invite(ticket, secret, seconds) => {
+            Requester::Invite(ticket, Inviting { secret, seconds, replaces }) => {
                 let invited = answer.map(|_| Invited {
                     invite: secret.to_hex(),
                     hub_key: self.core.key(),
                     listening: self.about.listening[0],
                     seconds,
+                    replaces,
                 });
                 self.reply(ticket, encode(invited), now);
             }
@@ -213,14 +216,15 @@ impl Server {
             Ok(Answer::Renumbered(renumbered)) => {
                 encode(Ok(control::renumbered(&renumbered, self.core.key(), true)))
             }
-            Ok(Answer::Reloaded(changes)) => {
+            Ok(Answer::Reloaded(changes, others)) => {
                 let certificate = self.certificate.file();
-                encode(Ok(control::reloaded(&self.core, &self.about, &changes, certificate)))
+                encode(Ok(control::reloaded(&self.core, &self.about, (&changes, &others), certificate)))
             }
             Ok(Answer::Revoked(change) | Answer::Forgotten(change)) => encode(Ok(self.revoked(change))),
             Ok(Answer::Allowed(name, key, waited)) => encode(Ok(Allowed { name, key, waited })),
             Ok(Answer::Renamed(change, to)) => encode(Ok(Renamed { from: change.member.name, to })),
-            Ok(Answer::Invited | Answer::Cancelled(_) | Answer::Kept) => encode(Ok(())),
+            Ok(Answer::Kept) => encode(Ok(control::head(&self.core, &self.about, self.clock.now).keeper)),
+            Ok(Answer::Invited | Answer::Cancelled(_)) => encode(Ok(())),
             Err(text) => encode::<()>(Err(text)),
         }
     }

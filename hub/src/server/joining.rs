@@ -2,6 +2,8 @@
 //!
 //! What it learns is written, so that the next start needs no other hub.
 
+use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::linux::sandbox::User;
@@ -31,16 +33,46 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The LAN that a hub has joined: its prefixes, and its largest packet.
 pub type Joined = (Vec<IpNetwork>, u32);
 
+/// Why a hub has not joined.
+#[derive(Clone, Debug)]
+pub enum JoinError {
+    /// A setting is missing or wrong: a sentence that says which.
+    Setting(String),
+    /// It did not come about: a sentence that says why.
+    Failed(String),
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (JoinError::Setting(text) | JoinError::Failed(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+impl From<String> for JoinError {
+    fn from(text: String) -> JoinError {
+        JoinError::Failed(text)
+    }
+}
+
+/// Whether this state directory is that of a hub that shares its list of members with others, as far as it can be read.
+pub fn shares_list(state: &Path) -> bool {
+    let text = cli::read_text(&state::inner(state).join(LAN)).unwrap_or_default();
+    LanFile::parse(&text).is_ok_and(|lan| lan.term.is_some())
+}
+
 /// Joins, unless that was done before and the list is there that it was told.
 ///
 /// # Errors
 /// A sentence that says what to do.
 pub fn join(
-    state: &std::path::Path,
+    state: &Path,
     user: Option<&User>,
     to_join: &ToJoin,
     outbound: &Outbound,
-) -> Result<Joined, String> {
+) -> Result<Joined, JoinError> {
     let state = State::open_as(state, user.map(User::uid)).map_err(text)?;
     let known = files::read_lan(&state).map_err(text)?;
     let has_list = files::has_lines(&state.read(MEMBERS).map_err(text)?.unwrap_or_default());
@@ -50,16 +82,15 @@ pub fn join(
         }
         warn!("the list of members is lost: this hub joins anew to be told it");
     } else if has_list {
-        return Err(format!(
+        return Err(JoinError::Setting(format!(
             "{} has members of a LAN of its own: give the hub that joins another --state, or remove that file",
             state.path().join(MEMBERS).display()
-        ));
+        )));
     }
     let Some(hub_key) = to_join.hub_key else {
-        return Err(
-            "say which key the other hub has: --hub-key, as in the line that `hub invite --hub` prints"
-                .to_owned(),
-        );
+        let text =
+            "say which key the other hub has: --hub-key, as in the line that `hub invite --hub` prints";
+        return Err(JoinError::Setting(text.to_owned()));
     };
     let key = state.key().map_err(text)?;
     let welcome = ask(&key, hub_key, to_join, outbound)?;
@@ -89,7 +120,7 @@ fn ask(
     hub_key: PublicKey,
     to_join: &ToJoin,
     outbound: &Outbound,
-) -> Result<Welcome, String> {
+) -> Result<Welcome, JoinError> {
     let at = &to_join.hub;
     let mut call = Call::make(hub_key, at, outbound)?;
     let place = match (&to_join.host, call.connected.from) {
@@ -99,7 +130,10 @@ fn ask(
             info!("others will reach this hub at {place}: say --host where that is wrong");
             place
         }
-        (None, None) => return Err("say where others reach this hub: --host HOST[:PORT]".to_owned()),
+        (None, None) => {
+            let text = "say where others reach this hub: --host HOST[:PORT]";
+            return Err(JoinError::Setting(text.to_owned()));
+        }
     };
     let invite = to_join.invite.clone().map(cli::invite).transpose()?;
     let join = Join {
@@ -124,12 +158,12 @@ fn ask(
             match event {
                 Event::Control(ControlFrame::Welcome(welcome)) if welcome.is_hub => return Ok(welcome),
                 Event::Control(ControlFrame::Welcome(_)) => {
-                    return Err(format!(
-                        "the hub at {at} is of an earlier version, which makes no links to other hubs"
-                    ));
+                    let text = "is of an earlier version, which makes no links to other hubs";
+                    return Err(format!("the hub at {at} {text}").into());
                 }
                 Event::Control(ControlFrame::Refused { text, .. }) => {
-                    return Err(format!("the hub at {at} does not take this one in: {}", Printable(&text)));
+                    let why = Printable(&text);
+                    return Err(format!("the hub at {at} does not take this one in: {why}").into());
                 }
                 // Nothing else comes before.
                 Event::Control(_) | Event::Packet(_) | Event::Join { .. } | Event::Attach { .. } => {}

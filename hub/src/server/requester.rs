@@ -25,8 +25,17 @@ pub(super) enum Requester {
     Signal,
     /// A command.
     Command(Ticket),
-    /// An invite, with its secret, which lives for so many seconds.
-    Invite(Ticket, Secret, u64),
+    /// An invite.
+    Invite(Ticket, Inviting),
+}
+
+/// What the answer about an invite says.
+pub(super) struct Inviting {
+    pub(super) secret: Secret,
+    /// How long it lives.
+    pub(super) seconds: u64,
+    /// Whether there is one of its name, which will be void.
+    pub(super) replaces: bool,
 }
 
 /// A request in one line for the log: its command and what it was given.

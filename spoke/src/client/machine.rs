@@ -13,6 +13,7 @@ use common::linux::netlink::{Family, MAIN_TABLE, NextHop, Route};
 use common::linux::surroundings::{self, Path, Surroundings};
 use common::linux::tun::{self, Tun};
 use common::node::event_loop::{EventLoop, Source};
+use common::node::human::counted;
 use common::node::log_limit::LogLimiter;
 use common::packet::{link_local, prefix};
 use ipnetwork::IpNetwork;
@@ -129,10 +130,10 @@ impl Machine {
         while let Some((kind, count)) = self.log_limiter.poll(now) {
             match kind {
                 Some(kind @ ("routes" | "rules")) => {
-                    warn!("{kind}: {count} more changes by someone else were undone");
+                    warn!("{kind}: undid {} by someone else", counted(count, "more change"));
                 }
-                Some(kind) => info!("{kind}: {count} more times"),
-                None => info!("{count} more lines were kept back"),
+                Some(kind) => info!("{kind}: {}", counted(count, "more time")),
+                None => info!("kept back {}", counted(count, "more line")),
             }
         }
         let is_due = self.outer.look_at.take_if(|at| *at <= now).is_some();

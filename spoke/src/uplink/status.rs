@@ -48,6 +48,22 @@ impl Uplink {
         self.ways.hubs().into_iter().map(one).collect()
     }
 
+    /// The hub and its key. Where there are several it is the one that the link is at, or that is tried: what the person has
+    /// named may be another one.
+    fn hub_status(&self) -> (String, Option<PublicKey>) {
+        let proved = match &self.phase {
+            Phase::Linked(linked) => linked.tunnel.remote(),
+            Phase::Paused(_) | Phase::Resolving | Phase::Dialling | Phase::Racing => None,
+        };
+        match &self.config.hubs[..] {
+            [hub] if !self.ways.are_several_hubs() => (hub.to_string(), proved.or(self.pin.key())),
+            _ => {
+                let known = self.ways.hub(self.ways.current_number());
+                (self.ways.current().hub.to_string(), proved.or(known))
+            }
+        }
+    }
+
     /// How this spoke stands at this moment, without members.
     pub fn status(&self, about: &About, now: Instant) -> Status {
         let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
@@ -81,6 +97,7 @@ impl Uplink {
                 }
             },
         };
+        let (hub, hub_key) = self.hub_status();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             up_seconds: ago(about.started_at),
@@ -88,10 +105,10 @@ impl Uplink {
             addresses: self.identity.addresses.clone(),
             device: about.device.clone(),
             key: self.identity.key.public(),
-            hub: self.config.hubs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            hub,
             ways: self.ways.iter().map(way_status).collect(),
             hubs: self.hubs_status(now),
-            hub_key: self.pin.key(),
+            hub_key,
             phase: phase.to_owned(),
             off_seconds: self.retry.off_since().map(ago),
             trouble: self.trouble(link.is_some()),
