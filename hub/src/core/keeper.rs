@@ -288,7 +288,10 @@ impl Core {
         let there = refused.is_some().then_some(records);
         let Some((Asked { edits, then, .. }, records)) = self.keeper.answered(token, there) else { return };
         self.write_again(&edits);
-        self.put(records, now);
+        match &refused {
+            None => self.put(records, now),
+            Some(_) => self.put_back(records, now),
+        }
         for then in then {
             match &refused {
                 None => self.conclude(then, now),
@@ -464,7 +467,7 @@ impl Core {
                 Err("this was asked before, and is another matter now".to_owned())
             }
             true if asked.len() > MOST_EDITS => Err(format!("a change has {MOST_EDITS} records at most")),
-            true => self.apply(asked),
+            true => self.apply(asked, Some(link)),
             false => Err("this hub does not keep the list of members".to_owned()),
         };
         match applied {
@@ -483,8 +486,8 @@ impl Core {
     }
 
     /// Makes these changes, if that can be: what is another record then.
-    fn apply(&mut self, asked: &[Edit]) -> Result<(Vec<Edit>, Put), String> {
-        let put = self.admission.apply(asked)?;
+    fn apply(&mut self, asked: &[Edit], by: Option<SessionId>) -> Result<(Vec<Edit>, Put), String> {
+        let put = self.admission.apply(asked, by)?;
         let mut edits = self.admission.take_edits();
         if put.access.is_some() {
             let before = self.admission.record(RecordId::Access).text;
@@ -500,7 +503,7 @@ impl Core {
         if then.is_empty() {
             then.push(Then::Nothing);
         }
-        match self.apply(&asked) {
+        match self.apply(&asked, None) {
             Ok((edits, put)) => {
                 then.into_iter().for_each(|then| self.agree(edits.clone(), then, now));
                 self.take_put(put, now);

@@ -10,6 +10,7 @@ use common::wire::frame::{Edit, Record, RecordId};
 use common::wire::invite::SecretHash;
 use common::wire::key::PublicKey;
 
+use crate::ids::SessionId;
 use crate::lan::admission::Admission;
 use crate::lan::invites::{Invite, MAX_INVITES, format_invite};
 use crate::lan::members::{Access, Change, Member};
@@ -176,11 +177,11 @@ impl Admission {
         edits.iter().all(|edit| self.record(edit.record.id).text == edit.record.text)
     }
 
-    /// Makes all these changes, or none. A change that holds already is made.
+    /// Makes all these changes, or none. A change that holds already is made. `by`: the link of the hub that asks, if one does.
     ///
     /// # Errors
     /// A sentence that says why none is made.
-    pub(crate) fn apply(&mut self, edits: &[Edit]) -> Result<Put, String> {
+    pub(crate) fn apply(&mut self, edits: &[Edit], by: Option<SessionId>) -> Result<Put, String> {
         let mut parsed = Parsed::default();
         let is_new = |Edit { record, before }: &Edit| {
             matches!(record.id, RecordId::Member(_))
@@ -210,6 +211,7 @@ impl Admission {
         let free = self.invites().iter().filter(is_claimed).flat_map(|invite| invite.addresses.clone());
         let free: Vec<IpAddr> = free.collect();
         self.members().check_put(&parsed.members, &parsed.gone, &free)?;
+        self.members().check_needs(&parsed.members, by)?;
         Ok(self.put_parsed(parsed))
     }
 }

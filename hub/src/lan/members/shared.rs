@@ -11,7 +11,7 @@ use common::wire::place::Place;
 use super::edit::{Change, Outcome, grants_equal};
 use super::member::{Member, Rights, format_member, parse_member};
 use super::{FULL_FOR_ALL, MAX_HUBS, MAX_KEYS, MAX_MEMBERS, Members, Unagreed, line_size};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, SessionId};
 
 impl Members {
     /// Whether changes of members are noted from now on, to be taken by `take_edits`.
@@ -165,11 +165,6 @@ impl Members {
                 if is_held || others().any(|other| other.addresses.contains(address)) {
                     return Err(format!("{address} is held by another member"));
                 }
-                let holder =
-                    self.holder(*address).map(|id| self.member(id)).filter(|holder| holder.key != *key);
-                if let Some(holder) = holder.filter(|holder| needs(holder, *address, puts)) {
-                    return Err(format!("{address} is held by {}, which is on the LAN", holder.name));
-                }
                 if self.is_reserved(*address) && !recorded.contains(address) && !free.contains(address) {
                     return Err(format!("{address} is kept for a member that is invited"));
                 }
@@ -184,6 +179,24 @@ impl Members {
         let hubs: Vec<PublicKey> = hubs.iter().map(|put| put.key).collect();
         let others = others.iter().map(|put| put.key).chain(gone.iter().copied());
         self.check_hubs(&hubs, &others.collect::<Vec<_>>())
+    }
+
+    /// Whether these members take no address from one that needs it: one on the LAN, or a hub that stays one, which is to have no
+    /// other one of that family in its place. `by`: the link of the hub that asks, which knows best who is with it.
+    pub(crate) fn check_needs(&self, puts: &[Member], by: Option<SessionId>) -> Result<(), String> {
+        for (put, address) in puts.iter().flat_map(|put| put.addresses.iter().map(move |own| (put, own))) {
+            let Some(holder) = self.holder(*address).map(|id| self.member(id)) else { continue };
+            let after = puts.iter().find(|put| put.key == holder.key);
+            let is_same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+            let has_another = after.is_some_and(|put| put.addresses.iter().any(is_same_family));
+            let is_hub = holder.hub.is_some() && after.is_some_and(|put| put.hub.is_some());
+            let is_elsewhere = holder.elsewhere.is_some_and(|link| Some(link) != by);
+            let is_needed = holder.session.is_some() || is_elsewhere || is_hub;
+            if holder.key != put.key && is_needed && !has_another {
+                return Err(format!("{address} is held by {}, which is on the LAN", holder.name));
+            }
+        }
+        Ok(())
     }
 
     /// Whether these can be hubs once those with the keys `others` are none.
@@ -282,13 +295,4 @@ impl Members {
         }
         changes
     }
-}
-
-/// Whether the holder of an address needs it, whoever else is to have it: it is on the LAN, or is a hub and stays one, and is to
-/// have no other one of that family in its place.
-fn needs(holder: &Member, address: IpAddr, puts: &[Member]) -> bool {
-    let put = puts.iter().find(|put| put.key == holder.key);
-    let is_hub = holder.hub.is_some() && put.is_some_and(|put| put.hub.is_some());
-    let is_same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
-    (holder.is_online() || is_hub) && !put.is_some_and(|put| put.addresses.iter().any(is_same_family))
 }

@@ -182,14 +182,16 @@ fn a_hubs_own_address_is_nobody_elses_also_while_nothing_is_heard_of_it() {
         let (name, rest) = name.split_once(' ').unwrap_or((name, ""));
         let loser = put(&members, seed, &format!("{name} - {rest}"));
         let puts = [loser, put(&members, 9, &format!("new {address}"))];
-        let checked = members.check_put(&puts, &[], &[]);
+        let checked = members.check_needs(&puts, None);
         if seed == 3 {
             assert_eq!(checked, Ok(()), "it is offline");
-            set_online(&mut members, seed);
+            let (id, link) = (members.by_key(&key(seed)).unwrap(), Some(SessionId::new(50)));
+            members.set_elsewhere(id, link);
+            assert_eq!(members.check_needs(&puts, link), Ok(()), "the hub that asks knows that it is dead");
         }
-        let why = members.check_put(&puts, &[], &[]).unwrap_err();
+        let why = members.check_needs(&puts, Some(SessionId::new(51))).unwrap_err();
         assert_eq!(why, format!("{address} is held by {name}, which is on the LAN"));
-        let gone = members.check_put(&puts[1..], &[key(seed)], &[]);
+        let gone = members.check_needs(&puts[1..], None);
         assert_eq!(gone.is_ok(), seed == 1, "another machine may become that hub: {gone:?}");
     }
 }

@@ -198,7 +198,7 @@ impl List {
 
     /// As the keeper agrees to changes.
     fn apply(&mut self, edits: &[Edit]) -> Result<(), String> {
-        let put = self.admission.apply(edits)?;
+        let put = self.admission.apply(edits, None)?;
         self.take(put);
         Ok(())
     }
