@@ -385,6 +385,35 @@ fn no_hub_ends_itself_or_gives_its_address_away_and_rules_know_it_by_its_name() 
     world.ask(B, &["keep"]).good();
 }
 
+#[test]
+fn an_address_goes_to_another_one_where_its_holder_is_dead_and_not_where_it_is_out_of_sight() {
+    let _place = place();
+    let mut world = World::of_two();
+    world.invite(B, C);
+    world.await_linked(A, C);
+    let [b, c] = [B, C].map(World::place);
+    world.spoke(LAPTOP, &["--hub", &b, "--ip", "10.0.0.9", "--name", "laptop"], SPOKE_ON_LAN);
+    world.said(LAPTOP).signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let takes = ["--hub", &b, "--ip", "10.0.0.9", "--name", "desk"];
+    world.spoke(DESK, &takes, "on the LAN as 10.0.0.9 (desk)");
+    world.spokes.clear();
+    // One is at the third hub, of which the second one hears nothing.
+    world.spoke(LAPTOP, &["--hub", &c, "--ip", "10.0.0.19", "--name", "laptop"], SPOKE_ON_LAN);
+    let third = house::Net::spoke_v4(C - 1);
+    world
+        .host(B)
+        .nft(&format!(
+            "table inet parted {{\n chain input {{\n type filter hook input priority 0\n ip saddr {third} drop\n }}\n \
+             chain output {{\n type filter hook output priority 0\n ip daddr {third} drop\n }}\n }}\n"
+        ))
+        .unwrap();
+    let is_lost = |line: &String| line == "laptop 10.0.0.19 nowhere";
+    await_true("nothing is known of it there", SOON, || world.members(B).iter().any(is_lost));
+    let takes = ["--hub", &b, "--ip", "10.0.0.19", "--name", "nas"];
+    world.spoke(NAS, &takes, "10.0.0.19 is held by laptop, which is on the LAN");
+    assert!(world.members(A).contains(&"laptop 10.0.0.19 hub-c".to_owned()), "{:?}", world.members(A));
+}
+
 /// Its list is lost, or of a time when there was hardly a member.
 #[test]
 fn a_hub_with_an_old_list_or_none_has_that_of_ten_thousand_members_within_a_second() {
