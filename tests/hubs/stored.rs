@@ -168,7 +168,9 @@ fn the_list_in_etcd_outlives_the_hub_that_keeps_it_and_etcds_leader() {
     stored.etcds[leader].take().unwrap().kill().unwrap();
     let took = stored.newcomer(DESK, "three", keeper);
     println!("etcd's leader is killed: a newcomer is let in after {took:?}");
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    // As where the cluster is cut in two, below; the lease ends where etcd elects twice, and another hub may keep the list.
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let (keeper, _) = stored.await_keeper(&[A, B, C]);
 
     // Without a majority, who is known comes and goes, and who is new hears why it has to wait.
     let second = stored.leader_of_rest(leader);
