@@ -303,7 +303,7 @@ impl Core {
 
     /// Has these records written down, which were not while a change of them waited.
     pub(super) fn write_again(&mut self, edits: &[Edit]) {
-        edits.iter().for_each(|edit| self.admission.write_again(edit.record.id));
+        edits.iter().for_each(|edit| self.admission.write_again(edit.record.id, edit.before.is_none()));
     }
 
     /// Another hub was quicker: a join is decided anew by what the list says now.
@@ -384,7 +384,7 @@ impl Core {
 
     /// Makes these records what they were before changes that are taken back.
     pub(super) fn put_back(&mut self, records: Vec<Record>, now: Instant) {
-        records.iter().for_each(|record| self.admission.write_again(record.id));
+        records.iter().for_each(|record| self.admission.write_again(record.id, false));
         let mut put = self.take_in(&records, now);
         // Who was not let in yet is not taken off either.
         put.changes.retain(|change| change.outcome != Outcome::Removed || change.member.is_online());

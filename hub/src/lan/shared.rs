@@ -51,9 +51,10 @@ impl Admission {
     }
 
     /// Has a record written down that was not while a change of it waited.
-    pub(crate) fn write_again(&mut self, id: RecordId) {
+    /// `is_new`: there was none before.
+    pub(crate) fn write_again(&mut self, id: RecordId, is_new: bool) {
         if let RecordId::Member(key) = id {
-            self.members_mut().write_again(&key);
+            self.members_mut().write_again(&key, is_new);
         }
     }
 

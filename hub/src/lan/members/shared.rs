@@ -53,10 +53,15 @@ impl Members {
     }
 
     /// Notes that the record of this key is to be written anew: no change of it waits any more.
-    pub(crate) fn write_again(&mut self, key: &PublicKey) {
+    pub(crate) fn write_again(&mut self, key: &PublicKey, is_new: bool) {
         let version = self.change();
         if let Some(id) = self.by_key(key) {
-            self.table[id.index()].changed = version;
+            let member = &mut self.table[id.index()];
+            member.changed = version;
+            // What was written meanwhile is without it.
+            if is_new {
+                member.added = version;
+            }
         }
     }
 

@@ -520,7 +520,7 @@ fn what_waits_for_the_keeper_of_the_list_is_written_as_it_was() {
     members.set_saved(version);
     assert_eq!(written, line(3, "c -") + &line(1, "a 10.0.0.2") + &line(2, "b 10.0.0.3"));
     // The keeper agrees to that of one, and to another one's the next time.
-    [1, 4].iter().for_each(|&seed| members.write_again(&key(seed)));
+    [1, 4].iter().for_each(|&seed| members.write_again(&key(seed), false));
     assert!(members.is_changed() && !members.is_saved(members.version_of(members.by_key(&key(4)).unwrap())));
     let Patch::Replace(written) = members.begin_save(&unagreed(&[(2, Some("x 10.0.0.3"))])) else { panic!() };
     assert_eq!(
@@ -564,4 +564,19 @@ fn to_a_long_list_nothing_is_added_behind_what_waits_for_the_keeper() {
         assert_eq!(lines.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), keys);
     }
     assert_eq!(all, members.to_text());
+}
+
+#[test]
+fn who_was_agreed_to_and_is_not_written_outlives_a_file_that_is_read_again() {
+    let mut members = Members::parse(&format!("{} a 10.0.0.2\n", key(1)), subnets()).unwrap();
+    admit(&mut members, 2, "b", None);
+    // It waits for the keeper, while something else is written.
+    let unagreed = Unagreed::from([(key(2), None)]);
+    drop(members.begin_save(&unagreed));
+    members.set_saved(members.version());
+    members.write_again(&key(2), true);
+    // The disk is full from now on, and its owner has the file read again.
+    let read = Members::parse(&format!("{} a 10.0.0.2\n", key(1)), subnets()).unwrap();
+    assert!(members.replace(read).is_empty() && members.by_key(&key(2)).is_some());
+    assert!(members.is_changed());
 }
