@@ -6,6 +6,7 @@
 
 mod far;
 mod fleet;
+mod held;
 mod kept;
 mod linked;
 mod many;

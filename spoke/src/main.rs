@@ -14,7 +14,7 @@ use common::node::logger;
 use common::node::state::{self, State};
 use common::node::way::Way;
 use common::transport::tcp;
-use common::wire::target::{Scheme, Target};
+use common::wire::target::Target;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoke::client::{self, Client, Config, HUBS};
 use spoke::options::{DEFAULT_STATE, Options, PROGRAM, Path as HubPath};
@@ -108,9 +108,7 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 /// The ways to the hub, by the proxies of the settings and of the environment.
 fn ways(path: &HubPath) -> Result<Vec<Way>, String> {
     let with_proxy = |hub: &Target| {
-        // Proxies are for TCP; that of the environment is not for pings.
-        let is_ping = hub.scheme == Scheme::Icmp;
-        let proxy = if is_ping { None } else { path.outbound.proxy_to(&hub.host, cli::variable_of)? };
+        let proxy = path.outbound.proxy_to(hub, cli::variable_of)?;
         if let Some((Some(variable), url)) = &proxy {
             log::info!("going through the proxy {url} ({variable} in the environment)");
         }

@@ -173,6 +173,19 @@ impl Host {
         self.output_with_input(command, rules).map(drop)
     }
 
+    /// Loses in silence what this host and these addresses, as nft has a set or one, send each other.
+    pub(crate) fn part_from(&self, addresses: &str) -> Result<()> {
+        self.nft(&format!(
+            "table inet parted {{\n chain input {{\n type filter hook input priority 0\n ip saddr {addresses} drop\n }}\n \
+             chain output {{\n type filter hook output priority 0\n ip daddr {addresses} drop\n }}\n }}\n"
+        ))
+    }
+
+    /// Ends that.
+    pub(crate) fn rejoin(&self) -> Result<()> {
+        self.nft("delete table inet parted\n")
+    }
+
     /// The host's network namespace, as a path that any process of the same user can open while this host
     /// lives: `ip link … netns PATH`.
     pub(crate) fn namespace_path(&self) -> PathBuf {

@@ -14,13 +14,6 @@ use crate::house::wire::{Wire, udp_packet};
 use crate::house::{self, Host, Lan, Net, alone, await_true, long_or, ping, ping_until, place, transfer};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
-/// Between the hosts of the hubs everything is lost in silence.
-const PARTED: &str = "\
-table inet parted {
-    chain input { type filter hook input priority 0; ip saddr 192.0.2.10 drop; }
-    chain output { type filter hook output priority 0; ip daddr 192.0.2.10 drop; }
-}
-";
 
 fn both(v4: Ipv4Addr, v6: std::net::Ipv6Addr) -> [IpAddr; 2] {
     [v4.into(), v6.into()]
@@ -132,7 +125,7 @@ fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() 
     let (laptop, hub) = (world.net.spoke(LAPTOP), world.host(HUB_A));
     let to = desk_v4();
     ping(laptop, to, 56, SOON).unwrap();
-    hub.nft(PARTED).unwrap();
+    hub.part_from(&Net::spoke_v4(0).to_string()).unwrap();
     let start = Instant::now();
     await_true("it is answered that the other one is not reached", SOON, || {
         ping_program(&world, &["-W", "0.2", "10.0.0.3"]).contains("Unreachable")
@@ -142,7 +135,7 @@ fn a_link_that_is_cut_is_given_up_and_comes_back_and_nobody_else_is_disturbed() 
     let status = world.ask(HUB_A, &["status"]).good();
     assert!(status.contains(": no link"), "{status}");
     std::thread::sleep(Duration::from_secs(2));
-    hub.nft("delete table inet parted").unwrap();
+    hub.rejoin().unwrap();
     let start = Instant::now();
     ping_until(laptop, to, SOON).unwrap();
     let back = start.elapsed();

@@ -7,6 +7,7 @@ use super::args::Setting;
 use super::config::Settings;
 use super::values;
 use crate::transport::proxy::{ProxyUrl, from_environment};
+use crate::wire::target::{Scheme, Target};
 
 /// `--proxy`.
 pub const PROXY: Setting = Setting::one(
@@ -48,13 +49,17 @@ impl Outbound {
     /// A sentence that says which variable is invalid.
     pub fn proxy_to(
         &self,
-        host: &str,
+        hub: &Target,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<(Option<&'static str>, ProxyUrl)>, String> {
+        // None passes pings.
+        if hub.scheme == Scheme::Icmp {
+            return Ok(None);
+        }
         if let Some(named) = &self.proxy {
             return Ok(named.clone().map(|url| (None, url)));
         }
-        let found = from_environment(host, environment)?;
+        let found = from_environment(&hub.host, environment)?;
         Ok(found.map(|(variable, url)| (Some(variable), url)))
     }
 }

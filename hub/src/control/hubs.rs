@@ -98,14 +98,16 @@ pub(super) fn hubs(core: &Core, now: Instant) -> Vec<HubStatus> {
 
 /// The names of the LAN's other hubs.
 pub fn others(core: &Core) -> Vec<Name> {
-    let others = core.hubs().into_iter().filter(|hub| hub.key != core.key());
-    others.map(|hub| hub.name.clone()).collect()
+    others_where(core, |_| true)
 }
 
 /// The names of those of them that have no link to this one.
 pub fn unlinked(core: &Core) -> Vec<Name> {
-    let is_linked = |key: &PublicKey| core.peer(key).is_some_and(|peer| peer.link().is_some());
-    let others = core.hubs().into_iter().filter(|hub| hub.key != core.key() && !is_linked(&hub.key));
+    others_where(core, |hub| core.peer(&hub.key).and_then(Peer::link).is_none())
+}
+
+fn others_where(core: &Core, is_it: impl Fn(&Member) -> bool) -> Vec<Name> {
+    let others = core.hubs().into_iter().filter(|hub| hub.key != core.key() && is_it(hub));
     others.map(|hub| hub.name.clone()).collect()
 }
 

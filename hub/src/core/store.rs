@@ -13,6 +13,8 @@ use super::keeper::UNKNOWN;
 use crate::ids::SessionId;
 use crate::lan::keeper::{Asked, Store, Told};
 
+/// Why what was brought is not taken over.
+const STARTED_ANEW: &str = "the hub was started anew before it had the whole list";
 /// Most changes that are given to that process at once.
 const MAX_QUESTIONS: usize = 64;
 
@@ -103,7 +105,7 @@ impl Core {
     /// Where it has a list, or some of what was brought is not here.
     pub fn copy_from_store(&mut self, brought: usize, now: Instant) -> Result<(), String> {
         if !self.has_lost_list() || self.keeper.brought() != brought {
-            return Err("the hub was started anew before it had the whole list".to_owned());
+            return Err(STARTED_ANEW.to_owned());
         }
         let records = self.keeper.take_brought();
         self.put(records, now);
@@ -126,7 +128,7 @@ impl Core {
             return Err("another hub has begun to keep the list".to_owned());
         }
         if brought.is_some_and(|count| count != self.keeper.brought()) {
-            return Err("the hub was started anew before it had the whole list".to_owned());
+            return Err(STARTED_ANEW.to_owned());
         }
         self.seal(now);
         let (asked, revoked) = if brought.is_some() { self.take_brought(now) } else { (vec![], vec![]) };

@@ -127,9 +127,8 @@ impl Dials {
 
     /// Says by which proxies the ways to these places go that the environment names.
     pub(super) fn announce(&self, places: &[&Place]) {
-        for place in places.iter().filter(|place| !place.is_ping()) {
-            if let Ok(Some((Some(variable), url))) =
-                self.outbound.proxy_to(&place.target().host, cli::variable_of)
+        for place in places {
+            if let Ok(Some((Some(variable), url))) = self.outbound.proxy_to(place.target(), cli::variable_of)
             {
                 info!("going through the proxy {url} to {place} ({variable} in the environment)");
             }
@@ -153,9 +152,7 @@ impl Dials {
 
     fn way(&self, place: &Place) -> Result<Way, String> {
         let hub = place.target().clone();
-        // No proxy passes pings.
-        let proxy =
-            if place.is_ping() { None } else { self.outbound.proxy_to(&hub.host, cli::variable_of)? };
+        let proxy = self.outbound.proxy_to(&hub, cli::variable_of)?;
         Ok(Way { hub, proxy: proxy.map(|(_, url)| url) })
     }
 

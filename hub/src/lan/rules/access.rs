@@ -22,6 +22,11 @@ const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
 
+/// In which byte of its header TCP has its flags, and two of them.
+const FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
 /// Packets that a rule has decided about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -282,13 +287,11 @@ fn service_of(key: &Key, direction: Direction) -> Service {
 
 /// Whether a packet asks for something, and so is never a reply: an echo request, or TCP's SYN without ACK.
 fn is_opening(header: &Header, l4: &[u8]) -> bool {
-    const SYN_AND_ACK: u8 = 0x12;
-    const SYN: u8 = 0x02;
     match header.protocol {
         ICMP => l4.first() == Some(&8),
         ICMPV6 => l4.first() == Some(&128),
         // What hides its flags in a later fragment may do so, too.
-        TCP => l4.get(13).is_none_or(|flags| flags & SYN_AND_ACK == SYN),
+        TCP => l4.get(FLAGS).is_none_or(|flags| flags & (SYN | ACK) == SYN),
         _ => false,
     }
 }
@@ -296,10 +299,8 @@ fn is_opening(header: &Header, l4: &[u8]) -> bool {
 /// Whether a packet is of a TCP connection that is there, as far as it says. That may have begun at another hub, or before this
 /// one was started, and the side that was asked be the first to say more.
 fn is_of_connection(header: &Header, l4: &[u8]) -> bool {
-    const SYN_AND_ACK: u8 = 0x12;
-    const ACK: u8 = 0x10;
     let is_whole = header.fragment == Fragment::No;
-    header.protocol == TCP && is_whole && l4.get(13).is_some_and(|flags| flags & SYN_AND_ACK == ACK)
+    header.protocol == TCP && is_whole && l4.get(FLAGS).is_some_and(|flags| flags & (SYN | ACK) == ACK)
 }
 
 /// The identifier of an echo request or reply.
